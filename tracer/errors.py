@@ -1,0 +1,77 @@
+"""The errors this library raises on purpose.
+
+    TracerError                 everything below; the pages and the command line catch only this
+    ├── PromptError             the prompt cannot be traced as written
+    │   ├── EmptyPromptError
+    │   ├── PromptTooLongError
+    │   └── UnknownTokenError   words the tokenizer has no token for
+    ├── ModelError              the model cannot be opened
+    ├── TranscoderError         the transcoders cannot be read or do not fit the model
+    ├── TargetError             a target token does not exist
+    ├── ThresholdError          a pruning threshold outside 0..1
+    ├── InterventionError       an edit on a layer, position or feature that is not there
+    ├── FeatureIndexError       the feature examples on disk cannot be read
+    ├── GraphFileError          a saved graph is damaged or of another version
+    ├── MemoryLimitError        the work would not fit; raised before it starts
+    └── Cancelled               the caller asked the work to stop
+
+Every message names the thing, what was found, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class TracerError(Exception):
+    """Base of every error raised on purpose; its message is one sentence meant for a person."""
+
+
+class PromptError(TracerError):
+    """The prompt cannot be traced as written."""
+
+
+class EmptyPromptError(PromptError):
+    """The prompt holds no token."""
+
+
+class PromptTooLongError(PromptError):
+    """The prompt has more tokens than the model's context."""
+
+
+class UnknownTokenError(PromptError):
+    """The prompt holds words that the tokenizer has no token for."""
+
+
+class ModelError(TracerError):
+    """The model cannot be opened."""
+
+
+class TranscoderError(TracerError):
+    """The transcoders cannot be read, or do not fit the model."""
+
+
+class TargetError(TracerError):
+    """A target token does not exist in the model's vocabulary."""
+
+
+class ThresholdError(TracerError):
+    """A pruning threshold lies outside 0..1."""
+
+
+class InterventionError(TracerError):
+    """An edit names a layer, position or feature that is not there, or a value that is no number."""
+
+
+class FeatureIndexError(TracerError):
+    """The feature examples on disk cannot be read."""
+
+
+class GraphFileError(TracerError):
+    """A saved graph is damaged, or was written by another version of the format."""
+
+
+class MemoryLimitError(TracerError):
+    """The work would not fit in memory; raised, with the numbers, before it starts."""
+
+
+class Cancelled(TracerError):
+    """The caller asked the work to stop."""

@@ -1,0 +1,255 @@
+"""`AttributionGraph`: who directly affects whom on one prompt. Immutable data; no torch needed.
+
+`NodeIndex` alone knows the order of the nodes, features | errors (layer-major) | tokens | logits,
+so that no other module ever adds an offset.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as safetensors_bytes
+
+from tracer.errors import GraphFileError
+from tracer.types import NodeId, Target, TokenProbability
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT_VERSION: Final = 1
+FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.floating[Any]]]
+IntArray = np.ndarray[tuple[int, ...], np.dtype[np.integer[Any]]]
+
+
+@dataclass(frozen=True)
+class NodeIndex:
+    """The one place that knows which row of a graph is which node.
+
+    Rows run: features (in the order of ``features``), errors layer by layer and within a layer
+    position by position, tokens by position, logits in the order of the targets.
+    """
+
+    features: IntArray
+    """``(n_features, 3)``: layer, position, feature."""
+    n_layers: int
+    token_ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+    """Vocabulary id of each logit node, -1 where a target is no single token."""
+
+    @property
+    def n_features(self) -> int:
+        return len(self.features)
+
+    @property
+    def n_positions(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def feature_rows(self) -> slice:
+        return slice(0, self.n_features)
+
+    @property
+    def error_rows(self) -> slice:
+        return slice(self.n_features, self.n_features + self.n_layers * self.n_positions)
+
+    @property
+    def token_rows(self) -> slice:
+        start = self.error_rows.stop
+        return slice(start, start + self.n_positions)
+
+    @property
+    def logit_rows(self) -> slice:
+        start = self.token_rows.stop
+        return slice(start, start + len(self.target_ids))
+
+    def __len__(self) -> int:
+        return int(self.logit_rows.stop)
+
+    def error_row(self, layer: int, position: int) -> int:
+        return self.n_features + layer * self.n_positions + position
+
+    def node(self, row: int) -> NodeId:
+        """What row ``row`` stands for; raises ``IndexError`` outside the graph."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"the graph has {len(self)} nodes, no row {row}")
+        if row < self.n_features:
+            layer, position, feature = (int(x) for x in self.features[row])
+            return NodeId("feature", layer, position, feature)
+        if row < self.token_rows.start:
+            layer, position = divmod(row - self.n_features, self.n_positions)
+            return NodeId("error", layer, position, -1)
+        if row < self.logit_rows.start:
+            position = row - self.token_rows.start
+            return NodeId("token", -1, position, self.token_ids[position])
+        target = self.target_ids[row - self.logit_rows.start]
+        return NodeId("logit", self.n_layers, self.n_positions - 1, target)
+
+    @cached_property
+    def _rows(self) -> dict[NodeId, int]:
+        return {self.node(row): row for row in reversed(range(len(self)))}
+
+    def row(self, node: NodeId) -> int:
+        """The inverse of :meth:`node`; raises ``KeyError`` when the graph has no such node."""
+        return self._rows[node]
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._rows
+
+    @cached_property
+    def layers(self) -> IntArray:
+        """``(n,)`` layer of every row: -1 for tokens, ``n_layers`` for logits."""
+        errors = np.repeat(np.arange(self.n_layers), self.n_positions)
+        tokens = np.full(self.n_positions, -1)
+        logits = np.full(len(self.target_ids), self.n_layers)
+        return np.concatenate([self.features[:, 0], errors, tokens, logits]).astype(np.int64)
+
+    @cached_property
+    def positions(self) -> IntArray:
+        """``(n,)`` token position of every row; logits stand at the last one."""
+        errors = np.tile(np.arange(self.n_positions), self.n_layers)
+        tokens = np.arange(self.n_positions)
+        logits = np.full(len(self.target_ids), self.n_positions - 1)
+        return np.concatenate([self.features[:, 1], errors, tokens, logits]).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class AttributionGraph:
+    """Direct effects between the nodes of one prompt, in the frozen (linear) replacement model.
+
+    The effect of a source on a target is stored once per non-zero pair, as CSR rows of *targets*:
+    row ``t`` holds ``sources[indptr[t]:indptr[t + 1]]`` with their ``weights``. A weight is the
+    change of the target's pre-activation (for a logit: of the logit minus the mean logit) that the
+    source causes. Errors and tokens have no inputs, so their rows are empty.
+    """
+
+    prompt: str
+    tokens: tuple[str, ...]
+    """Token strings, ``tokens[0]`` is the beginning-of-text token; as long as ``token_ids``."""
+    token_ids: tuple[int, ...]
+    n_layers: int
+    features: IntArray
+    """``(n_features, 3)`` int32: layer, position, feature of every expanded feature, ascending."""
+    activations: FloatArray
+    """``(n_features,)`` float32."""
+    targets: tuple[Target, ...]
+    indptr: IntArray
+    sources: IntArray
+    weights: FloatArray
+    next_tokens: tuple[TokenProbability, ...]
+    """The model's likeliest next tokens (at most 20), whether targets or not."""
+    n_active_features: int
+    """How many features were active; more than ``n_features`` when ``max_features`` cut."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Model and transcoder names and fingerprints, and every option that shaped the numbers."""
+
+    def __post_init__(self) -> None:
+        for array in (self.features, self.activations, self.indptr, self.sources, self.weights):
+            array.setflags(write=False)
+
+    @cached_property
+    def index(self) -> NodeIndex:
+        target_ids = tuple(t.token_ids[0] if len(t.token_ids) == 1 else -1 for t in self.targets)
+        return NodeIndex(self.features, self.n_layers, self.token_ids, target_ids)
+
+    @property
+    def n_nodes(self) -> int:
+        return len(self.index)
+
+    @property
+    def n_edges(self) -> int:
+        return len(self.weights)
+
+    @cached_property
+    def rows(self) -> IntArray:
+        """``(n_edges,)`` target row of every stored edge, beside ``sources``."""
+        return np.repeat(np.arange(self.n_nodes), np.diff(self.indptr))
+
+    @cached_property
+    def target_weights(self) -> FloatArray:
+        """``(n_nodes,)`` probability of each logit node, zero elsewhere: where influence starts."""
+        weights = np.zeros(self.n_nodes)
+        weights[self.index.logit_rows] = [target.probability for target in self.targets]
+        return weights
+
+    def to_dense(self) -> torch.Tensor:
+        """``(n_nodes, n_nodes)`` float32, rows = targets, columns = sources."""
+        import torch
+
+        dense = np.zeros((self.n_nodes, self.n_nodes), np.float32)
+        dense[self.rows, self.sources] = self.weights
+        return torch.from_numpy(dense)
+
+    def to_bytes(self) -> bytes:
+        """The graph as one safetensors file whose header carries the rest as JSON."""
+        header = {
+            "format_version": FORMAT_VERSION,
+            "prompt": self.prompt,
+            "tokens": self.tokens,
+            "token_ids": self.token_ids,
+            "n_layers": self.n_layers,
+            "targets": [asdict(target) for target in self.targets],
+            "next_tokens": self.next_tokens,
+            "n_active_features": self.n_active_features,
+            "provenance": dict(self.provenance),
+        }
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        return bytes(safetensors_bytes(arrays, {"graph": json.dumps(header)}))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the graph to ``path``; the file appears whole or not at all."""
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with partial.open("wb") as file:
+                file.write(self.to_bytes())
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+_ARRAYS: Final = ("features", "activations", "indptr", "sources", "weights")
+
+
+def load_graph(path: str | os.PathLike[str]) -> AttributionGraph:
+    """Read what :meth:`AttributionGraph.save` wrote.
+
+    Raises :class:`GraphFileError` when the file is missing, damaged, or of another format version.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            header = json.loads((file.metadata() or {})["graph"])
+            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+        version = header.pop("format_version")
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise GraphFileError(
+            f"{path} is no readable graph ({error}): delete it and trace the prompt again"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise GraphFileError(
+            f"{path} is a graph of format {version}, this version reads format {FORMAT_VERSION}: "
+            "trace the prompt again"
+        )
+    targets = tuple(
+        Target(t["label"], tuple(t["token_ids"]), t["probability"]) for t in header["targets"]
+    )
+    return AttributionGraph(
+        prompt=header["prompt"],
+        tokens=tuple(header["tokens"]),
+        token_ids=tuple(header["token_ids"]),
+        n_layers=header["n_layers"],
+        targets=targets,
+        next_tokens=tuple(TokenProbability(*entry) for entry in header["next_tokens"]),
+        n_active_features=header["n_active_features"],
+        provenance=header["provenance"],
+        **arrays,
+    )

@@ -1,0 +1,195 @@
+"""Which nodes and edges of a graph matter: influence, thresholds, scores. Data only, no model.
+
+The definitions are those of circuit-tracer 0.5 (`graph.py`), after "Circuit Tracing: Revealing
+Computational Graphs in Language Models" (Ameisen et al., 2025, appendix on graph pruning); here
+they run on the sparse rows, so that a threshold slider can call them on every move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from tracer.graph import AttributionGraph, FloatArray, IntArray
+from tracer.types import NodeId, Thresholds
+
+EPSILON: Final = 1e-10
+"""Rows whose absolute weights sum to less are left unscaled instead of divided by nothing."""
+
+BoolArray = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class PrunedGraph:
+    """The part of a graph that carries most of the influence on its targets.
+
+    Arrays run over all rows (``node_*``) or all stored edges (``edge_*``) of ``graph``, so that
+    what was pruned away can still be counted and shown.
+    """
+
+    graph: AttributionGraph
+    thresholds: Thresholds
+    node_mask: BoolArray
+    edge_mask: BoolArray
+    influence: FloatArray
+    """``(n_nodes,)``: summed over all paths to the targets, targets weighted by probability."""
+    cumulative_influence: FloatArray
+    """``(n_nodes,)``: share of all influence reached once this node is taken in, strongest first;
+    small means important. Neuronpedia's ``influence``."""
+    replacement_score: float
+    """Share of the influence of tokens and errors together that starts at tokens (whole graph)."""
+    completeness_score: float
+    """Influence-weighted share of each node's input that does not come from errors."""
+
+    @cached_property
+    def rows(self) -> IntArray:
+        """Kept rows of ``graph``, ascending."""
+        return np.flatnonzero(self.node_mask)
+
+    @cached_property
+    def nodes(self) -> tuple[NodeId, ...]:
+        """Kept nodes, in row order."""
+        return tuple(self.graph.index.node(int(row)) for row in self.rows)
+
+    @cached_property
+    def edges(self) -> tuple[IntArray, IntArray, FloatArray]:
+        """``(sources, targets, weights)`` of the kept edges; rows of ``graph``."""
+        kept = self.edge_mask
+        return self.graph.sources[kept], self.graph.rows[kept], self.graph.weights[kept]
+
+    def inputs(self, node: NodeId, limit: int | None = None) -> list[tuple[NodeId, float]]:
+        """Direct effects *on* ``node`` from kept nodes, strongest first; ``KeyError`` if unknown."""
+        sources, targets, weights = self.edges
+        chosen = targets == self.graph.index.row(node)
+        return self._strongest(sources[chosen], weights[chosen], limit)
+
+    def outputs(self, node: NodeId, limit: int | None = None) -> list[tuple[NodeId, float]]:
+        """Direct effects *of* ``node`` on kept nodes, strongest first; ``KeyError`` if unknown."""
+        sources, targets, weights = self.edges
+        chosen = sources == self.graph.index.row(node)
+        return self._strongest(targets[chosen], weights[chosen], limit)
+
+    def _strongest(
+        self, rows: IntArray, weights: FloatArray, limit: int | None
+    ) -> list[tuple[NodeId, float]]:
+        order = np.argsort(-np.abs(weights), kind="stable")[:limit]
+        return [(self.graph.index.node(int(rows[i])), float(weights[i])) for i in order]
+
+
+def normalized_weights(rows: IntArray, weights: FloatArray, n_nodes: int) -> FloatArray:
+    """|weight| divided by the sum of |weight| over its target's row."""
+    magnitude = np.abs(weights, dtype=np.float64)
+    totals = np.bincount(rows, weights=magnitude, minlength=n_nodes)
+    return magnitude / np.maximum(totals, EPSILON)[rows]
+
+
+def node_influence(
+    rows: IntArray, sources: IntArray, shares: FloatArray, start: FloatArray
+) -> FloatArray:
+    """``start @ (A + A² + …)`` for the row-normalised ``A`` given by its stored entries.
+
+    The graph has no cycles, so the sum ends after at most one step per layer.
+    """
+    total = np.zeros_like(start)
+    current = start
+    while current.any():
+        current = np.bincount(sources, weights=current[rows] * shares, minlength=len(start))
+        total += current
+    return total
+
+
+def prune(
+    graph: AttributionGraph, node_threshold: float = 0.8, edge_threshold: float = 0.98
+) -> PrunedGraph:
+    """Keep the nodes, then the edges, that together carry the given shares of influence.
+
+    Tokens and logits always stay. Afterwards features without inputs and features or errors
+    without outputs are removed until nothing changes.
+
+    Raises :class:`tracer.errors.ThresholdError` for a threshold outside 0..1.
+    """
+    thresholds = Thresholds(node_threshold, edge_threshold)
+    n_nodes, index = graph.n_nodes, graph.index
+    start = graph.target_weights
+    shares = normalized_weights(graph.rows, graph.weights, n_nodes)
+    influence = node_influence(graph.rows, graph.sources, shares, start)
+
+    node_mask = influence >= _threshold_score(influence, thresholds.node)
+    node_mask[index.token_rows.start :] = True
+
+    edge_mask = node_mask[graph.rows] & node_mask[graph.sources] & (graph.weights != 0)
+    rows, sources = graph.rows[edge_mask], graph.sources[edge_mask]
+    kept_shares = normalized_weights(rows, graph.weights[edge_mask], n_nodes)
+    reach = node_influence(rows, sources, kept_shares, start) + start
+    edge_scores = kept_shares * reach[rows]
+    edge_mask[edge_mask] = edge_scores >= _threshold_score(edge_scores, thresholds.edge)
+
+    _remove_dead_ends(graph, node_mask, edge_mask)
+    replacement, completeness = _scores(graph, shares, influence)
+    return PrunedGraph(
+        graph=graph,
+        thresholds=thresholds,
+        node_mask=node_mask,
+        edge_mask=edge_mask,
+        influence=influence,
+        cumulative_influence=_cumulative(influence),
+        replacement_score=replacement,
+        completeness_score=completeness,
+    )
+
+
+def _threshold_score(scores: FloatArray, share: float) -> float:
+    """The smallest of the largest scores that together reach ``share`` of the sum."""
+    if not len(scores):
+        return 0.0
+    descending = np.sort(scores)[::-1]
+    total = descending.sum()
+    if total <= 0:
+        return 0.0
+    reached = np.searchsorted(np.cumsum(descending) / total, share)
+    return float(descending[min(int(reached), len(descending) - 1)])
+
+
+def _remove_dead_ends(graph: AttributionGraph, node_mask: BoolArray, edge_mask: BoolArray) -> None:
+    """Drop, in place, nodes that nothing flows through; errors need no inputs."""
+    n_nodes, index = graph.n_nodes, graph.index
+    inner = slice(0, index.token_rows.start)
+    while True:
+        before = int(node_mask.sum())
+        edge_mask &= node_mask[graph.rows] & node_mask[graph.sources]
+        has_output = np.bincount(graph.sources[edge_mask], minlength=n_nodes) > 0
+        has_input = np.bincount(graph.rows[edge_mask], minlength=n_nodes) > 0
+        node_mask[inner] &= has_output[inner]
+        node_mask[index.feature_rows] &= has_input[index.feature_rows]
+        if int(node_mask.sum()) == before:
+            return
+
+
+def _cumulative(influence: FloatArray) -> FloatArray:
+    total = influence.sum()
+    cumulative = np.ones_like(influence)
+    if total > 0:
+        order = np.argsort(-influence, kind="stable")
+        cumulative[order] = np.cumsum(influence[order]) / total
+    return cumulative
+
+
+def _scores(
+    graph: AttributionGraph, shares: FloatArray, influence: FloatArray
+) -> tuple[float, float]:
+    """Replacement and completeness score of the unpruned graph, each in 0..1."""
+    index = graph.index
+    tokens = influence[index.token_rows].sum()
+    errors = influence[index.error_rows].sum()
+    from_errors = (graph.sources >= index.error_rows.start) & (
+        graph.sources < index.error_rows.stop
+    )
+    error_share = np.bincount(
+        graph.rows[from_errors], weights=shares[from_errors], minlength=graph.n_nodes
+    )
+    reach = influence + graph.target_weights
+    replacement = tokens / (tokens + errors) if tokens + errors > 0 else 1.0
+    return float(replacement), float(((1 - error_share) * reach).sum() / reach.sum())
