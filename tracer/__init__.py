@@ -1,0 +1,67 @@
+"""Circuit tracing: which features of a language model directly affect which, and the next token.
+
+    model  = tracer.load("atlas")
+    graph  = tracer.trace(model, "The capital of the state containing Dallas is")
+    pruned = tracer.prune(graph)
+    result = tracer.intervene(model, graph.prompt, [tracer.Intervention(3, -1, 417, 0.0)])
+
+Names that need torch are imported when first used, so that reading a saved graph stays quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tracer.errors import TracerError
+from tracer.graph import AttributionGraph, load_graph
+from tracer.pruning import PrunedGraph, prune
+from tracer.types import (
+    Contrast,
+    FeatureId,
+    Intervention,
+    NodeId,
+    Target,
+    Thresholds,
+    TokenProbability,
+)
+
+if TYPE_CHECKING:
+    from tracer.attribution import trace
+    from tracer.interventions import InterventionResult, intervene
+    from tracer.models import Model, load
+
+__all__ = [
+    "AttributionGraph",
+    "Contrast",
+    "FeatureId",
+    "Intervention",
+    "InterventionResult",
+    "Model",
+    "NodeId",
+    "PrunedGraph",
+    "Target",
+    "Thresholds",
+    "TokenProbability",
+    "TracerError",
+    "intervene",
+    "load",
+    "load_graph",
+    "prune",
+    "trace",
+]
+
+_NEEDS_TORCH = {
+    "InterventionResult": "tracer.interventions",
+    "Model": "tracer.models",
+    "intervene": "tracer.interventions",
+    "load": "tracer.models",
+    "trace": "tracer.attribution",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_TORCH:
+        raise AttributeError(f"module 'tracer' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_NEEDS_TORCH[name]), name)

@@ -58,7 +58,7 @@ class ThresholdError(TracerError):
 
 
 class InterventionError(TracerError):
-    """An edit names a layer, position or feature that is not there, or a value that is no number."""
+    """An edit names something that is not there, or a value that is no finite number."""
 
 
 class FeatureIndexError(TracerError):

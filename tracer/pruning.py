@@ -61,13 +61,13 @@ class PrunedGraph:
         return self.graph.sources[kept], self.graph.rows[kept], self.graph.weights[kept]
 
     def inputs(self, node: NodeId, limit: int | None = None) -> list[tuple[NodeId, float]]:
-        """Direct effects *on* ``node`` from kept nodes, strongest first; ``KeyError`` if unknown."""
+        """Kept direct effects *on* ``node``, strongest first; ``KeyError`` if it is unknown."""
         sources, targets, weights = self.edges
         chosen = targets == self.graph.index.row(node)
         return self._strongest(sources[chosen], weights[chosen], limit)
 
     def outputs(self, node: NodeId, limit: int | None = None) -> list[tuple[NodeId, float]]:
-        """Direct effects *of* ``node`` on kept nodes, strongest first; ``KeyError`` if unknown."""
+        """Kept direct effects *of* ``node``, strongest first; ``KeyError`` if it is unknown."""
         sources, targets, weights = self.edges
         chosen = sources == self.graph.index.row(node)
         return self._strongest(targets[chosen], weights[chosen], limit)

@@ -12,7 +12,7 @@ from tracer.errors import InterventionError, ThresholdError
 NodeKind = Literal["feature", "error", "token", "logit"]
 
 Progress = Callable[[int, int, str], None]
-"""``progress(done, total, what)``; it may raise :class:`tracer.errors.Cancelled` to stop the work."""
+"""``progress(done, total, what)``; may raise :class:`tracer.errors.Cancelled` to stop the work."""
 
 
 class FeatureId(NamedTuple):

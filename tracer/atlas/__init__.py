@@ -1,0 +1,1 @@
+"""Atlas, the embedded model: its facts, its training, its weights and its feature index."""

@@ -1,0 +1,166 @@
+"""The only module that knows transformer-lens: open a model, capture a pass, hand out weights.
+
+Everything downstream works on plain tensors. Norms are found by their presence in a block, never
+by configuration flags or the architecture's name (the flags are wrong for some families).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources.transformers import helpers as _boot_helpers
+
+from tracer.errors import ModelError
+
+# Without torchvision, booting a multimodal model would run pip and replace torch. Never here.
+if not hasattr(_boot_helpers, "_ensure_torchvision"):  # pragma: no cover
+    raise ImportError(
+        "this transformer-lens has no _ensure_torchvision to switch off: check whether it still "
+        "installs packages at run time before raising the pin"
+    )
+_boot_helpers._ensure_torchvision = lambda: False
+
+# Freezing a norm's scale is an edit the bridge remarks upon each time; it is what we ask for.
+warnings.filterwarnings("ignore", message="A forward hook edited hook_scale/hook_normalized")
+
+Hook = Callable[[Tensor, Any], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A LayerNorm or RMSNorm; linear once its scale is frozen (its bias moves no gradient)."""
+
+    name: str
+    """Hook prefix, e.g. ``blocks.3.ln2``."""
+    gain: Float[Tensor, " d_model"]
+    centred: bool
+
+    def pull_back(
+        self, gradient: Float[Tensor, "... d_model"], scale: Float[Tensor, "... 1"]
+    ) -> Float[Tensor, "... d_model"]:
+        """Gradient on the norm's input from the gradient on its output, at a frozen ``scale``."""
+        return self.pull_back_normalized(gradient * self.gain, scale)
+
+    def pull_back_normalized(
+        self, gradient: Float[Tensor, "... d_model"], scale: Float[Tensor, "... 1"]
+    ) -> Float[Tensor, "... d_model"]:
+        """The same from the gradient on the normalised value, before the gain."""
+        if self.centred:
+            gradient = gradient - gradient.mean(-1, keepdim=True)
+        return gradient / scale
+
+
+@dataclass(frozen=True)
+class Block:
+    """The linear parts of one block. A norm is None where the architecture has none."""
+
+    attn_norm: Norm | None
+    attn_post_norm: Norm | None
+    mlp_norm: Norm | None
+    mlp_post_norm: Norm | None
+    W_V: Float[Tensor, "kv_heads d_model d_head"]
+    W_O: Float[Tensor, "heads d_head d_model"]
+    parallel: bool
+    """Attention and MLP both read the residual stream before the block."""
+
+
+class Bridge:
+    """A model opened through ``TransformerBridge``.
+
+    Not safe for several threads at once: hooks are shared state. One owner at a time.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        try:
+            self._bridge = TransformerBridge.boot_transformers(
+                str(folder), device=device, dtype=dtype
+            )
+        except Exception as error:  # the loader has no error tree of its own
+            raise ModelError(f"the model in {folder} cannot be opened: {error}") from error
+        self._bridge.eval()
+        for parameter in self._bridge.parameters():
+            parameter.requires_grad_(False)
+        config = self._bridge.cfg
+        self.n_layers = int(config.n_layers)
+        self.d_model = int(config.d_model)
+        self.n_context = int(config.n_ctx)
+        self.vocab_size = int(config.d_vocab)
+        self.device = device
+        self.dtype = dtype
+        self.tokenizer = self._bridge.tokenizer
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The weights that the frozen residual stream runs through, block by block."""
+        return tuple(self._block(layer) for layer in range(self.n_layers))
+
+    def _block(self, layer: int) -> Block:
+        block = self._bridge.blocks[layer]
+        norms = {
+            name: self._norm(f"blocks.{layer}.{name}", block._modules[name])
+            for name in ("ln1", "ln1_post", "ln2", "ln2_post")
+            if name in block._modules
+        }
+        return Block(
+            attn_norm=norms.get("ln1"),
+            attn_post_norm=norms.get("ln1_post"),
+            mlp_norm=norms.get("ln2"),
+            mlp_post_norm=norms.get("ln2_post"),
+            W_V=block.attn.W_V.detach(),
+            W_O=block.attn.W_O.detach(),
+            parallel=bool(getattr(self._bridge.cfg, "parallel_attn_mlp", False)),
+        )
+
+    def final_norm(self) -> Norm:
+        """The norm before the unembedding."""
+        return self._norm("ln_final", self._bridge.ln_final)
+
+    def _norm(self, name: str, module: Any) -> Norm:
+        gain = module.w.detach()
+        return Norm(
+            name=name,
+            gain=1 + gain if module.uses_weight_offset else gain,
+            centred=not module.uses_rms_norm,
+        )
+
+    def unembedding(self) -> Float[Tensor, "d_model vocab"]:
+        """One column per token: the direction whose dot product is its logit."""
+        return self._bridge.W_U.detach()
+
+    @torch.no_grad()
+    def run(
+        self,
+        token_ids: Int[Tensor, " pos"],
+        hooks: Iterable[tuple[str, Hook]] = (),
+    ) -> Float[Tensor, "pos vocab"]:
+        """Final logits (soft cap included) of one prompt, under forward ``hooks`` by name."""
+        logits = self._bridge.run_with_hooks(token_ids[None], fwd_hooks=list(hooks))
+        return logits[0]
+
+    def capture(
+        self, token_ids: Int[Tensor, " pos"], names: Iterable[str]
+    ) -> tuple[Float[Tensor, "pos vocab"], Mapping[str, Tensor]]:
+        """Final logits, and what passed the named hook points, without the batch axis."""
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Hook:
+            def hook(value: Tensor, hook: Any) -> None:
+                seen[name] = value[0].detach()
+
+            return hook
+
+        names = list(names)
+        logits = self.run(token_ids, [(name, keep(name)) for name in names])
+        missing = [name for name in names if name not in seen]
+        if missing:
+            raise ModelError(
+                f"the model has no hook point {missing[0]}: its architecture is not supported"
+            )
+        return logits, seen

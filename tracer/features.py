@@ -1,0 +1,183 @@
+"""What a feature fires on, read from a transcoder set's ``features/`` folder. No torch here.
+
+The layout is the one published beside transcoder sets: ``index.json.gz`` lists per layer a file
+and byte offsets; a feature is a little-endian uint32 length and that many bytes of zlib JSON.
+``labels.json.gz`` is this project's addition: only features whose label was earned have one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from tracer.errors import FeatureIndexError
+from tracer.types import FeatureId
+
+
+@dataclass(frozen=True)
+class Label:
+    """A short name for a feature, and the share of its activation that the name describes."""
+
+    text: str
+    precision: float | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text the feature fires on: tokens and its activation on each."""
+
+    tokens: tuple[str, ...]
+    activations: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ExampleGroup:
+    """Examples of similar strength, e.g. ``Top activations``."""
+
+    name: str
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class FeatureCard:
+    """Everything the index knows of one feature."""
+
+    feature: FeatureId
+    label: Label | None
+    groups: tuple[ExampleGroup, ...]
+    promoted: tuple[str, ...]
+    """Tokens whose logits the feature raises most when it writes straight to the output."""
+    suppressed: tuple[str, ...]
+    act_max: float
+    frequency: float | None
+    """Share of tokens on which the feature fires, 0..1."""
+    histogram: tuple[int, ...]
+    quantile_values: tuple[float, ...]
+
+    def top_tokens(self, limit: int = 3) -> tuple[str, ...]:
+        """The tokens at which the strongest examples peak, most frequent first."""
+        counts: dict[str, int] = {}
+        for example in self.groups[0].examples if self.groups else ():
+            peak = max(range(len(example.tokens)), key=lambda i: example.activations[i])
+            token = example.tokens[peak].strip() or example.tokens[peak]
+            counts[token] = counts.get(token, 0) + 1
+        ranked = sorted(counts, key=lambda token: -counts[token])
+        return tuple(ranked[:limit])
+
+
+class FeatureIndex:
+    """Feature cards of one transcoder set, read from disk one feature at a time."""
+
+    def __init__(
+        self, folder: Path, layers: Sequence[Mapping[str, Any]], labels: Mapping[FeatureId, Label]
+    ) -> None:
+        self._folder = folder
+        self._layers = layers
+        self.labels: Mapping[FeatureId, Label] = MappingProxyType(dict(labels))
+
+    @classmethod
+    def open(cls, transcoder_folder: Path | str) -> FeatureIndex:
+        """Open ``<transcoder_folder>/features``; an index without features if there is none.
+
+        Raises :class:`FeatureIndexError` when the folder is there but cannot be read.
+        """
+        folder = Path(transcoder_folder) / "features"
+        layers = _read_json_gz(folder / "index.json.gz", [])
+        raw_labels = _read_json_gz(folder / "labels.json.gz", {})
+        try:
+            labels = {
+                FeatureId(int(layer), int(index)): _label(entry)
+                for layer, entries in raw_labels.items()
+                for index, entry in entries.items()
+            }
+            files = [(entry["filename"], entry["offsets"]) for entry in layers]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise FeatureIndexError(
+                f"the feature index in {folder} is not in the published layout ({error!r}): "
+                "build it again, or delete the folder to go on without examples"
+            ) from error
+        if any(Path(name).name != name for name, _ in files):
+            raise FeatureIndexError(
+                f"the feature index in {folder} names a file outside its folder: rebuild it"
+            )
+        return cls(folder, layers, labels)
+
+    def __len__(self) -> int:
+        return sum(len(layer["offsets"]) - 1 for layer in self._layers)
+
+    def card(self, feature: FeatureId) -> FeatureCard | None:
+        """The card of ``feature``, or None when the index does not hold it.
+
+        Raises :class:`FeatureIndexError` when its bytes are damaged.
+        """
+        if not 0 <= feature.layer < len(self._layers) or feature.index < 0:
+            return None
+        layer = self._layers[feature.layer]
+        offsets = layer["offsets"]
+        if feature.index + 1 >= len(offsets):
+            return None
+        start, stop = offsets[feature.index], offsets[feature.index + 1]
+        if start == stop:
+            return None
+        try:
+            with (self._folder / layer["filename"]).open("rb") as file:
+                file.seek(start)
+                record = file.read(stop - start)
+            (length,) = struct.unpack_from("<I", record)
+            raw = json.loads(zlib.decompress(record[4 : 4 + length], wbits=47))
+            return _card(feature, raw, self.labels.get(feature))
+        except (OSError, struct.error, zlib.error, ValueError, KeyError, TypeError) as error:
+            raise FeatureIndexError(
+                f"the examples of feature {feature} in {self._folder} cannot be read ({error}): "
+                "build the index again"
+            ) from error
+
+
+def _read_json_gz(path: Path, absent: Any) -> Any:
+    if not path.is_file():
+        return absent
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise FeatureIndexError(
+            f"{path} cannot be read ({error}): build the index again, or delete the folder to go "
+            "on without examples"
+        ) from error
+
+
+def _label(entry: Mapping[str, Any]) -> Label:
+    precision = entry.get("precision")
+    return Label(str(entry["label"]), None if precision is None else float(precision))
+
+
+def _card(feature: FeatureId, raw: Mapping[str, Any], label: Label | None) -> FeatureCard:
+    groups = tuple(
+        ExampleGroup(
+            str(group["quantile_name"]),
+            tuple(
+                Example(tuple(example["tokens"]), tuple(map(float, example["tokens_acts_list"])))
+                for example in group["examples"]
+            ),
+        )
+        for group in raw["examples_quantiles"]
+    )
+    frequency = raw.get("activation_frequency")
+    return FeatureCard(
+        feature=feature,
+        label=label,
+        groups=groups,
+        promoted=tuple(raw.get("top_logits") or ()),
+        suppressed=tuple(raw.get("bottom_logits") or ()),
+        act_max=float(raw.get("act_max") or 0.0),
+        frequency=None if frequency is None else float(frequency),
+        histogram=tuple(int(count) for count in raw.get("histogram") or ()),
+        quantile_values=tuple(float(value) for value in raw.get("quantile_values") or ()),
+    )

@@ -1,0 +1,215 @@
+"""`Model`, an opened language model with its transcoders, and `load`, which opens one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tracer.bridge import Block, Bridge, Norm
+from tracer.errors import (
+    EmptyPromptError,
+    ModelError,
+    PromptError,
+    PromptTooLongError,
+    TargetError,
+    UnknownTokenError,
+)
+from tracer.sources import ModelSource, resolve
+from tracer.transcoders import ReadPoint, TranscoderSet, WritePoint, load_transcoders
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Model:
+    """A language model with the transcoders that explain its MLPs.
+
+    Use one model from one thread at a time (see :class:`tracer.bridge.Bridge`).
+    """
+
+    def __init__(self, source: ModelSource, bridge: Bridge, transcoders: TranscoderSet) -> None:
+        self.source = source
+        self.bridge = bridge
+        self.transcoders = transcoders
+
+    @property
+    def n_layers(self) -> int:
+        return self.bridge.n_layers
+
+    @property
+    def device(self) -> torch.device:
+        return self.bridge.device
+
+    @property
+    def vocab_size(self) -> int:
+        return self.bridge.vocab_size
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        return self.bridge.blocks()
+
+    @cached_property
+    def final_norm(self) -> Norm:
+        return self.bridge.final_norm()
+
+    @cached_property
+    def unembedding(self) -> Float[Tensor, "d_model vocab"]:
+        return self.bridge.unembedding()
+
+    @cached_property
+    def mean_unembedding(self) -> Float[Tensor, " d_model"]:
+        """The column that a logit target is measured against."""
+        return self.unembedding.mean(dim=1)
+
+    def read_hook(self, layer: int) -> str:
+        """Hook point where the transcoder of ``layer`` reads."""
+        block, point = self.blocks[layer], self.transcoders.read_point
+        if point is ReadPoint.MLP_INPUT or block.mlp_norm is None:
+            return f"blocks.{layer}.mlp.hook_in"
+        suffix = "hook_in" if point is ReadPoint.RESIDUAL else "hook_normalized"
+        return f"blocks.{layer}.ln2.{suffix}"
+
+    def write_hook(self, layer: int) -> str:
+        """Hook point of the output that the transcoder of ``layer`` stands in for."""
+        after_norm = self.transcoders.write_point is WritePoint.RESIDUAL_UPDATE
+        if after_norm and self.blocks[layer].mlp_post_norm is not None:
+            return f"blocks.{layer}.ln2_post.hook_out"
+        return f"blocks.{layer}.mlp.hook_out"
+
+    def encode(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
+        """Token ids of a prompt, beginning-of-text token first.
+
+        Token ids are taken as they are. Text is tokenized without special tokens; then, unless its
+        first token is a special one, BOS (or else PAD, or else EOS) is prepended, as circuit-tracer
+        does.
+
+        Raises :class:`EmptyPromptError`, :class:`PromptTooLongError`, :class:`UnknownTokenError`,
+        or :class:`PromptError` for ids outside the vocabulary.
+        """
+        ids = self._text_ids(prompt) if isinstance(prompt, str) else self._checked_ids(prompt)
+        if len(ids) > self.bridge.n_context:
+            raise PromptTooLongError(
+                f"the prompt has {len(ids)} tokens with the beginning-of-text token, "
+                f"{self.source.name} reads at most {self.bridge.n_context}: shorten it"
+            )
+        return ids
+
+    def _checked_ids(self, prompt: Sequence[int]) -> tuple[int, ...]:
+        ids = tuple(int(token) for token in prompt)
+        if len(ids) < 1:
+            raise EmptyPromptError("the prompt has no tokens: give at least one")
+        for token in ids:
+            if not 0 <= token < self.vocab_size:
+                raise PromptError(
+                    f"there is no token {token}: {self.source.name} has ids 0 to "
+                    f"{self.vocab_size - 1}"
+                )
+        return ids
+
+    def _text_ids(self, prompt: str) -> tuple[int, ...]:
+        if not prompt.strip():
+            raise EmptyPromptError(
+                "the prompt is empty: write a sentence for the model to continue"
+            )
+        tokenizer = self.bridge.tokenizer
+        encoding = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+        ids: list[int] = encoding["input_ids"]
+        unknown = [
+            prompt[start:stop].strip()
+            for token, (start, stop) in zip(ids, encoding["offset_mapping"], strict=True)
+            if token == tokenizer.unk_token_id
+        ]
+        if unknown:
+            words = list(dict.fromkeys(unknown))
+            shown = ", ".join(f"“{word}”" for word in words[:5]) + (", …" if words[5:] else "")
+            raise UnknownTokenError(
+                f"{self.source.name} has no token for {shown}: it knows a vocabulary of "
+                f"{self.vocab_size} tokens; use other words"
+            )
+        if ids and ids[0] in tokenizer.all_special_ids:
+            return tuple(ids)
+        specials = (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
+        first = next((token for token in specials if token is not None), None)
+        if first is None:
+            raise ModelError(
+                f"the tokenizer of {self.source.name} has no special token to begin a text with: "
+                "give token ids instead of text"
+            )
+        return (first, *ids)
+
+    def token_string(self, token_id: int) -> str:
+        """A token as text, with the space it begins with."""
+        tokenizer = self.bridge.tokenizer
+        piece = tokenizer.convert_ids_to_tokens(int(token_id))
+        if isinstance(piece, str) and "▁" in piece:
+            return piece.replace("▁", " ")
+        return str(tokenizer.decode([int(token_id)]))
+
+    def token_strings(self, token_ids: Iterable[int]) -> tuple[str, ...]:
+        return tuple(self.token_string(token) for token in token_ids)
+
+    def token_id(self, token: str | int) -> int:
+        """The id of one token, given as text or as an id.
+
+        Raises :class:`TargetError` when the text is not exactly one token, or the id too large.
+        """
+        if isinstance(token, int):
+            if not 0 <= token < self.vocab_size:
+                raise TargetError(
+                    f"there is no token {token}: {self.source.name} has ids 0 to "
+                    f"{self.vocab_size - 1}"
+                )
+            return token
+        tokenizer = self.bridge.tokenizer
+        vocabulary = tokenizer.get_vocab()
+        for piece in (token.replace(" ", "▁"), token.replace(" ", "Ġ"), token):
+            if piece in vocabulary:
+                return int(vocabulary[piece])
+        ids = tokenizer(token, add_special_tokens=False)["input_ids"]
+        if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+            return int(ids[0])
+        raise TargetError(
+            f"{token!r} is not one token of {self.source.name} but {len(ids)}"
+            f"{' unknown' if tokenizer.unk_token_id in ids else ''}: mind the leading space, "
+            "and choose a single token"
+        )
+
+
+def load(
+    name: str = "atlas",
+    transcoders: str | None = None,
+    device: str = "auto",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> Model:
+    """Open a model with its transcoders.
+
+    ``name`` is ``"atlas"`` (the embedded model; ``transcoders`` then ``"per-layer"``, the default,
+    or ``"cross-layer"``) or the folder of a Hugging Face model (``transcoders`` a folder too).
+    ``device="auto"`` takes CUDA, else Apple MPS, else the CPU.
+
+    Raises :class:`ModelError` or :class:`tracer.errors.TranscoderError` when something cannot be
+    opened or does not fit together.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype is {dtype!r}: expected one of {', '.join(DTYPES)}")
+    source = resolve(name, transcoders)
+    bridge = Bridge(source.model_folder, _device(device), DTYPES[dtype])
+    transcoder_set = load_transcoders(
+        source.transcoder_folder, bridge.n_layers, bridge.d_model, bridge.device, bridge.dtype
+    )
+    return Model(source, bridge, transcoder_set)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"there is no device {name!r}: try auto, cpu, cuda or mps") from error
