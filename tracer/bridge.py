@@ -132,7 +132,8 @@ class Bridge:
 
     def unembedding(self) -> Float[Tensor, "d_model vocab"]:
         """One column per token: the direction whose dot product is its logit."""
-        return self._bridge.W_U.detach()
+        columns: Tensor = self._bridge.W_U
+        return columns.detach()
 
     @torch.no_grad()
     def run(
@@ -141,7 +142,7 @@ class Bridge:
         hooks: Iterable[tuple[str, Hook]] = (),
     ) -> Float[Tensor, "pos vocab"]:
         """Final logits (soft cap included) of one prompt, under forward ``hooks`` by name."""
-        logits = self._bridge.run_with_hooks(token_ids[None], fwd_hooks=list(hooks))
+        logits: Tensor = self._bridge.run_with_hooks(token_ids[None], fwd_hooks=list(hooks))
         return logits[0]
 
     def capture(

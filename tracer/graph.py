@@ -42,7 +42,7 @@ class NodeIndex:
     n_layers: int
     token_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
-    """Vocabulary id of each logit node, -1 where a target is no single token."""
+    """Vocabulary id of each logit node; negative, and different, where it is no single token."""
 
     @property
     def n_features(self) -> int:
@@ -156,7 +156,10 @@ class AttributionGraph:
 
     @cached_property
     def index(self) -> NodeIndex:
-        target_ids = tuple(t.token_ids[0] if len(t.token_ids) == 1 else -1 for t in self.targets)
+        target_ids = tuple(
+            target.token_ids[0] if len(target.token_ids) == 1 else -1 - place
+            for place, target in enumerate(self.targets)
+        )
         return NodeIndex(self.features, self.n_layers, self.token_ids, target_ids)
 
     @property

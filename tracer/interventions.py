@@ -69,8 +69,9 @@ class InterventionResult:
 
 
 def _softmax(logits: FloatArray) -> FloatArray:
-    powers = np.exp(logits.astype(np.float64) - logits.max())
-    return powers / powers.sum()
+    powers: FloatArray = np.exp(logits.astype(np.float64) - logits.max())
+    shares: FloatArray = powers / powers.sum()
+    return shares
 
 
 def intervene(

@@ -93,10 +93,10 @@ def node_influence(
 
     The graph has no cycles, so the sum ends after at most one step per layer.
     """
-    total = np.zeros_like(start)
-    current = start
+    total = np.zeros(len(start))
+    current: FloatArray = start
     while current.any():
-        current = np.bincount(sources, weights=current[rows] * shares, minlength=len(start))
+        current = np.bincount(sources, current[rows] * shares, len(start)).astype(np.float64)
         total += current
     return total
 

@@ -77,12 +77,13 @@ def _hook(kind: Any, config: Mapping[str, Any], key: str, folder: Path) -> Any:
 
 def _read_file(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise TranscoderError(
             f"{path} cannot be read ({error}): the set needs this file for every layer of the "
             "model; fetch it again"
         ) from error
+    return tensors
 
 
 def _read_per_layer(folder: Path, layer: int) -> dict[str, Tensor]:

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+
+import tracer
+from tracer.models import Model
+
+
+@pytest.fixture(scope="session")
+def open_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
+    """Opens (and keeps) a small random model with a transcoder set of the wanted kind."""
+    root = tmp_path_factory.mktemp("tiny")
+    opened: dict[tuple[str, ...], Model] = {}
+
+    def model_folder(architecture: str) -> Path:
+        folder = root / architecture
+        return folder if folder.exists() else tiny.save_model(folder, architecture)
+
+    def open_one(
+        architecture: str = "llama",
+        kind: str = "transcoder_set",
+        read: str = "mlp.hook_in",
+        write: str = "mlp.hook_out",
+        activation: str = "jumprelu",
+        skip: bool = False,
+    ) -> Model:
+        key = (architecture, kind, read, write, activation, str(skip))
+        if key not in opened:
+            transcoders = root / "-".join(key)
+            tiny.save_transcoders(transcoders, kind, read, write, activation, skip)
+            opened[key] = tracer.load(
+                str(model_folder(architecture)), str(transcoders), device="cpu"
+            )
+        return opened[key]
+
+    return open_one
+
+
+@pytest.fixture
+def model(open_tiny: Callable[..., Model]) -> Model:
+    return open_tiny()
