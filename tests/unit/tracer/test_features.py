@@ -1,0 +1,93 @@
+"""The feature index is read in the published layout, and a damaged one is named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+
+from tracer.errors import FeatureIndexError
+from tracer.features import FeatureIndex, Label
+from tracer.types import FeatureId
+
+
+def save_index(folder: Path) -> Path:
+    features = folder / "features"
+    features.mkdir(parents=True)
+    records = []
+    for index in range(3):
+        raw = {
+            "index": index,
+            "examples_quantiles": [
+                {
+                    "quantile_name": "Top activations",
+                    "examples": [
+                        {"tokens": [" a", " b"], "tokens_acts_list": [0.0, 2.0 + index]},
+                        {"tokens": [" c", " d"], "tokens_acts_list": [1.5, 0.0]},
+                        {"tokens": [" x", " b"], "tokens_acts_list": [0.0, 1.0]},
+                    ],
+                }
+            ],
+            "top_logits": [" up"],
+            "bottom_logits": [" down"],
+            "act_max": 2.0 + index,
+            "histogram": [3, 1],
+            "activation_frequency": 0.25,
+        }
+        packed = zlib.compress(json.dumps(raw).encode())
+        records.append(struct.pack("<I", len(packed)) + packed)
+    (features / "layer_0.bin").write_bytes(b"".join(records))
+    offsets = [0]
+    for record in records:
+        offsets.append(offsets[-1] + len(record))
+    with gzip.open(features / "index.json.gz", "wt") as file:
+        json.dump([{"filename": "layer_0.bin", "offsets": offsets}], file)
+    with gzip.open(features / "labels.json.gz", "wt") as file:
+        json.dump({"0": {"1": {"label": "letters", "precision": 0.9}}}, file)
+    return folder
+
+
+def test_a_card_tells_what_a_feature_fires_on(tmp_path: Path) -> None:
+    index = FeatureIndex.open(save_index(tmp_path))
+    card = index.card(FeatureId(0, 1))
+    assert len(index) == 3 and card is not None
+    assert card.label == Label("letters", 0.9) == index.labels[FeatureId(0, 1)]
+    assert card.groups[0].examples[0].activations == (0.0, 3.0)
+    assert card.top_tokens(2) == ("b", "c")
+    assert (card.promoted, card.suppressed, card.frequency) == ((" up",), (" down",), 0.25)
+
+
+def test_a_feature_without_a_label_or_a_card(tmp_path: Path) -> None:
+    index = FeatureIndex.open(save_index(tmp_path))
+    card = index.card(FeatureId(0, 2))
+    assert card is not None and card.label is None
+    for absent in (FeatureId(0, 3), FeatureId(1, 0), FeatureId(0, -1), FeatureId(-1, 0)):
+        assert index.card(absent) is None
+
+
+def test_no_index_is_an_empty_one(tmp_path: Path) -> None:
+    index = FeatureIndex.open(tmp_path)
+    assert len(index) == 0 and index.card(FeatureId(0, 0)) is None
+
+
+def test_damage_is_named_not_hidden(tmp_path: Path) -> None:
+    folder = save_index(tmp_path)
+    path = folder / "features" / "layer_0.bin"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    with pytest.raises(FeatureIndexError, match="L0/1"):
+        FeatureIndex.open(folder).card(FeatureId(0, 1))
+    (folder / "features" / "index.json.gz").write_bytes(b"not gzip")
+    with pytest.raises(FeatureIndexError, match=r"index\.json\.gz"):
+        FeatureIndex.open(folder)
+
+
+def test_an_index_cannot_point_outside_its_folder(tmp_path: Path) -> None:
+    folder = save_index(tmp_path)
+    with gzip.open(folder / "features" / "index.json.gz", "wt") as file:
+        json.dump([{"filename": "../../secret", "offsets": [0, 9]}], file)
+    with pytest.raises(FeatureIndexError, match="outside"):
+        FeatureIndex.open(folder)
