@@ -1,0 +1,261 @@
+"""`Backend`: ask for a trace or an intervention and get a `Job`, at once if it is already known."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Generic
+
+from cache.catalogue import DamagedFile, StoredGraph, StoreError
+from cache.engine import Engine, M, TracerEngine
+from cache.jobs import Job
+from cache.lru import Lru
+from cache.request import (
+    InterveneRequest,
+    ModelChoice,
+    TraceRequest,
+    graph_key,
+    intervene_digest,
+    trace_digest,
+    warm_digest,
+)
+from cache.store import DEFAULT_QUOTA, Store
+from cache.worker import Worker
+from tracer.errors import TracerError
+from tracer.features import FeatureIndex
+from tracer.graph import AttributionGraph
+from tracer.sources import ModelSource, resolve
+
+if TYPE_CHECKING:
+    from tracer.interventions import InterventionResult
+
+logger = logging.getLogger(__name__)
+
+GRAPH_BYTES: Final = 512 * 1024**2
+"""Decoded graphs kept in memory, in bytes of their arrays."""
+INTERVENTION_BYTES: Final = 64 * 1024**2
+_NAMES_KEPT: Final = 4096
+_INDEXES_KEPT: Final = 4
+
+Resolve = Callable[[str, str], ModelSource]
+
+
+class Backend(Generic[M]):
+    """Answers requests from memory, from the store, or by one worker thread; in that order.
+
+    One per process. Every method may be called from any thread, and none of them computes: what is
+    not known yet is queued and comes back as a :class:`Job`. An error, a model that does not exist
+    included, is raised by ``job.result()``. ``session`` names who asks: work that several sessions
+    want is cancelled only when all of them cancel.
+    """
+
+    def __init__(self, store: Store, engine: Engine[M], resolve: Resolve = resolve) -> None:
+        self.store = store
+        self._resolve = resolve
+        self._worker = Worker(engine)
+        self._graphs: Lru[str, AttributionGraph] = Lru(GRAPH_BYTES, _graph_bytes)
+        self._keys: Lru[str, str] = Lru(_NAMES_KEPT)
+        self._interventions: Lru[str, InterventionResult] = Lru(
+            INTERVENTION_BYTES, _intervention_bytes
+        )
+        self._indexes: Lru[tuple[Path, int], FeatureIndex] = Lru(_INDEXES_KEPT)
+
+    @property
+    def device(self) -> str | None:
+        """Where the models run, e.g. ``"cpu"``; None until the first one is open."""
+        return self._worker.device
+
+    @property
+    def queue(self) -> tuple[Job[Any], ...]:
+        """The job that is running, then those that wait, in their order."""
+        return self._worker.queue
+
+    def trace(self, request: TraceRequest, session: str = "") -> Job[AttributionGraph]:
+        """The attribution graph of a prompt; ``job.key`` is what :meth:`graph` finds it by."""
+        try:
+            source = self._source(request.choice)
+        except TracerError as error:
+            return Job.refused("", error, request.prompt)
+        digest = trace_digest(source.fingerprint, request)
+        graph = self.graph(digest)
+        if graph is not None:
+            return Job.found(digest, graph, request.prompt)
+
+        def work(model: M, job: Job[AttributionGraph]) -> AttributionGraph:
+            key = graph_key(source.fingerprint, model.encode(request.prompt), request)
+            graph = self._known(key)
+            if graph is not None:
+                job.from_cache = True
+            else:
+                graph = self._worker.engine.trace(model, request, job.report)
+                self._keep(key, graph)
+            self._link(digest, key)
+            return graph
+
+        return self._worker.submit(
+            digest, request.prompt, request.choice, source.fingerprint, work, session
+        )
+
+    def intervene(self, request: InterveneRequest, session: str = "") -> Job[InterventionResult]:
+        """What the model says with some features set, and without."""
+        try:
+            source = self._source(request.choice)
+        except TracerError as error:
+            return Job.refused("", error, request.prompt)
+        digest = intervene_digest(source.fingerprint, request)
+        known = self._interventions.get(digest)
+        if known is not None:
+            return Job.found(digest, known, request.prompt)
+
+        def work(model: M, job: Job[InterventionResult]) -> InterventionResult:
+            job.report(0, 1, "running the model")
+            result = self._worker.engine.intervene(model, request)
+            self._interventions.put(digest, result)
+            return result
+
+        return self._worker.submit(
+            digest, request.prompt, request.choice, source.fingerprint, work, session
+        )
+
+    def warm(self, choice: ModelChoice, session: str = "") -> Job[str]:
+        """Have the model open before it is needed; the result is the device it is on."""
+        try:
+            source = self._source(choice)
+        except TracerError as error:
+            return Job.refused("", error, choice.model)
+
+        def work(model: M, job: Job[str]) -> str:
+            return str(model.device)
+
+        digest = warm_digest(source.fingerprint)
+        return self._worker.submit(
+            digest, f"open {choice.model}", choice, source.fingerprint, work, session
+        )
+
+    def graph(self, key: str) -> AttributionGraph | None:
+        """A graph that was traced before, by the key of its job or of its stored entry."""
+        graph = self._known(self._keys.get(key) or key)
+        if graph is not None:
+            return graph
+        try:
+            stored = self.store.key_of(key)
+        except sqlite3.Error as error:
+            _log_trouble("looked up in", error)
+            return None
+        if stored is None:
+            return None
+        self._keys.put(key, stored)
+        return self._known(stored)
+
+    def features(self, choice: ModelChoice) -> FeatureIndex:
+        """What the features of a transcoder set fire on.
+
+        Raises a :class:`TracerError` when the set or its index cannot be read.
+        """
+        folder = self._source(choice).transcoder_folder
+        index_file = folder / "features" / "index.json.gz"
+        changed = index_file.stat().st_mtime_ns if index_file.is_file() else 0
+        index = self._indexes.get((folder, changed))
+        if index is None:
+            index = FeatureIndex.open(folder)
+            self._indexes.put((folder, changed), index)
+        return index
+
+    def annotate(self, key: str, *, title: str | None = None, notes: str | None = None) -> None:
+        """Set the title or notes of a graph, by either of its keys; it is then never evicted.
+
+        Raises :class:`StoreError` when the store cannot be written.
+        """
+        try:
+            self.store.annotate(self.store.key_of(key) or key, title=title, notes=notes)
+        except sqlite3.Error as error:
+            raise StoreError(f"the note could not be saved: {error}") from error
+
+    def stored(self) -> tuple[StoredGraph, ...]:
+        """Every graph in the store, the most recently used first."""
+        return self.store.entries()
+
+    def damaged(self) -> tuple[DamagedFile, ...]:
+        """Files that failed their check and were set aside, the latest first."""
+        return self.store.damaged()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Finish the queue, end the worker's thread and close the store."""
+        self._worker.close(timeout)
+        self.store.close()
+
+    def _source(self, choice: ModelChoice) -> ModelSource:
+        return self._resolve(choice.model, choice.transcoders)
+
+    # The store is a convenience: when the disk fails, work goes on without it, and the log says so.
+
+    def _known(self, key: str) -> AttributionGraph | None:
+        try:
+            graph = self._graphs.get(key)
+            if graph is not None:
+                self.store.touch(key)
+                return graph
+            graph = self.store.load(key)
+        except (OSError, sqlite3.Error) as error:
+            _log_trouble("read from", error)
+            return graph
+        if graph is not None:
+            self._graphs.put(key, graph)
+        return graph
+
+    def _keep(self, key: str, graph: AttributionGraph) -> None:
+        self._graphs.put(key, graph)
+        try:
+            self.store.save(key, graph)
+        except (OSError, sqlite3.Error) as error:
+            _log_trouble("written to", error)
+
+    def _link(self, digest: str, key: str) -> None:
+        self._keys.put(digest, key)
+        try:
+            self.store.link(digest, key)
+        except sqlite3.Error as error:
+            _log_trouble("written to", error)
+
+
+def open_backend(root: Path | None = None, *, device: str = "auto") -> Backend[Any]:
+    """The backend of this process, with its store in ``root``.
+
+    Without ``root`` the store is in ``CIRCUIT_STORE``, else in ``.store`` beside this package.
+    ``CIRCUIT_STORE_GB`` bounds its size (default 2).
+
+    Raises :class:`StoreError` when the store cannot be opened or its size is no number.
+    """
+    if root is None:
+        beside = Path(__file__).resolve().parent.parent / ".store"
+        root = Path(os.environ.get("CIRCUIT_STORE") or beside).expanduser()
+    return Backend(Store(root, _quota_bytes()), TracerEngine(device))
+
+
+def _quota_bytes() -> int:
+    text = os.environ.get("CIRCUIT_STORE_GB")
+    if not text:
+        return DEFAULT_QUOTA
+    try:
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = -1.0
+    if not 0 < gigabytes < float("inf"):
+        raise StoreError(f"CIRCUIT_STORE_GB is {text!r}: expected a positive number of gigabytes")
+    return int(gigabytes * 1024**3)
+
+
+def _graph_bytes(graph: AttributionGraph) -> int:
+    arrays = (graph.features, graph.activations, graph.indptr, graph.sources, graph.weights)
+    return sum(array.nbytes for array in arrays)
+
+
+def _intervention_bytes(result: InterventionResult) -> int:
+    return int(result.baseline_logits.nbytes + result.edited_logits.nbytes)
+
+
+def _log_trouble(what: str, error: Exception) -> None:
+    logger.warning("a graph could not be %s the store: %s", what, error)

@@ -1,0 +1,200 @@
+"""The SQLite side of the store: which graph is kept, how large, since when, and named what.
+
+Every change of a graph's file happens inside `Catalogue.transaction`, which takes SQLite's write
+lock: that is what keeps two processes from disagreeing about a file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tracer.errors import TracerError
+
+SCHEMA_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE graphs (
+    key TEXT PRIMARY KEY, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL,
+    prompt TEXT NOT NULL, model TEXT NOT NULL,
+    created REAL NOT NULL, used REAL NOT NULL
+);
+CREATE INDEX graphs_by_use ON graphs (used);
+CREATE TABLE requests (digest TEXT PRIMARY KEY, key TEXT NOT NULL);
+CREATE INDEX requests_by_key ON requests (key);
+CREATE TABLE annotations (
+    key TEXT PRIMARY KEY, title TEXT NOT NULL DEFAULT '', notes TEXT NOT NULL DEFAULT ''
+);
+CREATE TABLE damaged (
+    file TEXT PRIMARY KEY, key TEXT NOT NULL, reason TEXT NOT NULL, found REAL NOT NULL
+);
+"""
+_BUSY_SECONDS: Final = 30.0
+
+
+class StoreError(TracerError):
+    """The store on disk cannot be opened or written."""
+
+
+@dataclass(frozen=True)
+class StoredGraph:
+    """What the catalogue knows of one graph; times are seconds since 1970."""
+
+    key: str
+    sha256: str
+    bytes: int
+    prompt: str
+    model: str
+    created: float
+    used: float
+    title: str
+    notes: str
+
+
+@dataclass(frozen=True)
+class DamagedFile:
+    """A file that was set aside, and why."""
+
+    file: str
+    key: str
+    reason: str
+    found: float
+
+
+class Catalogue:
+    """One SQLite file in WAL mode; one connection, shared by the threads behind a lock."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create; raises ``sqlite3.DatabaseError`` when ``path`` is no usable database."""
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(
+            path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
+        )
+        try:
+            (state,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            if state != "ok":
+                raise sqlite3.DatabaseError(state)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._migrate()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _migrate(self) -> None:
+        with self.transaction() as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in _SCHEMA.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            elif version != SCHEMA_VERSION:
+                raise StoreError(
+                    f"the store's catalogue is of version {version}, this program reads version "
+                    f"{SCHEMA_VERSION}: set CIRCUIT_STORE to another folder"
+                )
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, and alone: no other thread or process writes meanwhile."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def key_of(self, digest: str) -> str | None:
+        """The key of the graph that answers a request, if it was ever answered."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT key FROM requests WHERE digest = ?", (digest,)
+            ).fetchone()
+        return None if row is None else str(row[0])
+
+    def link(self, digest: str, key: str) -> None:
+        """Remember that the request ``digest`` is answered by the graph ``key``."""
+        with self._lock:
+            self._db.execute("INSERT OR REPLACE INTO requests VALUES (?, ?)", (digest, key))
+
+    def find(self, key: str) -> StoredGraph | None:
+        entries = self._select("WHERE graphs.key = ?", (key,))
+        return entries[0] if entries else None
+
+    def entries(self) -> tuple[StoredGraph, ...]:
+        """Every graph, the most recently used first."""
+        return tuple(self._select("ORDER BY used DESC, graphs.rowid DESC"))
+
+    def _select(self, tail: str, values: tuple[str, ...] = ()) -> list[StoredGraph]:
+        columns = "graphs.key, sha256, bytes, prompt, model, created, used"
+        query = (
+            f"SELECT {columns}, coalesce(title, ''), coalesce(notes, '') "
+            f"FROM graphs LEFT JOIN annotations USING (key) {tail}"
+        )
+        with self._lock:
+            return [StoredGraph(*row) for row in self._db.execute(query, values)]
+
+    def add(self, key: str, sha256: str, size: int, prompt: str, model: str) -> None:
+        now = time.time()
+        with self._lock:
+            self._db.execute(
+                "INSERT OR REPLACE INTO graphs VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (key, sha256, size, prompt, model, now, now),
+            )
+
+    def remove(self, key: str) -> None:
+        """Forget the graph and who asked for it, but not what a person wrote about it."""
+        with self._lock:
+            self._db.execute("DELETE FROM graphs WHERE key = ?", (key,))
+            self._db.execute("DELETE FROM requests WHERE key = ?", (key,))
+
+    def touch(self, key: str) -> None:
+        """Count the graph as used now."""
+        with self._lock:
+            self._db.execute("UPDATE graphs SET used = ? WHERE key = ?", (time.time(), key))
+
+    def total_bytes(self) -> int:
+        with self._lock:
+            (total,) = self._db.execute("SELECT coalesce(sum(bytes), 0) FROM graphs").fetchone()
+        return int(total)
+
+    def evictable(self) -> tuple[StoredGraph, ...]:
+        """Graphs that nobody annotated, the least recently used first."""
+        return tuple(self._select("WHERE annotations.key IS NULL ORDER BY used, graphs.rowid"))
+
+    def annotate(self, key: str, title: str | None, notes: str | None) -> None:
+        """Set what is given; a graph whose title and notes are both empty is not annotated."""
+        with self.transaction() as db:
+            db.execute("INSERT OR IGNORE INTO annotations (key) VALUES (?)", (key,))
+            db.execute(
+                "UPDATE annotations SET title = coalesce(?, title), notes = coalesce(?, notes) "
+                "WHERE key = ?",
+                (title, notes, key),
+            )
+            db.execute(
+                "DELETE FROM annotations WHERE key = ? AND title = '' AND notes = ''", (key,)
+            )
+
+    def note_damage(self, file: str, key: str, reason: str) -> None:
+        with self._lock:
+            self._db.execute(
+                "INSERT OR REPLACE INTO damaged VALUES (?, ?, ?, ?)",
+                (file, key, reason, time.time()),
+            )
+
+    def damaged(self) -> tuple[DamagedFile, ...]:
+        """Every file that was set aside, the latest first."""
+        query = "SELECT file, key, reason, found FROM damaged ORDER BY found DESC, rowid DESC"
+        with self._lock:
+            return tuple(DamagedFile(*row) for row in self._db.execute(query))

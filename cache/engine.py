@@ -1,0 +1,114 @@
+"""What the worker runs: `tracer`, or a stand-in in tests.
+
+Every method is called from the worker's thread only. `TracerEngine` imports torch inside its
+methods, so that a process that finds all its answers in the store never pays for it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from cache.request import (
+    DTYPE,
+    TRACE_OPTIONS,
+    InterveneRequest,
+    ModelChoice,
+    TraceRequest,
+)
+from tracer.graph import AttributionGraph
+from tracer.sources import ModelSource
+from tracer.types import Progress
+
+if TYPE_CHECKING:
+    from tracer.interventions import InterventionResult
+    from tracer.models import Model
+
+
+class OpenModel(Protocol):
+    """The little that the backend itself needs of an open model."""
+
+    @property
+    def source(self) -> ModelSource: ...
+
+    @property
+    def device(self) -> object: ...
+
+    def encode(self, prompt: str) -> tuple[int, ...]: ...
+
+
+M = TypeVar("M", bound=OpenModel)
+
+
+class Engine(Protocol[M]):
+    """Opens models and runs them, one call at a time, always from the same thread."""
+
+    def start(self) -> None:
+        """Prepare the calling thread, once."""
+
+    def load(self, choice: ModelChoice) -> M:
+        """Open a model; raises ``ModelError`` or ``TranscoderError``."""
+
+    def trace(self, model: M, request: TraceRequest, progress: Progress) -> AttributionGraph:
+        """Trace a prompt, calling ``progress`` at least once a batch."""
+
+    def intervene(self, model: M, request: InterveneRequest) -> InterventionResult:
+        """Run a prompt with and without the edits."""
+
+    def free_memory(self) -> None:
+        """Give back what dropped models and failed work held."""
+
+
+class TracerEngine:
+    """The real engine, on the device that ``tracer.load`` calls ``device``."""
+
+    def __init__(self, device: str = "auto") -> None:
+        self._device = device
+
+    def start(self) -> None:
+        """Import torch, and set its thread count: that holds for the calling thread."""
+        import torch
+
+        torch.set_num_threads(usable_cores())
+
+    def load(self, choice: ModelChoice) -> Model:
+        import tracer
+
+        return tracer.load(choice.model, choice.transcoders, device=self._device, dtype=DTYPE)
+
+    def trace(self, model: Model, request: TraceRequest, progress: Progress) -> AttributionGraph:
+        import tracer
+
+        return tracer.trace(
+            model,
+            request.prompt,
+            targets=request.targets,
+            max_features=request.max_features,
+            progress=progress,
+            **TRACE_OPTIONS,
+        )
+
+    def intervene(self, model: Model, request: InterveneRequest) -> InterventionResult:
+        import tracer
+
+        return tracer.intervene(
+            model,
+            request.prompt,
+            list(request.interventions),
+            freeze_attention=request.freeze_attention,
+        )
+
+    def free_memory(self) -> None:
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def usable_cores() -> int:
+    """Cores this process may run on; fewer than the machine has under `taskset` or a cpuset."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

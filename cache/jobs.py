@@ -1,0 +1,157 @@
+"""`Job`: one piece of work that a worker does while several sessions watch it."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from typing import Generic, Literal, TypeVar, cast
+
+from tracer.errors import Cancelled, TracerError
+
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+T = TypeVar("T")
+
+
+class Job(Generic[T]):
+    """One piece of work, shared by every session that asked for it. Safe from any thread.
+
+    Watchers read ``state``, ``progress``, ``seconds`` and ``result``, and may ``cancel``. The
+    worker drives it with ``begin``, ``report`` and then ``succeed`` or ``fail``.
+    """
+
+    def __init__(self, key: str, title: str = "") -> None:
+        self.key = key
+        """Name of the request; of a trace, also what `Backend.graph` finds the graph by."""
+        self.title = title
+        """What is being worked on, for a person: the prompt or the model."""
+        self.from_cache = False
+        """Whether the result was found rather than computed."""
+        self._lock = threading.Lock()
+        self._finished = threading.Event()
+        self._state: JobState = "queued"
+        self._progress = (0, 0, "waiting")
+        self._sessions: set[str] = set()
+        self._cancel_wanted = False
+        self._result: T | None = None
+        self._error: TracerError | None = None
+        self._begun: float | None = None
+        self._ended: float | None = None
+
+    @classmethod
+    def found(cls, key: str, result: T, title: str = "") -> Job[T]:
+        """A job that was done before it was asked for."""
+        job = cls(key, title)
+        job.from_cache = True
+        job.begin()
+        job.succeed(result)
+        return job
+
+    @classmethod
+    def refused(cls, key: str, error: TracerError, title: str = "") -> Job[T]:
+        """A job that failed before it could be queued."""
+        job = cls(key, title)
+        job.begin()
+        job.fail(error)
+        return job
+
+    # What watchers use
+
+    @property
+    def state(self) -> JobState:
+        return self._state
+
+    @property
+    def progress(self) -> tuple[int, int, str]:
+        """``(done, total, what)``; ``total`` is 0 while it is unknown."""
+        return self._progress
+
+    @property
+    def seconds(self) -> float | None:
+        """Time worked so far, waiting not counted; None before the work began."""
+        begun, ended = self._begun, self._ended
+        if begun is None:
+            return None
+        return (time.perf_counter() if ended is None else ended) - begun
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the job has ended one way or another; False if ``timeout`` seconds passed."""
+        return self._finished.wait(timeout)
+
+    def result(self, timeout: float | None = None) -> T:
+        """The result, waited for if need be.
+
+        Raises the :class:`TracerError` that the work failed with, :class:`Cancelled` when it was
+        cancelled, ``TimeoutError`` when it takes longer than ``timeout`` seconds.
+        """
+        if not self._finished.wait(timeout):
+            raise TimeoutError(f"{self.title or self.key} is not finished after {timeout} s")
+        if self._error is not None:
+            # A copy: the same exception raised in two threads would mix their tracebacks.
+            raise copy.copy(self._error)
+        return cast(T, self._result)
+
+    def cancel(self, session: str = "") -> None:
+        """Withdraw ``session``'s wish; the work stops when no session is left that wants it.
+
+        A queued job ends at once, a running one at its next report of progress.
+        """
+        with self._lock:
+            self._sessions.discard(session)
+            if self._sessions or self._finished.is_set():
+                return
+            self._cancel_wanted = True
+            if self._state == "queued":
+                self._end("cancelled", error=_cancelled())
+
+    def join(self, session: str = "") -> bool:
+        """Have ``session`` want this job too; False when it is too late for that."""
+        with self._lock:
+            if self._cancel_wanted or self._finished.is_set():
+                return False
+            self._sessions.add(session)
+            return True
+
+    # What the worker uses
+
+    def begin(self) -> bool:
+        """Mark the job as running; False when it was cancelled while it waited."""
+        with self._lock:
+            if self._state != "queued":
+                return False
+            self._state = "running"
+            self._begun = time.perf_counter()
+            return True
+
+    def report(self, done: int, total: int, what: str) -> None:
+        """Publish progress; raises :class:`Cancelled` when nobody wants the work any more."""
+        if self._cancel_wanted:
+            raise _cancelled()
+        self._progress = (done, total, what)
+
+    def succeed(self, result: T) -> None:
+        """End with ``result``, unless a cancel came first: what was cancelled stays so."""
+        with self._lock:
+            if self._cancel_wanted:
+                self._end("cancelled", error=_cancelled())
+            else:
+                self._result = result
+                self._end("done")
+
+    def fail(self, error: TracerError) -> None:
+        """End with ``error``; :class:`Cancelled` counts as cancelled, not as failed."""
+        with self._lock:
+            # The frames behind an error hold the tensors it was working on.
+            error = error.with_traceback(None)
+            error.__cause__ = error.__context__ = None
+            self._end("cancelled" if isinstance(error, Cancelled) else "failed", error=error)
+
+    def _end(self, state: JobState, error: TracerError | None = None) -> None:
+        self._state = state
+        self._error = error
+        self._ended = time.perf_counter() if self._begun is not None else None
+        self._finished.set()
+
+
+def _cancelled() -> Cancelled:
+    return Cancelled("the work was cancelled: ask again to start it over")

@@ -1,0 +1,111 @@
+"""What can be asked of the backend, and the digests under which the answers are kept.
+
+Two digests, because the graph's own address needs the token ids and those need the model:
+`trace_digest` is known before anything is loaded and names the *question*; `graph_key` names the
+*graph*. The catalogue maps the first to the second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import tracer.graph
+from tracer.types import Intervention
+
+DTYPE: Final = "float32"
+
+TRACE_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType(
+    {"max_logits": 10, "logit_mass": 0.95, "rank_every": 1024}
+)
+"""Passed to `tracer.trace` by name, so that the key always states them, defaults included.
+
+The batch size is not among them: it changes the speed, not the graph.
+"""
+
+_KEY_DIGITS: Final = 32
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model and one of its transcoder sets, by the names that `tracer.load` takes."""
+
+    model: str = "atlas"
+    transcoders: str = "per-layer"
+
+
+@dataclass(frozen=True)
+class TraceRequest:
+    """Trace ``prompt``; ``targets`` are token strings, None for the likeliest next tokens."""
+
+    prompt: str
+    choice: ModelChoice = ModelChoice()
+    targets: tuple[str, ...] | None = None
+    max_features: int | None = None
+
+
+@dataclass(frozen=True)
+class InterveneRequest:
+    """Run ``prompt`` with features set to given values, and without."""
+
+    prompt: str
+    interventions: tuple[Intervention, ...]
+    choice: ModelChoice = ModelChoice()
+    freeze_attention: bool = True
+
+
+def trace_digest(fingerprint: str, request: TraceRequest) -> str:
+    """Name of a question (32 hex digits), from the sources' fingerprint and the prompt's text."""
+    return _digest("trace", fingerprint, request.prompt, _trace_options(request))
+
+
+def graph_key(fingerprint: str, token_ids: Sequence[int], request: TraceRequest) -> str:
+    """Address of a graph (32 hex digits): everything that can change its numbers."""
+    return _digest("graph", fingerprint, list(token_ids), _trace_options(request))
+
+
+def intervene_digest(fingerprint: str, request: InterveneRequest) -> str:
+    """Name of an intervention (32 hex digits)."""
+    edits = [asdict(edit) for edit in request.interventions]
+    return _digest("intervene", fingerprint, request.prompt, [edits, request.freeze_attention])
+
+
+def warm_digest(fingerprint: str) -> str:
+    """Name of the wish to have a model open (32 hex digits)."""
+    return _digest("warm", fingerprint)
+
+
+def _trace_options(request: TraceRequest) -> dict[str, Any]:
+    return {
+        **TRACE_OPTIONS,
+        "targets": request.targets,
+        "max_features": request.max_features,
+        "format": tracer.graph.FORMAT_VERSION,
+    }
+
+
+def _digest(*parts: object) -> str:
+    text = json.dumps([*parts, DTYPE, method_fingerprint()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
+
+
+@lru_cache(maxsize=1)
+def method_fingerprint() -> str:
+    """Digest of tracer's own code: a corrected formula must not be answered with old numbers.
+
+    A version number would do the same only as long as nobody forgets to raise it. Graphs traced by
+    older code stay readable under their keys.
+    """
+    package = Path(tracer.graph.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        inside = path.relative_to(package)
+        if inside.parts[0] != "atlas":  # builds weights, which the sources' fingerprint covers
+            digest.update(f"{inside.as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,271 @@
+"""The file side of the store: content-addressed graphs, verified on read, bounded in size.
+
+    <root>/catalogue.sqlite                   titles, checksums, times (see `catalogue.py`)
+    <root>/graphs/<key[:2]>/<key>.safetensors
+    <root>/damaged/                           files that failed their check, kept for a look
+
+A key names its content, so a file is never rewritten while its entry is good. Files move only
+inside a catalogue transaction; that makes the store safe under several threads and processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from cache.catalogue import Catalogue, DamagedFile, StoredGraph, StoreError
+from tracer.errors import GraphFileError
+from tracer.graph import AttributionGraph, load_graph
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_QUOTA: Final = 2 * 1024**3
+_KEY: Final = re.compile(r"[0-9a-f]{32}")
+_PARTIAL_SECONDS: Final = 3600.0
+"""A partial file older than this belongs to a process that died while writing it."""
+_TOUCH_SECONDS: Final = 60.0
+"""How coarse "last used" is: finer would cost a database write on every hit."""
+_DAMAGED_KEPT: Final = 20
+
+
+class Store:
+    """Attribution graphs on disk. Safe to share between threads, and between processes."""
+
+    def __init__(self, root: Path, quota_bytes: int = DEFAULT_QUOTA) -> None:
+        """Open the store in ``root``, creating it if need be.
+
+        Beyond ``quota_bytes`` of graphs, those used longest ago are deleted, except annotated ones.
+
+        Raises :class:`StoreError` when the folder cannot be written.
+        """
+        self.root = root
+        self.quota_bytes = quota_bytes
+        self._touched: dict[str, float] = {}
+        self._touch_lock = threading.Lock()
+        try:
+            for folder in (self._graphs, self._damaged):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._catalogue = self._open_catalogue()
+            self._adopt_orphans()
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(
+                f"the store in {root} cannot be opened ({error}): make the folder writable, or set "
+                "CIRCUIT_STORE to one that is"
+            ) from error
+
+    @property
+    def _graphs(self) -> Path:
+        return self.root / "graphs"
+
+    @property
+    def _damaged(self) -> Path:
+        return self.root / "damaged"
+
+    def close(self) -> None:
+        """Release the catalogue; the store is not usable afterwards."""
+        self._catalogue.close()
+
+    # Graphs
+
+    def key_of(self, digest: str) -> str | None:
+        """The key of the graph that answers the request ``digest``, if one ever did."""
+        return self._catalogue.key_of(digest)
+
+    def link(self, digest: str, key: str) -> None:
+        """Remember that the request ``digest`` is answered by the graph ``key``."""
+        self._catalogue.link(digest, key)
+
+    def load(self, key: str) -> AttributionGraph | None:
+        """The graph under ``key``, or None when there is none whose checksum holds.
+
+        A damaged file is set aside, logged, and listed by :meth:`damaged`.
+        """
+        entry = self._catalogue.find(key)
+        if entry is None:
+            return None
+        graph: AttributionGraph | None
+        try:
+            graph = self._read(entry)
+        except GraphFileError:
+            graph = self._read_alone(key)
+        if graph is not None:
+            self.touch(key)
+        return graph
+
+    def save(self, key: str, graph: AttributionGraph) -> None:
+        """Keep ``graph`` under ``key``; the file appears whole or not at all."""
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"{key!r} is no key: expected 32 hexadecimal digits")
+        content = graph.to_bytes()
+        if len(content) > self.quota_bytes:
+            logger.warning(
+                "graph %s has %d bytes, the store may hold %d: not kept",
+                key, len(content), self.quota_bytes,
+            )  # fmt: skip
+            return
+        path = self._path(key)
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_name(f".{key}.{uuid4().hex}.part")
+        try:
+            _write_synced(partial, content)
+            with self._catalogue.transaction():
+                if self._catalogue.find(key) is None or not path.exists():
+                    partial.replace(path)
+                    digest = hashlib.sha256(content).hexdigest()
+                    self._catalogue.add(key, digest, len(content), graph.prompt, _model(graph))
+                self._evict()
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def touch(self, key: str) -> None:
+        """Count ``key`` as used now (to the minute), so that it is evicted later."""
+        now = time.monotonic()
+        with self._touch_lock:
+            if now - self._touched.get(key, -_TOUCH_SECONDS) < _TOUCH_SECONDS:
+                return
+            if len(self._touched) > 10_000:
+                self._touched.clear()
+            self._touched[key] = now
+        self._catalogue.touch(key)
+
+    # The library
+
+    def annotate(self, key: str, *, title: str | None = None, notes: str | None = None) -> None:
+        """Set the title or the notes of a graph; annotated graphs are never evicted.
+
+        None leaves a text as it is; with both texts empty the graph counts as not annotated.
+        """
+        self._catalogue.annotate(key, title, notes)
+
+    def entries(self) -> tuple[StoredGraph, ...]:
+        """Every graph that is kept, the most recently used first."""
+        return self._catalogue.entries()
+
+    def damaged(self) -> tuple[DamagedFile, ...]:
+        """Every file that was set aside, with the reason, the latest first."""
+        return self._catalogue.damaged()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all kept graphs together."""
+        return self._catalogue.total_bytes()
+
+    # Reading
+
+    def _path(self, key: str) -> Path:
+        return self._graphs / key[:2] / f"{key}.safetensors"
+
+    def _read(self, entry: StoredGraph) -> AttributionGraph:
+        """The graph of an entry; raises :class:`GraphFileError` when its file is not whole."""
+        path = self._path(entry.key)
+        try:
+            found = _sha256(path)
+        except OSError as error:
+            raise GraphFileError(f"{path} cannot be read: {error.strerror}") from error
+        if found != entry.sha256:
+            raise GraphFileError(f"{path} has SHA-256 {found[:12]}…, expected {entry.sha256[:12]}…")
+        return load_graph(path)
+
+    def _read_alone(self, key: str) -> AttributionGraph | None:
+        """Read again while nobody else writes: was it a race, or is the file damaged?"""
+        with self._catalogue.transaction():
+            entry = self._catalogue.find(key)
+            if entry is None:
+                return None
+            try:
+                return self._read(entry)
+            except GraphFileError as error:
+                self._set_aside(self._path(key), key, str(error))
+                return None
+
+    def _set_aside(self, path: Path, key: str, reason: str) -> None:
+        """Move a file out of the way and say so; call it inside a transaction."""
+        target = self._damaged / f"{key}.{uuid4().hex[:8]}.safetensors"
+        if path.exists():
+            path.replace(target)
+        self._catalogue.remove(key)
+        self._catalogue.note_damage(target.name, key, reason)
+        logger.warning("graph %s is damaged (%s): set aside as %s", key, reason, target)
+        kept = sorted(self._damaged.iterdir(), key=lambda file: file.stat().st_mtime)
+        for old in kept[:-_DAMAGED_KEPT]:
+            old.unlink(missing_ok=True)
+
+    # Keeping house
+
+    def _evict(self) -> None:
+        """Delete what was used longest ago until the quota holds; call it inside a transaction."""
+        excess = self._catalogue.total_bytes() - self.quota_bytes
+        if excess <= 0:
+            return
+        for entry in self._catalogue.evictable():
+            self._path(entry.key).unlink(missing_ok=True)
+            self._catalogue.remove(entry.key)
+            excess -= entry.bytes
+            if excess <= 0:
+                return
+        logger.warning(
+            "the store in %s is %d bytes over its quota, all of it annotated", self.root, excess
+        )
+
+    def _open_catalogue(self) -> Catalogue:
+        path = self.root / "catalogue.sqlite"
+        try:
+            return Catalogue(path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) or not path.exists():
+                raise  # locked, or not ours to write: nothing is wrong with the content
+            stamp = uuid4().hex[:8]
+            for part in self.root.glob("catalogue.sqlite*"):
+                part.replace(self._damaged / f"{part.name}.{stamp}")
+            logger.warning("%s is damaged (%s): set aside, starting a new one", path, error)
+            catalogue = Catalogue(path)
+            catalogue.note_damage(f"{path.name}.{stamp}", "", str(error))
+            return catalogue
+
+    def _adopt_orphans(self) -> None:
+        """Enter graphs that the catalogue does not know (it was lost, or a process died)."""
+        with self._catalogue.transaction():
+            for path in self._orphans():
+                key = path.stem
+                try:
+                    graph = load_graph(path)
+                except (GraphFileError, KeyError, TypeError) as error:  # not a graph of ours
+                    self._set_aside(path, key, str(error))
+                    continue
+                size = path.stat().st_size
+                self._catalogue.add(key, _sha256(path), size, graph.prompt, _model(graph))
+            self._evict()
+
+    def _orphans(self) -> Iterator[Path]:
+        known = {entry.key for entry in self._catalogue.entries()}
+        for path in sorted(self._graphs.glob("*/*")):
+            if path.suffix == ".part":
+                if time.time() - path.stat().st_mtime > _PARTIAL_SECONDS:
+                    path.unlink(missing_ok=True)
+            elif _KEY.fullmatch(path.stem) and path.stem not in known:
+                yield path
+
+
+def _model(graph: AttributionGraph) -> str:
+    return str(graph.provenance.get("model", ""))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,148 @@
+"""Stand-ins for the model: an engine that answers at once, or exactly when a test lets it."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cache import InterveneRequest, ModelChoice, TraceRequest
+from tracer.errors import EmptyPromptError, ModelError
+from tracer.graph import AttributionGraph
+from tracer.sources import ModelSource
+from tracer.types import Progress, Target, TokenProbability
+
+BATCHES = 4
+
+
+def make_graph(
+    prompt: str = "a b", token_ids: tuple[int, ...] = (1, 2, 3), n_edges: int = 7
+) -> AttributionGraph:
+    """A graph of one layer with two features; its weights depend on the tokens alone."""
+    n_nodes = 2 + 2 * len(token_ids) + 1
+    random = np.random.default_rng(token_ids)
+    return AttributionGraph(
+        prompt=prompt,
+        tokens=tuple(f"t{token}" for token in token_ids),
+        token_ids=token_ids,
+        n_layers=1,
+        features=np.array([[0, 1, 5], [0, 2, 9]], np.int32),
+        activations=np.array([0.5, 2.0], np.float32),
+        targets=(Target(" x", (7,), 0.9),),
+        indptr=np.array([0] * n_nodes + [n_edges], np.int64),
+        sources=np.arange(n_edges, dtype=np.int32),
+        weights=random.standard_normal(n_edges).astype(np.float32),
+        next_tokens=(TokenProbability(" x", 7, 0.9, 3.0),),
+        n_active_features=2,
+        provenance={"model": "fake"},
+    )
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    source: ModelSource
+    device: str = "cpu"
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        words = prompt.split()
+        if not words:
+            raise EmptyPromptError("the prompt is empty: write a sentence")
+        return (1, *(zlib.crc32(word.encode()) % 1000 for word in words))
+
+
+@dataclass(frozen=True)
+class FakeResult:
+    """As much of an intervention's result as the backend looks at."""
+
+    request: InterveneRequest
+    baseline_logits: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))
+    edited_logits: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))
+
+
+class FakeFolders:
+    """Stands in for `tracer.sources.resolve`; a test may change a fingerprint."""
+
+    def __init__(self) -> None:
+        self.fingerprints: dict[str, str] = {}
+
+    def __call__(self, model: str, transcoders: str | None = None) -> ModelSource:
+        if model == "missing":
+            raise ModelError("no model at 'missing': expected 'atlas' or a folder")
+        fingerprint = self.fingerprints.get(model, f"{model}/{transcoders}")
+        return ModelSource(model, transcoders or "", Path(model), Path(model), fingerprint)
+
+
+class Gate:
+    """Holds the engine inside a batch until the test opens it."""
+
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+        self._open = threading.Event()
+
+    def stop_here(self, prompt: str, batch: int) -> None:
+        self._reached.set()
+        if not self._open.wait(10):
+            raise TimeoutError("the test never opened the gate")
+
+    def open(self) -> None:
+        self._open.set()
+
+    def wait_until_reached(self) -> None:
+        assert self._reached.wait(10), "the engine never got to work"
+
+
+class FakeEngine:
+    """Notes every call and the thread it came from; ``on_batch`` runs within each batch."""
+
+    def __init__(self, folders: FakeFolders) -> None:
+        self.folders = folders
+        self.on_batch: Callable[[str, int], None] = lambda prompt, batch: None
+        self.loads: list[str] = []
+        self.batches: list[tuple[str, int]] = []
+        self.traced: list[str] = []
+        self.intervened: list[str] = []
+        self.threads: set[int] = set()
+        self.starts = 0
+        self._gates: list[Gate] = []
+
+    def hold(self) -> Gate:
+        """Make every batch wait from now on, until the test opens the gate."""
+        gate = Gate()
+        self._gates.append(gate)
+        self.on_batch = gate.stop_here
+        return gate
+
+    def let_go(self) -> None:
+        for gate in self._gates:
+            gate.open()
+
+    def start(self) -> None:
+        self.starts += 1
+
+    def load(self, choice: ModelChoice) -> FakeModel:
+        self.threads.add(threading.get_ident())
+        self.loads.append(choice.model)
+        return FakeModel(self.folders(choice.model, choice.transcoders))
+
+    def trace(
+        self, model: FakeModel, request: TraceRequest, progress: Progress
+    ) -> AttributionGraph:
+        self.threads.add(threading.get_ident())
+        self.traced.append(request.prompt)
+        for batch in range(BATCHES):
+            progress(batch, BATCHES, "tracing")
+            self.on_batch(request.prompt, batch)
+            self.batches.append((request.prompt, batch))
+        return make_graph(request.prompt, model.encode(request.prompt))
+
+    def intervene(self, model: FakeModel, request: InterveneRequest) -> FakeResult:
+        self.threads.add(threading.get_ident())
+        self.intervened.append(request.prompt)
+        return FakeResult(request)
+
+    def free_memory(self) -> None:
+        pass

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import cache.request
+from cache import InterveneRequest, ModelChoice, TraceRequest
+from cache.request import graph_key, intervene_digest, trace_digest
+from tracer.types import Intervention
+
+TRACE = TraceRequest("the capital of Texas is")
+EDIT = Intervention(layer=1, position=-1, feature=7, value=0.0)
+INTERVENE = InterveneRequest("the capital of Texas is", (EDIT,))
+
+
+def test_equal_requests_have_equal_digests() -> None:
+    assert trace_digest("f", TRACE) == trace_digest("f", TraceRequest(TRACE.prompt))
+    assert graph_key("f", (1, 2), TRACE) == graph_key("f", [1, 2], TRACE)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(TRACE, prompt="the capital of Texas is "),
+        replace(TRACE, targets=(" Austin",)),
+        replace(TRACE, targets=()),
+        replace(TRACE, max_features=100),
+    ],
+)
+def test_every_part_of_a_trace_request_changes_its_digest(changed: TraceRequest) -> None:
+    assert trace_digest("f", changed) != trace_digest("f", TRACE)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [replace(TRACE, targets=(" Austin",)), replace(TRACE, max_features=100)],
+)
+def test_every_option_changes_the_address_of_the_graph(changed: TraceRequest) -> None:
+    assert graph_key("f", (1, 2), changed) != graph_key("f", (1, 2), TRACE)
+
+
+def test_other_weights_or_other_tokens_are_another_graph() -> None:
+    key = graph_key("f", (1, 2), TRACE)
+    assert graph_key("g", (1, 2), TRACE) != key
+    assert graph_key("f", (1, 3), TRACE) != key
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(INTERVENE, prompt="x"),
+        replace(INTERVENE, interventions=()),
+        replace(INTERVENE, interventions=(replace(EDIT, layer=2),)),
+        replace(INTERVENE, interventions=(replace(EDIT, position=-2),)),
+        replace(INTERVENE, interventions=(replace(EDIT, feature=8),)),
+        replace(INTERVENE, interventions=(replace(EDIT, value=0.5),)),
+        replace(INTERVENE, freeze_attention=False),
+    ],
+)
+def test_every_part_of_an_intervention_changes_its_digest(changed: InterveneRequest) -> None:
+    assert intervene_digest("f", changed) != intervene_digest("f", INTERVENE)
+
+
+def test_a_corrected_formula_is_not_answered_with_old_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = trace_digest("f", TRACE), graph_key("f", (1,), TRACE), intervene_digest("f", INTERVENE)
+    monkeypatch.setattr(cache.request, "method_fingerprint", lambda: "other code")
+    after = trace_digest("f", TRACE), graph_key("f", (1,), TRACE), intervene_digest("f", INTERVENE)
+    assert not set(before) & set(after)
+
+
+def test_requests_can_be_keys() -> None:
+    assert len({TRACE, TraceRequest(TRACE.prompt), INTERVENE, ModelChoice(), ModelChoice()}) == 3

@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import make_graph
+
+from cache import StoreError
+from cache.store import Store
+from tracer.graph import AttributionGraph
+
+OpenStore = Callable[..., Store]
+A, B, C, D = ("a" * 32, "b" * 32, "c" * 32, "d" * 32)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def open_store(root: Path) -> Iterator[OpenStore]:
+    """Opens the one store as often as a test likes, and closes all of them afterwards."""
+    opened: list[Store] = []
+
+    def open_one(**options: int) -> Store:
+        opened.append(Store(root, **options))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(open_store: OpenStore) -> Store:
+    return open_store()
+
+
+def file_of(store: Store, key: str) -> Path:
+    return store.root / "graphs" / key[:2] / f"{key}.safetensors"
+
+
+def flip_last_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0xFF
+    path.write_bytes(content)
+
+
+def same(left: AttributionGraph | None, right: AttributionGraph) -> bool:
+    return left is not None and left.to_bytes() == right.to_bytes()
+
+
+def keys(store: Store) -> set[str]:
+    return {entry.key for entry in store.entries()}
+
+
+def test_a_graph_comes_back_as_it_was_saved(store: Store) -> None:
+    graph = make_graph("Dallas is in", (1, 5, 6))
+    store.save(A, graph)
+    loaded = store.load(A)
+    assert loaded is not None
+    assert (loaded.prompt, loaded.tokens, loaded.targets) == (
+        graph.prompt,
+        graph.tokens,
+        graph.targets,
+    )
+    np.testing.assert_array_equal(loaded.weights, graph.weights)
+    assert same(loaded, graph)
+
+
+def test_graphs_and_requests_survive_a_restart(store: Store, open_store: OpenStore) -> None:
+    store.save(A, make_graph("Dallas"))
+    store.link("question", A)
+    store.close()
+    again = open_store()
+    assert again.key_of("question") == A
+    assert same(again.load(A), make_graph("Dallas"))
+    (entry,) = again.entries()
+    assert (entry.prompt, entry.model) == ("Dallas", "fake")
+    assert entry.bytes == file_of(again, A).stat().st_size == again.size_bytes
+
+
+def test_what_was_never_saved_is_not_there(store: Store) -> None:
+    assert store.load(A) is None
+    assert store.key_of("question") is None
+
+
+@pytest.mark.parametrize("key", ["../../../etc/passwd", "", "A" * 32, "a" * 31, "a" * 33])
+def test_a_key_is_never_a_path(store: Store, key: str) -> None:
+    assert store.load(key) is None
+    with pytest.raises(ValueError, match="no key"):
+        store.save(key, make_graph())
+
+
+def test_a_damaged_file_is_set_aside_with_the_reason(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.save(A, make_graph())
+    flip_last_byte(file_of(store, A))
+    damaged_content = file_of(store, A).read_bytes()
+    with caplog.at_level(logging.WARNING):
+        assert store.load(A) is None
+    (damage,) = store.damaged()
+    assert damage.key == A
+    assert "SHA-256" in damage.reason
+    assert "damaged" in caplog.text and A in caplog.text
+    assert (store.root / "damaged" / damage.file).read_bytes() == damaged_content
+    assert not file_of(store, A).exists()
+    assert store.entries() == ()
+
+
+def test_a_graph_can_be_saved_again_after_damage(store: Store) -> None:
+    store.save(A, make_graph())
+    flip_last_byte(file_of(store, A))
+    assert store.load(A) is None
+    store.save(A, make_graph())
+    assert same(store.load(A), make_graph())
+
+
+def test_a_truncated_or_missing_file_counts_as_damaged(store: Store) -> None:
+    for key in (A, B):
+        store.save(key, make_graph())
+    file_of(store, A).write_bytes(file_of(store, A).read_bytes()[:40])
+    file_of(store, B).unlink()
+    assert store.load(A) is None
+    assert store.load(B) is None
+    assert {damage.key for damage in store.damaged()} == {A, B}
+
+
+def test_an_interrupted_write_leaves_nothing_behind(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="No space left"):
+            store.save(A, make_graph())
+    assert [path for path in (store.root / "graphs").rglob("*") if path.is_file()] == []
+    assert store.load(A) is None
+    store.save(A, make_graph())
+    assert same(store.load(A), make_graph())
+
+
+def test_eviction_takes_what_was_used_longest_ago(open_store: OpenStore) -> None:
+    size = len(make_graph().to_bytes())
+    store = open_store(quota_bytes=3 * size)
+    for key in (A, B, C):
+        store.save(key, make_graph())
+    store.load(A)
+    store.save(D, make_graph())
+    assert keys(store) == {A, C, D}
+    assert not file_of(store, B).exists()
+    assert store.size_bytes <= store.quota_bytes
+
+
+def test_eviction_spares_annotated_graphs(open_store: OpenStore) -> None:
+    size = len(make_graph().to_bytes())
+    store = open_store(quota_bytes=2 * size)
+    store.save(A, make_graph())
+    store.annotate(A, title="the flagship")
+    store.save(B, make_graph())
+    store.save(C, make_graph())
+    assert keys(store) == {A, C}
+    store.annotate(A, title="")
+    store.save(D, make_graph())
+    assert keys(store) == {C, D}
+
+
+def test_a_graph_larger_than_the_quota_is_not_kept_and_evicts_nothing(
+    open_store: OpenStore,
+) -> None:
+    store = open_store(quota_bytes=len(make_graph().to_bytes()))
+    store.save(A, make_graph())
+    store.save(B, make_graph(token_ids=tuple(range(500)), n_edges=900))
+    assert keys(store) == {A}
+
+
+def test_title_and_notes_are_set_one_by_one(store: Store) -> None:
+    store.save(A, make_graph())
+    store.annotate(A, title="Dallas")
+    store.annotate(A, notes="see the L3 features")
+    (entry,) = store.entries()
+    assert (entry.title, entry.notes) == ("Dallas", "see the L3 features")
+
+
+def test_what_a_person_wrote_survives_damage_to_the_file(store: Store) -> None:
+    store.save(A, make_graph())
+    store.annotate(A, title="Dallas")
+    flip_last_byte(file_of(store, A))
+    assert store.load(A) is None
+    store.save(A, make_graph())
+    assert store.entries()[0].title == "Dallas"
+
+
+def test_a_lost_catalogue_is_rebuilt_from_the_graphs(
+    store: Store, root: Path, open_store: OpenStore
+) -> None:
+    store.save(A, make_graph("Dallas"))
+    store.close()
+    for file in root.glob("catalogue.sqlite*"):
+        file.unlink()
+    again = open_store()
+    assert [entry.prompt for entry in again.entries()] == ["Dallas"]
+    assert same(again.load(A), make_graph("Dallas"))
+
+
+def test_a_damaged_catalogue_is_set_aside_and_rebuilt(
+    store: Store, root: Path, open_store: OpenStore
+) -> None:
+    store.save(A, make_graph())
+    store.close()
+    for file in root.glob("catalogue.sqlite*"):
+        file.unlink()
+    (root / "catalogue.sqlite").write_bytes(b"this is no database" * 500)
+    again = open_store()
+    assert same(again.load(A), make_graph())
+    assert "not a database" in again.damaged()[0].reason
+    assert list((root / "damaged").glob("catalogue.sqlite.*"))
+
+
+def test_an_unreadable_stray_file_is_set_aside_on_opening(
+    store: Store, root: Path, open_store: OpenStore
+) -> None:
+    store.close()
+    stray = root / "graphs" / A[:2] / f"{A}.safetensors"
+    stray.parent.mkdir()
+    stray.write_bytes(b"nonsense")
+    again = open_store()
+    assert again.entries() == ()
+    assert [damage.key for damage in again.damaged()] == [A]
+    assert not stray.exists()
+
+
+def test_only_partial_files_of_dead_processes_are_swept(
+    store: Store, root: Path, open_store: OpenStore
+) -> None:
+    store.close()
+    folder = root / "graphs" / "aa"
+    folder.mkdir()
+    old, fresh = folder / ".old.part", folder / ".fresh.part"
+    old.write_bytes(b"x")
+    fresh.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    open_store()
+    assert not old.exists()
+    assert fresh.exists()
+
+
+def test_a_catalogue_of_a_newer_version_is_left_alone(
+    store: Store, root: Path, open_store: OpenStore
+) -> None:
+    store.close()
+    with sqlite3.connect(root / "catalogue.sqlite") as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(StoreError, match="version 99"):
+        open_store()
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match=r"cannot be opened .* set CIRCUIT_STORE"):
+        Store(tmp_path / "file" / "store")
+
+
+_WRITER = """
+import sys
+sys.path[:0] = sys.argv[3:]
+from pathlib import Path
+from cache.store import Store
+from fakes import make_graph
+store = Store(Path(sys.argv[1]))
+sys.stdin.readline()
+for number in range(int(sys.argv[2]), int(sys.argv[2]) + 30):
+    store.save(f"{number:032x}", make_graph(f"prompt {number}", (1, number)))
+    store.link(f"question {number}", f"{number:032x}")
+    assert store.load(f"{number:032x}") is not None
+"""
+
+
+def test_two_processes_can_open_and_write_at_once(root: Path, open_store: OpenStore) -> None:
+    """Half of the keys are written by both; a third process (this one) reads meanwhile."""
+    folders = [str(Path(__file__).parents[3]), str(Path(__file__).parent)]
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(root), str(first), *folders],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for first in (0, 15)
+    ]
+    store = open_store()
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    while any(writer.poll() is None for writer in writers):
+        for number in range(45):
+            store.load(f"{number:032x}")
+    for writer in writers:
+        _, errors = writer.communicate()
+        assert (writer.returncode, errors) == (0, "")
+    assert keys(store) == {f"{number:032x}" for number in range(45)}
+    for number in range(45):
+        expected = make_graph(f"prompt {number}", (1, number))
+        assert same(store.load(f"{number:032x}"), expected)
+        assert store.key_of(f"question {number}") == f"{number:032x}"
+    assert store.damaged() == ()
