@@ -88,6 +88,17 @@ def test_graphs_and_requests_survive_a_restart(store: Store, open_store: OpenSto
     assert entry.bytes == file_of(again, A).stat().st_size == again.size_bytes
 
 
+def test_a_good_file_is_never_rewritten(store: Store) -> None:
+    """A reader in another process may be between its checksum and its file."""
+    store.save(A, make_graph())
+    before = file_of(store, A).stat()
+    (entry,) = store.entries()
+    store.save(A, make_graph())
+    after = file_of(store, A).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert store.entries() == (entry,)
+
+
 def test_what_was_never_saved_is_not_there(store: Store) -> None:
     assert store.load(A) is None
     assert store.key_of("question") is None

@@ -96,6 +96,19 @@ def test_a_dropped_model_is_really_let_go(engine: FakeEngine) -> None:
     assert seen[0]() is None
 
 
+def test_an_idle_worker_holds_nothing_of_the_last_job(worker: Worker[FakeModel]) -> None:
+    class Held:
+        pass
+
+    held = Held()
+    gone = threading.Event()
+    weakref.finalize(held, gone.set)
+    job = ask(worker, "a", lambda model, job, held=held: None)
+    job.result(10)
+    del held
+    assert gone.wait(10)
+
+
 def _raiser(error: BaseException):
     def work(model: FakeModel, job: Job) -> None:
         raise error
