@@ -1,0 +1,148 @@
+"""The real engine on a small random model: what the fakes stand for is true of `tracer` too."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tracer
+from cache import Backend, InterveneRequest, ModelChoice, TraceRequest
+from cache.engine import TracerEngine
+from cache.request import TRACE_OPTIONS
+from cache.store import Store
+from cache.worker import Worker
+from tracer.errors import Cancelled, EmptyPromptError, PromptTooLongError, UnknownTokenError
+from tracer.sources import resolve
+from tracer.types import Intervention
+
+sys.path.append(str(Path(__file__).parents[1] / "tracer"))
+import tiny
+
+
+@pytest.fixture(scope="module")
+def choice(tmp_path_factory: pytest.TempPathFactory) -> ModelChoice:
+    folder = tmp_path_factory.mktemp("small")
+    model = tiny.save_model(folder / "model")
+    transcoders = tiny.save_transcoders(folder / "set")
+    return ModelChoice(str(model), str(transcoders))
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    backend = Backend(Store(tmp_path_factory.mktemp("store")), TracerEngine("cpu"))
+    yield backend
+    backend.close(10)
+
+
+def test_a_trace_through_the_backend_is_tracers_own(backend: Backend, choice: ModelChoice) -> None:
+    job = backend.trace(TraceRequest(tiny.PROMPT, choice))
+    graph = job.result(120)
+    direct = tracer.trace(tracer.load(choice.model, choice.transcoders, "cpu"), tiny.PROMPT)
+    np.testing.assert_array_equal(graph.features, direct.features)
+    np.testing.assert_allclose(graph.weights, direct.weights, atol=1e-5)
+    assert graph.provenance == direct.provenance
+    done, total, what = job.progress
+    assert done == total == graph.n_active_features + len(graph.targets)
+    assert what == "direct effects"
+
+
+def test_what_the_store_returns_is_what_was_computed(backend: Backend, choice: ModelChoice) -> None:
+    graph = backend.trace(TraceRequest(tiny.PROMPT, choice)).result(120)
+    (entry,) = backend.stored()
+    stored = backend.store.load(entry.key)
+    assert stored is not None and stored.to_bytes() == graph.to_bytes()
+
+
+def test_targets_and_max_features_reach_tracer(backend: Backend, choice: ModelChoice) -> None:
+    request = TraceRequest(tiny.PROMPT, choice, targets=("w3",), max_features=4)
+    graph = backend.trace(request).result(120)
+    assert [target.label.strip() for target in graph.targets] == ["w3"]
+    assert len(graph.features) == 4 < graph.n_active_features
+
+
+def test_an_intervention_through_the_backend_is_tracers_own(
+    backend: Backend, choice: ModelChoice
+) -> None:
+    graph = backend.trace(TraceRequest(tiny.PROMPT, choice)).result(120)
+    layer, position, feature = map(int, graph.features[-1])
+    edit = Intervention(layer, position, feature, value=-4.0)
+    model = tracer.load(choice.model, choice.transcoders, "cpu")
+    results = {}
+    for freeze in (True, False):
+        request = InterveneRequest(tiny.PROMPT, (edit,), choice, freeze_attention=freeze)
+        results[freeze] = backend.intervene(request).result(120)
+        direct = tracer.intervene(model, tiny.PROMPT, [edit], freeze_attention=freeze)
+        np.testing.assert_allclose(results[freeze].edited_logits, direct.edited_logits, atol=1e-5)
+    assert results[True].kl > 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error"),
+    [
+        ("", EmptyPromptError),
+        ("w1 <script>", UnknownTokenError),
+        ("w1 🙂", UnknownTokenError),
+        ("w1 " * 40, PromptTooLongError),
+    ],
+)
+def test_a_bad_prompt_is_one_sentence_and_the_next_one_works(
+    backend: Backend, choice: ModelChoice, prompt: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        backend.trace(TraceRequest(prompt, choice)).result(120)
+    assert backend.trace(TraceRequest("w1 w2", choice)).result(120).prompt == "w1 w2"
+
+
+def test_tracer_stops_within_a_batch_of_being_told(choice: ModelChoice) -> None:
+    engine = TracerEngine("cpu")
+    reports = []
+
+    def stop_at_the_second(done: int, total: int, what: str) -> None:
+        reports.append(done)
+        if len(reports) == 2:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled, match="enough"):
+        engine.trace(engine.load(choice), TraceRequest(tiny.PROMPT, choice), stop_at_the_second)
+    assert len(reports) == 2
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_the_worker_runs_on_as_many_threads_as_it_may(
+    choice: ModelChoice, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    import torch
+
+    monkeypatch.setattr("cache.engine.usable_cores", lambda: cores)
+    before = torch.get_num_threads()
+    worker = Worker(TracerEngine("cpu"))
+    fingerprint = resolve(choice.model, choice.transcoders).fingerprint
+    count = worker.submit("n", "n", choice, fingerprint, lambda m, job: torch.get_num_threads())
+    try:
+        assert count.result(120) == cores
+    finally:
+        worker.close(10)
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux pins processes")
+def test_the_usable_cores_are_those_of_this_process() -> None:
+    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+    code += f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})\n"
+    code += "from cache.engine import usable_cores; print(usable_cores())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
+def test_every_option_of_a_trace_is_in_its_key_or_changes_nothing() -> None:
+    """An option added to `tracer.trace` must enter the request before it can be used."""
+    options = set(inspect.signature(tracer.trace).parameters)
+    in_the_key = {"prompt", "targets", "max_features", *TRACE_OPTIONS}
+    assert options - in_the_key == {"model", "batch_size", "progress"}
