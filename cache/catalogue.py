@@ -79,12 +79,24 @@ class Catalogue:
             (state,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
             if state != "ok":
                 raise sqlite3.DatabaseError(state)
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._enter_wal_mode()
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._migrate()
         except BaseException:
             self._db.close()
             raise
+
+    def _enter_wal_mode(self) -> None:
+        """SQLite does not wait for its lock here, unlike everywhere else: so this does."""
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
 
     def _migrate(self) -> None:
         with self.transaction() as db:

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -282,6 +283,57 @@ def test_a_folder_that_cannot_be_written_is_one_clear_sentence(tmp_path: Path) -
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match=r"cannot be opened .* set CIRCUIT_STORE"):
         Store(tmp_path / "file" / "store")
+
+
+def test_opening_waits_for_another_process_that_is_just_creating_the_store(root: Path) -> None:
+    root.mkdir()
+    other = sqlite3.connect(
+        root / "catalogue.sqlite", isolation_level=None, check_same_thread=False
+    )
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.05, other.execute, ("ROLLBACK",))
+    release.start()
+    Store(root).close()
+    release.join()
+    other.close()
+
+
+_ENDLESS_WRITER = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from cache.store import Store
+from fakes import make_graph
+store = Store(Path(sys.argv[1]))
+number = 0
+while True:
+    store.save(f"{number:032x}", make_graph(f"prompt {number}", (1, number), n_edges=5))
+    number += 1
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("written", [1, 4, 9])
+def test_a_process_killed_while_writing_leaves_a_store_that_is_whole(
+    root: Path, open_store: OpenStore, written: int
+) -> None:
+    folders = [str(Path(__file__).parents[3]), str(Path(__file__).parent)]
+    with subprocess.Popen(
+        [sys.executable, "-c", _ENDLESS_WRITER, str(root), *folders],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as writer:
+        assert writer.stdout is not None
+        while int(writer.stdout.readline()) < written:
+            pass
+        writer.kill()
+    store = open_store()
+    entries = store.entries()
+    assert len(entries) >= written
+    for entry in entries:
+        number = int(entry.key, 16)
+        assert same(store.load(entry.key), make_graph(f"prompt {number}", (1, number), 5))
+    assert store.damaged() == ()
 
 
 _WRITER = """
