@@ -7,7 +7,7 @@ by configuration flags or the architecture's name (the flags are wrong for some 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,32 +136,43 @@ class Bridge:
         return columns.detach()
 
     @torch.no_grad()
-    def run(
-        self,
-        token_ids: Int[Tensor, " pos"],
-        hooks: Iterable[tuple[str, Hook]] = (),
-    ) -> Float[Tensor, "pos vocab"]:
-        """Final logits (soft cap included) of one prompt, under forward ``hooks`` by name."""
-        logits: Tensor = self._bridge.run_with_hooks(token_ids[None], fwd_hooks=list(hooks))
-        return logits[0]
+    def run_batch(
+        self, token_ids: Int[Tensor, "batch pos"], hooks: Iterable[tuple[str, Hook]] = ()
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Final logits (soft cap included) of prompts of one length, under forward ``hooks``."""
+        logits: Tensor = self._bridge.run_with_hooks(token_ids, fwd_hooks=list(hooks))
+        return logits
 
-    def capture(
-        self, token_ids: Int[Tensor, " pos"], names: Iterable[str]
-    ) -> tuple[Float[Tensor, "pos vocab"], Mapping[str, Tensor]]:
-        """Final logits, and what passed the named hook points, without the batch axis."""
+    def run(
+        self, token_ids: Int[Tensor, " pos"], hooks: Iterable[tuple[str, Hook]] = ()
+    ) -> Float[Tensor, "pos vocab"]:
+        """Final logits of one prompt; its hooks see a batch of one."""
+        return self.run_batch(token_ids[None], hooks)[0]
+
+    def capture_batch(
+        self, token_ids: Int[Tensor, "batch pos"], names: Iterable[str]
+    ) -> tuple[Float[Tensor, "batch pos vocab"], dict[str, Tensor]]:
+        """Final logits, and what passed the named hook points; a batch axis first."""
         seen: dict[str, Tensor] = {}
 
         def keep(name: str) -> Hook:
             def hook(value: Tensor, hook: Any) -> None:
-                seen[name] = value[0].detach()
+                seen[name] = value.detach()
 
             return hook
 
         names = list(names)
-        logits = self.run(token_ids, [(name, keep(name)) for name in names])
+        logits = self.run_batch(token_ids, [(name, keep(name)) for name in names])
         missing = [name for name in names if name not in seen]
         if missing:
             raise ModelError(
                 f"the model has no hook point {missing[0]}: its architecture is not supported"
             )
         return logits, seen
+
+    def capture(
+        self, token_ids: Int[Tensor, " pos"], names: Iterable[str]
+    ) -> tuple[Float[Tensor, "pos vocab"], dict[str, Tensor]]:
+        """The same for one prompt, without the batch axis."""
+        logits, seen = self.capture_batch(token_ids[None], names)
+        return logits[0], {name: value[0] for name, value in seen.items()}

@@ -19,7 +19,7 @@ class FeatureId(NamedTuple):
     """One transcoder feature: the layer whose residual stream it reads, and its row there."""
 
     layer: int
-    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody needs here
+    index: int  # type: ignore[assignment]  # hides tuple.index, not needed here
 
     def __str__(self) -> str:
         return f"L{self.layer}/{self.index}"
@@ -28,9 +28,9 @@ class FeatureId(NamedTuple):
 class NodeId(NamedTuple):
     """One node of a graph, by what it is rather than by its row.
 
-    ``index`` is the feature's row for a feature, the vocabulary id for a token or logit (negative for
-    a logit that is no single token), and -1 for an error. ``layer`` is -1 for tokens and ``n_layers``
-    for logits.
+    ``index`` is the feature's row for a feature, the vocabulary id for a token or logit (negative
+    for a logit that is no single token), and -1 for an error. ``layer`` is -1 for tokens and
+    ``n_layers`` for logits.
     """
 
     kind: NodeKind
