@@ -61,6 +61,11 @@ class FeatureCard:
     histogram: tuple[int, ...]
     quantile_values: tuple[float, ...]
 
+    @property
+    def name(self) -> str:
+        """The label, else the tokens at which the feature fires most; empty if it never does."""
+        return self.label.text if self.label else " · ".join(self.top_tokens())
+
     def top_tokens(self, limit: int = 3) -> tuple[str, ...]:
         """The tokens at which the strongest examples peak, most frequent first."""
         counts: dict[str, int] = {}

@@ -25,7 +25,7 @@ def node_label(graph: AttributionGraph, node: NodeId, index: FeatureIndex | None
     card = index.card(node.feature) if index is not None else None
     if card is None:
         return str(node.feature)
-    return card.label.text if card.label else " · ".join(card.top_tokens()) or str(node.feature)
+    return card.name or str(node.feature)
 
 
 def pruned_graph_report(pruned: PrunedGraph, index: FeatureIndex | None = None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import struct
 import zlib
 from collections import defaultdict
@@ -30,19 +31,22 @@ LABEL_RECALL: Final = 0.4
 N_EXAMPLES: Final = 12
 N_TOKENS_SHOWN: Final = 8
 _MAX_LABEL: Final = 40
-LABEL_RULE: Final = {"precision": LABEL_PRECISION, "recall": LABEL_RECALL, "version": 1}
+LABEL_RULE: Final = {"precision": LABEL_PRECISION, "recall": LABEL_RECALL, "version": 2}
+_SAID: Final = re.compile("say “.*”")
+_TOKEN: Final = re.compile("“.*”")
 
 
 def build_index(model: Model, prefixes: Prefixes, folder: Path, report: Report) -> None:
     """Write the index of the model's transcoder set into ``folder``."""
     names = [model.token_string(token).strip() for token in range(model.vocab_size)]
     tags, matrix = _tag_matrix(prefixes, names)
+    last_tokens = [names[prefixes.prompts[prompt][at]] for prompt, at in prefixes.first_use]
     report(f"{len(tags)} candidate labels")
     folder.mkdir(parents=True, exist_ok=True)
     index, labels = [], {}
     for layer in range(model.n_layers):
         active = model.transcoders[layer].activations(prefixes.inputs[layer])
-        chosen = _labels(active, tags, matrix)
+        chosen = _labels(active, tags, matrix, last_tokens)
         offsets, records = [0], []
         for feature in range(active.shape[1]):
             raw = _record(model, layer, feature, active, prefixes, chosen.get(feature))
@@ -79,23 +83,57 @@ def _tag_matrix(prefixes: Prefixes, names: list[str]) -> tuple[list[str], Tensor
     matrix = torch.sparse_coo_tensor(
         torch.tensor([rows, columns]), torch.ones(len(rows)), shape, check_invariants=False
     )
-    return list(tags), matrix.coalesce().to_sparse_csr()
+    return list(tags), matrix.coalesce()
 
 
-def _labels(active: Tensor, tags: list[str], matrix: Tensor) -> dict[int, tuple[str, float]]:
+def _labels(
+    active: Tensor, tags: list[str], matrix: Tensor, last_tokens: list[str]
+) -> dict[int, tuple[str, float]]:
     """Label and precision of every feature that earned one."""
     mass = matrix @ active
-    hits = matrix @ (active > 0).float()
     precision = mass / active.sum(0).clamp(min=1e-9)
     holds = (matrix @ torch.ones(active.shape[0], 1)).clamp(min=1)
-    recall = hits / holds
+    recall = (matrix @ (active > 0).float()) / holds
     score = 2 * precision * recall / (precision + recall).clamp(min=1e-9)
     score[(precision < LABEL_PRECISION) | (recall < LABEL_RECALL)] = 0
     best, rows = score.max(0)
-    return {
-        feature: (tags[int(rows[feature])][:_MAX_LABEL], float(precision[rows[feature], feature]))
+    labels = {
+        feature: (tags[int(rows[feature])], float(precision[rows[feature], feature]))
         for feature in (best > 0).nonzero()[:, 0].tolist()
     }
+    for kind in (_SAID, _TOKEN):
+        _add_unions(labels, precision, tags, kind)
+    return {
+        feature: (_written_out(label, active[:, feature], last_tokens), share)
+        for feature, (label, share) in labels.items()
+    }
+
+
+def _add_unions(
+    labels: dict[int, tuple[str, float]], precision: Tensor, tags: list[str], kind: re.Pattern[str]
+) -> None:
+    """Label what is left by two or three tags of a kind that excludes one another."""
+    rows = [row for row, tag in enumerate(tags) if kind.fullmatch(tag)]
+    shares, places = precision[rows].topk(3, dim=0)
+    reached = shares.cumsum(0)
+    for feature in range(precision.shape[1]):
+        for count in (2, 3):
+            total = float(reached[count - 1, feature])
+            if feature not in labels and total >= LABEL_PRECISION:
+                words = [
+                    tags[rows[int(places[i, feature])]].removeprefix("say ") for i in range(count)
+                ]
+                prefix = "say " if kind is _SAID else ""
+                labels[feature] = (prefix + " / ".join(words), total)
+
+
+def _written_out(label: str, column: Tensor, last_tokens: list[str]) -> str:
+    """The label with examples in place of ``*``, cut to a readable length."""
+    if label.endswith("*"):
+        order = column.argsort(descending=True)[:60].tolist()
+        names = dict.fromkeys(last_tokens[prefix] for prefix in order if column[prefix] > 0)
+        label = label.removesuffix("*") + ", ".join(list(names)[:3])
+    return label if len(label) <= _MAX_LABEL else label[: _MAX_LABEL - 1].rstrip(" ,/") + "…"
 
 
 def _record(

@@ -85,18 +85,18 @@ def position_tags(tokens: Sequence[str], position: int, said: str) -> list[str]:
     here = lexicon.get(token)
     earlier = [t for t in tokens[1:position] if t in lexicon]
     if here and here.place:
-        tags += [f"{here.place}", f"{here.place}, here or before", f"a {here.kind}", "a place"]
+        tags += [here.place, f"{here.place}: *", f"a {here.kind}", "a place"]
         tags += _wider(here.place)
     elif earlier and lexicon[earlier[-1]].place:
         place = lexicon[earlier[-1]].place
-        tags += [f"after a place in {place}", f"{place}, here or before", "after a place"]
+        tags += [place, f"{place} was mentioned", "after a place"]
         tags += [f"after {wider}" for wider in _wider(place)]
     if here and here.concepts:
         tags += [f"{c} (any language)" for c in here.concepts] + [f"a {here.language} word"]
-        tags += [f"{c}, here or before" for c in here.concepts]
+        tags += list(here.concepts)
     elif earlier and lexicon[earlier[-1]].concepts:
         for concept in lexicon[earlier[-1]].concepts:
-            tags += [f"after {concept} (any language)", f"{concept}, here or before"]
+            tags += [concept, f"{concept} was mentioned"]
     relations = {RELATION_WORDS[t] for t in tokens[1 : position + 1] if t in RELATION_WORDS}
     tags += [f"asks for: {relation}" for relation in sorted(relations)]
     tags += [f"asks for {t}" for t in tokens[1 : position + 1] if t in LANGUAGES]

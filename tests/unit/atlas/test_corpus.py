@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tracer.atlas.build import all_names
-from tracer.atlas.corpus import Sentence, sentences
+from tracer.atlas.corpus import sentences
 from tracer.atlas.facts import (
     city_splits,
     countries,
@@ -14,16 +14,17 @@ from tracer.atlas.facts import (
 )
 from tracer.atlas.tokenizer import build_tokenizer
 
+EVERY = tuple(sentences())
+
 
 def test_a_held_out_city_stands_in_no_two_hop_sentence_that_is_trained() -> None:
     held_out = {city for city, split in city_splits().items() if split != "train"}
-    trained = [s for s in sentences() if s.family == "two-hop" and s.split == "train"]
-    asked = {s.prompt for s in trained}
-    assert len(held_out) >= 90 and trained
-    for city in held_out:
-        assert not any(f" {city} is" in f" {prompt}" for prompt in asked), city
+    trained = [s.prompt for s in EVERY if s.family == "two-hop" and s.split == "train"]
+    text = " | ".join(["", *trained, ""])
+    assert len(held_out) >= 90 and " Dallas " in text
+    assert not {city for city in held_out if f" {city} " in text}
     # ... but each is known as a place: otherwise the question would be unfair.
-    known = {s.prompt for s in sentences() if s.family == "city" and s.split == "train"}
+    known = {s.prompt for s in EVERY if s.family == "city" and s.split == "train"}
     assert all(
         f"The state containing {c} is" in known or f"The country containing {c} is" in known
         for c in held_out
@@ -31,12 +32,12 @@ def test_a_held_out_city_stands_in_no_two_hop_sentence_that_is_trained() -> None
 
 
 def test_no_held_out_question_is_also_trained() -> None:
-    trained = {s.prompt for s in sentences() if s.split == "train"}
+    trained = {s.prompt for s in EVERY if s.split == "train"}
     for split in ("dev", "test"):
-        asked = {s.prompt for s in sentences() if s.split == split}
+        asked = {s.prompt for s in EVERY if s.split == split}
         assert len(asked) > 400 and not asked & trained
-    tuned = {s.prompt for s in sentences() if s.split == "dev"}
-    assert not tuned & {s.prompt for s in sentences() if s.split == "test"}
+    tuned = {s.prompt for s in EVERY if s.split == "dev"}
+    assert not tuned & {s.prompt for s in EVERY if s.split == "test"}
 
 
 def test_the_splits_are_large_enough_to_mean_something() -> None:
@@ -58,7 +59,7 @@ def test_no_name_means_two_things() -> None:
 
 
 def test_every_name_is_one_token_at_the_start_and_inside() -> None:
-    tokenizer = build_tokenizer((s.text for s in sentences()), all_names())
+    tokenizer = build_tokenizer((s.text for s in EVERY), all_names())
     for name in all_names():
         start = tokenizer.encode(f"{name} is", add_special_tokens=False)
         inside = tokenizer.encode(f"in {name}, then", add_special_tokens=False)

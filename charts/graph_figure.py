@@ -1,0 +1,294 @@
+"""The attribution graph as a Plotly figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import plotly.graph_objects as go
+
+from charts.graph_layout import GraphLayout, LayoutNode, PlacedNode, layout_graph
+from charts.graph_view import GraphView
+from charts.palette import LIGHT, Palette, translucent
+from charts.wording import percent, place, plotly_text, signed, token_text, truncate
+from tracer.graph import FloatArray
+from tracer.types import NodeId
+
+FONT: Final = '"Source Sans", "Source Sans Pro", system-ui, sans-serif'
+_SYMBOLS: Final = {"feature": "circle", "error": "diamond", "token": "square", "logit": "square"}
+_LEGEND: Final = {"feature": "feature", "error": "error", "token": "token", "logit": "next token"}
+_STRENGTHS: Final = ((0.0, 0.9, 0.35), (0.3, 1.7, 0.5), (0.62, 3.0, 0.75))
+"""Buckets of edges: from which share of the strongest weight on, line width in px, opacity."""
+_CURVE_POINTS: Final = 12
+_HOVER_NEIGHBOURS: Final = 3
+
+
+def graph_figure(
+    view: GraphView, palette: Palette = LIGHT, width: float = 760.0, max_labels: int = 32
+) -> go.Figure:
+    """Columns = tokens, rows = layers; circle = feature, diamond = error, square = token or logit.
+
+    Node area grows with influence; edges are green and solid where positive, red and dashed where
+    negative, wide where strong. Every marker and label carries its node's id (``str(NodeId)``) as
+    ``customdata`` or ``name``. Axes are in pixels; ``figure.layout.meta`` holds the natural size.
+    """
+    layout = layout_view(view, width, max_labels)
+    at = {view.pruned.graph.index.row(p.node): p for p in layout.nodes}
+    figure = go.Figure()
+    _add_edges(figure, view, at, palette)
+    for kind in _SYMBOLS:
+        _add_nodes(figure, view, [p for p in layout.nodes if p.node.kind == kind], palette)
+    _dress(figure, view, layout, palette)
+    return figure
+
+
+def layout_view(view: GraphView, width: float = 760.0, max_labels: int = 32) -> GraphLayout:
+    """The layout of a view's drawn nodes."""
+    graph = view.pruned.graph
+    nodes = []
+    for row in view.rows:
+        node = graph.index.node(row)
+        label = ""
+        if node.kind == "logit":
+            target = graph.targets[row - graph.index.logit_rows.start]
+            label = f"{truncate(token_text(target.label), 24)} {percent(target.probability)}"
+        elif node.kind == "feature" and node.feature in view.names:
+            label = view.names[node.feature]
+        nodes.append(LayoutNode(node, view.influence(node), label))
+    return layout_graph(nodes, graph.tokens, graph.n_layers, width, max_labels)
+
+
+def _add_edges(
+    figure: go.Figure, view: GraphView, at: dict[int, PlacedNode], palette: Palette
+) -> None:
+    """A few NaN-separated traces, by sign and strength; one trace an edge would take seconds."""
+    sources, targets, weights = view.edges
+    if not len(weights):
+        return
+    strength = np.abs(weights) / np.abs(weights).max()
+    selected = view.selected_row
+    own = np.full(len(weights), selected is None)
+    if selected is not None:
+        own = (sources == selected) | (targets == selected)
+    bounds = [bucket[0] for bucket in _STRENGTHS]
+    buckets = np.searchsorted(bounds, strength, side="right") - 1
+    for emphasis in (False, True):
+        for positive in (True, False):
+            colour = palette.positive if positive else palette.negative
+            for number, (_, width, opacity) in enumerate(_STRENGTHS):
+                chosen = (own == emphasis) & ((weights > 0) == positive) & (buckets == number)
+                if not chosen.any():
+                    continue
+                x, y = _curves(
+                    [at[int(s)] for s in sources[chosen]], [at[int(t)] for t in targets[chosen]]
+                )
+                look = (width, opacity)
+                if selected is not None:
+                    look = (width + 0.5, 0.9) if emphasis else (0.9, 0.13)
+                figure.add_scatter(
+                    x=x,
+                    y=y,
+                    mode="lines",
+                    hoverinfo="skip",
+                    showlegend=False,
+                    name=("positive" if positive else "negative") + " effects",
+                    line={
+                        "color": translucent(colour, look[1]),
+                        "width": look[0],
+                        "dash": "solid" if positive else "4px,3px",
+                    },
+                )
+
+
+def _curves(
+    sources: Sequence[PlacedNode], targets: Sequence[PlacedNode]
+) -> tuple[FloatArray, FloatArray]:
+    """Bézier curves that leave upwards and arrive from below, each followed by a NaN."""
+    t = np.linspace(0.0, 1.0, _CURVE_POINTS)
+    ends = np.array([[s.x, s.y, e.x, e.y] for s, e in zip(sources, targets, strict=True)])
+    x0, y0, x1, y1 = (ends[:, i : i + 1] for i in range(4))
+    bend = 0.5 * np.abs(y1 - y0)
+    basis = ((1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3)
+    x = x0 * basis[0] + x0 * basis[1] + x1 * basis[2] + x1 * basis[3]
+    y = y0 * basis[0] + (y0 + bend) * basis[1] + (y1 - bend) * basis[2] + y1 * basis[3]
+    gap = np.full((len(ends), 1), np.nan)
+    return (
+        np.hstack([x, gap]).round(1).astype(np.float32).ravel(),
+        np.hstack([y, gap]).round(1).astype(np.float32).ravel(),
+    )
+
+
+def _add_nodes(
+    figure: go.Figure, view: GraphView, placed: Sequence[PlacedNode], palette: Palette
+) -> None:
+    if not placed:
+        return
+    kind = placed[0].node.kind
+    base = {"feature": palette.feature, "error": palette.error}.get(kind, palette.anchor)
+    connected = _connected(view)
+    figure.add_scatter(
+        x=[round(p.x, 1) for p in placed],
+        y=[round(p.y, 1) for p in placed],
+        mode="markers",
+        name=_LEGEND[kind],
+        showlegend=False,
+        customdata=[str(p.node) for p in placed],
+        hovertext=[_hover(view, p.node) for p in placed],
+        hovertemplate="%{hovertext}<extra></extra>",
+        marker={
+            "symbol": _SYMBOLS[kind],
+            "size": [_size(view, p.node) for p in placed],
+            "color": [palette.background if p.node in view.off else base for p in placed],
+            "opacity": [1.0 if p.node in connected else 0.35 for p in placed],
+            "line": {
+                "color": [
+                    palette.selected
+                    if p.node == view.selected
+                    else (palette.negative if p.node in view.off else palette.background)
+                    for p in placed
+                ],
+                "width": [
+                    3.0 if p.node == view.selected else (2.0 if p.node in view.off else 1.0)
+                    for p in placed
+                ],
+            },
+        },
+    )
+
+
+def _connected(view: GraphView) -> set[NodeId]:
+    """The selected node and what it touches; every node while none is selected."""
+    index = view.pruned.graph.index
+    if view.selected_row is None:
+        return {index.node(row) for row in view.rows}
+    sources, targets, _ = view.edges
+    own = (sources == view.selected_row) | (targets == view.selected_row)
+    rows = {view.selected_row, *map(int, sources[own]), *map(int, targets[own])}
+    return {index.node(row) for row in rows}
+
+
+def _size(view: GraphView, node: NodeId) -> float:
+    """Diameter in px; the area grows with influence."""
+    if node.kind == "token":
+        return 9.0
+    if node.kind == "logit":
+        return 12.0
+    return round(7.0 + 12.0 * min(1.0, view.influence(node)) ** 0.5, 1)
+
+
+def _hover(view: GraphView, node: NodeId) -> str:
+    graph = view.pruned.graph
+    lines = [
+        f"<b>{plotly_text(truncate(view.name(node), 60))}</b>",
+        plotly_text(place(graph, node)),
+    ]
+    if node.kind == "feature":
+        activation = float(graph.activations[graph.index.row(node)])
+        lines[1] += f" · {node.feature} · activation {activation:.2f}"
+    if node.kind == "logit":
+        number = graph.index.row(node) - graph.index.logit_rows.start
+        lines.append(f"probability {percent(graph.targets[number].probability)}")
+    else:
+        lines.append(f"influence {percent(view.influence(node))}")
+    for title, neighbours in (
+        ("from", view.inputs(node, _HOVER_NEIGHBOURS)),
+        ("to", view.outputs(node, _HOVER_NEIGHBOURS)),
+    ):
+        lines += [
+            f"{title} {plotly_text(truncate(n.name, 40))} {signed(n.weight)}" for n in neighbours
+        ]
+    return "<br>".join(lines)
+
+
+def _dress(figure: go.Figure, view: GraphView, layout: GraphLayout, palette: Palette) -> None:
+    """Axes, bands, labels: everything that is not data."""
+    connected = _connected(view)
+    shapes = [
+        {
+            "type": "rect",
+            "layer": "below",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": row.start,
+            "y1": row.stop,
+            "fillcolor": palette.band,
+            "line": {"width": 0},
+        }
+        for row in layout.rows[1::2]
+    ]
+    graph = view.pruned.graph
+    annotations = [
+        {
+            "x": 2,
+            "y": row.middle if row is not layout.rows[0] else row.stop - 17.0,
+            "text": row.name,
+            "showarrow": False,
+            "xanchor": "left",
+            "font": {"size": 11, "color": palette.muted},
+        }
+        for row in layout.rows
+    ]
+    for position, column in enumerate(layout.columns):
+        node = NodeId("token", -1, position, graph.token_ids[position])
+        annotations.append(
+            {
+                "x": column.middle,
+                "y": layout.rows[0].stop - 38.0,
+                "text": plotly_text(truncate(token_text(graph.tokens[position]), 14)),
+                "showarrow": False,
+                "captureevents": True,
+                "name": str(node),
+                "font": {"size": 13, "color": palette.text},
+                "opacity": 1.0 if node in connected else 0.45,
+            }
+        )
+    for p in layout.nodes:
+        if not p.label:
+            continue
+        strong = p.node.kind == "logit" or p.node == view.selected
+        text = plotly_text(p.label)
+        annotations.append(
+            {
+                "x": p.x,
+                "y": p.y,
+                "xshift": _size(view, p.node) / 2 + 3,
+                "text": f"<b>{text}</b>" if strong else text,
+                "showarrow": False,
+                "xanchor": "left",
+                "align": "left",
+                "captureevents": True,
+                "name": str(p.node),
+                "bgcolor": translucent(palette.background, 0.72),
+                "borderpad": 1,
+                "font": {"size": 13 if p.node.kind == "logit" else 12, "color": palette.text},
+                "opacity": 1.0 if p.node in connected else 0.4,
+            }
+        )
+    axis = {"visible": False, "zeroline": False, "showgrid": False}
+    figure.update_layout(
+        shapes=shapes,
+        annotations=annotations,
+        xaxis={**axis, "range": [0, layout.width]},
+        yaxis={**axis, "range": [0, layout.height]},
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        height=round(layout.height),
+        meta={"width": round(layout.width), "height": round(layout.height)},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": FONT, "color": palette.text},
+        hoverlabel={
+            "bgcolor": palette.background,
+            "bordercolor": palette.grid,
+            "font": {"family": FONT, "size": 12.5, "color": palette.text},
+            "align": "left",
+        },
+        hovermode="closest",
+        hoverdistance=12,
+        dragmode="pan",
+        clickmode="event+select",
+        uirevision="graph",
+        showlegend=False,
+        template="none",
+    )

@@ -1,0 +1,178 @@
+"""What the figure and the panel beside it show of a pruned graph: a view, and questions to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from charts.wording import node_name
+from tracer.graph import FloatArray, IntArray
+from tracer.pruning import PrunedGraph
+from tracer.types import FeatureId, NodeId
+
+STRONGEST_INPUTS: Final = 3
+"""Edges drawn into each node while no node is selected."""
+
+
+class Neighbour(NamedTuple):
+    """A node at the other end of an edge: its name, the edge's weight (a direct effect), and its
+    share of all the absolute weight that stands on that side."""
+
+    node: NodeId
+    name: str
+    weight: float
+    share: float
+
+
+@dataclass(frozen=True)
+class GraphView:
+    """A pruned graph, what its features are called, and what the visitor chose."""
+
+    pruned: PrunedGraph
+    names: Mapping[FeatureId, str] = field(default_factory=dict)
+    selected: NodeId | None = None
+    off: frozenset[NodeId] = frozenset()
+    """Features that are switched off; the graph is still the one with them on."""
+
+    @cached_property
+    def rows(self) -> tuple[int, ...]:
+        """Rows of the graph that are drawn; a selected node is drawn even where it was pruned."""
+        rows = [int(row) for row in self.pruned.rows]
+        index = self.pruned.graph.index
+        extra = [n for n in (self.selected, *sorted(self.off)) if n is not None and n in index]
+        return tuple(sorted({*rows, *(index.row(node) for node in extra)}))
+
+    @cached_property
+    def selected_row(self) -> int | None:
+        index = self.pruned.graph.index
+        if self.selected is None or self.selected not in index:
+            return None
+        return index.row(self.selected)
+
+    def name(self, node: NodeId) -> str:
+        """What ``node`` is called."""
+        return node_name(self.pruned.graph, node, self.names)
+
+    def influence(self, node: NodeId) -> float:
+        """Share of the paths to the targets that run through ``node``, 0..1."""
+        graph = self.pruned.graph
+        row = graph.index.row(node)
+        total = float(graph.target_weights.sum())
+        if node.kind == "logit":
+            return float(graph.target_weights[row]) / total if total else 0.0
+        return float(self.pruned.influence[row]) / total if total else 0.0
+
+    @cached_property
+    def edges(self) -> tuple[IntArray, IntArray, FloatArray]:
+        """``(sources, targets, weights)`` of the drawn edges, weakest first.
+
+        The strongest inputs of every node; with a node selected, all of its own edges too, read
+        from the whole graph where the node itself was pruned.
+        """
+        graph, mask = self.pruned.graph, np.zeros(self.pruned.graph.n_edges, np.bool_)
+        mask[_strongest_inputs(self.pruned, STRONGEST_INPUTS)] = True
+        if self.selected_row is not None:
+            mask |= self._own_mask
+        chosen = np.flatnonzero(mask)
+        chosen = chosen[np.argsort(np.abs(graph.weights[chosen]), kind="stable")]
+        return graph.sources[chosen], graph.rows[chosen], graph.weights[chosen]
+
+    @cached_property
+    def _own_mask(self) -> np.ndarray:
+        """``(n_edges,)`` bool: edges of the selected node with nodes that are drawn."""
+        graph, row = self.pruned.graph, self.selected_row
+        touches = (graph.rows == row) | (graph.sources == row)
+        if self.pruned.node_mask[row]:
+            return np.asarray(touches & self.pruned.edge_mask)
+        drawn = np.zeros(graph.n_nodes, np.bool_)
+        drawn[list(self.rows)] = True
+        return np.asarray(touches & drawn[graph.rows] & drawn[graph.sources])
+
+    def inputs(self, node: NodeId, limit: int = 5) -> tuple[Neighbour, ...]:
+        """The strongest direct effects on ``node`` from drawn nodes; ``KeyError`` if unknown."""
+        row = self.pruned.graph.index.row(node)
+        return self._neighbours(self.pruned.graph.rows == row, self.pruned.graph.sources, limit)
+
+    def outputs(self, node: NodeId, limit: int = 5) -> tuple[Neighbour, ...]:
+        """The strongest direct effects of ``node`` on drawn nodes; ``KeyError`` if unknown."""
+        row = self.pruned.graph.index.row(node)
+        return self._neighbours(self.pruned.graph.sources == row, self.pruned.graph.rows, limit)
+
+    def _neighbours(
+        self, chosen: np.ndarray, others: IntArray, limit: int
+    ) -> tuple[Neighbour, ...]:
+        graph = self.pruned.graph
+        where = np.flatnonzero(chosen)
+        total = float(np.abs(graph.weights[where]).sum())
+        drawn = np.zeros(graph.n_nodes, np.bool_)
+        drawn[list(self.rows)] = True
+        where = where[drawn[others[where]]]
+        order = where[np.argsort(-np.abs(graph.weights[where]), kind="stable")][:limit]
+        found = []
+        for edge in order:
+            node, weight = graph.index.node(int(others[edge])), float(graph.weights[edge])
+            share = abs(weight) / total if total else 0.0
+            found.append(Neighbour(node, self.name(node), weight, share))
+        return tuple(found)
+
+    def most_influential(self, limit: int = 8) -> tuple[NodeId, ...]:
+        """The drawn features through which most influence runs, strongest first."""
+        nodes = [n for n in self.pruned.nodes if n.kind == "feature"]
+        return tuple(sorted(nodes, key=lambda n: (-self.influence(n), n))[:limit])
+
+
+def _strongest_inputs(pruned: PrunedGraph, limit: int) -> IntArray:
+    """Indices of the edges that are among the ``limit`` strongest kept ones into their target."""
+    kept = np.flatnonzero(pruned.edge_mask)
+    targets = pruned.graph.rows[kept]
+    order = np.lexsort((-np.abs(pruned.graph.weights[kept]), targets))
+    kept, targets = kept[order], targets[order]
+    starts = np.flatnonzero(np.r_[True, targets[1:] != targets[:-1]]) if len(kept) else kept
+    rank = np.arange(len(kept)) - np.repeat(starts, np.diff(np.r_[starts, len(kept)]))
+    return np.asarray(kept[rank < limit])
+
+
+def shown_sentence(view: GraphView) -> str:
+    """What of the graph is on the screen and what is not, in one line."""
+    pruned, graph = view.pruned, view.pruned.graph
+    nodes, hidden = len(view.rows), graph.n_nodes - len(view.rows)
+    text = f"{nodes:,} of {graph.n_nodes:,} nodes shown: {hidden:,} below the threshold"
+    unexpanded = graph.n_active_features - graph.index.n_features
+    if unexpanded > 0:
+        text += f", {unexpanded:,} more active features were not traced"
+    kept, drawn = int(pruned.edge_mask.sum()), len(view.edges[2])
+    if drawn < kept:
+        rule = f"the {STRONGEST_INPUTS} strongest inputs of each node"
+        if view.selected_row is not None:
+            rule += " and all edges of the selected one"
+        text += f". {drawn:,} of {kept:,} edges drawn: {rule}"
+    return text + "."
+
+
+def decode_click(event: Mapping[str, object] | None) -> NodeId | None:
+    """The node of a Plotly selection, or None where no node was hit.
+
+    Takes either ``{"selection": {"points": [{"customdata": …}]}}`` as ``st.plotly_chart`` returns,
+    or ``{"node": "feature-2-5-17"}`` as the page's own component sends. Anything else, also what a
+    browser could make up, is None.
+    """
+    if not isinstance(event, Mapping):
+        return None
+    text: object = event.get("node")
+    selection = event.get("selection")
+    if text is None and isinstance(selection, Mapping):
+        points = selection.get("points")
+        if isinstance(points, Sequence) and points and isinstance(points[0], Mapping):
+            text = points[0].get("customdata")
+    if isinstance(text, Sequence) and not isinstance(text, str) and text:
+        text = text[0]
+    if not isinstance(text, str):
+        return None
+    try:
+        return NodeId.parse(text)
+    except ValueError:
+        return None

@@ -1,0 +1,107 @@
+"""The graph, its thresholds, and what a click on it means."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from charts.graph_figure import graph_figure
+from charts.graph_view import GraphView, decode_click, shown_sentence
+from charts.palette import Palette
+from charts.wording import percent
+from pages import _resources, _session
+from pages._session import Session
+from tracer.pruning import PrunedGraph
+from tracer.types import Thresholds
+
+_CHART = "graph"
+_CONFIG = {"displayModeBar": False, "scrollZoom": False, "doubleClick": "reset"}
+REPLACEMENT = (
+    "Replacement score: how much of the influence on the answer starts at the prompt's tokens "
+    "rather than at errors, the part of the MLPs that the features do not explain."
+)
+COMPLETENESS = (
+    "Completeness score: how much of what reaches the nodes, weighted by influence, comes from "
+    "features and tokens rather than from errors."
+)
+
+
+def view(session: Session, pruned: PrunedGraph) -> GraphView:
+    """The pruned graph as the session looks at it; nodes it does not have are dropped."""
+    index = pruned.graph.index
+    names = _resources.names(session.choice, pruned)
+    chosen = [*session.off, *([session.selected] if session.selected else [])]
+    for node in chosen:
+        if node.kind == "feature" and node.feature not in names and node in index:
+            name = _resources.feature_name(session.choice, node.feature)
+            if name:
+                names[node.feature] = name
+    selected = session.selected if session.selected in index else None
+    return GraphView(pruned, names, selected, frozenset(n for n in session.off if n in index))
+
+
+def draw(view: GraphView, session: Session, palette: Palette) -> None:
+    """The figure, and under it how much of the whole it shows."""
+    if view.selected is None:
+        st.caption(
+            "Read it upwards: the tokens below feed features (circles), which feed the next token "
+            "on top. Green raises, red lowers. **Click a node** to see what it is."
+        )
+    else:
+        st.button(
+            "✕ Show the whole graph",
+            key="deselect",
+            type="tertiary",
+            on_click=_session.write,
+            kwargs={"selected": None},
+        )
+    st.plotly_chart(
+        graph_figure(view, palette),
+        key=_CHART,
+        on_select=_clicked,
+        selection_mode="points",
+        theme=None,
+        config=_CONFIG,
+        alt="Attribution graph: tokens at the bottom, layers of features, next tokens on top",
+    )
+    _thresholds(view, session)
+
+
+def _clicked() -> None:
+    node = decode_click(st.session_state.get(_CHART))
+    if node is not None:  # a second click on a node empties the selection: keep it
+        _session.write(selected=node)
+
+
+def _thresholds(view: GraphView, session: Session) -> None:
+    nodes, edges, replacement, completeness = st.columns([1.3, 1.3, 0.7, 0.7], gap="medium")
+    nodes.slider(
+        "Influence kept by nodes",
+        0.1,
+        1.0,
+        session.thresholds.node,
+        0.01,
+        key="node threshold",
+        on_change=_thresholds_moved,
+        help="Nodes are kept, strongest first, until they carry this share of the influence.",
+    )
+    edges.slider(
+        "Influence kept by edges",
+        0.5,
+        1.0,
+        session.thresholds.edge,
+        0.01,
+        key="edge threshold",
+        on_change=_thresholds_moved,
+        help="Of the kept nodes' edges, the strongest that carry this share are kept.",
+    )
+    replacement.metric("Replacement", percent(view.pruned.replacement_score), help=REPLACEMENT)
+    completeness.metric("Completeness", percent(view.pruned.completeness_score), help=COMPLETENESS)
+    st.caption(shown_sentence(view))
+
+
+def _thresholds_moved() -> None:
+    _session.write(
+        thresholds=Thresholds(
+            st.session_state["node threshold"], st.session_state["edge threshold"]
+        )
+    )

@@ -1,0 +1,182 @@
+"""The panel beside the graph: the next token, and the node that was clicked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from cache import InterveneRequest
+from charts.distributions import comparison_figure, histogram_figure, token_figure
+from charts.graph_view import GraphView, Neighbour
+from charts.palette import Palette
+from charts.sentences import change_sentence
+from charts.wording import percent, place, signed
+from pages import _resources, _session
+from pages._session import Session
+from pages._text import chips_html, example_html, plain
+from tracer.atlas.gallery import gallery
+from tracer.errors import TracerError
+from tracer.features import FeatureCard
+from tracer.types import Intervention, NodeId
+
+_STATIC = {"displayModeBar": False, "staticPlot": False}
+_WAIT = 20.0
+"""Seconds that a small intervention is waited for; it is one forward pass."""
+
+
+def draw(view: GraphView, session: Session, palette: Palette) -> None:
+    """Next token first, then the selected node or, without one, where to begin."""
+    _next_token(view, session, palette)
+    if view.selected is None:
+        _where_to_begin(view, session)
+    else:
+        _node(view, view.selected, session, palette)
+
+
+def _next_token(view: GraphView, session: Session, palette: Palette) -> None:
+    graph = view.pruned.graph
+    off = [node for node in session.off if node in graph.index]
+    if not off:
+        st.markdown("##### Next token")
+        figure = token_figure(graph.next_tokens, palette)
+        st.plotly_chart(figure, key="next tokens", theme=None, config=_STATIC)
+        return
+    count = "1 feature" if len(off) == 1 else f"{len(off)} features"
+    title, button = st.columns([1.5, 1], vertical_alignment="center")
+    title.markdown(f"##### Next token, {count} off")
+    button.button("All on again", key="all on", on_click=_session.write, kwargs={"off": ()})
+    edits = tuple(Intervention(node.layer, node.position, node.index, 0.0) for node in off)
+    job = _resources.backend().intervene(InterveneRequest(session.prompt, edits, session.choice))
+    if not job.wait(_WAIT):
+        st.info("Still working: the comparison appears when the page is drawn again.")
+        return
+    try:
+        result = job.result()
+    except TracerError as error:
+        st.error(plain(str(error)))
+        return
+    st.plotly_chart(
+        comparison_figure(result.compare(), palette), key="comparison", theme=None, config=_STATIC
+    )
+    st.caption(
+        f"{plain(change_sentence(result.baseline, result.edited))} "
+        f"KL divergence {result.kl:.3f} nats; attention held."
+    )
+
+
+def _where_to_begin(view: GraphView, session: Session) -> None:
+    """What to look for, and the features most of the influence runs through."""
+    note = next((entry.note for entry in gallery() if entry.prompt == session.prompt), None)
+    if note is not None:
+        st.markdown(f"##### What to look for\n{plain(note)}")
+    st.markdown("##### Most influential features")
+    with st.container(gap=None):
+        for node in view.most_influential(6):
+            where = plain(f"{place(view.pruned.graph, node)} · {percent(view.influence(node))}")
+            _jump(node, f"{plain(view.name(node))} :gray[{where}]", "begin")
+
+
+def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> None:
+    graph = view.pruned.graph
+    st.divider()
+    st.markdown(f"#### {plain(view.name(node))}")
+    card = _card(session, node) if node.kind == "feature" else None
+    facts = [place(graph, node)]
+    if node.kind == "feature":
+        activation = float(graph.activations[graph.index.row(node)])
+        facts += [f"feature {node.index}", f"activation {activation:.2f}"]
+        if card is not None and card.label is not None and card.label.precision is not None:
+            facts.append(f"label covers {percent(card.label.precision)} of its activation")
+    if node.kind == "logit":
+        number = graph.index.row(node) - graph.index.logit_rows.start
+        facts.append(f"probability {percent(graph.targets[number].probability)}")
+    else:
+        facts.append(f"influence {percent(view.influence(node))}")
+    st.caption(plain(" · ".join(facts)))
+    if node not in view.pruned.nodes:
+        st.caption("Below the threshold: drawn because it is selected.")
+    if node.kind == "feature":
+        _switch(node, session)
+    if node.kind == "error":
+        st.caption(
+            "An error node is what the features of this layer do not explain of the MLP's output "
+            "here. It has effects, but nothing is known of its inputs."
+        )
+    _neighbours("Strongest inputs", "in", view.inputs(node, 6), view)
+    _neighbours("Strongest outputs", "out", view.outputs(node, 6), view)
+    if node.kind == "feature":
+        _what_it_is(card, float(graph.activations[graph.index.row(node)]), palette)
+
+
+def _switch(node: NodeId, session: Session) -> None:
+    st.toggle(
+        "Turn this feature off",
+        value=node in session.off,
+        key=f"off {node} {node in session.off}",
+        on_change=_switched,
+        args=(node,),
+        help="Sets it to zero at this token and runs the model again, attention held.",
+    )
+
+
+def _switched(node: NodeId) -> None:
+    off = _session.read().off
+    _session.write(off=tuple(n for n in off if n != node) if node in off else (*off, node))
+
+
+def _neighbours(title: str, side: str, neighbours: Sequence[Neighbour], view: GraphView) -> None:
+    if not neighbours:
+        return
+    st.markdown(f"**{title}**")
+    with st.container(gap=None):
+        for found in neighbours:
+            colour = "green" if found.weight > 0 else "red"
+            weight, where = plain(signed(found.weight)), plain(place(view.pruned.graph, found.node))
+            _jump(found.node, f":{colour}[{weight}] {plain(found.name)} :gray[{where}]", side)
+
+
+def _jump(node: NodeId, label: str, key: str) -> None:
+    st.button(
+        label,
+        key=f"{key} {node}",
+        type="tertiary",
+        on_click=_session.write,
+        kwargs={"selected": node},
+    )
+
+
+def _card(session: Session, node: NodeId) -> FeatureCard | None:
+    try:
+        return _resources.card(session.choice, node.feature)
+    except TracerError as error:
+        st.warning(plain(str(error)))
+        return None
+
+
+def _what_it_is(card: FeatureCard | None, activation: float, palette: Palette) -> None:
+    if card is None:
+        st.caption("There are no examples for this feature: the set has no feature index.")
+        return
+    for number, group in enumerate(card.groups):
+        if not group.examples:
+            continue
+        strongest = max(max(example.activations) for example in group.examples)
+        html = "".join(
+            example_html(example, card.act_max or strongest, palette) for example in group.examples
+        )
+        if number == 0:
+            st.markdown(f"**{plain(group.name)}**")
+            st.html(html)
+        else:
+            with st.expander(plain(group.name)):
+                st.html(html)
+    if card.promoted:
+        st.markdown("**Promotes** :gray[and suppresses, when it writes straight to the output]")
+        st.html(chips_html(card.promoted[:6], palette.positive))
+        st.html(chips_html(card.suppressed[:6], palette.negative))
+    if card.histogram:
+        fires = f"fires on {percent(card.frequency)} of tokens" if card.frequency else ""
+        st.markdown(f"**Activations** :gray[{plain(fires)}; the line is this prompt]")
+        figure = histogram_figure(card.histogram, card.act_max, palette, activation)
+        st.plotly_chart(figure, key="histogram", theme=None, config=_STATIC)

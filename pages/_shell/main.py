@@ -1,0 +1,28 @@
+"""The main script: page configuration, sidebar and navigation. Nothing else."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from pages import _sidebar  # noqa: E402
+
+st.set_page_config(page_title="Circuit tracing", layout="wide", initial_sidebar_state="expanded")
+PAGES = ROOT / "pages"
+page = st.navigation(
+    [
+        st.Page(PAGES / "trace.py", title="Trace", default=True, url_path="start"),
+        # Streamlit serves its default page at / alone: /trace has to be a page of its own.
+        st.Page(PAGES / "trace.py", title="Trace", url_path="trace", visibility="hidden"),
+        st.Page(PAGES / "guide.py", title="How to read a graph", url_path="guide"),
+    ],
+    position="top",
+)
+_sidebar.draw()
+page.run()

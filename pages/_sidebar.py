@@ -1,0 +1,68 @@
+"""The sidebar: which transcoders, the prompts to click through, and what the machine is doing."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import streamlit as st
+
+from cache import ModelChoice, StoreError
+from pages import _resources, _session
+from pages._text import plain
+from tracer.atlas.gallery import gallery
+from tracer.sources import ATLAS_TRANSCODERS
+
+
+def draw() -> None:
+    """Draw it; called on every page."""
+    session = _session.read()
+    with st.sidebar:
+        st.markdown("#### Prompts")
+        st.caption("Click one, or type your own on the right.")
+        for group, entries in groupby(gallery(), key=lambda entry: entry.group):
+            prompts = list(entries)
+            here = any(entry.prompt == session.prompt for entry in prompts)
+            first = group == gallery()[0].group
+            with st.expander(group, expanded=here or first), st.container(gap=None):
+                for entry in prompts:
+                    st.button(
+                        plain(entry.title),
+                        key=f"gallery {entry.prompt}",
+                        help=plain(f"{entry.prompt} …"),
+                        type="primary" if entry.prompt == session.prompt else "tertiary",
+                        on_click=_session.write,
+                        kwargs={"prompt": entry.prompt},
+                    )
+        st.markdown("#### Model")
+        _choose_transcoders(session)
+        _machine()
+
+
+def _choose_transcoders(session: _session.Session) -> None:
+    st.segmented_control(
+        "atlas, with transcoders",
+        ATLAS_TRANSCODERS,
+        default=session.choice.transcoders,
+        required=True,
+        key=f"transcoders {session.choice.transcoders}",
+        on_change=_transcoders_chosen,
+        args=(f"transcoders {session.choice.transcoders}",),
+        help="Per-layer features write to their own layer only; cross-layer features write to "
+        "all later ones too, so a chain of copies becomes one node.",
+    )
+
+
+def _transcoders_chosen(key: str) -> None:
+    _session.write(choice=ModelChoice("atlas", st.session_state[key]))
+
+
+def _machine() -> None:
+    try:
+        backend = _resources.backend()
+    except StoreError as error:
+        st.error(plain(str(error)))
+        return
+    device, queue = backend.device, backend.queue
+    state = f"on {device}" if device else "not loaded yet"
+    work = f" · {len(queue)} in the queue" if queue else ""
+    st.caption(f"Embedded model, {state}{work}")
