@@ -174,7 +174,7 @@ def _size(view: GraphView, node: NodeId) -> float:
         return 9.0
     if node.kind == "logit":
         return 12.0
-    return round(7.0 + 12.0 * min(1.0, view.influence(node)) ** 0.5, 1)
+    return float(round(7.0 + 12.0 * min(1.0, view.influence(node)) ** 0.5, 1))
 
 
 def _hover(view: GraphView, node: NodeId) -> str:

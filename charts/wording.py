@@ -56,7 +56,7 @@ def node_name(graph: AttributionGraph, node: NodeId, names: Mapping[FeatureId, s
 
 def target_number(graph: AttributionGraph, node: NodeId) -> int:
     """Which of ``graph.targets`` a logit node stands for."""
-    return graph.index.row(node) - graph.index.logit_rows.start
+    return int(graph.index.row(node) - graph.index.logit_rows.start)
 
 
 def place(graph: AttributionGraph, node: NodeId) -> str:

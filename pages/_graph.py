@@ -73,7 +73,7 @@ def _clicked() -> None:
 
 
 def _thresholds(view: GraphView, session: Session) -> None:
-    nodes, edges, replacement, completeness = st.columns([1.3, 1.3, 0.7, 0.7], gap="medium")
+    nodes, edges, replacement, completeness = st.columns([1, 1, 0.8, 0.9], gap="medium")
     nodes.slider(
         "Influence kept by nodes",
         0.1,

@@ -49,10 +49,10 @@ def names(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, str]:
     return found
 
 
+@st.cache_resource(show_spinner=False, max_entries=8192)
 def feature_name(choice: ModelChoice, feature: FeatureId) -> str | None:
     """The name of one feature; None when nothing is known of it."""
     try:
-        known = card(choice, feature)
+        return backend().features(choice).name(feature) or None
     except FeatureIndexError:
         return None  # the panel says so, once, for the feature that is opened
-    return known.name if known is not None else None

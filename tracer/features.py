@@ -61,11 +61,6 @@ class FeatureCard:
     histogram: tuple[int, ...]
     quantile_values: tuple[float, ...]
 
-    @property
-    def name(self) -> str:
-        """The label, else the tokens at which the feature fires most; empty if it never does."""
-        return self.label.text if self.label else " · ".join(self.top_tokens())
-
     def top_tokens(self, limit: int = 3) -> tuple[str, ...]:
         """The tokens at which the strongest examples peak, most frequent first."""
         counts: dict[str, int] = {}
@@ -143,6 +138,23 @@ class FeatureIndex:
                 f"the examples of feature {feature} in {self._folder} cannot be read ({error}): "
                 "build the index again"
             ) from error
+
+    def name(self, feature: FeatureId) -> str:
+        """What to call a feature: its label, else the tokens it fires on most; empty if unknown.
+
+        Late features often fire on the same few words whatever they are about, so the unlabelled
+        ones of the last two fifths of the layers also name what they promote: ``is → Austin, TX``.
+        Raises :class:`FeatureIndexError` when the index is damaged.
+        """
+        if feature in self.labels:
+            return self.labels[feature].text
+        card = self.card(feature)
+        if card is None:
+            return ""
+        if 5 * feature.layer >= 3 * len(self._layers) and card.promoted and card.groups:
+            promoted = (token.strip() or token for token in card.promoted[:2])
+            return " · ".join(card.top_tokens(1)) + " → " + ", ".join(promoted)
+        return " · ".join(card.top_tokens())
 
 
 def _read_json_gz(path: Path, absent: Any) -> Any:

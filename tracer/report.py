@@ -22,10 +22,8 @@ def node_label(graph: AttributionGraph, node: NodeId, index: FeatureIndex | None
         row = graph.index.row(node) - graph.index.logit_rows.start
         label: str = graph.targets[row].label
         return label
-    card = index.card(node.feature) if index is not None else None
-    if card is None:
-        return str(node.feature)
-    return card.name or str(node.feature)
+    name = index.name(node.feature) if index is not None else ""
+    return name or str(node.feature)
 
 
 def pruned_graph_report(pruned: PrunedGraph, index: FeatureIndex | None = None) -> dict[str, Any]:

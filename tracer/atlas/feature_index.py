@@ -1,16 +1,21 @@
 """The feature index: what every feature fires on, what it promotes, and its label if earned.
 
-Built from the distinct prefixes of the training prompts. A label is a tag (see `tags`) that covers
-at least `LABEL_PRECISION` of the feature's activation, and at least `LABEL_RECALL` of the places
-where the tag holds; of several the one with the best harmonic mean. Features without such a tag
-get no label.
+Built from the distinct prefixes of the training prompts. A feature earns a label in one of three
+ways, each with its precision, the share of the feature's activation that the label covers, at least
+`LABEL_PRECISION`:
+
+1. one tag (see `tags`) that the feature also fires on in `LABEL_RECALL` of the places where the tag
+   holds; of several the one with the best harmonic mean of both;
+2. two or three tags of a group, for features that mix a few places, answers or words;
+3. the tokens it promotes most, if the model then says one of them.
+
+Every other feature has no label.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import re
 import struct
 import zlib
 from collections import defaultdict
@@ -22,7 +27,7 @@ import torch
 from torch import Tensor
 
 from tracer.atlas.prefixes import Prefixes
-from tracer.atlas.tags import position_tags
+from tracer.atlas.tags import GROUPS, Tag, position_tags
 from tracer.models import Model
 
 Report = Callable[[str], None]
@@ -31,25 +36,32 @@ LABEL_RECALL: Final = 0.4
 N_EXAMPLES: Final = 12
 N_TOKENS_SHOWN: Final = 8
 _MAX_LABEL: Final = 40
-LABEL_RULE: Final = {"precision": LABEL_PRECISION, "recall": LABEL_RECALL, "version": 2}
-_SAID: Final = re.compile("say “.*”")
-_TOKEN: Final = re.compile("“.*”")
+LABEL_RULE: Final = {"precision": LABEL_PRECISION, "recall": LABEL_RECALL, "version": 4}
 
 
 def build_index(model: Model, prefixes: Prefixes, folder: Path, report: Report) -> None:
     """Write the index of the model's transcoder set into ``folder``."""
     names = [model.token_string(token).strip() for token in range(model.vocab_size)]
     tags, matrix = _tag_matrix(prefixes, names)
+    said = torch.tensor(prefixes.said)
     last_tokens = [names[prefixes.prompts[prompt][at]] for prompt, at in prefixes.first_use]
     report(f"{len(tags)} candidate labels")
     folder.mkdir(parents=True, exist_ok=True)
     index, labels = [], {}
     for layer in range(model.n_layers):
         active = model.transcoders[layer].activations(prefixes.inputs[layer])
-        chosen = _labels(active, tags, matrix, last_tokens)
+        chosen = _labels(active, tags, matrix)
+        moved = _moved_logits(model, layer)
+        _add_promoted(chosen, active, moved.topk(N_TOKENS_SHOWN, dim=1).indices, said, names)
+        chosen = {
+            feature: (_written_out(label, active[:, feature], last_tokens), share)
+            for feature, (label, share) in chosen.items()
+        }
         offsets, records = [0], []
         for feature in range(active.shape[1]):
-            raw = _record(model, layer, feature, active, prefixes, chosen.get(feature))
+            raw = _record(
+                model, layer, feature, active, moved[feature], prefixes, chosen.get(feature)
+            )
             packed = zlib.compress(json.dumps(raw, ensure_ascii=False).encode(), 9)
             records.append(struct.pack("<I", len(packed)) + packed)
             offsets.append(offsets[-1] + len(records[-1]))
@@ -70,9 +82,9 @@ def _write_json_gz(path: Path, value: Any) -> None:
     path.write_bytes(packed)
 
 
-def _tag_matrix(prefixes: Prefixes, names: list[str]) -> tuple[list[str], Tensor]:
+def _tag_matrix(prefixes: Prefixes, names: list[str]) -> tuple[list[Tag], Tensor]:
     """Candidate labels, and a sparse ``(tags, prefixes)`` matrix of where each holds."""
-    tags: dict[str, int] = {}
+    tags: dict[Tag, int] = {}
     rows, columns = [], []
     for column, (prompt, position) in enumerate(prefixes.first_use):
         tokens = [names[token] for token in prefixes.prompts[prompt]]
@@ -86,10 +98,8 @@ def _tag_matrix(prefixes: Prefixes, names: list[str]) -> tuple[list[str], Tensor
     return list(tags), matrix.coalesce()
 
 
-def _labels(
-    active: Tensor, tags: list[str], matrix: Tensor, last_tokens: list[str]
-) -> dict[int, tuple[str, float]]:
-    """Label and precision of every feature that earned one."""
+def _labels(active: Tensor, tags: list[Tag], matrix: Tensor) -> dict[int, tuple[str, float]]:
+    """Label and precision of every feature that one tag, or two or three of a group, describe."""
     mass = matrix @ active
     precision = mass / active.sum(0).clamp(min=1e-9)
     holds = (matrix @ torch.ones(active.shape[0], 1)).clamp(min=1)
@@ -98,33 +108,47 @@ def _labels(
     score[(precision < LABEL_PRECISION) | (recall < LABEL_RECALL)] = 0
     best, rows = score.max(0)
     labels = {
-        feature: (tags[int(rows[feature])], float(precision[rows[feature], feature]))
+        feature: (tags[int(rows[feature])].label, float(precision[rows[feature], feature]))
         for feature in (best > 0).nonzero()[:, 0].tolist()
     }
-    for kind in (_SAID, _TOKEN):
-        _add_unions(labels, precision, tags, kind)
-    return {
-        feature: (_written_out(label, active[:, feature], last_tokens), share)
-        for feature, (label, share) in labels.items()
-    }
+    for group in GROUPS:
+        _add_unions(labels, precision, tags, group)
+    return labels
 
 
 def _add_unions(
-    labels: dict[int, tuple[str, float]], precision: Tensor, tags: list[str], kind: re.Pattern[str]
+    labels: dict[int, tuple[str, float]], precision: Tensor, tags: list[Tag], group: str
 ) -> None:
-    """Label what is left by two or three tags of a kind that excludes one another."""
-    rows = [row for row, tag in enumerate(tags) if kind.fullmatch(tag)]
+    """Label what is left by two or three tags of a group; their shares add up."""
+    rows = [row for row, tag in enumerate(tags) if tag.group == group]
     shares, places = precision[rows].topk(3, dim=0)
     reached = shares.cumsum(0)
     for feature in range(precision.shape[1]):
         for count in (2, 3):
             total = float(reached[count - 1, feature])
             if feature not in labels and total >= LABEL_PRECISION:
-                words = [
-                    tags[rows[int(places[i, feature])]].removeprefix("say ") for i in range(count)
-                ]
-                prefix = "say " if kind is _SAID else ""
-                labels[feature] = (prefix + " / ".join(words), total)
+                found = [tags[rows[int(place)]].what for place in places[:count, feature]]
+                labels[feature] = (GROUPS[group] + " / ".join(found), total)
+
+
+def _add_promoted(
+    labels: dict[int, tuple[str, float]],
+    active: Tensor,
+    promoted: Tensor,
+    said: Tensor,
+    names: list[str],
+) -> None:
+    """Label what is left by the tokens it promotes, where the model then says one of them."""
+    for feature in range(active.shape[1]):
+        column = active[:, feature]
+        if feature in labels or not column.any():
+            continue
+        hit = torch.isin(said, promoted[feature])
+        share = float(column[hit].sum() / column.sum())
+        if share >= LABEL_PRECISION:
+            mass = torch.zeros(len(names)).index_add_(0, said[hit], column[hit])
+            top = [names[token] for token in mass.topk(3).indices.tolist() if mass[token] > 0]
+            labels[feature] = ("say " + " / ".join(top), share)
 
 
 def _written_out(label: str, column: Tensor, last_tokens: list[str]) -> str:
@@ -141,6 +165,7 @@ def _record(
     layer: int,
     feature: int,
     active: Tensor,
+    moved: Tensor,
     prefixes: Prefixes,
     label: tuple[str, float] | None,
 ) -> dict[str, Any]:
@@ -156,7 +181,7 @@ def _record(
                 step = max(1, len(part) // 4)
                 groups.append((name, part[step // 2 :: step][:4]))
     quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
-    promoted, suppressed = _moved_logits(model, layer, feature)
+    by_effect = moved.argsort(descending=True).tolist()
     top = float(values[0]) if len(values) else 0.0
     return {
         "transcoder_id": f"{model.transcoders.scan}-{layer}",
@@ -168,8 +193,8 @@ def _record(
             }
             for name, part in groups
         ],
-        "top_logits": promoted,
-        "bottom_logits": suppressed,
+        "top_logits": list(model.token_strings(by_effect[:N_TOKENS_SHOWN])),
+        "bottom_logits": list(model.token_strings(by_effect[: -N_TOKENS_SHOWN - 1 : -1])),
         "act_min": 0.0,
         "act_max": round(top, 4),
         "quantile_values": (
@@ -208,12 +233,8 @@ def _example(model: Model, prefix: int, column: Tensor, prefixes: Prefixes) -> d
     }
 
 
-def _moved_logits(model: Model, layer: int, feature: int) -> tuple[list[str], list[str]]:
-    """Tokens whose logits rise and fall most when the feature writes straight to the output."""
-    written = model.transcoders[layer].W_dec[feature].sum(0)
-    effect = written @ model.unembedding - written @ model.mean_unembedding
-    order = effect.argsort(descending=True).tolist()
-    return (
-        list(model.token_strings(order[:N_TOKENS_SHOWN])),
-        list(model.token_strings(order[: -N_TOKENS_SHOWN - 1 : -1])),
-    )
+def _moved_logits(model: Model, layer: int) -> Tensor:
+    """``(features, vocab)``: what each feature adds to the logits, writing straight to the output,
+    per unit of activation and against the mean logit; before the final norm's scale."""
+    written = model.transcoders[layer].W_dec.sum(1)
+    return written @ model.unembedding - (written @ model.mean_unembedding)[:, None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from tracer.atlas.facts import LANGUAGES, countries, opposites, states
 
@@ -37,7 +37,8 @@ class _Word:
     place: str = ""
     kind: str = ""
     """``city``, ``state``, ``country``."""
-    concepts: tuple[str, ...] = ()
+    concept: str = ""
+    """Its English word."""
     language: str = ""
 
 
@@ -53,7 +54,7 @@ def _lexicon() -> dict[str, _Word]:
     for pair in opposites():
         for side in (pair.left, pair.right):
             for language, word in zip(LANGUAGES, side, strict=True):
-                words[word] = _Word(concepts=(side[0],), language=language)
+                words[word] = _Word(concept=side[0], language=language)
     return words
 
 
@@ -75,31 +76,49 @@ def _kinds() -> dict[str, str]:
     return kinds
 
 
-def position_tags(tokens: Sequence[str], position: int, said: str) -> list[str]:
-    """Labels that would be true at ``position``; ``said`` is the model's next token there.
+class Tag(NamedTuple):
+    """Something that is true at a position, as a label says it."""
+
+    label: str
+    """A ``*`` stands for examples of the tokens it holds at."""
+    group: str = ""
+    """Of the tags of one group (``place``, ``about``, ``say``, ``token``) at most one holds."""
+    what: str = ""
+    """What tells it from the others of its group."""
+
+
+GROUPS: Final = {"place": "", "about": "about ", "say": "say ", "token": ""}
+"""What a label begins with that joins several tags of one group."""
+
+
+def position_tags(tokens: Sequence[str], position: int, said: str) -> list[Tag]:
+    """What is true at ``position``; ``said`` is the model's next token there.
 
     ``tokens`` are without their leading space, the beginning-of-text token at 0.
     """
     token, lexicon = tokens[position], _lexicon()
-    tags = [f"“{token}”"]
     here = lexicon.get(token)
-    earlier = [t for t in tokens[1:position] if t in lexicon]
-    if here and here.place:
-        tags += [here.place, f"{here.place}: *", f"a {here.kind}", "a place"]
-        tags += _wider(here.place)
-    elif earlier and lexicon[earlier[-1]].place:
-        place = lexicon[earlier[-1]].place
-        tags += [place, f"{place} was mentioned", "after a place"]
-        tags += [f"after {wider}" for wider in _wider(place)]
-    if here and here.concepts:
-        tags += [f"{c} (any language)" for c in here.concepts] + [f"a {here.language} word"]
-        tags += list(here.concepts)
-    elif earlier and lexicon[earlier[-1]].concepts:
-        for concept in lexicon[earlier[-1]].concepts:
-            tags += [concept, f"{concept} was mentioned"]
-    relations = {RELATION_WORDS[t] for t in tokens[1 : position + 1] if t in RELATION_WORDS}
-    tags += [f"asks for: {relation}" for relation in sorted(relations)]
-    tags += [f"asks for {t}" for t in tokens[1 : position + 1] if t in LANGUAGES]
+    subject = here or next((lexicon[t] for t in reversed(tokens[1:position]) if t in lexicon), None)
+    named = here is not None or token.isdigit()
+    tags = [Tag(token, "token", token) if named else Tag(f"“{token}”")]
+    if subject is not None and subject.place:
+        place = subject.place
+        tags.append(Tag(f"about {place}", "about", place))
+        if here:
+            tags += [Tag(f"{place}: *", "place", place), Tag(f"a {here.kind}"), Tag("a place")]
+            tags += [Tag(wider) for wider in _wider(place)]
+        else:
+            tags += [Tag(f"after {place}"), Tag("after a place")]
+            tags += [Tag(f"after {wider}") for wider in _wider(place)]
+    elif subject is not None:
+        tags.append(Tag(f"about {subject.concept}", "about", subject.concept))
+        when = "" if here else "after "
+        tags.append(Tag(f"{when}{subject.concept} (any language)"))
+        tags.append(Tag(f"{when}a {subject.language} word"))
+    passed = tokens[1 : position + 1]
+    relations = {RELATION_WORDS[t] for t in passed if t in RELATION_WORDS}
+    tags += [Tag(f"asks for: {relation}") for relation in sorted(relations)]
+    tags += [Tag(f"asks for {t}") for t in passed if t in LANGUAGES]
     tags += _number_tags(tokens, position)
     tags += _said_tags(said)
     return list(dict.fromkeys(tags))
@@ -120,32 +139,37 @@ def _wider(place: str) -> tuple[str, ...]:
     return ()
 
 
-def _number_tags(tokens: Sequence[str], position: int) -> list[str]:
+def _tens(number: int) -> str:
+    return f"{number // 10 * 10}–{number // 10 * 10 + 9}"
+
+
+def _number_tags(tokens: Sequence[str], position: int) -> list[Tag]:
     token = tokens[position]
     if not token.isdigit():
         return []
     number, side = int(token), "second" if tokens[position - 1] == "+" else "first"
     return [
-        "a number",
-        f"a number ending in {number % 10}",
-        f"a number {number // 10 * 10}–{number // 10 * 10 + 9}",
-        f"{side} term ends in {number % 10}",
-        f"{side} term {number // 10 * 10}–{number // 10 * 10 + 9}",
+        Tag("a number"),
+        Tag(f"a number ending in {number % 10}"),
+        Tag(f"a number {_tens(number)}"),
+        Tag(f"{side} term ends in {number % 10}"),
+        Tag(f"{side} term {_tens(number)}"),
     ]
 
 
-def _said_tags(said: str) -> list[str]:
-    tags = [f"say “{said}”"]
+def _said_tags(said: str) -> list[Tag]:
     if said.isdigit():
         number = int(said)
-        tags += [
-            "say a number",
-            f"say a number ending in {number % 10}",
-            f"say {number // 10 * 10}–{number // 10 * 10 + 9}",
+        return [
+            Tag(f"say {said}", "say", said),
+            Tag("say a number"),
+            Tag(f"say a number ending in {number % 10}"),
+            Tag(f"say {_tens(number)}"),
         ]
-    if said in _kinds():
-        tags.append(f"say {_kinds()[said]}")
+    if said not in _kinds():
+        return [Tag(f"before “{said}”")]  # a word of the question's own, not an answer
+    tags = [Tag(f"say {said}", "say", said), Tag(f"say {_kinds()[said]}")]
     word = _lexicon().get(said)
-    if word and word.concepts:
-        tags += [f"say {concept} (any language)" for concept in word.concepts]
+    if word is not None and word.concept:
+        tags.append(Tag(f"say {word.concept} (any language)"))
     return tags
