@@ -11,7 +11,7 @@ from charts.distributions import comparison_figure, histogram_figure, token_figu
 from charts.graph_view import GraphView, Neighbour
 from charts.palette import Palette
 from charts.sentences import change_sentence
-from charts.wording import percent, place, signed
+from charts.wording import percent, place, signed, token_text
 from pages import _resources, _session
 from pages._session import Session
 from pages._text import chips_html, example_html, plain
@@ -21,6 +21,7 @@ from tracer.features import FeatureCard
 from tracer.types import Intervention, NodeId
 
 _STATIC = {"displayModeBar": False, "staticPlot": False}
+_FACTORS = (0.0, -1.0, -2.0, -4.0)
 _WAIT = 20.0
 """Seconds that a small intervention is waited for; it is one forward pass."""
 
@@ -36,18 +37,29 @@ def draw(view: GraphView, session: Session, palette: Palette) -> None:
 
 def _next_token(view: GraphView, session: Session, palette: Palette) -> None:
     graph = view.pruned.graph
-    off = [node for node in session.off if node in graph.index]
-    if not off:
+    index = graph.index
+    edits = [(node, factor) for node, factor in session.edits if node in index]
+    if not edits:
         st.markdown("##### Next token")
         figure = token_figure(graph.next_tokens, palette)
         st.plotly_chart(figure, key="next tokens", theme=None, config=_STATIC)
         return
-    count = "1 feature" if len(off) == 1 else f"{len(off)} features"
-    title, button = st.columns([1.5, 1], vertical_alignment="center")
-    title.markdown(f"##### Next token, {count} off")
-    button.button("All on again", key="all on", on_click=_session.write, kwargs={"off": ()})
-    edits = tuple(Intervention(node.layer, node.position, node.index, 0.0) for node in off)
-    job = _resources.backend().intervene(InterveneRequest(session.prompt, edits, session.choice))
+    count = "1 feature" if len(edits) == 1 else f"{len(edits)} features"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"##### Next token, {count} off", width="stretch")
+        st.button("All on again", key="all on", on_click=_session.write, kwargs={"edits": ()})
+    interventions = tuple(
+        Intervention(
+            node.layer,
+            node.position,
+            node.index,
+            factor * float(graph.activations[index.row(node)]),
+        )
+        for node, factor in edits
+    )
+    job = _resources.backend().intervene(
+        InterveneRequest(session.prompt, interventions, session.choice)
+    )
     if not job.wait(_WAIT):
         st.info("Still working: the comparison appears when the page is drawn again.")
         return
@@ -59,8 +71,11 @@ def _next_token(view: GraphView, session: Session, palette: Palette) -> None:
     st.plotly_chart(
         comparison_figure(result.compare(), palette), key="comparison", theme=None, config=_STATIC
     )
+    first = result.baseline[0]
+    moved = float(result.edited_logits[first.token_id]) - first.logit
     st.caption(
         f"{plain(change_sentence(result.baseline, result.edited))} "
+        f"Logit of {plain(token_text(first.token))} {plain(signed(moved))}, "
         f"KL divergence {result.kl:.3f} nats; attention held."
     )
 
@@ -110,19 +125,43 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
 
 
 def _switch(node: NodeId, session: Session) -> None:
+    """The switch, and how hard to push once it is off."""
+    factor = session.factor(node)
     st.toggle(
         "Turn this feature off",
-        value=node in session.off,
-        key=f"off {node} {node in session.off}",
+        value=factor is not None,
+        key=f"off {node} {factor is not None}",
         on_change=_switched,
         args=(node,),
         help="Sets it to zero at this token and runs the model again, attention held.",
     )
+    if factor is None:
+        return
+    key = f"factor {node} {factor:g}"
+    st.segmented_control(
+        "Set to this multiple of its activation",
+        _FACTORS,
+        default=factor if factor in _FACTORS else None,
+        format_func=lambda value: "off" if value == 0 else f"{value:g}×".replace("-", "−"),
+        required=True,
+        key=key,
+        on_change=_pushed,
+        args=(node, key),
+        help="Often several features carry the same thing, and the others make up for one that is "
+        "off. A negative multiple pushes against all of them.",
+    )
 
 
 def _switched(node: NodeId) -> None:
-    off = _session.read().off
-    _session.write(off=tuple(n for n in off if n != node) if node in off else (*off, node))
+    edits = dict(_session.read().edits)
+    if edits.pop(node, None) is None:
+        edits[node] = 0.0
+    _session.write(edits=tuple(edits.items()))
+
+
+def _pushed(node: NodeId, key: str) -> None:
+    edits = {**dict(_session.read().edits), node: float(st.session_state[key])}
+    _session.write(edits=tuple(edits.items()))
 
 
 def _neighbours(title: str, side: str, neighbours: Sequence[Neighbour], view: GraphView) -> None:

@@ -15,6 +15,7 @@ from tracer.sources import ATLAS_TRANSCODERS
 from tracer.types import NodeId, Thresholds
 
 _KEY: Final = "session"
+LARGEST_FACTOR: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,17 @@ class Session:
     choice: ModelChoice = ModelChoice()
     thresholds: Thresholds = Thresholds()
     selected: NodeId | None = None
-    off: tuple[NodeId, ...] = ()
-    """Features that are switched off."""
+    edits: tuple[tuple[NodeId, float], ...] = ()
+    """Features that are switched off, each with the multiple of its activation it is set to:
+    0 is off, a negative one pushes against it."""
+
+    @property
+    def off(self) -> tuple[NodeId, ...]:
+        return tuple(node for node, _ in self.edits)
+
+    def factor(self, node: NodeId) -> float | None:
+        """What the node is multiplied by; None while it is left alone."""
+        return dict(self.edits).get(node)
 
 
 def read() -> Session:
@@ -41,7 +51,7 @@ def write(**changes: Any) -> None:
     """Replace parts of the session; a new prompt or model drops what was selected in the old."""
     session = read()
     if "prompt" in changes or "choice" in changes:
-        changes = {"selected": None, "off": (), **changes}
+        changes = {"selected": None, "edits": (), **changes}
     st.session_state[_KEY] = replace(session, **changes)
 
 
@@ -63,8 +73,10 @@ def to_query(session: Session) -> dict[str, str]:
         query["edges"] = f"{session.thresholds.edge:g}"
     if session.selected is not None:
         query["node"] = str(session.selected)
-    if session.off:
-        query["off"] = ",".join(map(str, session.off))
+    if session.edits:
+        query["off"] = ",".join(
+            f"{node}*{factor:g}" if factor else str(node) for node, factor in session.edits
+        )
     return query
 
 
@@ -83,16 +95,27 @@ def from_query(query: Mapping[str, str]) -> Session:
         session = replace(session, thresholds=thresholds)
     except (ThresholdError, ValueError):
         pass  # a mistyped link opens at the defaults
-    selected = _nodes(query.get("node", ""))
-    off = tuple(node for node in _nodes(query.get("off", "")) if node.kind == "feature")
-    return replace(session, selected=selected[0] if selected else None, off=off)
+    edits = (_edit(part) for part in query.get("off", "").split(","))
+    return replace(
+        session,
+        selected=_node(query.get("node", "")),
+        edits=tuple(dict(edit for edit in edits if edit is not None).items()),
+    )
 
 
-def _nodes(text: str) -> tuple[NodeId, ...]:
-    found = []
-    for part in text.split(","):
-        try:
-            found.append(NodeId.parse(part))
-        except ValueError:
-            continue
-    return tuple(found)
+def _node(text: str) -> NodeId | None:
+    try:
+        return NodeId.parse(text)
+    except ValueError:
+        return None
+
+
+def _edit(text: str) -> tuple[NodeId, float] | None:
+    name, _, factor = text.partition("*")
+    node = _node(name)
+    try:
+        number = float(factor or 0)
+    except ValueError:
+        return None
+    usable = node is not None and node.kind == "feature" and abs(number) <= LARGEST_FACTOR
+    return (node, number) if node is not None and usable else None

@@ -44,18 +44,18 @@ def draw() -> None:
 def _prompt_bar() -> None:
     """Free text, and a step to the previous or next prompt of the gallery."""
     session = _session.read()
-    text, back, forward = st.columns([1, 0.055, 0.055], vertical_alignment="bottom")
     key = f"prompt {session.prompt}"
-    text.text_input(
-        "Prompt: the text whose next token is explained",
-        value=session.prompt,
-        key=key,
-        on_change=_prompt_typed,
-        args=(key,),
-        placeholder="The capital of the state containing Dallas is",
-    )
-    back.button("◀", key="previous", help="Previous prompt", on_click=_step, args=(-1,))
-    forward.button("▶", key="next", help="Next prompt", on_click=_step, args=(1,))
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.text_input(
+            "Prompt: the text whose next token is explained",
+            value=session.prompt,
+            key=key,
+            on_change=_prompt_typed,
+            args=(key,),
+            placeholder="The capital of the state containing Dallas is",
+        )
+        st.button("◀", key="previous", help="Previous prompt", on_click=_step, args=(-1,))
+        st.button("▶", key="next", help="Next prompt", on_click=_step, args=(1,))
 
 
 def _prompt_typed(key: str) -> None:
@@ -107,7 +107,8 @@ def _graph_and_panel(key: str, graph: AttributionGraph) -> None:
     theme = palette(st.context.theme.type)
     pruned = _resources.pruned_graph(key, session.thresholds)
     view = _graph.view(session, pruned)
-    left, right = st.columns([2.1, 1], gap="medium")
+    with st.container(key="workspace"):
+        left, right = st.columns([2.1, 1], gap="medium")
     with left:
         _graph.draw(view, session, theme)
     with right:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from pages import _sidebar  # noqa: E402
+from pages import _sidebar, _style  # noqa: E402
 
 st.set_page_config(page_title="Circuit tracing", layout="wide", initial_sidebar_state="expanded")
 PAGES = ROOT / "pages"
@@ -24,5 +24,6 @@ page = st.navigation(
     ],
     position="top",
 )
+_style.draw()
 _sidebar.draw()
 page.run()

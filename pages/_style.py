@@ -1,0 +1,28 @@
+"""The little that Streamlit's theme cannot say."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+_CSS = """
+<style>
+.stMainBlockContainer { padding: 3.6rem 2.2rem 2rem; max-width: 1500px; }
+[data-testid="stSidebarUserContent"] { padding-top: 0.5rem; }
+/* A list of places to go: left-aligned and close together. */
+button[data-testid="stBaseButton-tertiary"] { min-height: 1.9rem; padding: 0.1rem 0; }
+button[data-testid="stBaseButton-tertiary"] p { text-align: left; }
+/* Beside each other while there is room for both, else the panel below the graph. */
+@media (max-width: 1200px) {
+  .st-key-workspace > [data-testid="stLayoutWrapper"] > [data-testid="stHorizontalBlock"] {
+    flex-wrap: wrap;
+  }
+  .st-key-workspace > [data-testid="stLayoutWrapper"] > [data-testid="stHorizontalBlock"]
+    > [data-testid="stColumn"] { min-width: 100%; }
+}
+</style>
+"""
+
+
+def draw() -> None:
+    """Apply it to the page."""
+    st.html(_CSS)
