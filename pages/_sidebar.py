@@ -28,7 +28,6 @@ def draw() -> None:
                     st.button(
                         plain(entry.title),
                         key=f"gallery {entry.prompt}",
-                        help=plain(f"{entry.prompt} …"),
                         type="primary" if entry.prompt == session.prompt else "tertiary",
                         on_click=_session.write,
                         kwargs={"prompt": entry.prompt},

@@ -16,6 +16,7 @@ from tracer.graph import AttributionGraph
 _FIRST_WAIT = 0.8
 """Seconds to wait before progress is shown; a warm small model answers within."""
 _POLL = 1.0
+_BOX = "prompt box"
 
 
 def draw() -> None:
@@ -44,22 +45,22 @@ def draw() -> None:
 def _prompt_bar() -> None:
     """Free text, and a step to the previous or next prompt of the gallery."""
     session = _session.read()
-    key = f"prompt {session.prompt}"
+    # The box follows the session, which other widgets change too.
+    if st.session_state.get(_BOX) != session.prompt:
+        st.session_state[_BOX] = session.prompt
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input(
             "Prompt: the text whose next token is explained",
-            value=session.prompt,
-            key=key,
+            key=_BOX,
             on_change=_prompt_typed,
-            args=(key,),
             placeholder="The capital of the state containing Dallas is",
         )
         st.button("◀", key="previous", help="Previous prompt", on_click=_step, args=(-1,))
         st.button("▶", key="next", help="Next prompt", on_click=_step, args=(1,))
 
 
-def _prompt_typed(key: str) -> None:
-    _session.write(prompt=st.session_state[key])
+def _prompt_typed() -> None:
+    _session.write(prompt=st.session_state[_BOX])
 
 
 def _step(by: int) -> None:

@@ -1,0 +1,170 @@
+"""A visitor's way through the Trace page, in a real browser."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import App
+from playwright.sync_api import Browser, Page, expect
+
+pytestmark = pytest.mark.browser
+FLAGSHIP = "The capital of the state containing Dallas is"
+
+
+def expect_graph(page: Page, answer: str) -> None:
+    """The graph on the screen is the one whose likeliest next token is ``answer``."""
+    graph = page.locator(".st-key-graph .js-plotly-plot")
+    expect(graph.locator(".annotation-text", has_text=answer).first).to_be_visible()
+    expect(graph.locator(".scatterlayer .point").first).to_be_visible()
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+
+
+def bars(page: Page, key: str) -> list[str]:
+    """The words beside and on the bars of a small chart, top to bottom."""
+    chart = page.locator(f".st-key-{key} .js-plotly-plot")
+    expect(chart.locator(".bars .point").first).to_be_visible()
+    return chart.locator(".ytick text, .bartext").all_text_contents()
+
+
+def write_prompt(page: Page, text: str) -> None:
+    box = page.get_by_label("Prompt: the text whose next token is explained")
+    box.fill(text)
+    box.press("Enter")
+
+
+def test_from_a_prompt_to_a_feature_that_is_switched_off(app: App, page: Page) -> None:
+    page.goto(app.url)
+    expect_graph(page, "Austin")
+
+    page.get_by_role("button", name="Oakland → Sacramento").click()
+    expect_graph(page, "Sacramento")
+    page.get_by_role("button", name="Dallas → Texas → Austin").click()
+    expect_graph(page, "Austin")
+    assert "Austin" in bars(page, "next-tokens")
+
+    # The largest circle in Dallas's column is hit with the mouse, as a person would.
+    marker = page.evaluate(
+        """() => {
+            const plot = document.querySelector('.st-key-graph .js-plotly-plot');
+            const trace = plot.data.find(t => (t.customdata || []).includes('feature-1-7-887'));
+            const at = trace.customdata.indexOf('feature-1-7-887');
+            const axes = plot._fullLayout, box = plot.getBoundingClientRect();
+            return {
+                x: box.x + axes.xaxis._offset + axes.xaxis.l2p(trace.x[at]),
+                y: box.y + axes.yaxis._offset + axes.yaxis.l2p(trace.y[at]),
+            };
+        }"""
+    )
+    page.mouse.click(marker["x"], marker["y"])
+    expect(page.get_by_role("heading", name="about Texas")).to_be_visible()
+    expect(page.get_by_text("Top activations", exact=True)).to_be_visible()
+    examples = page.locator("[data-testid=stHtml] span[title^=activation]")
+    expect(examples.first).to_be_visible()
+    fired_on = " ".join(examples.all_text_contents())
+    assert re.search("Laredo|Houston|Dallas|Texas", fired_on)
+    expect(page.get_by_text("Strongest inputs", exact=True)).to_be_visible()
+    expect(page.get_by_text("Promotes")).to_be_visible()
+    assert "node=feature-1-7-887" in page.url
+
+    page.get_by_text("Turn this feature off").click()
+    expect(page.get_by_text("Next token, 1 feature off")).to_be_visible()
+    off = bars(page, "comparison")
+    page.get_by_text("−2×", exact=True).click()
+    sentence = re.compile(r"Austin falls from 99\.\d % to .* is now first")
+    expect(page.get_by_text(sentence)).to_be_visible()
+    assert bars(page, "comparison") != off
+
+    page.get_by_role("button", name="All on again").click()
+    assert "Austin" in bars(page, "next-tokens")
+    expect(page.get_by_text("1 feature off")).to_have_count(0)
+
+
+def test_an_input_in_the_panel_walks_the_graph(app: App, page: Page) -> None:
+    page.goto(f"{app.url}/?prompt={FLAGSHIP}&node=feature-2-7-859")
+    expect(page.get_by_text("Strongest inputs", exact=True)).to_be_visible()
+    page.get_by_role("button", name=re.compile("about Texas .*layer 1")).first.click()
+    expect(page.get_by_text(re.compile("layer 1 at “Dallas” · feature 887"))).to_be_visible()
+    page.get_by_role("button", name=re.compile("Show the whole graph")).click()
+    expect(page.get_by_text("Most influential features")).to_be_visible()
+
+
+def test_thresholds_change_what_is_shown(app: App, page: Page) -> None:
+    page.goto(app.url)
+    expect_graph(page, "Austin")
+    shown = page.get_by_text(re.compile(r"\d+ of \d+ nodes shown"))
+    before = shown.inner_text()
+    slider = page.get_by_role("slider", name="Influence kept by nodes")
+    slider.focus()
+    for _ in range(12):
+        slider.press("ArrowLeft")
+    expect(shown).not_to_have_text(before)
+    page.wait_for_url(re.compile("nodes=0.6"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("The capital of Zürich is", "Zürich"),
+        ("<script>alert(1)</script>", "<script>alert(1)</script>"),
+        ("The opposite of 🦊 is", "🦊"),
+        ("of " * 80, "at most 64"),
+        ("   ", "empty"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_the_page_goes_on(
+    app: App, page: Page, prompt: str, said: str
+) -> None:
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    page.goto(app.url)
+    expect_graph(page, "Austin")
+    write_prompt(page, prompt)
+    alert = page.get_by_test_id("stAlert")
+    expect(alert).to_contain_text(said)
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+    page.get_by_role("button", name=re.compile("Back to")).click()
+    expect_graph(page, "Austin")
+    write_prompt(page, "calc: 17+25=")
+    expect_graph(page, "42")
+    assert not dialogs
+
+
+def test_the_other_transcoders_draw_another_graph(app: App, page: Page) -> None:
+    page.goto(app.url)
+    expect_graph(page, "Austin")
+    shown = page.get_by_text(re.compile(r"\d+ of \d+ nodes shown"))
+    before = shown.inner_text()
+    page.get_by_role("radio", name="cross-layer").or_(
+        page.get_by_role("button", name="cross-layer")
+    ).first.click()
+    expect(shown).not_to_have_text(before)
+    expect_graph(page, "Austin")
+    page.wait_for_url(re.compile("transcoders=cross-layer"))
+
+
+@pytest.mark.parametrize(
+    ("path", "there"),
+    [
+        ("/", "Next token"),
+        ("/trace", "Next token"),
+        ("/guide", "How to read a graph"),
+        (
+            "/trace?prompt=The+opposite+of+small+is&transcoders=cross-layer&nodes=0.7",
+            "The opposite of small is large",
+        ),
+    ],
+)
+def test_a_deep_link_to_a_cold_server_works(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory, page: Page, path: str, there: str
+) -> None:
+    """The first visit ever; the page must come through the main script, sidebar and all."""
+    server = App(tmp_path_factory.mktemp("cold") / "store")
+    try:
+        page.goto(server.url + path)
+        expect(page.get_by_test_id("stMain").get_by_text(there).first).to_be_visible()
+        expect(page.get_by_test_id("stSidebar").get_by_text("Prompts")).to_be_visible()
+        expect(page.get_by_text("Page not found")).to_have_count(0)
+        expect(page.get_by_test_id("stException")).to_have_count(0)
+    finally:
+        server.stop()
