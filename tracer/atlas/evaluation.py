@@ -22,6 +22,8 @@ from tracer.models import Model
 from tracer.types import Intervention
 
 Report = Callable[[str], None]
+ActiveFeatures = dict[int, dict[tuple[int, int], float]]
+"""By position, the activation of every active ``(layer, feature)``."""
 N_PAIRS: Final = 100
 SOURCE_SCALE, TARGET_SCALE = -1.0, 2.0
 """Carriers of the prompt's state are set to -1x, the other state's to 2x their activation."""
@@ -231,10 +233,10 @@ def swap_success(
 
     ``n_pairs`` random ordered pairs of states; the prompt asks for the capital of the state
     containing a city of the first. Its carriers are set to `SOURCE_SCALE` times their activation,
-    the second state's to `TARGET_SCALE` times theirs, attention frozen. The ``control`` swaps as
-    many random other features that are active on the two prompts, at the same places and scales.
+    the second state's to `TARGET_SCALE` times theirs, attention frozen. The ``control`` gives the
+    very same values at the same positions to as many random other features.
     """
-    rng = random.Random(_SWAP_SEED)
+    rng, draw = random.Random(_SWAP_SEED), random.Random(_SWAP_SEED + 1)
     hits = asked = 0
     template = STATE_TWO_HOP["capital"][0]
     while asked < n_pairs:
@@ -243,14 +245,11 @@ def swap_success(
         other = template.format(city=rng.choice(target.cities))
         if not (_says(model, prompt, source) and _says(model, other, target)):
             continue
-        edits = _swap_edits(
-            model,
-            prompt,
-            other,
-            carriers[source.name],
-            carriers[target.name],
-            rng if control else None,
-        )
+        present = _active(model, prompt)
+        pair = carriers[source.name], carriers[target.name]
+        edits = _swap_edits(present, *pair)
+        if control:
+            edits = _control_edits(model, edits, (present, _active(model, other)), pair, draw)
         result = intervene(model, prompt, edits, freeze_attention=True)
         hits += result.edited[0].token == f" {target.capital}"
         asked += 1
@@ -263,44 +262,56 @@ def _says(model: Model, prompt: str, state: State) -> bool:
 
 
 def _swap_edits(
-    model: Model,
-    prompt: str,
-    other: str,
-    source: StateCarriers,
-    target: StateCarriers,
-    rng: random.Random | None,
+    present: ActiveFeatures, source: StateCarriers, target: StateCarriers
 ) -> list[Intervention]:
-    present, elsewhere = _active(model, prompt), _active(model, other)
     edits: dict[tuple[int, int, int], float] = {}
     for position in CARRIER_POSITIONS:
-        off = [key for key in source.typical[position] if key in present[position]]
-        on = list(target.typical[position])
-        if rng is not None:
-            carried = set(source.typical[position]) | set(target.typical[position])
-            strangers = sorted(set(present[position]) - carried)
-            off = rng.sample(strangers, min(len(off), len(strangers)))
-            strangers = sorted(set(elsewhere[position]) - carried)
-            on = rng.sample(strangers, min(len(on), len(strangers)))
-        for layer, feature in off:
-            edits[layer, position, feature] = SOURCE_SCALE * present[position][layer, feature]
-        for layer, feature in on:
-            strength = (
-                target.typical[position][layer, feature]
-                if rng is None
-                else elsewhere[position][layer, feature]
-            )
+        for layer, feature in source.typical[position]:
+            strength = present[position].get((layer, feature), 0.0)
+            if strength > 0:
+                edits[layer, position, feature] = SOURCE_SCALE * strength
+        for (layer, feature), strength in target.typical[position].items():
             edits[layer, position, feature] = TARGET_SCALE * strength
     return [Intervention(*place, value) for place, value in edits.items()]
 
 
+def _control_edits(
+    model: Model,
+    edits: Sequence[Intervention],
+    active: Sequence[ActiveFeatures],
+    carriers: Sequence[StateCarriers],
+    rng: random.Random,
+) -> list[Intervention]:
+    """The values of ``edits``, each given to a random feature that carries neither state.
+
+    Features active on the two prompts come first; where they are too few, any feature will do.
+    """
+    control: list[Intervention] = []
+    for position in CARRIER_POSITIONS:
+        values = [edit.value for edit in edits if edit.position == position]
+        carried = {key for carrier in carriers for key in carrier.typical[position]}
+        strangers = sorted({key for prompt in active for key in prompt[position]} - carried)
+        rng.shuffle(strangers)
+        taken = dict.fromkeys(strangers[: len(values)])
+        while len(taken) < len(values):
+            layer = rng.randrange(model.n_layers)
+            key = layer, rng.randrange(model.transcoders[layer].n_features)
+            if key not in carried:
+                taken[key] = None
+        rng.shuffle(values)
+        for (layer, feature), value in zip(taken, values, strict=True):
+            control.append(Intervention(layer, position, feature, value))
+    return control
+
+
 def _active(
     model: Model, prompt: str, positions: Sequence[int] = CARRIER_POSITIONS
-) -> dict[int, dict[tuple[int, int], float]]:
+) -> ActiveFeatures:
     """Active features ``(layer, feature)`` of a prompt, by position from its end."""
     ids = torch.tensor(model.encode(prompt), device=model.device)
     names = [model.read_hook(layer) for layer in range(model.n_layers)]
     _, seen = model.bridge.capture(ids, names)
-    found: dict[int, dict[tuple[int, int], float]] = {}
+    found: ActiveFeatures = {}
     for position in positions:
         found[position] = {}
         for layer, name in enumerate(names):

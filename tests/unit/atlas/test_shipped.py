@@ -9,7 +9,14 @@ import pytest
 import torch
 
 import tracer
-from tracer.atlas.evaluation import Evaluation, evaluate
+from tracer.atlas.evaluation import (
+    Evaluation,
+    _active,
+    _control_edits,
+    _swap_edits,
+    evaluate,
+    state_carriers,
+)
 from tracer.atlas.gallery import GalleryPrompt, gallery
 from tracer.features import FeatureIndex
 from tracer.models import Model
@@ -115,3 +122,19 @@ def test_labels_are_earned(transcoders: str) -> None:
     for label in index.labels.values():
         assert label.text and len(label.text) <= 40
         assert label.precision is not None and label.precision >= 0.8
+
+
+def test_the_control_swap_is_as_large_as_the_real_one() -> None:
+    model = atlas("per-layer")
+    carriers = state_carriers(model)
+    pair = carriers["Texas"], carriers["Ohio"]
+    present = _active(model, FLAGSHIP.prompt)
+    edits = _swap_edits(present, *pair)
+    control = _control_edits(model, edits, (present,), pair, random.Random(1))
+    assert len(edits) > 20
+    assert sorted((e.position, e.value) for e in control) == sorted(
+        (e.position, e.value) for e in edits
+    )
+    places = {(e.position, e.layer, e.feature) for e in control}
+    assert len(places) == len(control)
+    assert not places & {(e.position, e.layer, e.feature) for e in edits}
