@@ -13,8 +13,8 @@ from tracer.atlas.gallery import gallery
 from tracer.sources import ATLAS_TRANSCODERS
 
 
-def draw() -> None:
-    """Draw it; called on every page."""
+def draw(trace_page: st.Page, current: st.Page) -> None:
+    """Draw it; called on every page. A prompt that is clicked elsewhere leads to the Trace page."""
     session = _session.read()
     with st.sidebar:
         st.markdown("#### Prompts")
@@ -25,13 +25,15 @@ def draw() -> None:
             first = group == gallery()[0].group
             with st.expander(group, expanded=here or first), st.container(gap=None):
                 for entry in prompts:
-                    st.button(
+                    clicked = st.button(
                         plain(entry.title),
                         key=f"gallery {entry.prompt}",
                         type="primary" if entry.prompt == session.prompt else "tertiary",
                         on_click=_session.write,
                         kwargs={"prompt": entry.prompt},
                     )
+                    if clicked and current.title != trace_page.title:
+                        st.switch_page(trace_page)
         st.markdown("#### Model")
         _choose_transcoders(session)
         _machine()

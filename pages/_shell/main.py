@@ -15,9 +15,10 @@ from pages import _sidebar, _style  # noqa: E402
 
 st.set_page_config(page_title="Circuit tracing", layout="wide", initial_sidebar_state="expanded")
 PAGES = ROOT / "pages"
+trace = st.Page(PAGES / "trace.py", title="Trace", default=True, url_path="start")
 page = st.navigation(
     [
-        st.Page(PAGES / "trace.py", title="Trace", default=True, url_path="start"),
+        trace,
         # Streamlit serves its default page at / alone: /trace has to be a page of its own.
         st.Page(PAGES / "trace.py", title="Trace", url_path="trace", visibility="hidden"),
         st.Page(PAGES / "guide.py", title="How to read a graph", url_path="guide"),
@@ -25,5 +26,5 @@ page = st.navigation(
     position="top",
 )
 _style.draw()
-_sidebar.draw()
+_sidebar.draw(trace, page)
 page.run()
