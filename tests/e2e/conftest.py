@@ -29,6 +29,12 @@ FLAGS = [
 expect.set_options(timeout=20_000)  # a busy machine may take long to load the model
 
 
+def browser_path() -> str | None:
+    """The system's browser, or None for Playwright's own."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
 class App:
     """A running server."""
 
@@ -74,11 +80,9 @@ class App:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Debian's chromium where there is one, else Playwright's own."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
     with sync_playwright() as playwright:
         try:
-            opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
+            opened = playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
         except Error as error:
             reason = "no browser: install chromium, or run python -m playwright install chromium"
             if os.environ.get("CI"):
