@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
@@ -135,6 +135,3 @@ class Thresholds:
                 raise ThresholdError(
                     f"the {name} threshold is {value}: it must lie between 0 and 1"
                 )
-
-
-TargetsLike = Sequence[str | int | Contrast] | None

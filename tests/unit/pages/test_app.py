@@ -1,0 +1,101 @@
+"""The pages without a browser: they run through the main script, on the embedded model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+MAIN = Path(__file__).resolve().parents[3] / "pages" / "_shell" / "main.py"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("CIRCUIT_STORE", str(tmp_path_factory.mktemp("app") / "store"))
+    st.cache_resource.clear()
+    yield
+    patch.undo()
+    st.cache_resource.clear()
+
+
+@pytest.fixture
+def app(store: None) -> AppTest:
+    """The app after its first run has drawn the flagship; the model takes seconds to load."""
+    test = AppTest.from_file(str(MAIN), default_timeout=60)
+    for _ in range(60):
+        test.run()
+        assert not test.exception
+        if any("nodes shown" in caption.value for caption in test.caption):
+            return test
+    pytest.fail("the flagship's graph was never drawn")
+
+
+def caption_with(app: AppTest, words: str) -> str:
+    return next(caption.value for caption in app.caption if words in caption.value)
+
+
+def button(app: AppTest, words: str):
+    return next(button for button in app.button if words in button.label)
+
+
+def prompt_box(app: AppTest):
+    return app.text_input(key="prompt box")
+
+
+def test_the_first_visit_shows_the_flagship(app: AppTest) -> None:
+    assert prompt_box(app).value == "The capital of the state containing Dallas is"
+    assert any("**Austin**" in markdown.value for markdown in app.markdown)
+    assert button(app, "about Texas")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("  ", "empty"),
+        ("The capital of Zürich is", "Zürich"),
+        ("<script>alert(1)</script>", "script"),
+        ("🦊", "🦊"),
+        ("of " * 80, "64"),
+    ],
+)
+def test_a_bad_prompt_is_one_sentence_and_the_way_back_works(
+    app: AppTest, prompt: str, said: str
+) -> None:
+    prompt_box(app).set_value(prompt).run()
+    assert not app.exception
+    assert len(app.error) == 1 and said in app.error[0].value
+    button(app, "Back to").click().run()
+    assert not app.error and not app.exception
+    assert any("**Austin**" in markdown.value for markdown in app.markdown)
+
+
+def test_the_arrows_step_through_the_gallery_and_around_it(app: AppTest) -> None:
+    app.button(key="next").click().run()
+    assert "Oakland" in prompt_box(app).value
+    app.button(key="previous").click().run()
+    app.button(key="previous").click().run()
+    assert "Dallas" not in prompt_box(app).value
+    app.button(key="next").click().run()
+    assert prompt_box(app).value == "The capital of the state containing Dallas is"
+
+
+def test_a_feature_can_be_opened_switched_off_and_on_again(app: AppTest) -> None:
+    button(app, "about Texas").click().run()
+    assert not app.exception
+    assert any("Turn this feature off" in toggle.label for toggle in app.toggle)
+    app.toggle[0].set_value(True).run()
+    assert not app.exception
+    assert "KL divergence" in caption_with(app, "KL divergence")
+    button(app, "All on again").click().run()
+    assert not any("KL divergence" in caption.value for caption in app.caption)
+
+
+def test_a_lower_threshold_shows_fewer_nodes(app: AppTest) -> None:
+    before = caption_with(app, "nodes shown")
+    app.slider(key="node threshold").set_value(0.4).run()
+    after = caption_with(app, "nodes shown")
+    assert int(after.split(" of ")[0]) < int(before.split(" of ")[0])

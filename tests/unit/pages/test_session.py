@@ -1,0 +1,83 @@
+"""The address bar holds the session, and text stays text."""
+
+from __future__ import annotations
+
+import pytest
+
+from cache import ModelChoice
+from charts.palette import LIGHT
+from pages._session import Session, from_query, to_query
+from pages._text import chips_html, example_html, plain
+from tracer.features import Example
+from tracer.types import NodeId, Thresholds
+
+TEXAS = NodeId("feature", 1, 7, 887)
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        Session(),
+        Session(prompt="calc: 36+59=", choice=ModelChoice("atlas", "cross-layer")),
+        Session(thresholds=Thresholds(0.5, 0.9), selected=TEXAS),
+        Session(selected=NodeId("token", -1, 3, 5), edits=((TEXAS, 0.0), (TEXAS, -2.0))[:1]),
+        Session(edits=((TEXAS, -2.0), (NodeId("feature", 4, 8, 1), 0.0))),
+        Session(prompt="<script>alert(1)</script> & Zürich=1?"),
+    ],
+)
+def test_a_link_brings_the_session_back(session: Session) -> None:
+    assert from_query(to_query(session)) == session
+
+
+def test_a_fresh_session_makes_a_short_link() -> None:
+    assert to_query(Session()) == {"prompt": Session().prompt}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"transcoders": "../../etc"},
+        {"nodes": "2"},
+        {"edges": "nan"},
+        {"nodes": "half"},
+        {"node": "feature-1"},
+        {"node": "<b>"},
+        {"off": "token--1-3-5"},
+        {"off": "feature-1-7-887*lots"},
+        {"off": "feature-1-7-887*1e9"},
+        {"prompt": ""},
+        {"unknown": "1"},
+    ],
+)
+def test_a_link_that_makes_no_sense_opens_the_default(query: dict[str, str]) -> None:
+    assert from_query(query) == Session()
+
+
+@pytest.mark.parametrize("text", ["**a**", "$x$", ":red[x]", "[a](b)", "`c`", "<b>", "# a", "a_b_"])
+def test_markdown_is_shown_literally(text: str) -> None:
+    escaped = plain(text)
+    for character in "*$:[]()`<>#_":
+        assert escaped.count("\\" + character) == text.count(character)
+    assert escaped.replace("\\", "") == text
+
+
+def test_hostile_tokens_cannot_leave_their_example() -> None:
+    example = Example(("<script>", ' "x" onload=', " &", " ok"), (2.0, 1.0, 0.0, 0.0))
+    html = example_html(example, 2.0, LIGHT) + chips_html(["<img src=x>"], LIGHT.positive)
+    assert "<script" not in html and "<img" not in html and '"x"' not in html
+    assert "&lt;script&gt;" in html and "&quot;x&quot;" in html and "&amp;" in html
+
+
+def test_stronger_tokens_are_shaded_more_and_silent_ones_not_at_all() -> None:
+    html = example_html(Example((" a", " b", " c"), (2.0, 1.0, 0.0)), 2.0, LIGHT)
+    assert html.count("<span") == 2
+    strong, weak = (float(part.split(",")[3].split(")")[0]) for part in html.split("rgba(")[1:])
+    assert strong > weak > 0
+
+
+def test_a_long_example_is_cut_around_its_peak() -> None:
+    tokens = tuple(f" t{i}" for i in range(60))
+    example = Example(tokens, tuple(1.0 if i == 30 else 0.0 for i in range(60)))
+    html = example_html(example, 1.0, LIGHT, around=5)
+    assert " t30" in html and " t25" in html and " t24" not in html and " t36" not in html
+    assert html.count("…") == 2
