@@ -21,7 +21,7 @@ LINE: Final = 25.0
 """Height of a line of a cell: the largest node and a little air."""
 DOT: Final = 21.0
 """Pitch of packed nodes."""
-CHARACTER: Final = 6.6
+CHARACTER: Final = 6.1
 """Mean width of a character at the size of the labels."""
 GUTTER: Final = 62.0
 """Room for the layers' names, left of the first column."""
@@ -107,12 +107,8 @@ def layout_graph(
     tokens becomes wider. The ``max_labels`` features of most influence are labelled.
     """
     cells = _cells(nodes, max_labels)
-    widths: list[float] = []
-    limit = _LABEL_LENGTHS[-1]
-    for limit in _LABEL_LENGTHS:
-        widths = _column_widths(cells, tokens, limit)
-        if GUTTER + sum(widths) <= width:
-            break
+    limits = _label_limits(cells, tokens, width - GUTTER)
+    widths = _column_widths(cells, tokens, limits)
     logits = sorted(
         (n for n in nodes if n.node.kind == "logit"), key=lambda n: (-n.influence, n.label)
     )
@@ -134,7 +130,9 @@ def layout_graph(
         if n.node.kind == "token"
     ]
     for (layer, position), cell in cells.items():
-        placed += _place_cell(cell, columns[position], rows[layer + 1], per_line[position], limit)
+        placed += _place_cell(
+            cell, columns[position], rows[layer + 1], per_line[position], limits[position]
+        )
     for number, line in enumerate(logit_lines):
         y = rows[-1].stop - _ROW_PADDING / 2 - LINE * (number + 0.5)
         placed += [PlacedNode(n.node, x, y, n.label) for n, x in line]
@@ -158,13 +156,38 @@ def _cells(nodes: Sequence[LayoutNode], max_labels: int) -> dict[Cell, _CellLine
     }
 
 
+def _label_limits(
+    cells: Mapping[Cell, _CellLines], tokens: Sequence[str], available: float
+) -> list[int]:
+    """Longest label per column: one that fits everywhere, then more where labels are still cut."""
+
+    def fits(limits: list[int]) -> bool:
+        return sum(_column_widths(cells, tokens, limits)) <= available
+
+    limits = [_LABEL_LENGTHS[-1]] * len(tokens)
+    for length in reversed(_LABEL_LENGTHS):
+        if fits([length] * len(tokens)):
+            limits = [length] * len(tokens)
+    cut: dict[int, int] = defaultdict(int)
+    for (_, position), cell in cells.items():
+        cut[position] += sum(len(n.label) > limits[position] for n in cell.labelled)
+    for position in sorted(cut, key=lambda position: -cut[position]):
+        for length in _LABEL_LENGTHS:
+            longer = [*limits[:position], length, *limits[position + 1 :]]
+            if length > limits[position] and fits(longer):
+                limits = longer
+                break
+    return limits
+
+
 def _column_widths(
-    cells: Mapping[Cell, _CellLines], tokens: Sequence[str], limit: int
+    cells: Mapping[Cell, _CellLines], tokens: Sequence[str], limits: Sequence[int]
 ) -> list[float]:
     widths = [
         len(truncate(token_text(token), _TOKEN_LENGTH)) * CHARACTER + 10.0 for token in tokens
     ]
     for (_, position), cell in cells.items():
+        limit = limits[position]
         longest = max((len(truncate(n.label, limit)) for n in cell.labelled), default=0)
         line = longest and STAGGER + DOT / 2 + _LABEL_GAP + longest * CHARACTER
         # squarish where nothing is labelled: as many columns as lines, roughly

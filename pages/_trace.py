@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from cache import Job, StoreError, TraceRequest
+from cache import Job, ModelChoice, StoreError, TraceRequest
 from charts.palette import palette
 from charts.wording import percent, token_text
 from pages import _graph, _panel, _resources, _session
@@ -38,8 +38,16 @@ def draw() -> None:
         _refused(error)
         return
     st.session_state["last traced"] = session.prompt
+    _warm(session.choice)
     _headline(graph)
     _graph_and_panel(job.key, graph)
+
+
+def _warm(choice: ModelChoice) -> None:
+    """Open the model while a cached graph is being read, so that the next prompt need not wait."""
+    if st.session_state.get("warmed") != choice:
+        st.session_state["warmed"] = choice
+        _resources.backend().warm(choice)
 
 
 def _prompt_bar() -> None:

@@ -220,3 +220,19 @@ def test_the_figure_is_pure_data_and_follows_the_theme() -> None:
     assert palette("dark") is DARK and palette("light") is palette(None) is LIGHT
     assert DARK.text in graph_figure(view, DARK).to_json()
     assert view.pruned.graph.prompt == DALLAS
+
+
+def test_a_label_is_cut_only_where_its_column_has_no_room() -> None:
+    """Room that other columns do not need goes to the labels that are cut."""
+    logit = NodeId("logit", 5, 8, 90)
+    features = [(1, 7, 0), (1, 8, 1), (2, 8, 2)]
+    names = {FeatureId(la, i): f"a feature named at length {i}" for la, _, i in features}
+    edges = {(NodeId("feature", *place), logit): 1.0 for place in features}
+    edges |= {(token(7), NodeId("feature", *place)): 1.0 for place in features}
+    view = GraphView(prune(graph_of(features, edges), 1.0, 1.0), names)
+    wide = {placed.label for placed in layout_view(view, 1400).nodes if placed.label}
+    assert set(names.values()) <= wide
+    narrow = layout_view(view, 640)
+    shown = {p.node.position: len(p.label) for p in narrow.nodes if p.node.kind == "feature"}
+    assert narrow.width == 640
+    assert 10 <= shown[7] < shown[8] < 28, "the column with more cut labels gets what is left"
