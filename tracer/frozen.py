@@ -6,6 +6,7 @@ an error vector, the residual stream is linear: what attribution and its checks 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -102,13 +103,11 @@ def feature_activations(
     return activations
 
 
-def _decompose(
-    model: Model, seen: dict[str, Tensor] | object
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _decompose(model: Model, seen: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Active features ``(active, 3)``, their activations and biases, and the error vectors."""
     layers = range(model.n_layers)
-    inputs = [seen[model.read_hook(layer)].to(model.bridge.dtype) for layer in layers]  # type: ignore[index]
-    outputs = torch.stack([seen[model.write_hook(layer)] for layer in layers])  # type: ignore[index]
+    inputs = [seen[model.read_hook(layer)].to(model.bridge.dtype) for layer in layers]
+    outputs = torch.stack([seen[model.write_hook(layer)] for layer in layers])
     active = feature_activations(model, inputs)
     errors = outputs - model.transcoders.reconstructions(active, inputs)
     errors[:, :FIRST_POSITION] = 0

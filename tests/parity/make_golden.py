@@ -34,9 +34,9 @@ MAX_FEATURES, RANK_EVERY = 40, 8
 HOOKS = ("mlp.hook_in", "mlp.hook_out")
 
 
-def peer_model(transcoders: Any) -> Any:
-    """The case's Llama as the peer opens models: a HookedTransformer, weights unprocessed."""
-    raw = json.loads((HERE / "model" / "config.json").read_text())
+def peer_model(folder: Path, transcoders: Any) -> Any:
+    """A Llama folder as the peer opens models: a HookedTransformer, weights unprocessed."""
+    raw = json.loads((folder / "config.json").read_text())
     llama = LlamaConfig(
         **{
             key: raw[key]
@@ -54,7 +54,7 @@ def peer_model(transcoders: Any) -> Any:
         rope_theta=raw["rope_parameters"]["rope_theta"],
     )
     hf_model = LlamaForCausalLM(llama)
-    hf_model.load_state_dict(load_file(HERE / "model" / "model.safetensors"))
+    hf_model.load_state_dict(load_file(folder / "model.safetensors"))
     config = HookedTransformerConfig(
         n_layers=llama.num_hidden_layers,
         d_model=llama.hidden_size,
@@ -82,7 +82,7 @@ def peer_model(transcoders: Any) -> Any:
         use_hook_mlp_in=False,
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(HERE / "model" / "tokenizer.json"),
+        tokenizer_file=str(folder / "tokenizer.json"),
         bos_token="<bos>",
         eos_token="<eos>",
         pad_token="<pad>",
@@ -91,7 +91,7 @@ def peer_model(transcoders: Any) -> Any:
     model = TransformerLensReplacementModel(config)
     model.tokenizer = tokenizer
     model.load_state_dict(convert_llama_weights(hf_model, config), strict=False)
-    ids = torch.tensor([IDS])
+    ids = torch.tensor([IDS])  # any ids will do
     with torch.no_grad():
         difference = (model(ids) - hf_model(ids).logits).abs().max()
     assert difference < 1e-4, f"the weights did not carry over: {difference}"
@@ -157,5 +157,5 @@ def golden(model: Any) -> dict[str, torch.Tensor]:
 
 if __name__ == "__main__":
     for name, load in (("per-layer", per_layer), ("cross-layer", cross_layer)):
-        save_file(golden(peer_model(load())), HERE / f"golden-{name}.safetensors")
+        save_file(golden(peer_model(HERE / "model", load())), HERE / f"golden-{name}.safetensors")
         print(name)
