@@ -20,13 +20,14 @@ from torch import Tensor
 from tracer.effects import EffectSources, gather_sources
 from tracer.errors import TracerError
 from tracer.frozen import FrozenPass, frozen_pass
-from tracer.graph import AttributionGraph, IntArray
+from tracer.graph import AttributionGraph, FloatArray, IntArray
 from tracer.models import Model
 from tracer.targets import TargetDirections, choose_targets, next_tokens
 from tracer.transcoders import ReadPoint, WritePoint
 from tracer.types import Contrast, Progress
 
 RANKING_EPSILON: Final = 1e-8
+_SMALLEST_BATCH: Final = 48
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,16 @@ class DirectEffects:
         self.model = model
         self.frozen = frozen
         self.sources: EffectSources = gather_sources(model, frozen)
+        # The norm before attention is linear at its frozen scale: its gain and centring go into
+        # W_V, its scale into the pattern's columns, and no gradient has to pass it any more.
+        self._values, self._patterns = [], []
+        for layer, block in enumerate(model.blocks):
+            W_V, pattern = block.W_V.transpose(1, 2).flatten(0, 1), frozen.patterns[layer]
+            if block.attn_norm is not None:
+                W_V = block.attn_norm.pull_back(W_V, W_V.new_ones(1))
+                pattern = pattern / frozen.scales[block.attn_norm.name][:, 0]
+            self._values.append(W_V)
+            self._patterns.append(pattern)
 
     def on_logits(self, directions: Float[Tensor, "targets d_model"]) -> Float[Tensor, "t sources"]:
         """Direct effects of every source on directions after the final norm, last position."""
@@ -99,17 +110,24 @@ class DirectEffects:
         gradient = batch.gradients.new_zeros(n, stop, batch.gradients.shape[1])
         scores = batch.gradients.new_zeros(self.sources.n_sources, n)
         joined = self._join(gradient, batch, 0, batch.count_above(self.model.n_layers - 1))
+        spread = 0  # rows that attention has carried to other positions than their target's
         for layer in reversed(range(self.model.n_layers)):
             self.sources.score(layer, gradient[:joined], scores[:, :joined])
             through_mlp = self._through_skip(layer, gradient[:joined])
             if self.model.blocks[layer].parallel:
-                through_attention = self._through_attention(layer, gradient[:joined])
+                through_attention = self._through_attention(
+                    layer, gradient[:joined], batch.positions, spread
+                )
                 gradient[:joined] += through_mlp + through_attention
+                spread = joined
                 joined = self._join(gradient, batch, joined, batch.count_above(layer - 1))
             else:
                 gradient[:joined] += through_mlp
                 joined = self._join(gradient, batch, joined, batch.count_above(layer - 1))
-                gradient[:joined] += self._through_attention(layer, gradient[:joined])
+                gradient[:joined] += self._through_attention(
+                    layer, gradient[:joined], batch.positions, spread
+                )
+                spread = joined
         self.sources.score_tokens(gradient, scores)
         return scores.T
 
@@ -131,23 +149,40 @@ class DirectEffects:
         return self._pull_back_read(layer, gradient @ W_skip, positions)
 
     def _through_attention(
-        self, layer: int, gradient: Float[Tensor, "batch pos d_model"]
+        self,
+        layer: int,
+        gradient: Float[Tensor, "batch pos d_model"],
+        positions: Int[Tensor, " all"],
+        spread: int,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Through W_O, the frozen pattern (query to key) and W_V, and the norms around them."""
-        block = self.model.blocks[layer]
-        n, stop, _ = gradient.shape
+        """Through W_O, the frozen pattern (query to key) and W_V, and the norms around them.
+
+        Rows from ``spread`` on still stand at their target's position alone: for them W_O is
+        applied there and nowhere else.
+        """
+        block, (n, stop, _) = self.model.blocks[layer], gradient.shape
         n_heads, d_head, d_model = block.W_O.shape
-        n_kv = block.W_V.shape[0]
-        gradient = self.frozen.pull_back(block.attn_post_norm, gradient, stop)
-        on_heads = gradient @ block.W_O.reshape(n_heads * d_head, d_model).T
-        on_heads = on_heads.view(n, stop, n_heads, d_head).permute(2, 1, 0, 3)
-        pattern = self.frozen.patterns[layer][:, :stop, :stop]
-        on_values = pattern.transpose(1, 2) @ on_heads.reshape(n_heads, stop, n * d_head)
-        # Query heads that share a value head add up before W_V.
-        on_values = on_values.view(n_kv, n_heads // n_kv, stop, n, d_head).sum(dim=1)
-        on_values = on_values.permute(2, 1, 0, 3).reshape(n, stop, n_kv * d_head)
-        through = on_values @ block.W_V.transpose(1, 2).reshape(n_kv * d_head, d_model)
-        return self.frozen.pull_back(block.attn_norm, through, stop)
+        n_kv, group = block.W_V.shape[0], n_heads // block.W_V.shape[0]
+        W_O = block.W_O.reshape(n_heads * d_head, d_model).T
+        pattern = self._patterns[layer][:, :, :stop]
+        on_values = gradient.new_empty(n, stop, n_kv, d_head)
+        # Query heads that share a value head add up before W_V, in both parts.
+        if spread:
+            on_heads = self.frozen.pull_back(block.attn_post_norm, gradient[:spread], stop) @ W_O
+            on_heads = on_heads.view(spread, stop, n_heads, d_head).permute(2, 1, 0, 3)
+            carried = pattern[:, :stop].transpose(1, 2) @ on_heads.reshape(n_heads, stop, -1)
+            carried = carried.view(n_kv, group, stop, spread, d_head).sum(dim=1)
+            on_values[:spread] = carried.permute(2, 1, 0, 3)
+        if spread < n:
+            own = positions[spread:n]
+            start = gradient[torch.arange(spread, n, device=gradient.device), own]
+            if block.attn_post_norm is not None:
+                scale = self.frozen.scales[block.attn_post_norm.name][own]
+                start = block.attn_post_norm.pull_back(start, scale)
+            on_heads = (start @ W_O).view(-1, n_kv, group, d_head)
+            weights = pattern[:, own].permute(1, 2, 0).reshape(-1, stop, n_kv, group)
+            on_values[spread:] = (weights.transpose(1, 2) @ on_heads).transpose(1, 2)
+        return on_values.flatten(2) @ self._values[layer]
 
 
 class _Rows:
@@ -157,7 +192,7 @@ class _Rows:
         self._targets: list[IntArray] = []
         self._counts: list[IntArray] = []
         self._columns: list[IntArray] = []
-        self._weights: list[np.ndarray] = []
+        self._weights: list[FloatArray] = []
 
     def add(self, targets: IntArray, effects: Float[Tensor, "targets sources"]) -> None:
         present = effects != 0
@@ -166,10 +201,26 @@ class _Rows:
         self._columns.append(present.nonzero()[:, 1].cpu().numpy().astype(np.int32))
         self._weights.append(effects[present].float().cpu().numpy())
 
-    def edges(self) -> tuple[IntArray, IntArray, np.ndarray]:
-        """``(targets, sources, weights)`` of every entry, in the numbering they were added with."""
-        targets = np.repeat(np.concatenate(self._targets), np.concatenate(self._counts))
-        return targets, np.concatenate(self._columns), np.concatenate(self._weights)
+    def in_order(self, row_of: IntArray) -> tuple[IntArray, IntArray, FloatArray]:
+        """``(counts, sources, weights)`` of all rows, as CSR rows of the graph.
+
+        ``row_of`` renumbers targets and sources, -1 for sources that are dropped; it keeps their
+        order, so that a row's entries stay sorted and only whole rows have to be moved.
+        """
+        targets = row_of[np.concatenate(self._targets)]
+        starts = np.cumsum([0, *np.concatenate(self._counts)])
+        sources = row_of[np.concatenate(self._columns)]
+        kept = sources >= 0
+        before = np.concatenate([[0], np.cumsum(kept)])
+        first, counts = before[starts[:-1]], np.diff(before[starts])
+        order = np.argsort(targets)
+        ends = np.cumsum(counts[order])
+        entries = np.arange(before[-1])
+        entries += np.repeat(first[order] - ends + counts[order], counts[order])
+        per_row = np.zeros(int(row_of.max()) + 1, np.int64)
+        per_row[targets] = counts
+        weights = np.concatenate(self._weights)
+        return per_row, sources[kept][entries], weights[kept][entries]
 
 
 def trace(
@@ -264,9 +315,7 @@ def _expand(
         else:
             ranked = ranking.order()
             pending = ranked[~visited[ranked]][: min(rank_every, remaining)]
-        # Neighbours in position share a walk: positions beyond a batch's last one cost nothing.
-        pending = pending[features[pending, 1].argsort(stable=True)]
-        for batch in pending.split(batch_size):
+        for batch in _by_position(pending, features[pending, 1], batch_size):
             part = effects.on_features(batch)
             rows.add(batch.cpu().numpy(), part)
             if ranking is not None:
@@ -275,6 +324,28 @@ def _expand(
         visited[pending] = True
         remaining -= len(pending)
     return visited.nonzero()[:, 0]
+
+
+def _by_position(
+    rows: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], batch_size: int
+) -> list[Int[Tensor, " batch"]]:
+    """Batches of at most ``batch_size`` whose targets stand close together.
+
+    A walk carries all positions up to its last target's, so a batch ends where positions have
+    grown by a tenth, unless it would be too small to keep the processor busy.
+    """
+    order = positions.argsort(stable=True)
+    rows, sorted_positions = rows[order], positions[order].tolist()
+    batches, start = [], 0
+    for end in range(1, len(rows) + 1):
+        size = end - start
+        full = end == len(rows) or size == batch_size
+        if not full and size >= _SMALLEST_BATCH:
+            full = sorted_positions[end] + 1 > 1.1 * (sorted_positions[start] + 1)
+        if full:
+            batches.append(rows[start:end])
+            start = end
+    return batches
 
 
 class _Ranking:
@@ -337,12 +408,8 @@ def _package(
     row_of[expanded.cpu().numpy()] = np.arange(len(expanded))
     row_of[n_active:] = np.arange(len(expanded), n_nodes)
 
-    targets, sources, weights = rows.edges()
-    targets, sources = row_of[targets], row_of[sources]
-    kept = sources >= 0
-    targets, sources, weights = targets[kept], sources[kept], weights[kept]
-    order = np.lexsort((sources, targets))
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(targets, minlength=n_nodes))])
+    counts, sources, weights = rows.in_order(row_of)
+    indptr = np.concatenate([[0], np.cumsum(counts)])
     token_ids = tuple(frozen.token_ids.tolist())
     return AttributionGraph(
         prompt=prompt,
@@ -353,8 +420,8 @@ def _package(
         activations=frozen.activations[expanded].float().cpu().numpy(),
         targets=chosen.targets,
         indptr=indptr.astype(np.int64),
-        sources=sources[order].astype(np.int32),
-        weights=weights[order],
+        sources=sources.astype(np.int32),
+        weights=weights,
         next_tokens=next_tokens(model, frozen.logits),
         n_active_features=n_active,
         provenance=provenance,
