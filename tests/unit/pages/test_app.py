@@ -99,3 +99,13 @@ def test_a_lower_threshold_shows_fewer_nodes(app: AppTest) -> None:
     app.slider(key="node threshold").set_value(0.4).run()
     after = caption_with(app, "nodes shown")
     assert int(after.split(" of ")[0]) < int(before.split(" of ")[0])
+
+
+def test_another_prompt_starts_without_the_old_selection_and_edits(app: AppTest) -> None:
+    button(app, "about Texas").click().run()
+    app.toggle[0].set_value(True).run()
+    app.button(key="next").click().run()
+    app.button(key="previous").click().run()
+    assert not app.exception and not app.toggle
+    assert not any("KL divergence" in caption.value for caption in app.caption)
+    assert "node" not in app.query_params and "off" not in app.query_params
