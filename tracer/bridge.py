@@ -7,7 +7,7 @@ by configuration flags or the architecture's name (the flags are wrong for some 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.transformers import helpers as _boot_helpers
 
 from tracer.errors import ModelError
+from tracer.widening import widen_while_running
 
 # Without torchvision, booting a multimodal model would run pip and replace torch. Never here.
 if not hasattr(_boot_helpers, "_ensure_torchvision"):  # pragma: no cover
@@ -57,6 +58,14 @@ class Norm:
             gradient = gradient - gradient.mean(-1, keepdim=True)
         return gradient / scale
 
+    def push_forward(
+        self, vectors: Float[Tensor, "... d_model"], scale: Float[Tensor, "... 1"]
+    ) -> Float[Tensor, "... d_model"]:
+        """What the norm makes of vectors on its input, at a frozen ``scale``."""
+        if self.centred:
+            vectors = vectors - vectors.mean(-1, keepdim=True)
+        return vectors / scale * self.gain
+
 
 @dataclass(frozen=True)
 class Block:
@@ -88,6 +97,7 @@ class Bridge:
         self._bridge.eval()
         for parameter in self._bridge.parameters():
             parameter.requires_grad_(False)
+        widen_while_running(self._parts())
         config = self._bridge.cfg
         self.n_layers = int(config.n_layers)
         self.d_model = int(config.d_model)
@@ -96,6 +106,14 @@ class Bridge:
         self.device = device
         self.dtype = dtype
         self.tokenizer = self._bridge.tokenizer
+
+    def _parts(self) -> Iterator[torch.nn.Module]:
+        """Embeddings, each block, final norm and unembedding: all that runs in a forward pass."""
+        for name, module in self._bridge.named_children():
+            if name == "blocks":
+                yield from module.children()
+            elif name != "original_model":
+                yield module
 
     def blocks(self) -> tuple[Block, ...]:
         """The weights that the frozen residual stream runs through, block by block."""
@@ -123,7 +141,7 @@ class Bridge:
         return self._norm("ln_final", self._bridge.ln_final)
 
     def _norm(self, name: str, module: Any) -> Norm:
-        gain = module.w.detach()
+        gain = module.w.detach().float()
         return Norm(
             name=name,
             gain=1 + gain if module.uses_weight_offset else gain,

@@ -1,12 +1,13 @@
 """One forward pass of a prompt, and everything the local replacement model freezes from it.
 
+All of it is float32, whatever the data type of the weights.
+
 With attention patterns and norm scales held at these values and each MLP replaced by features plus
 an error vector, the residual stream is linear: what attribution and its checks rest on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -77,44 +78,41 @@ def frozen_pass(model: Model, token_ids: tuple[int, ...]) -> FrozenPass:
             "damaged or the data type is too narrow; try dtype float32"
         )
     features, activations, biases, errors = _decompose(model, seen)
-    dtype = model.bridge.dtype
     return FrozenPass(
         token_ids=ids,
         logits=logits[-1].float(),
-        patterns=tuple(seen[f"blocks.{layer}.attn.hook_pattern"].to(dtype) for layer in layers),
-        scales={norm.name: seen[f"{norm.name}.hook_scale"].to(dtype) for norm in norms},
+        patterns=tuple(seen[f"blocks.{layer}.attn.hook_pattern"].float() for layer in layers),
+        scales={norm.name: seen[f"{norm.name}.hook_scale"].float() for norm in norms},
         features=features,
         activations=activations,
         preactivation_biases=biases,
         errors=errors,
-        token_vectors=seen["embed.hook_out"],
+        token_vectors=seen["embed.hook_out"].float(),
     )
 
 
-def feature_activations(
-    model: Model, inputs: list[Float[Tensor, "pos d_model"]]
-) -> list[Float[Tensor, "pos features"]]:
-    """Activations of every layer from what its transcoder read; none at position 0."""
-    activations = []
+def _decompose(model: Model, seen: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Active features ``(active, 3)``, their activations and biases, and the error vectors.
+
+    A layer at a time: the activations of all features of a dictionary are large, the active ones
+    few.
+    """
+    inputs = [seen.pop(model.read_hook(layer)).float() for layer in range(model.n_layers)]
+    rebuilt = model.transcoders.written_without_features(inputs)
+    ids, values, biases = [], [], []
     for transcoder, x in zip(model.transcoders.layers, inputs, strict=True):
         active = transcoder.activations(x)
         active[:FIRST_POSITION] = 0
-        activations.append(active)
-    return activations
-
-
-def _decompose(model: Model, seen: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Active features ``(active, 3)``, their activations and biases, and the error vectors."""
-    layers = range(model.n_layers)
-    inputs = [seen[model.read_hook(layer)].to(model.bridge.dtype) for layer in layers]
-    outputs = torch.stack([seen[model.write_hook(layer)] for layer in layers])
-    active = feature_activations(model, inputs)
-    errors = outputs - model.transcoders.reconstructions(active, inputs)
-    errors[:, :FIRST_POSITION] = 0
-    ids, values, biases = [], [], []
-    for layer, transcoder in enumerate(model.transcoders.layers):
-        position, feature = active[layer].nonzero(as_tuple=True)
-        ids.append(torch.stack([torch.full_like(position, layer), position, feature], dim=1))
-        values.append(active[layer][position, feature])
+        position, feature = active.nonzero(as_tuple=True)
+        value = active[position, feature]
+        del active
+        chosen, place = feature.unique(return_inverse=True)
+        transcoder.write(rebuilt, position, transcoder.decoder_vectors(chosen), place, value)
+        layer = torch.full_like(position, transcoder.layer)
+        ids.append(torch.stack([layer, position, feature], dim=1))
+        values.append(value)
         biases.append(transcoder.b_enc[feature])
-    return torch.cat(ids), torch.cat(values), torch.cat(biases), errors
+    for number, errors in enumerate(rebuilt):
+        errors.neg_().add_(seen.pop(model.write_hook(number)))
+    rebuilt[:, :FIRST_POSITION] = 0
+    return torch.cat(ids), torch.cat(values), torch.cat(biases), rebuilt

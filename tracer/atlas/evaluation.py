@@ -103,7 +103,7 @@ def replacement_hooks(model: Model) -> list[tuple[str, Any]]:
             if layer == 0:
                 written.clear()
             for step, output in enumerate(transcoder.output_layers):
-                part = active @ transcoder.W_dec[:, step]
+                part = active @ transcoder.decoder()[:, step]
                 written[output] = written[output] + part if output in written else part
 
         return hook

@@ -236,5 +236,5 @@ def _example(model: Model, prefix: int, column: Tensor, prefixes: Prefixes) -> d
 def _moved_logits(model: Model, layer: int) -> Tensor:
     """``(features, vocab)``: what each feature adds to the logits, writing straight to the output,
     per unit of activation and against the mean logit; before the final norm's scale."""
-    written = model.transcoders[layer].W_dec.sum(1)
+    written = model.transcoders[layer].decoder().sum(1)
     return written @ model.unembedding - (written @ model.mean_unembedding)[:, None]

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from tracer.transcoders.stored import StoredRows
+
+_WRITES_AT_ONCE: Final = 8192
+"""Bounds the memory of a reconstruction: a long prompt has a million active features."""
 
 
 class ReadPoint(Enum):
@@ -37,14 +43,17 @@ class WritePoint(Enum):
 class Transcoder:
     """One layer's features.
 
-    The activation is TopK when ``k`` is given, else JumpReLU when ``threshold`` is, else ReLU.
+    The activation is TopK when ``k`` is given, else JumpReLU when ``threshold`` is, else ReLU. The
+    two large matrices are in memory or left in their file, in the data type of the model; all else
+    is float32.
     """
 
     layer: int
-    W_enc: Float[Tensor, "features d_model"]
+    W_enc: Float[Tensor, "features d_model"] | StoredRows
     b_enc: Float[Tensor, " features"]
-    W_dec: Float[Tensor, "features outputs d_model"]
-    """Decoder vectors towards layers ``layer``, ``layer + 1``, … (``outputs`` of them)."""
+    W_dec: Float[Tensor, "features outputs d_model"] | StoredRows
+    """Decoder vectors towards layers ``layer``, ``layer + 1``, … (``outputs`` of them); two axes
+    in a file of a per-layer set."""
     b_dec: Float[Tensor, " d_model"]
     threshold: Float[Tensor, " features"] | None = None
     k: int | None = None
@@ -57,14 +66,16 @@ class Transcoder:
 
     @property
     def output_layers(self) -> range:
-        return range(self.layer, self.layer + self.W_dec.shape[1])
+        outputs = self.W_dec.shape[1] if len(self.W_dec.shape) == 3 else 1
+        return range(self.layer, self.layer + outputs)
 
     def preactivations(self, x: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos features"]:
-        """Encoder directions times what was read, plus bias."""
-        return x @ self.W_enc.T + self.b_enc
+        """Encoder directions times what was read, plus bias; float32."""
+        W_enc = self.W_enc.whole() if isinstance(self.W_enc, StoredRows) else self.W_enc
+        return x.float() @ W_enc.float().T + self.b_enc
 
     def activations(self, x: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos features"]:
-        """Feature activations; mostly zeros."""
+        """Feature activations, float32; mostly zeros."""
         pre = self.preactivations(x)
         if self.k is not None:
             kept = pre.topk(self.k, dim=-1)
@@ -73,11 +84,44 @@ class Transcoder:
             return torch.where(pre > self.threshold, pre, 0)
         return pre.relu()
 
+    def skipped(self, x: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos d_model"]:
+        """What the skip connection adds to the reconstruction; zeros without one."""
+        if self.W_skip is None:
+            return torch.zeros_like(x)
+        return x @ self.W_skip.to(x.dtype).T
+
+    def encoder_vectors(self, indices: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen d_model"]:
+        """The directions that the chosen features read."""
+        return self.W_enc[indices]
+
     def decoder_vectors(
         self, indices: Int[Tensor, " chosen"]
     ) -> Float[Tensor, "chosen outputs d_model"]:
         """What the chosen features write, per unit of activation, to each output layer."""
-        return self.W_dec[indices]
+        rows = self.W_dec[indices]
+        return rows.view(len(rows), len(self.output_layers), self.W_dec.shape[-1])
+
+    def write(
+        self,
+        outputs: Float[Tensor, "layers pos d_model"],
+        positions: Int[Tensor, " active"],
+        vectors: Float[Tensor, "rows outputs d_model"],
+        rows: Int[Tensor, " active"],
+        activations: Float[Tensor, " active"],
+    ) -> None:
+        """Add, in place, ``activations * vectors[rows]`` at ``positions`` of the output layers."""
+        for start in range(0, len(rows), _WRITES_AT_ONCE):
+            part = slice(start, start + _WRITES_AT_ONCE)
+            written = vectors[rows[part]].to(outputs.dtype) * activations[part, None, None]
+            for step, target in enumerate(self.output_layers):
+                outputs[target].index_add_(0, positions[part], written[:, step])
+
+    def decoder(self) -> Float[Tensor, "features outputs d_model"]:
+        """Decoder vectors of all features; read from the file when they were left there."""
+        if isinstance(self.W_dec, StoredRows):
+            shape = (self.n_features, len(self.output_layers), self.W_dec.shape[-1])
+            return self.W_dec.whole().view(shape)
+        return self.W_dec
 
 
 @dataclass(frozen=True)
@@ -111,16 +155,19 @@ class TranscoderSet:
         inputs: list[Float[Tensor, "pos d_model"]],
     ) -> Float[Tensor, "layers pos d_model"]:
         """What the features of all layers write to each layer, biases and skips included."""
-        outputs = torch.stack(
-            [
-                x @ layer.W_skip.T if layer.W_skip is not None else torch.zeros_like(x)
-                for layer, x in zip(self.layers, inputs, strict=True)
-            ]
-        )
-        outputs += torch.stack([layer.b_dec for layer in self.layers])[:, None]
+        outputs = self.written_without_features(inputs)
         for layer, active in zip(self.layers, activations, strict=True):
             position, feature = active.nonzero(as_tuple=True)
-            written = layer.decoder_vectors(feature) * active[position, feature][:, None, None]
-            for step, target in enumerate(layer.output_layers):
-                outputs[target].index_add_(0, position, written[:, step])
+            vectors = layer.decoder_vectors(feature)
+            rows = torch.arange(len(feature), device=feature.device)
+            layer.write(outputs, position, vectors, rows, active[position, feature])
         return outputs
+
+    def written_without_features(
+        self, inputs: list[Float[Tensor, "pos d_model"]]
+    ) -> Float[Tensor, "layers pos d_model"]:
+        """Decoder biases and skip connections: the reconstruction when no feature is active."""
+        biased = [
+            layer.skipped(x) + layer.b_dec for layer, x in zip(self.layers, inputs, strict=True)
+        ]
+        return torch.stack(biased)

@@ -87,7 +87,7 @@ def test_a_row_adds_up_to_its_targets_preactivation(
     model = open_tiny("llama", **SETS[transcoders])
     token_ids = model.encode(tiny.PROMPT)
     frozen = frozen_pass(model, token_ids)
-    from tracer.attribution import DirectEffects
+    from tracer.direct_effects import DirectEffects
 
     effects = DirectEffects(model, frozen)
     # What no node stands for: decoder biases everywhere, and all of position 0's MLP output.
@@ -103,7 +103,7 @@ def test_a_row_adds_up_to_its_targets_preactivation(
             rest[0] -= _skip_at_zero(model, frozen.token_ids, layer)
         writes.errors.add_(rest)
     rows = torch.arange(len(frozen.features))
-    totals = effects.on_features(rows).sum(dim=1)
+    totals = effects.on_features(frozen.features[rows]).sum(dim=1)
     expected = frozen.activations - frozen.preactivation_biases
     assert torch.allclose(totals, expected, atol=1e-4)
 
