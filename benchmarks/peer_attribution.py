@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "parit
 
 from circuit_tracer.attribution.attribute import attribute
 from circuit_tracer.transcoder.single_layer_transcoder import load_transcoder_set
-from make_golden import HOOKS, peer_model
+from peer import peer_model
 from safetensors.torch import save_file
 
 if __name__ == "__main__":
@@ -29,7 +29,13 @@ if __name__ == "__main__":
     n_layers = len(list((folder / "transcoders").glob("layer_*.safetensors")))
     paths = {i: str(folder / "transcoders" / f"layer_{i}.safetensors") for i in range(n_layers)}
     transcoders = load_transcoder_set(
-        paths, "bench", *HOOKS, device=torch.device("cpu"), lazy_encoder=False, lazy_decoder=False
+        paths,
+        "bench",
+        "mlp.hook_in",
+        "mlp.hook_out",
+        device=torch.device("cpu"),
+        lazy_encoder=False,
+        lazy_decoder=False,
     )
     model = peer_model(folder / "model", transcoders)
     ids = torch.tensor(json.loads((folder / "ids.json").read_text()))

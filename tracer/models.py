@@ -88,7 +88,7 @@ class Model:
         does.
 
         Raises :class:`EmptyPromptError`, :class:`PromptTooLongError`, :class:`UnknownTokenError`,
-        or :class:`PromptError` for ids outside the vocabulary.
+        or :class:`PromptError` for ids outside the vocabulary and text that gives no token.
         """
         ids = self._text_ids(prompt) if isinstance(prompt, str) else self._checked_ids(prompt)
         if len(ids) > self.bridge.n_context:
@@ -130,7 +130,12 @@ class Model:
                 f"{self.source.name} has no token for {shown}: it knows a vocabulary of "
                 f"{self.vocab_size} tokens; use other words"
             )
-        if ids and ids[0] in tokenizer.all_special_ids:
+        if not ids:
+            raise PromptError(
+                f"the tokenizer of {self.source.name} makes no token of this prompt: its files "
+                "may belong to another kind of tokenizer; give token ids instead of text"
+            )
+        if ids[0] in tokenizer.all_special_ids:
             return tuple(ids)
         specials = (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
         first = next((token for token in specials if token is not None), None)

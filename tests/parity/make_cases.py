@@ -1,16 +1,38 @@
-"""Write the small random model and transcoder sets that the golden files are about."""
+"""Write the models and transcoder sets that the golden files are about.
+
+    python tests/parity/make_cases.py FOLDER [CASE…]
+
+Each case gets ``FOLDER/<case>/model`` and ``FOLDER/<case>/transcoders``. The same seeds give the
+same weights, so the tests rebuild the folders and only the peer's answers are kept.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent / "unit" / "tracer")]
+sys.path.append(str(Path(__file__).parent.parent / "unit" / "tracer"))
+import tiny
+from cases import CASES, Case
 
-import tiny  # noqa: E402
+
+def make(case: Case, folder: Path) -> tuple[Path, Path]:
+    """The folders of the model and of the transcoder set of ``case``."""
+    return (
+        tiny.save_model(folder / "model", case.architecture),
+        tiny.save_transcoders(
+            folder / "transcoders",
+            case.model_kind,
+            case.read,
+            case.write,
+            case.activation,
+            case.skip,
+        ),
+    )
+
 
 if __name__ == "__main__":
-    tiny.save_model(HERE / "model")
-    tiny.save_transcoders(HERE / "per-layer")
-    tiny.save_transcoders(HERE / "cross-layer", "cross_layer_transcoder")
+    root = Path(sys.argv[1])
+    for name in sys.argv[2:] or CASES:
+        make(CASES[name], root / name)
+        print(name)

@@ -2,78 +2,111 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import tracer
 from tracer.models import Model
 
+sys.path.append(str(Path(__file__).parent))
+import golden_file
+import make_cases
+from cases import CASES, IDS, LIMITS, MODES, RANK_EVERY, checksum
+
 HERE = Path(__file__).parent
-IDS = [1, 5, 11, 6, 34, 15]
-SETS = ("per-layer", "cross-layer")
-LIMITS = {"whole": None, "some": 40}
-
-
-@cache
-def model(transcoders: str) -> Model:
-    return tracer.load(str(HERE / "model"), str(HERE / transcoders), device="cpu")
-
-
-@cache
-def golden(transcoders: str) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = load_file(HERE / f"golden-{transcoders}.safetensors")
-    return found
-
-
-@cache
-def graph(transcoders: str, size: str) -> tracer.AttributionGraph:
-    return tracer.trace(
-        model(transcoders), IDS, max_logits=4, max_features=LIMITS[size], rank_every=8
-    )
-
-
-CASES = pytest.mark.parametrize(
-    ("transcoders", "size"), [(name, size) for name in SETS for size in LIMITS]
+EVERY_CASE = pytest.mark.parametrize("case", CASES)
+EVERY_GRAPH = pytest.mark.parametrize(
+    ("case", "size"), [(case, size) for case in CASES for size in LIMITS]
 )
+Golden = dict[str, Tensor]
 
 
-@CASES
-def test_the_same_features_are_active_and_selected(transcoders: str, size: str) -> None:
-    expected, found = golden(transcoders), graph(transcoders, size)
+@cache
+def golden(case: str) -> Golden:
+    return golden_file.read(HERE / f"golden-{case}.safetensors")[0]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+    """Opens (and keeps) the model of a case, its weights those that the peer was given."""
+    root = tmp_path_factory.mktemp("parity")
+
+    @cache
+    def open_one(case: str) -> Model:
+        folders = make_cases.make(CASES[case], root / case)
+        _, weights = golden_file.read(HERE / f"golden-{case}.safetensors")
+        assert checksum(folders) == weights, (
+            f"the weights of {case} are no longer those its golden file was made from: the seeds "
+            "or tiny.py have changed; make the golden files again (see make_golden.py)"
+        )
+        return tracer.load(*map(str, folders), device="cpu")
+
+    return open_one
+
+
+@pytest.fixture(scope="session")
+def graph(model: Callable[[str], Model]) -> Callable[[str, str], tracer.AttributionGraph]:
+    @cache
+    def trace_one(case: str, size: str) -> tracer.AttributionGraph:
+        return tracer.trace(
+            model(case), IDS, max_logits=4, max_features=LIMITS[size], rank_every=RANK_EVERY
+        )
+
+    return trace_one
+
+
+Graphs = Callable[[str, str], tracer.AttributionGraph]
+
+
+def test_a_weight_that_differs_in_its_last_bit_is_noticed(tmp_path: Path) -> None:
+    folders = make_cases.make(CASES["llama-per-layer"], tmp_path)
+    path = folders[1] / "layer_1.safetensors"
+    before, tensors = checksum(folders), load_file(path)
+    tensors["b_enc"][3] = torch.nextafter(tensors["b_enc"][3], torch.tensor(1.0))
+    save_file(tensors, path)
+    assert checksum(folders) != before
+
+
+@EVERY_GRAPH
+def test_the_same_features_are_active_and_selected(graph: Graphs, case: str, size: str) -> None:
+    expected, found = golden(case), graph(case, size)
     assert found.features.tolist() == expected[f"{size}.features"].tolist()
     assert torch.allclose(
         torch.tensor(found.activations), expected[f"{size}.activations"], atol=1e-5
     )
     assert len(found.features) == (LIMITS[size] or found.n_active_features)
+    assert found.n_active_features > max(filter(None, LIMITS.values()))
 
 
-@CASES
-def test_the_same_logits_are_explained(transcoders: str, size: str) -> None:
-    expected, found = golden(transcoders), graph(transcoders, size)
+@EVERY_GRAPH
+def test_the_same_logits_are_explained(graph: Graphs, case: str, size: str) -> None:
+    expected, found = golden(case), graph(case, size)
     ids = [target.token_ids[0] for target in found.targets]
     assert ids == expected[f"{size}.logit_ids"].tolist()
     probabilities = torch.tensor([target.probability for target in found.targets])
     assert torch.allclose(probabilities, expected[f"{size}.logit_probabilities"], atol=1e-6)
 
 
-@CASES
-def test_every_edge_agrees(transcoders: str, size: str) -> None:
-    expected = golden(transcoders)[f"{size}.adjacency"]
-    found = graph(transcoders, size).to_dense()
+@EVERY_GRAPH
+def test_every_edge_agrees(graph: Graphs, case: str, size: str) -> None:
+    expected = golden(case)[f"{size}.adjacency"]
+    found = graph(case, size).to_dense()
     assert found.shape == expected.shape
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-@CASES
-def test_pruning_keeps_the_same_nodes_and_edges(transcoders: str, size: str) -> None:
-    expected = golden(transcoders)
-    pruned = tracer.prune(graph(transcoders, size), 0.8, 0.98)
+@EVERY_GRAPH
+def test_pruning_keeps_the_same_nodes_and_edges(graph: Graphs, case: str, size: str) -> None:
+    expected = golden(case)
+    pruned = tracer.prune(graph(case, size), 0.8, 0.98)
     assert pruned.node_mask.tolist() == expected[f"{size}.node_mask"].tolist()
     edges = np.zeros(expected[f"{size}.edge_mask"].shape, bool)
     edges[pruned.edges[1], pruned.edges[0]] = True
@@ -85,25 +118,17 @@ def test_pruning_keeps_the_same_nodes_and_edges(transcoders: str, size: str) -> 
     assert np.allclose(pruned.cumulative_influence[inner], cumulative[inner], atol=1e-4)
 
 
-@pytest.mark.parametrize("transcoders", SETS)
-@pytest.mark.parametrize(
-    ("mode", "options"),
-    [
-        ("free", {"freeze_attention": False}),
-        ("frozen", {"freeze_attention": True}),
-        ("constrained", {"constrained_layers": range(3)}),
-        ("constrained_some", {"constrained_layers": range(1, 3)}),
-    ],
-)
+@EVERY_CASE
+@pytest.mark.parametrize("mode", MODES)
 def test_interventions_give_the_same_logits(
-    transcoders: str, mode: str, options: dict[str, object]
+    model: Callable[[str], Model], case: str, mode: str
 ) -> None:
-    expected = golden(transcoders)
+    expected = golden(case)
     edits = [
         tracer.Intervention(int(layer), int(position), int(feature), float(value))
         for layer, position, feature, value in expected["edits"].tolist()
     ]
-    result = tracer.intervene(model(transcoders), IDS, edits, **options)  # type: ignore[arg-type]
+    result = tracer.intervene(model(case), IDS, edits, **MODES[mode])
     found = torch.tensor(result.edited_logits)
     assert torch.allclose(found, expected[f"logits.{mode}"], atol=1e-4)
     assert (found - torch.tensor(result.baseline_logits)).abs().max() > 0.05

@@ -67,7 +67,7 @@ def test_an_edge_is_what_one_more_source_does_to_its_target(
     open_tiny: Callable[..., Model], architecture: str, transcoders: str, read: str
 ) -> None:
     model = open_tiny(architecture, read=read, **SETS[transcoders])
-    graph = tracer.trace(model, tiny.PROMPT, max_logits=3)
+    graph = tracer.trace(model, tiny.IDS, max_logits=3)
     dense = graph.to_dense()
     chosen = np.random.default_rng(0).choice(graph.index.n_features, 6, replace=False)
     for row in chosen.tolist():

@@ -50,6 +50,12 @@ def test_a_prompt_that_cannot_be_read_is_refused(
         model.encode(prompt)
 
 
+def test_a_prompt_that_the_tokenizer_drops_is_refused(open_tiny: Callable[..., Model]) -> None:
+    """Qwen 2 folders are read as byte pairs, which the word-level file here knows nothing of."""
+    with pytest.raises(PromptError, match="no token of this prompt"):
+        open_tiny("qwen2").encode(tiny.PROMPT)
+
+
 def test_a_missing_model_or_transcoder_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="nowhere"):
         tracer.load(str(tmp_path / "nowhere"), "x")

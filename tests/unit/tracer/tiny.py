@@ -5,99 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import tiny_models
 import torch
 import yaml
 from safetensors.torch import save_file
+from tiny_models import ARCHITECTURES, D_MODEL, N_LAYERS, VOCABULARY, spread
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedTokenizerFast
 
-VOCABULARY = ("<pad>", "<bos>", "<eos>", "<unk>", *(f"w{i}" for i in range(56)))
-N_LAYERS, D_MODEL, N_FEATURES = 3, 32, 24
+__all__ = ["ARCHITECTURES", "IDS", "PROMPT", "save_model", "save_transcoders"]
+
+N_FEATURES = 24
 PROMPT = "w1 w7 w2 w30 w11"
-SPECIAL: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-
-
-def _llama() -> Any:
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(VOCABULARY),
-            hidden_size=D_MODEL,
-            intermediate_size=48,
-            num_hidden_layers=N_LAYERS,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=16,
-            **SPECIAL,
-        )
-    )
-
-
-def _gpt2() -> Any:
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(VOCABULARY),
-            n_embd=D_MODEL,
-            n_layer=N_LAYERS,
-            n_head=4,
-            n_positions=16,
-            **SPECIAL,
-        )
-    )
-
-
-def _gemma2() -> Any:
-    return Gemma2ForCausalLM(
-        Gemma2Config(
-            vocab_size=len(VOCABULARY),
-            hidden_size=D_MODEL,
-            intermediate_size=48,
-            num_hidden_layers=N_LAYERS,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            query_pre_attn_scalar=8,
-            sliding_window=4,
-            max_position_embeddings=16,
-            **SPECIAL,
-        )
-    )
-
-
-def _neox() -> Any:
-    return GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            vocab_size=len(VOCABULARY),
-            hidden_size=D_MODEL,
-            intermediate_size=48,
-            num_hidden_layers=N_LAYERS,
-            num_attention_heads=4,
-            max_position_embeddings=16,
-            **SPECIAL,
-        )
-    )
-
-
-ARCHITECTURES = {"llama": _llama, "gpt2": _gpt2, "gemma2": _gemma2, "neox": _neox}
+IDS = (1, 5, 11, 6, 34, 15)
+"""The prompt's tokens, for a family whose folders are read by a tokenizer of another kind."""
 
 
 def save_model(folder: Path, architecture: str = "llama") -> Path:
     """A random model of ``architecture`` with a word-level tokenizer, in a Hugging Face folder."""
-    torch.manual_seed(7)
-    model = ARCHITECTURES[architecture]()
-    with torch.no_grad():
-        for parameter in model.parameters():  # also norms and biases, so that none hides
-            parameter.add_(torch.randn_like(parameter) * 0.15)
-    model.save_pretrained(folder)
+    tiny_models.build(architecture).save_pretrained(folder)
     tokenizer = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>")
     )
@@ -121,7 +47,7 @@ def save_transcoders(
     skip: bool = False,
 ) -> Path:
     """A random transcoder set that fits :func:`save_model`, in a published layout."""
-    torch.manual_seed(11)
+    generator = torch.Generator().manual_seed(11)
     folder.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {
         "model_name": "tiny",
@@ -137,15 +63,15 @@ def save_transcoders(
     for layer in range(N_LAYERS):
         outputs = (N_LAYERS - layer,) if cross else ()
         tensors = {
-            "W_enc": torch.randn(N_FEATURES, D_MODEL) / D_MODEL**0.5,
-            "W_dec": torch.randn(N_FEATURES, *outputs, D_MODEL) / D_MODEL**0.5,
-            "b_enc": torch.randn(N_FEATURES) * 0.1,
-            "b_dec": torch.randn(D_MODEL) * 0.1,
+            "W_enc": spread(generator, N_FEATURES, D_MODEL) / D_MODEL**0.5,
+            "W_dec": spread(generator, N_FEATURES, *outputs, D_MODEL) / D_MODEL**0.5,
+            "b_enc": spread(generator, N_FEATURES) * 0.1,
+            "b_dec": spread(generator, D_MODEL) * 0.1,
         }
         if activation == "jumprelu":
-            tensors["threshold"] = torch.rand(N_FEATURES) * 0.5
+            tensors["threshold"] = torch.rand(N_FEATURES, generator=generator) * 0.5
         if skip:
-            tensors["W_skip"] = torch.randn(D_MODEL, D_MODEL) / D_MODEL
+            tensors["W_skip"] = spread(generator, D_MODEL, D_MODEL) / D_MODEL
         if cross:
             decoder = {f"W_dec_{layer}": tensors.pop("W_dec")}
             save_file(decoder, folder / f"W_dec_{layer}.safetensors")
