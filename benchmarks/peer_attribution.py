@@ -12,31 +12,35 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "parity"))
 
 from circuit_tracer.attribution.attribute import attribute
+from circuit_tracer.transcoder.cross_layer_transcoder import load_clt
 from circuit_tracer.transcoder.single_layer_transcoder import load_transcoder_set
 from peer import peer_model
 from safetensors.torch import save_file
+
+
+def load_set(folder: Path) -> Any:
+    """The transcoder set in ``folder``, all of it in memory."""
+    options = {"device": torch.device("cpu"), "lazy_encoder": False, "lazy_decoder": False}
+    hooks = ("mlp.hook_in", "mlp.hook_out")
+    if (folder / "W_enc_0.safetensors").exists():
+        return load_clt(str(folder), *hooks, scan="bench", dtype=torch.float32, **options)
+    n_layers = len(list(folder.glob("layer_*.safetensors")))
+    paths = {i: str(folder / f"layer_{i}.safetensors") for i in range(n_layers)}
+    return load_transcoder_set(paths, "bench", *hooks, **options)
+
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     max_features, rank_every, threads, *batches = map(int, sys.argv[2:])
     torch.set_num_threads(threads)
-    n_layers = len(list((folder / "transcoders").glob("layer_*.safetensors")))
-    paths = {i: str(folder / "transcoders" / f"layer_{i}.safetensors") for i in range(n_layers)}
-    transcoders = load_transcoder_set(
-        paths,
-        "bench",
-        "mlp.hook_in",
-        "mlp.hook_out",
-        device=torch.device("cpu"),
-        lazy_encoder=False,
-        lazy_decoder=False,
-    )
+    transcoders = load_set(folder / "transcoders")
     model = peer_model(folder / "model", transcoders)
     ids = torch.tensor(json.loads((folder / "ids.json").read_text()))
     seconds = {}

@@ -17,7 +17,9 @@ from tracer.graph import AttributionGraph, load_graph
 from tracer.pruning import PrunedGraph, prune
 from tracer.types import (
     Contrast,
+    Direction,
     FeatureId,
+    FeatureTarget,
     Intervention,
     NodeId,
     Target,
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AttributionGraph",
     "Contrast",
+    "Direction",
     "FeatureId",
+    "FeatureTarget",
     "Intervention",
     "InterventionResult",
     "Model",

@@ -7,45 +7,57 @@ Which features are expanded, in which order and in which batches; the numbers th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tracer.direct_effects import DirectEffects
-from tracer.errors import TracerError
+from tracer.errors import NoActiveFeaturesError, TracerError
 from tracer.frozen import FrozenPass, frozen_pass
 from tracer.graph import AttributionGraph
+from tracer.memory import check_forward, plan_walks
 from tracer.models import Model
-from tracer.rows import EffectRows
-from tracer.targets import TargetDirections, choose_targets, next_tokens
-from tracer.types import Contrast, Progress
+from tracer.rows import RANKING_EPSILON, EffectRows
+from tracer.targets import ChosenTargets, choose_targets, next_tokens
+from tracer.types import Progress, TargetChoice
 
-_SMALLEST_BATCH: Final = 48
+_SMALLEST_BATCH: Final = 128
+_SAMPLED_TARGETS: Final = 4
+_SAMPLED_ROWS: Final = 16
 
 
 def trace(
     model: Model,
     prompt: str | Sequence[int],
-    targets: Sequence[str | int | Contrast] | None = None,
+    targets: Sequence[TargetChoice] | None = None,
     max_logits: int = 10,
     logit_mass: float = 0.95,
     max_features: int | None = None,
     rank_every: int = 1024,
     batch_size: int = 256,
     progress: Progress | None = None,
+    memory_limit: int | None = None,
+    offload: bool = False,
 ) -> AttributionGraph:
     """The attribution graph of the model's next token after ``prompt``.
 
-    ``targets`` are tokens (text or ids) or contrasts; None takes the fewest likeliest tokens whose
-    probability reaches ``logit_mass``, at most ``max_logits``. At most ``max_features`` active
-    features are expanded, those of most influence first, re-ranked every ``rank_every`` of them;
-    ``batch_size`` changes nothing but speed. ``progress`` is called at every batch and may raise
-    :class:`tracer.errors.Cancelled`.
+    ``targets`` are tokens (text or ids), contrasts, directions or features; None takes the fewest
+    likeliest tokens whose probability reaches ``logit_mass``, at most ``max_logits``. At most
+    ``max_features`` active features are expanded, those of most influence first, re-ranked every
+    ``rank_every`` of them; ``batch_size`` changes nothing but speed, and is lowered where memory is
+    short. ``progress`` is called at every batch and may raise :class:`tracer.errors.Cancelled`.
 
-    Raises the errors of :meth:`Model.encode` and :func:`tracer.targets.choose_targets`.
+    ``memory_limit`` (bytes, beside the open model) is what the trace may use; None for most of
+    what is free. ``offload`` moves the weights that the backward walks do not need from the device
+    to the CPU meanwhile. Prompts so long that whole rows would not fit keep the strongest entries
+    of each (``AttributionGraph.dropped_weight``).
+
+    Raises the errors of :meth:`Model.encode` and :func:`tracer.targets.choose_targets`,
+    :class:`NoActiveFeaturesError`, and :class:`MemoryLimitError` before work that would not fit.
     """
     for name, value in (("rank_every", rank_every), ("batch_size", batch_size)):
         if value < 1:
@@ -53,14 +65,25 @@ def trace(
     if max_features is not None and max_features < 0:
         raise TracerError(f"max_features is {max_features}: give a number from 0, or None for all")
     token_ids = model.encode(prompt)
+    check_forward(model, len(token_ids), memory_limit)
     frozen = frozen_pass(model, token_ids)
-    chosen = choose_targets(model, frozen.logits, targets, max_logits, logit_mass)
-    effects = DirectEffects(model, frozen)
     n_active = len(frozen.features)
+    if not n_active:
+        raise NoActiveFeaturesError(
+            f"no feature is active on these {len(token_ids)} tokens: write more than the "
+            "beginning-of-text token, and check that the transcoders belong to the model"
+        )
+    chosen = choose_targets(model, frozen, targets, max_logits, logit_mass)
     wanted = n_active if max_features is None else min(max_features, n_active)
-    rows = EffectRows(effects.sources.n_sources)
-    expanded = _expand(effects, chosen, wanted, rank_every, batch_size, rows, progress)
-    return _package(
+    effects = DirectEffects(model, frozen)
+    plan = plan_walks(effects, len(chosen.targets), wanted, batch_size, memory_limit)
+    if plan.keep_sources:
+        effects.sources.keep()
+    rows = EffectRows(effects.sources.n_sources, plan.row_share, plan.rows_limit)
+    with model.walking(offload):
+        expanded = _expand(effects, chosen, wanted, rank_every, plan.batch_size, rows, progress)
+        rounding_error = _rounding_error(effects, chosen, expanded, plan.batch_size)
+    graph = _package(
         model,
         prompt if isinstance(prompt, str) else "".join(model.token_strings(token_ids)),
         frozen,
@@ -79,11 +102,12 @@ def trace(
             "rank_every": rank_every,
         },
     )
+    return replace(graph, dropped_weight=rows.dropped, rounding_error=rounding_error)
 
 
 def _expand(
     effects: DirectEffects,
-    chosen: TargetDirections,
+    chosen: ChosenTargets,
     wanted: int,
     rank_every: int,
     batch_size: int,
@@ -106,7 +130,7 @@ def _expand(
         part = slice(start, min(start + batch_size, n_targets))
         numbers = torch.arange(part.start, part.stop) + effects.sources.n_sources
         probabilities = torch.tensor([t.probability for t in chosen.targets[part]])
-        found = effects.on_logits(chosen.directions[part])
+        found = _on_targets(effects, chosen, part)
         rows.add_targets(numbers, found, probabilities)
         report(len(found))
 
@@ -126,6 +150,46 @@ def _expand(
         visited[pending] = True
         remaining -= len(pending)
     return visited.nonzero()[:, 0]
+
+
+def _on_targets(
+    effects: DirectEffects, chosen: ChosenTargets, part: slice
+) -> Float[Tensor, "part sources"]:
+    """Rows ``part`` of the targets: those at the output, then those that are features."""
+    n_outputs = len(chosen.directions)
+    found = []
+    if part.start < n_outputs:
+        found.append(effects.on_logits(chosen.directions[part]))
+    if part.stop > n_outputs:
+        inner = slice(max(0, part.start - n_outputs), part.stop - n_outputs)
+        found.append(effects.on_features(chosen.features[inner]))
+    return torch.cat(found)
+
+
+def _rounding_error(
+    effects: DirectEffects, chosen: ChosenTargets, expanded: Int[Tensor, " wanted"], batch_size: int
+) -> float:
+    """How far a sample of rows is from float32: the largest difference, by a row's largest edge."""
+    if effects.dtype == torch.float32:
+        return 0.0
+    exact = DirectEffects(effects.model, effects.frozen, torch.float32)
+    batch_size = max(1, batch_size // 2)  # float32 takes twice the memory
+    count = min(_SAMPLED_ROWS, len(expanded))
+    places = torch.linspace(0, len(expanded) - 1, count).long()
+    sample = effects.frozen.features[expanded[places.to(expanded.device)]]
+    few = slice(0, min(_SAMPLED_TARGETS, batch_size, len(chosen.targets)))
+    rows = _on_targets(effects, chosen, few), _on_targets(exact, chosen, few)
+    error = _largest_difference(*rows)
+    for start in range(0, count, batch_size):
+        features = sample[start : start + batch_size]
+        rows = effects.on_features(features), exact.on_features(features)
+        error = max(error, _largest_difference(*rows))
+    return error
+
+
+def _largest_difference(rows: Tensor, exact: Float[Tensor, "rows sources"]) -> float:
+    largest = exact.abs().amax(dim=1).clamp(min=RANKING_EPSILON)
+    return float(((rows - exact).abs().amax(dim=1) / largest).max())
 
 
 def _batches(
@@ -153,7 +217,7 @@ def _package(
     model: Model,
     prompt: str,
     frozen: FrozenPass,
-    chosen: TargetDirections,
+    chosen: ChosenTargets,
     expanded: Int[Tensor, " wanted"],
     rows: EffectRows,
     provenance: dict[str, object],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,24 @@ class Bridge:
         """One column per token: the direction whose dot product is its logit."""
         columns: Tensor = self._bridge.W_U
         return columns.detach()
+
+    @contextmanager
+    def parked(self, keep: Iterable[Tensor]) -> Iterator[None]:
+        """While it lasts, weights rest on the CPU; but those that share memory with ``keep``.
+
+        Nothing can be run meanwhile.
+        """
+        kept = {tensor.untyped_storage().data_ptr() for tensor in keep}
+        parked = []
+        try:
+            for held in (*self._bridge.parameters(), *self._bridge.buffers()):
+                if held.untyped_storage().data_ptr() not in kept:
+                    parked.append((held, held.data.cpu()))
+                    held.data = held.data.new_empty(0)
+            yield
+        finally:
+            for held, data in parked:
+                held.data = data.to(self.device)
 
     @torch.no_grad()
     def run_batch(

@@ -8,6 +8,7 @@ circuit-tracer 0.5.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +22,7 @@ from tracer.frozen import FrozenPass
 from tracer.models import Model
 from tracer.transcoders import ReadPoint, WritePoint
 
-_ROUND_ROWS: Final = 32
+_ROUND_ROWS: Final = 16
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,17 @@ class _Batch:
 class DirectEffects:
     """The linear replacement model of one prompt: answers "who affects these targets directly?".
 
-    ``dtype`` is what the walk multiplies in (by default the model's); scores are float32.
+    ``dtype`` is what the walk multiplies in (by default the model's); scores are float32. When
+    memory allows, ``sources.keep()`` makes the batches faster.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        frozen: FrozenPass,
-        dtype: torch.dtype | None = None,
-        keep_sources: bool = True,
-    ) -> None:
+    def __init__(self, model: Model, frozen: FrozenPass, dtype: torch.dtype | None = None) -> None:
         self.model, self.frozen = model, frozen
         self.dtype = dtype or model.bridge.dtype
         self.sources: EffectSources = gather_sources(model, frozen, self.dtype)
-        if keep_sources:
-            self.sources.keep()
         blocks = enumerate(model.blocks)
         self._attention = [_FrozenAttention(block, frozen, i, self.dtype) for i, block in blocks]
+        self._memory: dict[str, Tensor] = {}
         self._skips = [self._skip(layer) for layer in range(model.n_layers)]
 
     def _skip(self, layer: int) -> _FrozenSkip | None:
@@ -82,7 +77,7 @@ class DirectEffects:
     def on_features(self, features: Int[Tensor, "targets 3"]) -> Float[Tensor, "targets sources"]:
         """Direct effects of every source on the pre-activations of ``features``.
 
-        A row of ``features`` is layer, position, feature.
+        A row of ``features`` is layer, position, feature; highest layers first is fastest.
         """
         layers, positions, indices = features.unbind(dim=1)
         gradients = torch.empty(len(features), self.model.bridge.d_model, device=self.model.device)
@@ -93,7 +88,8 @@ class DirectEffects:
         order = layers.argsort(descending=True, stable=True)
         batch = _Batch(layers[order].tolist(), positions[order], gradients[order])
         effects = self._walk(batch)
-        return effects[order.argsort()]
+        in_order = bool((layers.diff() <= 0).all())
+        return effects if in_order else effects[order.argsort()]
 
     def _pull_back_read(self, layer: int, gradient: Tensor, positions: Tensor) -> Tensor:
         """From what a transcoder reads back to the residual stream, at the given positions."""
@@ -119,9 +115,10 @@ class DirectEffects:
         one batched product; only positions up to the batch's last target exist.
         """
         n, stop = len(batch.layers), int(batch.positions.max()) + 1
+
         d_model = batch.gradients.shape[1]
-        gradient = torch.zeros(stop, n, d_model, device=self.model.device, dtype=self.dtype)
-        scores = torch.zeros(self.sources.n_sources, n, device=self.model.device)
+        gradient = self._zeros("gradient", self.dtype, stop, n, d_model)
+        scores = self._zeros("scores", torch.float32, self.sources.n_sources, n)
         joined = self._join(gradient, batch, 0, self.model.n_layers - 1)
         spread = 0  # rows that attention has carried to other positions than their target's
         for layer in reversed(range(self.model.n_layers)):
@@ -140,7 +137,17 @@ class DirectEffects:
                 here += attention(here, batch.positions, spread)
                 spread = here.shape[1]
         self.sources.score_tokens(gradient, scores)
-        return scores.T
+        return scores.T.contiguous()
+
+    def _zeros(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+        """Zeros in memory that the next walk uses again: fresh pages cost as much as the walk's
+        smaller products."""
+        needed, memory = math.prod(shape), self._memory.get(name)
+        if memory is None or len(memory) < needed:
+            self._memory.pop(name, None)
+            memory = torch.empty(needed, device=self.model.device, dtype=dtype)
+            self._memory[name] = memory
+        return memory[:needed].view(shape).zero_()
 
     def _join(self, gradient: Tensor, batch: _Batch, start: int, layer: int) -> int:
         """Put the gradients of the targets above ``layer`` in; how many there are by now."""
@@ -222,8 +229,8 @@ class _FrozenAttention:
             weights = pattern[:, :, own].permute(2, 0, 3, 1)
             # Many products of a few numbers each: float32 is the faster type for them.
             on_values[:, spread:] = (weights.float() @ on_heads.float()).permute(2, 0, 1, 3)
-        on_input: Tensor = on_values.flatten(2).flatten(0, 1) @ self._from_values
-        return on_input.unflatten(0, (stop, n))
+        on_input = on_values.flatten(2).flatten(0, 1) @ self._from_values
+        return on_input.view(stop, n, self._from_values.shape[1])
 
 
 class _FrozenSkip:

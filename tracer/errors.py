@@ -7,7 +7,8 @@
     │   └── UnknownTokenError   words the tokenizer has no token for
     ├── ModelError              the model cannot be opened
     ├── TranscoderError         the transcoders cannot be read or do not fit the model
-    ├── TargetError             a target token does not exist
+    ├── NoActiveFeaturesError   no transcoder feature is active on the prompt
+    ├── TargetError             a target does not exist
     ├── ThresholdError          a pruning threshold outside 0..1
     ├── InterventionError       an edit on a layer, position or feature that is not there
     ├── FeatureIndexError       the feature examples on disk cannot be read
@@ -49,8 +50,12 @@ class TranscoderError(TracerError):
     """The transcoders cannot be read, or do not fit the model."""
 
 
+class NoActiveFeaturesError(TracerError):
+    """No transcoder feature is active anywhere on the prompt: there is nothing to attribute to."""
+
+
 class TargetError(TracerError):
-    """A target token does not exist in the model's vocabulary."""
+    """A target token does not exist in the model's vocabulary, or a target feature is silent."""
 
 
 class ThresholdError(TracerError):

@@ -147,6 +147,12 @@ class AttributionGraph:
     """The model's likeliest next tokens (at most 20), whether targets or not."""
     n_active_features: int
     """How many features were active; more than ``n_features`` when ``max_features`` cut."""
+    dropped_weight: float = 0.0
+    """Largest share of its absolute weight that any row left out: 0 unless the prompt was so long
+    that rows keep only their strongest entries."""
+    rounding_error: float = 0.0
+    """Largest difference of an edge from the float32 one, as a share of the largest edge of its
+    row, measured on a sample of rows; 0 when the graph was computed in float32."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Model and transcoder names and fingerprints, and every option that shaped the numbers."""
 
@@ -201,6 +207,8 @@ class AttributionGraph:
             "targets": [asdict(target) for target in self.targets],
             "next_tokens": self.next_tokens,
             "n_active_features": self.n_active_features,
+            "dropped_weight": self.dropped_weight,
+            "rounding_error": self.rounding_error,
             "provenance": dict(self.provenance),
         }
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
@@ -243,7 +251,8 @@ def load_graph(path: str | os.PathLike[str]) -> AttributionGraph:
             "trace the prompt again"
         )
     targets = tuple(
-        Target(t["label"], tuple(t["token_ids"]), t["probability"]) for t in header["targets"]
+        Target(t["label"], tuple(t["token_ids"]), t["probability"], _feature(t.get("feature")))
+        for t in header["targets"]
     )
     return AttributionGraph(
         prompt=header["prompt"],
@@ -253,6 +262,12 @@ def load_graph(path: str | os.PathLike[str]) -> AttributionGraph:
         targets=targets,
         next_tokens=tuple(TokenProbability(*entry) for entry in header["next_tokens"]),
         n_active_features=header["n_active_features"],
+        dropped_weight=header.get("dropped_weight", 0.0),
+        rounding_error=header.get("rounding_error", 0.0),
         provenance=header["provenance"],
         **arrays,
     )
+
+
+def _feature(stored: list[int] | None) -> NodeId | None:
+    return None if stored is None else NodeId("feature", *stored[1:])

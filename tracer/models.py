@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Literal
 
@@ -63,7 +64,20 @@ class Model:
     @cached_property
     def mean_unembedding(self) -> Float[Tensor, " d_model"]:
         """The column that a logit target is measured against."""
-        return self.unembedding.mean(dim=1)
+        return self.unembedding.float().mean(dim=1)
+
+    @contextmanager
+    def walking(self, offload: bool) -> Iterator[None]:
+        """While backward walks run; with ``offload``, with what they do not need on the CPU."""
+        if not offload:
+            yield
+            return
+        needed = [tensor for block in self.blocks for tensor in (block.W_V, block.W_O)]
+        self.__dict__.pop(
+            "unembedding", None
+        )  # would keep the weights it is made of where they are
+        with self.bridge.parked(keep=needed):
+            yield
 
     def read_hook(self, layer: int) -> str:
         """Hook point where the transcoder of ``layer`` reads."""

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tracer.errors import MemoryLimitError
 from tracer.graph import FloatArray, IntArray
 
 RANKING_EPSILON: Final = 1e-8
@@ -42,11 +43,13 @@ class EffectRows:
     """All rows known so far. Targets and sources go by the columns of :class:`EffectSources`.
 
     With ``share`` below 1 a row keeps its strongest entries, no fewer than carry that share of its
-    absolute weight; ``dropped`` is the largest share that any row lost.
+    absolute weight; ``dropped`` is the largest share that any row lost. Adding rows raises
+    :class:`MemoryLimitError` once they take more than ``limit`` bytes.
     """
 
-    def __init__(self, n_sources: int, share: float = 1.0) -> None:
-        self._share = share
+    def __init__(self, n_sources: int, share: float = 1.0, limit: int | None = None) -> None:
+        self._share, self._limit = share, limit
+        self.n_bytes = self.n_rows = 0
         self._targets: list[_Piece] = []
         self._by_layer: dict[int, list[_Piece]] = defaultdict(list)
         self._from_targets = torch.zeros(n_sources)
@@ -85,19 +88,34 @@ class EffectRows:
             yield part, self._sparse(targets[part], effects[part])
 
     def _sparse(self, targets: Tensor, effects: Tensor) -> _Piece:
-        magnitude = effects.abs()
-        totals, present = magnitude.sum(dim=1), effects != 0
+        effects = effects.contiguous()
+        n_rows, n_sources = effects.shape
+        totals = torch.linalg.vector_norm(effects, 1, dim=1)
         if self._share < 1:
-            present &= magnitude >= _smallest_kept(magnitude, self._share)[:, None]
-            kept = (magnitude * present).sum(dim=1) / totals.clamp(min=RANKING_EPSILON)
+            magnitude = effects.abs()
+            effects = effects * (magnitude >= _smallest_kept(magnitude, self._share)[:, None])
+            kept = torch.linalg.vector_norm(effects, 1, dim=1) / totals.clamp(min=RANKING_EPSILON)
             self.dropped = max(self.dropped, float((1 - kept)[totals > 0].amax()))
-        return _Piece(
+        flat = effects.view(-1)
+        entries = flat.nonzero()[:, 0]
+        starts = torch.arange(n_rows + 1, device=flat.device) * n_sources
+        counts = torch.searchsorted(entries, starts).diff()
+        columns = entries - starts[:-1].repeat_interleave(counts)
+        piece = _Piece(
             targets=targets.cpu(),
-            counts=present.sum(dim=1).cpu(),
-            columns=present.nonzero()[:, 1].to(torch.int32).cpu(),
-            weights=effects[present].cpu(),
+            counts=counts.cpu(),
+            columns=columns.to(torch.int32).cpu(),
+            weights=flat[entries].cpu(),
             totals=totals.cpu(),
         )
+        self.n_bytes += piece.columns.nbytes + piece.weights.nbytes
+        self.n_rows += len(targets)
+        if self._limit is not None and self.n_bytes > self._limit:
+            raise MemoryLimitError(
+                f"{self.n_rows:,} rows of direct effects already take {self.n_bytes / 2**30:.2f} "
+                f"GiB, all that may be used: set max_features to {self.n_rows // 2:,} or less"
+            )
+        return piece
 
     def influence(self) -> Float[Tensor, " sources"]:
         """Influence of every source on the targets, over all paths through the rows known so far.

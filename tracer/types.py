@@ -90,16 +90,51 @@ class Contrast:
 
 
 @dataclass(frozen=True)
+class Direction:
+    """A target that is any direction of the residual stream at the last position.
+
+    Its dot product with the output of the final norm is explained, as it is: not centred.
+    """
+
+    label: str
+    vector: tuple[float, ...]
+    """``d_model`` numbers."""
+    weight: float = 1.0
+    """Its share of the influence beside other targets, in the place of a token's probability."""
+
+
+@dataclass(frozen=True)
+class FeatureTarget:
+    """A target that is a feature's pre-activation: explain this feature instead of the output.
+
+    A negative position counts from the end. The feature must be active there.
+    """
+
+    layer: int
+    position: int
+    feature: int
+    weight: float = 1.0
+
+
+TargetChoice = str | int | Contrast | Direction | FeatureTarget
+"""What a graph may be asked to explain; a token by its text or id."""
+
+
+@dataclass(frozen=True)
 class Target:
     """What the logit nodes of a graph stand for.
 
-    ``token_ids`` are one id (a token's logit minus the mean logit) or two (a contrast).
-    ``probability`` is the model's own for a token, 0 < p <= 1; for a contrast, of its first token.
+    ``token_ids`` are one id (a token's logit minus the mean logit), two (a contrast), or none (a
+    direction or a feature). ``probability`` is the model's own for a token, 0 < p <= 1; for a
+    contrast, of its first token; for the others the weight they were given. It says how much of
+    the influence starts at this target.
     """
 
     label: str
     token_ids: tuple[int, ...]
     probability: float
+    feature: NodeId | None = None
+    """The feature that is explained, when the target is one."""
 
 
 @dataclass(frozen=True)
