@@ -11,8 +11,8 @@ import os
 import sys
 from typing import Any
 
-from tracer.errors import InterventionError, TracerError
-from tracer.types import Intervention
+from tracer.errors import InterventionError, TargetError, TracerError
+from tracer.types import Contrast, FeatureTarget, Intervention, TargetChoice
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,9 +46,27 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(trace)
     trace.add_argument("prompt", help="the text whose next token is to be explained")
     trace.add_argument("--target", action="append", help="token to explain, e.g. ' Austin'")
+    trace.add_argument(
+        "--contrast",
+        action="append",
+        nargs=2,
+        default=[],
+        metavar=("A", "B"),
+        help="explain the logit of token A minus that of B",
+    )
+    trace.add_argument(
+        "--feature",
+        action="append",
+        default=[],
+        metavar="LAYER:POSITION:FEATURE",
+        help="explain this active feature instead of the output; position -1 is the last",
+    )
     trace.add_argument("--max-logits", type=int, default=10, help="most logits to explain (10)")
     trace.add_argument("--logit-mass", type=float, default=0.95, help="probability to reach (0.95)")
     trace.add_argument("--max-features", type=int, help="expand at most this many features (all)")
+    trace.add_argument(
+        "--memory", type=float, metavar="GIB", help="most memory to use (what is free)"
+    )
     trace.add_argument("--save", metavar="FILE", help="also save the whole graph to FILE")
     _add_pruning_options(trace)
     trace.set_defaults(run=_trace)
@@ -98,14 +116,18 @@ def _add_pruning_options(parser: argparse.ArgumentParser) -> None:
 def _trace(options: argparse.Namespace) -> None:
     import tracer
 
+    targets: list[TargetChoice] = [*(options.target or ())]
+    targets += [Contrast(better, worse) for better, worse in options.contrast]
+    targets += [_feature_target(text) for text in options.feature]
     model = tracer.load(options.model, options.transcoders, options.device, options.dtype)
     graph = tracer.trace(
         model,
         options.prompt,
-        targets=options.target,
+        targets=targets or None,
         max_logits=options.max_logits,
         logit_mass=options.logit_mass,
         max_features=options.max_features,
+        memory_limit=None if options.memory is None else int(options.memory * 2**30),
     )
     if options.save:
         try:
@@ -147,6 +169,10 @@ def _print_pruned(graph: Any, options: argparse.Namespace, transcoder_folder: An
         f"{report['n_edges_traced']} edges kept; replacement score "
         f"{report['replacement_score']:.2f}, completeness {report['completeness_score']:.2f}"
     )
+    if report["rounding_error"]:
+        print(f"bfloat16 moved {report['rounding_error']:.2%} of the edges' weight, by a sample")
+    if report["dropped_weight"]:
+        print(f"of each row at most {report['dropped_weight']:.2%} of its weight was left out")
     labels = {node["id"]: node["label"].strip() for node in report["nodes"]}
     for node in sorted(report["nodes"], key=lambda node: (-node["layer"], node["position"])):
         place = {"token": "token", "logit": "logit"}.get(node["kind"], f"layer {node['layer']}")
@@ -184,6 +210,16 @@ def _intervene(options: argparse.Namespace) -> None:
     if options.generate:
         print(f"  before: {report['baseline_continuation']}")
         print(f"  after:  {report['edited_continuation']}")
+
+
+def _feature_target(text: str) -> FeatureTarget:
+    try:
+        layer, position, feature = (int(part) for part in text.split(":"))
+    except ValueError as error:
+        raise TargetError(
+            f"--feature {text!r} is not LAYER:POSITION:FEATURE, for example 3:-1:417"
+        ) from error
+    return FeatureTarget(layer, position, feature)
 
 
 def _edit(text: str) -> Intervention:

@@ -169,7 +169,7 @@ def _on_targets(
 def _rounding_error(
     effects: DirectEffects, chosen: ChosenTargets, expanded: Int[Tensor, " wanted"], batch_size: int
 ) -> float:
-    """How far a sample of rows is from float32: the largest difference, by a row's largest edge."""
+    """How far rows are from float32: the share of weight that moved, over a sample of them."""
     if effects.dtype == torch.float32:
         return 0.0
     exact = DirectEffects(effects.model, effects.frozen, torch.float32)
@@ -179,17 +179,17 @@ def _rounding_error(
     sample = effects.frozen.features[expanded[places.to(expanded.device)]]
     few = slice(0, min(_SAMPLED_TARGETS, batch_size, len(chosen.targets)))
     rows = _on_targets(effects, chosen, few), _on_targets(exact, chosen, few)
-    error = _largest_difference(*rows)
+    weights = _moved_and_all(*rows)
     for start in range(0, count, batch_size):
         features = sample[start : start + batch_size]
         rows = effects.on_features(features), exact.on_features(features)
-        error = max(error, _largest_difference(*rows))
-    return error
+        weights += _moved_and_all(*rows)
+    return float(weights[0] / weights[1].clamp(min=RANKING_EPSILON))
 
 
-def _largest_difference(rows: Tensor, exact: Float[Tensor, "rows sources"]) -> float:
-    largest = exact.abs().amax(dim=1).clamp(min=RANKING_EPSILON)
-    return float(((rows - exact).abs().amax(dim=1) / largest).max())
+def _moved_and_all(rows: Tensor, exact: Float[Tensor, "rows sources"]) -> Float[Tensor, " two"]:
+    """Absolute weight by which the rows differ, and all there is."""
+    return torch.stack([(rows - exact).abs().sum(), exact.abs().sum()])
 
 
 def _batches(

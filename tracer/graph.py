@@ -151,8 +151,8 @@ class AttributionGraph:
     """Largest share of its absolute weight that any row left out: 0 unless the prompt was so long
     that rows keep only their strongest entries."""
     rounding_error: float = 0.0
-    """Largest difference of an edge from the float32 one, as a share of the largest edge of its
-    row, measured on a sample of rows; 0 when the graph was computed in float32."""
+    """Share of their absolute weight by which edges differ from the float32 ones, measured on a
+    sample of rows; 0 when the graph was computed in float32."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Model and transcoder names and fingerprints, and every option that shaped the numbers."""
 

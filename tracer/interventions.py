@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tracer.bridge import Hook
-from tracer.errors import InterventionError
+from tracer.errors import InterventionError, ModelError
 from tracer.frozen import FIRST_POSITION
 from tracer.graph import FloatArray
 from tracer.models import Model
@@ -81,7 +81,7 @@ def intervene(
     freeze_attention: bool = True,
     constrained_layers: Collection[int] | None = None,
     generate: int = 0,
-    watch: Sequence[NodeId] = (),
+    watch: Sequence[NodeId] | Literal["all"] = (),
 ) -> InterventionResult:
     """Run the prompt with features set to given values.
 
@@ -89,7 +89,8 @@ def intervene(
     ``constrained_layers`` also holds MLP outputs there (and all norm scales, when it names every
     layer); edits then count against the unedited activations and write only to those layers.
     ``generate`` adds that many greedily chosen tokens, the edits kept at their positions.
-    ``watch`` names features whose activations are to be returned.
+    ``watch`` names features whose activations are to be returned; ``"all"`` returns those of every
+    feature that is active before or after.
 
     Raises :class:`InterventionError` for an edit on something that is not there, or when the edits
     drive the model to numbers that are not finite; and the errors of :meth:`Model.encode`.
@@ -106,6 +107,11 @@ def intervene(
         )
     ids = torch.tensor(token_ids, device=model.device)
     logits, seen = model.bridge.capture(ids, _names_needed(model, freeze_attention, constrained))
+    if not torch.isfinite(logits).all():
+        raise ModelError(
+            f"{model.source.name} answers with numbers that are not finite before anything is "
+            "edited: its weights are damaged"
+        )
     run = _EditedRun(model, edits, seen, freeze_attention, constrained)
     edited_logits = run(ids)
     if not torch.isfinite(edited_logits).all():
@@ -114,10 +120,13 @@ def intervene(
         )
     baseline, edited = logits[-1].float(), edited_logits[-1].float()
     log_before, log_after = baseline.log_softmax(-1), edited.log_softmax(-1)
-    watched = {
-        node: (_activation(model, seen, node), _activation(model, run.inputs, node))
-        for node in (_checked_watch(model, node, n_pos) for node in watch)
-    }
+    if watch == "all":
+        watched = _all_activations(model, seen, run.inputs)
+    else:
+        watched = {
+            node: (_activation(model, seen, node), _activation(model, run.inputs, node))
+            for node in (_checked_watch(model, node, n_pos) for node in watch)
+        }
     return InterventionResult(
         prompt=prompt if isinstance(prompt, str) else "".join(model.token_strings(token_ids)),
         token_ids=token_ids,
@@ -199,8 +208,25 @@ def _scale_names(model: Model) -> list[str]:
 def _activation(model: Model, inputs: Mapping[str, Tensor], node: NodeId) -> float:
     if node.position < FIRST_POSITION:
         return 0.0
-    x = inputs[model.read_hook(node.layer)][node.position][None].to(model.bridge.dtype)
+    x = inputs[model.read_hook(node.layer)][node.position][None]
     return float(model.transcoders[node.layer].activations(x)[0, node.index])
+
+
+def _all_activations(
+    model: Model, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> dict[NodeId, tuple[float, float]]:
+    found = {}
+    for layer, transcoder in enumerate(model.transcoders.layers):
+        name = model.read_hook(layer)
+        values = torch.stack([transcoder.activations(run[name]) for run in (before, after)])
+        values[:, :FIRST_POSITION] = 0
+        position, feature = (values != 0).any(dim=0).nonzero(as_tuple=True)
+        pairs = values[:, position, feature].T.tolist()
+        for place, pair in zip(
+            zip(position.tolist(), feature.tolist(), strict=True), pairs, strict=True
+        ):
+            found[NodeId("feature", layer, *place)] = (pair[0], pair[1])
+    return found
 
 
 class _EditedRun:
@@ -252,7 +278,7 @@ class _EditedRun:
             positions = torch.tensor([position for position, _ in wanted], device=value.device)
             features = torch.tensor([feature for _, feature in wanted], device=value.device)
             source = self._unedited[name] if self._constrained else value[0]
-            present = transcoder.activations(source[positions].to(transcoder.W_enc.dtype))
+            present = transcoder.activations(source[positions])
             present = present[torch.arange(len(features)), features]
             present = torch.where(positions < FIRST_POSITION, 0, present)
             change = torch.tensor(list(wanted.values()), device=value.device).to(present) - present
@@ -267,7 +293,7 @@ class _EditedRun:
     def _write(self, layer: int) -> Hook:
         """Add the edits' decoder vectors to the MLP output, held first where it is constrained."""
         name, held = self._model.write_hook(layer), layer in (self._constrained or ())
-        W_skip = self._model.transcoders[layer].W_skip
+        transcoder = self._model.transcoders[layer]
         read_name = self._model.read_hook(layer)
 
         def hook(value: Tensor, hook: Any) -> Tensor:
@@ -275,10 +301,10 @@ class _EditedRun:
                 frozen = self._unedited[name]
                 value = value.clone()
                 value[0, : len(frozen)] = frozen
-                if W_skip is not None:
+                if transcoder.W_skip is not None:
                     # A skip is linear, hence part of the direct effects: only features are held.
                     moved = self.inputs[read_name][: len(frozen)] - self._unedited[read_name]
-                    value[0, : len(frozen)] += moved @ W_skip.T
+                    value[0, : len(frozen)] += transcoder.skipped(moved)
             if layer in self._deltas and (held or not self._constrained):
                 value = value + self._deltas[layer].to(value.dtype)
             return value

@@ -67,6 +67,8 @@ def pruned_graph_report(pruned: PrunedGraph, index: FeatureIndex | None = None) 
         "n_active_features": graph.n_active_features,
         "n_nodes_traced": graph.n_nodes,
         "n_edges_traced": graph.n_edges,
+        "rounding_error": graph.rounding_error,
+        "dropped_weight": graph.dropped_weight,
         "provenance": dict(graph.provenance),
         "nodes": nodes,
         "edges": edges,
