@@ -19,14 +19,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
 from tracer.errors import GraphFileError
+from tracer.influence import FloatArray as FloatArray
+from tracer.influence import IntArray as IntArray
+from tracer.influence import WholeInfluence, whole_influence
 from tracer.types import NodeId, Target, TokenProbability
 
 if TYPE_CHECKING:
     import torch
 
 FORMAT_VERSION: Final = 1
-FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.floating[Any]]]
-IntArray = np.ndarray[tuple[int, ...], np.dtype[np.integer[Any]]]
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,13 @@ class AttributionGraph:
         weights = np.zeros(self.n_nodes)
         weights[self.index.logit_rows] = [target.probability for target in self.targets]
         return weights
+
+    @cached_property
+    def influence(self) -> WholeInfluence:
+        """How much of the targets flows through every node of the whole graph."""
+        return whole_influence(
+            self.index, self.rows, self.sources, self.weights, self.target_weights
+        )
 
     def to_dense(self) -> torch.Tensor:
         """``(n_nodes, n_nodes)`` float32, rows = targets, columns = sources."""

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
 
 import numpy as np
 
-from tracer.graph import AttributionGraph, FloatArray, IntArray
+from tracer.graph import AttributionGraph, FloatArray, IntArray, NodeIndex
+from tracer.influence import node_influence, normalized_weights
 from tracer.types import NodeId, Thresholds
-
-EPSILON: Final = 1e-10
-"""Rows whose absolute weights sum to less are left unscaled instead of divided by nothing."""
 
 BoolArray = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
@@ -79,28 +76,6 @@ class PrunedGraph:
         return [(self.graph.index.node(int(rows[i])), float(weights[i])) for i in order]
 
 
-def normalized_weights(rows: IntArray, weights: FloatArray, n_nodes: int) -> FloatArray:
-    """|weight| divided by the sum of |weight| over its target's row."""
-    magnitude = np.abs(weights, dtype=np.float64)
-    totals = np.bincount(rows, weights=magnitude, minlength=n_nodes)
-    return magnitude / np.maximum(totals, EPSILON)[rows]
-
-
-def node_influence(
-    rows: IntArray, sources: IntArray, shares: FloatArray, start: FloatArray
-) -> FloatArray:
-    """``start @ (A + A² + …)`` for the row-normalised ``A`` given by its stored entries.
-
-    The graph has no cycles, so the sum ends after at most one step per layer.
-    """
-    total = np.zeros(len(start))
-    current: FloatArray = start
-    while current.any():
-        current = np.bincount(sources, current[rows] * shares, len(start)).astype(np.float64)
-        total += current
-    return total
-
-
 def prune(
     graph: AttributionGraph, node_threshold: float = 0.8, edge_threshold: float = 0.98
 ) -> PrunedGraph:
@@ -114,21 +89,22 @@ def prune(
     thresholds = Thresholds(node_threshold, edge_threshold)
     n_nodes, index = graph.n_nodes, graph.index
     start = graph.target_weights
-    shares = normalized_weights(graph.rows, graph.weights, n_nodes)
-    influence = node_influence(graph.rows, graph.sources, shares, start)
+    influence = graph.influence.nodes
 
     node_mask = influence >= _threshold_score(influence, thresholds.node)
     node_mask[index.token_rows.start :] = True
 
-    edge_mask = node_mask[graph.rows] & node_mask[graph.sources] & (graph.weights != 0)
-    rows, sources = graph.rows[edge_mask], graph.sources[edge_mask]
-    kept_shares = normalized_weights(rows, graph.weights[edge_mask], n_nodes)
-    reach = node_influence(rows, sources, kept_shares, start) + start
-    edge_scores = kept_shares * reach[rows]
-    edge_mask[edge_mask] = edge_scores >= _threshold_score(edge_scores, thresholds.edge)
+    kept = _edges_between(graph, node_mask)
+    rows, sources = graph.rows[kept], graph.sources[kept]
+    shares = normalized_weights(rows, graph.weights[kept], n_nodes)
+    reach = node_influence(index, rows, sources, shares, start) + start
+    edge_scores = shares * reach[rows]
+    strong = edge_scores >= _threshold_score(edge_scores, thresholds.edge)
 
-    _remove_dead_ends(graph, node_mask, edge_mask)
-    replacement, completeness = _scores(graph, shares, influence)
+    strong = _without_dead_ends(index, node_mask, rows, sources, strong)
+    edge_mask = np.zeros(graph.n_edges, bool)
+    edge_mask[kept[strong]] = True
+    replacement, completeness = _scores(graph)
     return PrunedGraph(
         graph=graph,
         thresholds=thresholds,
@@ -153,19 +129,34 @@ def _threshold_score(scores: FloatArray, share: float) -> float:
     return float(descending[min(int(reached), len(descending) - 1)])
 
 
-def _remove_dead_ends(graph: AttributionGraph, node_mask: BoolArray, edge_mask: BoolArray) -> None:
-    """Drop, in place, nodes that nothing flows through; errors need no inputs."""
-    n_nodes, index = graph.n_nodes, graph.index
-    inner = slice(0, index.token_rows.start)
+def _edges_between(graph: AttributionGraph, node_mask: BoolArray) -> IntArray:
+    """Places of the stored edges whose ends are both kept, ascending; row by row, because most
+    rows of a large graph are not."""
+    parts = []
+    for row in np.flatnonzero(node_mask & (np.diff(graph.indptr) > 0)):
+        start, stop = graph.indptr[row], graph.indptr[row + 1]
+        kept = node_mask[graph.sources[start:stop]] & (graph.weights[start:stop] != 0)
+        parts.append(start + np.flatnonzero(kept))
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def _without_dead_ends(
+    index: NodeIndex, node_mask: BoolArray, rows: IntArray, sources: IntArray, strong: BoolArray
+) -> BoolArray:
+    """Drop nodes that nothing flows through, from ``node_mask`` in place; errors need no inputs.
+
+    Returns which of the edges are left.
+    """
+    n_nodes, inner = len(index), slice(0, index.token_rows.start)
     while True:
         before = int(node_mask.sum())
-        edge_mask &= node_mask[graph.rows] & node_mask[graph.sources]
-        has_output = np.bincount(graph.sources[edge_mask], minlength=n_nodes) > 0
-        has_input = np.bincount(graph.rows[edge_mask], minlength=n_nodes) > 0
+        strong = strong & node_mask[rows] & node_mask[sources]
+        has_output = np.bincount(sources[strong], minlength=n_nodes) > 0
+        has_input = np.bincount(rows[strong], minlength=n_nodes) > 0
         node_mask[inner] &= has_output[inner]
         node_mask[index.feature_rows] &= has_input[index.feature_rows]
         if int(node_mask.sum()) == before:
-            return
+            return strong
 
 
 def _cumulative(influence: FloatArray) -> FloatArray:
@@ -177,19 +168,12 @@ def _cumulative(influence: FloatArray) -> FloatArray:
     return cumulative
 
 
-def _scores(
-    graph: AttributionGraph, shares: FloatArray, influence: FloatArray
-) -> tuple[float, float]:
+def _scores(graph: AttributionGraph) -> tuple[float, float]:
     """Replacement and completeness score of the unpruned graph, each in 0..1."""
-    index = graph.index
+    index, influence = graph.index, graph.influence.nodes
     tokens = influence[index.token_rows].sum()
     errors = influence[index.error_rows].sum()
-    from_errors = (graph.sources >= index.error_rows.start) & (
-        graph.sources < index.error_rows.stop
-    )
-    error_share = np.bincount(
-        graph.rows[from_errors], weights=shares[from_errors], minlength=graph.n_nodes
-    )
     reach = influence + graph.target_weights
     replacement = tokens / (tokens + errors) if tokens + errors > 0 else 1.0
-    return float(replacement), float(((1 - error_share) * reach).sum() / reach.sum())
+    explained = (1 - graph.influence.from_errors) * reach
+    return float(replacement), float(explained.sum() / reach.sum())
