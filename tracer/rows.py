@@ -88,6 +88,8 @@ class EffectRows:
             yield part, self._sparse(targets[part], effects[part])
 
     def _sparse(self, targets: Tensor, effects: Tensor) -> _Piece:
+        if effects.device.type == "mps":  # has no float64, and shares the CPU's memory
+            effects = effects.cpu()
         effects = effects.contiguous()
         n_rows, n_sources = effects.shape
         totals = torch.linalg.vector_norm(effects, 1, dim=1)
