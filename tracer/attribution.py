@@ -26,8 +26,8 @@ from tracer.targets import ChosenTargets, choose_targets, next_tokens
 from tracer.types import Progress, TargetChoice
 
 _SMALLEST_BATCH: Final = 128
-_SAMPLED_TARGETS: Final = 4
-_SAMPLED_ROWS: Final = 16
+_SAMPLED_TARGETS: Final = 2
+_SAMPLED_ROWS: Final = 14
 
 
 def trace(

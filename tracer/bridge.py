@@ -33,6 +33,8 @@ _boot_helpers._ensure_torchvision = lambda: False
 # Freezing a norm's scale is an edit the bridge remarks upon each time; it is what we ask for.
 warnings.filterwarnings("ignore", message="A forward hook edited hook_scale/hook_normalized")
 
+_AROUND_THE_BLOCKS = ("embed", "pos_embed", "ln_final", "unembed")
+
 Hook = Callable[[Tensor, Any], Tensor | None]
 
 
@@ -98,7 +100,8 @@ class Bridge:
         self._bridge.eval()
         for parameter in self._bridge.parameters():
             parameter.requires_grad_(False)
-        widen_while_running(self._parts())
+        others = [m for name, m in self._bridge.named_children() if name in _AROUND_THE_BLOCKS]
+        widen_while_running(self._bridge.blocks, others)
         config = self._bridge.cfg
         self.n_layers = int(config.n_layers)
         self.d_model = int(config.d_model)
@@ -107,14 +110,6 @@ class Bridge:
         self.device = device
         self.dtype = dtype
         self.tokenizer = self._bridge.tokenizer
-
-    def _parts(self) -> Iterator[torch.nn.Module]:
-        """Embeddings, each block, final norm and unembedding: all that runs in a forward pass."""
-        for name, module in self._bridge.named_children():
-            if name == "blocks":
-                yield from module.children()
-            elif name != "original_model":
-                yield module
 
     def blocks(self) -> tuple[Block, ...]:
         """The weights that the frozen residual stream runs through, block by block."""

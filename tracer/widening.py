@@ -14,35 +14,50 @@ from torch import Tensor, nn
 
 
 class _Widened:
-    """The two hooks of one part: parameters in float32 before it runs, as they were after."""
+    """The two hooks of one part: parameters in float32 before it runs, as they were after.
 
-    def __init__(self, module: nn.Module) -> None:
+    ``wide`` is memory that parts of one shape share, since only one of them runs at a time; fresh
+    memory for every block would take longer to get than to fill.
+    """
+
+    def __init__(self, part: nn.Module, wide: dict[str, Tensor] | None) -> None:
         self._narrow: list[tuple[Tensor, Tensor]] = []
-        module.register_forward_pre_hook(self._widen)
-        module.register_forward_hook(self._restore, always_call=True)
+        self._wide = wide
+        part.register_forward_pre_hook(self._widen)
+        part.register_forward_hook(self._restore, always_call=True)
 
-    def _widen(self, module: nn.Module, inputs: Any) -> None:
-        for held in _held(module):
+    def _widen(self, part: nn.Module, inputs: Any) -> None:
+        for name, held in _held(part):
             if held.dtype == torch.bfloat16:
                 self._narrow.append((held, held.data))
-                held.data = held.data.float()
+                held.data = self._widened(name, held.data)
 
-    def _restore(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _widened(self, name: str, narrow: Tensor) -> Tensor:
+        if self._wide is None:
+            return narrow.float()
+        wide = self._wide.get(name)
+        if wide is None or wide.shape != narrow.shape or wide.device != narrow.device:
+            wide = self._wide[name] = torch.empty_like(narrow, dtype=torch.float32)
+        return wide.copy_(narrow)
+
+    def _restore(self, part: nn.Module, inputs: Any, output: Any) -> None:
         for held, narrow in self._narrow:
             held.data = narrow
         self._narrow.clear()
 
 
-def _held(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
+def _held(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from part.named_parameters()
+    yield from part.named_buffers()
 
 
-def widen_while_running(parts: Iterable[nn.Module]) -> None:
-    """Make every part compute in float32 when its parameters are bfloat16.
+def widen_while_running(blocks: Iterable[nn.Module], others: Iterable[nn.Module]) -> None:
+    """Make every part of a model compute in float32 when its parameters are bfloat16.
 
-    A part is as much as is widened at once: a block, not the whole model.
+    A part is as much as is widened at once: a block or an embedding, not the whole model.
     """
-    for part in parts:
-        if any(held.dtype == torch.bfloat16 for held in _held(part)):
-            _Widened(part)
+    shared: dict[str, Tensor] = {}
+    for parts, wide in ((blocks, shared), (others, None)):
+        for part in parts:
+            if any(held.dtype == torch.bfloat16 for _, held in _held(part)):
+                _Widened(part, wide)
