@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tracer.errors import TracerError
 from tracer.graph import AttributionGraph, load_graph
 from tracer.pruning import PrunedGraph, prune
+from tracer.scenarios import Edit, Scenario
 from tracer.types import (
     Contrast,
     Direction,
@@ -29,20 +30,30 @@ from tracer.types import (
 
 if TYPE_CHECKING:
     from tracer.attribution import trace
-    from tracer.interventions import InterventionResult, intervene
+    from tracer.interventions import (
+        InterventionResult,
+        Outcome,
+        ScenarioRun,
+        intervene,
+        run_scenarios,
+    )
     from tracer.models import Model, load
 
 __all__ = [
     "AttributionGraph",
     "Contrast",
     "Direction",
+    "Edit",
     "FeatureId",
     "FeatureTarget",
     "Intervention",
     "InterventionResult",
     "Model",
     "NodeId",
+    "Outcome",
     "PrunedGraph",
+    "Scenario",
+    "ScenarioRun",
     "Target",
     "Thresholds",
     "TokenProbability",
@@ -51,13 +62,17 @@ __all__ = [
     "load",
     "load_graph",
     "prune",
+    "run_scenarios",
     "trace",
 ]
 
 _NEEDS_TORCH = {
     "InterventionResult": "tracer.interventions",
     "Model": "tracer.models",
+    "Outcome": "tracer.interventions",
+    "ScenarioRun": "tracer.interventions",
     "intervene": "tracer.interventions",
+    "run_scenarios": "tracer.interventions",
     "load": "tracer.models",
     "trace": "tracer.attribution",
 }

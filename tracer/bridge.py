@@ -175,6 +175,21 @@ class Bridge:
         logits: Tensor = self._bridge.run_with_hooks(token_ids, fwd_hooks=list(hooks))
         return logits
 
+    @torch.no_grad()
+    def step(
+        self, token_ids: Int[Tensor, "batch pos"], hooks: Iterable[tuple[str, Hook]], cache: Any
+    ) -> tuple[Float[Tensor, "batch pos vocab"], Any]:
+        """Final logits of tokens that follow those in ``cache`` (None at first), and the cache
+        with their keys and values added."""
+        logits, cache = self._bridge.run_with_hooks(
+            token_ids,
+            fwd_hooks=list(hooks),
+            return_type="logits_and_cache",
+            use_cache=True,
+            past_key_values=cache,
+        )
+        return logits, cache
+
     def run(
         self, token_ids: Int[Tensor, " pos"], hooks: Iterable[tuple[str, Hook]] = ()
     ) -> Float[Tensor, "pos vocab"]:

@@ -1,31 +1,29 @@
-"""Set features to other values and see what the model says.
+"""Change features and see what the model says: one what-if, or many side by side.
 
-The semantics are circuit-tracer 0.5's `feature_intervention`: the model runs as it is, errors
-included, and the decoder vector of each edited feature is added to the MLP outputs, scaled by the
-difference between the wanted and the present activation. Attention patterns may be held at the
-unedited prompt's; inside ``constrained_layers`` MLP outputs are held too, so that edits have only
-their direct effects there.
+All scenarios of a prompt are rows of one batch; what an edit means is told in
+:mod:`tracer.edited_run`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracer.bridge import Hook
+from tracer.continuation import Continuation
+from tracer.edited_run import EditedRow, EditedRun, check_feature, check_row, names_to_capture
 from tracer.errors import InterventionError, ModelError
 from tracer.frozen import FIRST_POSITION
 from tracer.graph import FloatArray
 from tracer.models import Model
+from tracer.scenarios import Edit, Scenario
 from tracer.targets import next_tokens
-from tracer.types import Intervention, NodeId, TokenProbability
+from tracer.types import FeatureId, Intervention, NodeId, Progress, TokenProbability
 
 
 class TokenChange(NamedTuple):
@@ -74,6 +72,145 @@ def _softmax(logits: FloatArray) -> FloatArray:
     return shares
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What the model says in one scenario, or without any edits."""
+
+    name: str
+    next_tokens: tuple[TokenProbability, ...]
+    logits: FloatArray
+    """``(vocab,)`` float32, at the last position of the prompt."""
+    kl: float = 0.0
+    """Kullback-Leibler divergence from the baseline to this next-token distribution, in nats."""
+    activations: Mapping[NodeId, float] = field(default_factory=dict)
+    """Activation of every watched feature."""
+    continuation: tuple[int, ...] = ()
+    continuation_tokens: tuple[str, ...] = ()
+    differs_at: int | None = None
+    """Place of the first generated token that is not the baseline's; None where all are."""
+
+    def probability(self, token_id: int) -> float:
+        """Of one next token."""
+        return float(_softmax(self.logits)[token_id])
+
+
+@dataclass(frozen=True)
+class ScenarioRun:
+    """The baseline and, in the order asked for, each scenario's outcome or its own error."""
+
+    prompt: str
+    token_ids: tuple[int, ...]
+    baseline: Outcome
+    outcomes: tuple[Outcome | InterventionError, ...]
+
+
+def run_scenarios(
+    model: Model,
+    prompt: str | Sequence[int],
+    scenarios: Sequence[Scenario],
+    generate: int = 0,
+    temperature: float = 0.0,
+    seed: int = 0,
+    watch: Sequence[NodeId] | Literal["all"] = (),
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> ScenarioRun:
+    """Run the prompt under every scenario, ``batch_size`` of them in one forward pass.
+
+    ``generate`` adds that many tokens, the edits kept on: the likeliest ones, or at a
+    ``temperature`` above 0 sampled ones, with the same random numbers in all scenarios, so that a
+    difference comes from the edits. ``watch`` names features whose activations are returned;
+    ``"all"`` returns every active one.
+
+    A scenario that is wrong, or drives the model to numbers that are not finite, has an
+    :class:`InterventionError` for its outcome. Raises the same for what concerns all of them (no
+    room to generate, a watched node that is no feature), :class:`ModelError` for a model whose own
+    answer is not finite, and the errors of :meth:`Model.encode`.
+    """
+    token_ids = model.encode(prompt)
+    n_pos = len(token_ids)
+    _check_generation(model, n_pos, generate, temperature)
+    watched = None if watch == "all" else [_checked_watch(model, node, n_pos) for node in watch]
+    rows: dict[int, EditedRow] = {}
+    failed: dict[int, InterventionError] = {}
+    for number, scenario in enumerate(scenarios):
+        try:
+            rows[number] = check_row(model, scenario, n_pos)
+        except InterventionError as error:
+            failed[number] = error
+    ids = torch.tensor(token_ids, device=model.device)
+    logits, seen = model.bridge.capture(ids, names_to_capture(model, list(rows.values())))
+    if not torch.isfinite(logits).all():
+        raise ModelError(
+            f"{model.source.name} answers with numbers that are not finite before anything is "
+            "edited: its weights are damaged"
+        )
+    continuation = Continuation(model, ids, generate, temperature, seed)
+    nothing = check_row(model, Scenario("baseline", (), freeze_attention=False), n_pos)
+    spoken = continuation.of(EditedRun(model, [nothing], seen))[0] if generate else ()
+    baseline = Outcome(
+        name="baseline",
+        next_tokens=next_tokens(model, logits[-1].float()),
+        logits=logits[-1].float().cpu().numpy(),
+        activations=_watched(model, seen, None, watched),
+        continuation=spoken,
+        continuation_tokens=model.token_strings(spoken),
+    )
+    outcomes: dict[int, Outcome | InterventionError] = {**failed}
+    numbers = list(rows)
+    for start in range(0, len(numbers), batch_size):
+        if progress is not None:
+            progress(start, len(numbers), "scenarios")
+        part = numbers[start : start + batch_size]
+        run = EditedRun(model, [rows[number] for number in part], seen)
+        after = run(ids)[:, -1].float()
+        read = dict(run.inputs)
+        said = continuation.of(run) if generate else [()] * len(part)
+        for place, number in enumerate(part):
+            outcomes[number] = _outcome(
+                model, scenarios[number].name, after[place], baseline, said[place]
+            )
+            if isinstance(outcome := outcomes[number], Outcome):
+                found = _watched(model, read, place, watched)
+                outcomes[number] = replace(outcome, activations=found)
+    if progress is not None:
+        progress(len(numbers), len(numbers), "scenarios")
+    return ScenarioRun(
+        prompt=prompt if isinstance(prompt, str) else "".join(model.token_strings(token_ids)),
+        token_ids=token_ids,
+        baseline=baseline,
+        outcomes=tuple(outcomes[number] for number in range(len(scenarios))),
+    )
+
+
+def _outcome(
+    model: Model,
+    name: str,
+    logits: Float[Tensor, " vocab"],
+    baseline: Outcome,
+    said: tuple[int, ...],
+) -> Outcome | InterventionError:
+    if not torch.isfinite(logits).all():
+        return InterventionError(
+            f"{name}: the edited model answers with numbers that are not finite: use smaller values"
+        )
+    log_after = logits.double().log_softmax(-1)
+    log_before = torch.from_numpy(baseline.logits).to(logits.device).double().log_softmax(-1)
+    both = enumerate(zip(said, baseline.continuation, strict=False))
+    apart = next((i for i, (ours, theirs) in both if ours != theirs), None)
+    if apart is None and len(said) != len(baseline.continuation):
+        apart = min(len(said), len(baseline.continuation))
+    return Outcome(
+        name=name,
+        next_tokens=next_tokens(model, logits),
+        logits=logits.cpu().numpy(),
+        kl=max(0.0, float((log_before.exp() * (log_before - log_after)).sum())),
+        continuation=said,
+        continuation_tokens=model.token_strings(said),
+        differs_at=apart,
+    )
+
+
 def intervene(
     model: Model,
     prompt: str | Sequence[int],
@@ -83,7 +220,7 @@ def intervene(
     generate: int = 0,
     watch: Sequence[NodeId] | Literal["all"] = (),
 ) -> InterventionResult:
-    """Run the prompt with features set to given values.
+    """Run the prompt with features set to given values: one scenario of :func:`run_scenarios`.
 
     ``freeze_attention`` holds attention patterns at those of the unedited prompt.
     ``constrained_layers`` also holds MLP outputs there (and all norm scales, when it names every
@@ -95,84 +232,46 @@ def intervene(
     Raises :class:`InterventionError` for an edit on something that is not there, or when the edits
     drive the model to numbers that are not finite; and the errors of :meth:`Model.encode`.
     """
-    token_ids = model.encode(prompt)
-    n_pos = len(token_ids)
-    edits = tuple(_checked(model, edit, n_pos) for edit in interventions)
-    constrained = _checked_layers(model, constrained_layers)
-    room = model.bridge.n_context - n_pos
-    if not 0 <= generate <= room:
-        raise InterventionError(
-            f"{generate} tokens cannot be generated after {n_pos}: {model.source.name} has room "
-            f"for {room}"
-        )
-    ids = torch.tensor(token_ids, device=model.device)
-    logits, seen = model.bridge.capture(ids, _names_needed(model, freeze_attention, constrained))
-    if not torch.isfinite(logits).all():
-        raise ModelError(
-            f"{model.source.name} answers with numbers that are not finite before anything is "
-            "edited: its weights are damaged"
-        )
-    run = _EditedRun(model, edits, seen, freeze_attention, constrained)
-    edited_logits = run(ids)
-    if not torch.isfinite(edited_logits).all():
-        raise InterventionError(
-            "the edited model answers with numbers that are not finite: use smaller values"
-        )
-    baseline, edited = logits[-1].float(), edited_logits[-1].float()
-    log_before, log_after = baseline.log_softmax(-1), edited.log_softmax(-1)
-    if watch == "all":
-        watched = _all_activations(model, seen, run.inputs)
-    else:
-        watched = {
-            node: (_activation(model, seen, node), _activation(model, run.inputs, node))
-            for node in (_checked_watch(model, node, n_pos) for node in watch)
-        }
+    n_pos = len(model.encode(prompt))
+    checked = tuple(_checked(model, edit, n_pos) for edit in interventions)
+    edits = tuple(
+        Edit(FeatureId(e.layer, e.feature), e.position, e.position + 1, "set", e.value)
+        for e in checked
+    )
+    layers = None if constrained_layers is None else tuple(constrained_layers)
+    scenario = Scenario("edited", edits, freeze_attention, layers)
+    run = run_scenarios(model, prompt, [scenario], generate=generate, watch=watch)
+    outcome, baseline = run.outcomes[0], run.baseline
+    if isinstance(outcome, InterventionError):
+        raise outcome
+    nodes = dict.fromkeys([*baseline.activations, *outcome.activations])
     return InterventionResult(
-        prompt=prompt if isinstance(prompt, str) else "".join(model.token_strings(token_ids)),
-        token_ids=token_ids,
-        interventions=edits,
-        baseline=next_tokens(model, baseline),
-        edited=next_tokens(model, edited),
-        baseline_logits=baseline.cpu().numpy(),
-        edited_logits=edited.cpu().numpy(),
-        kl=max(0.0, float((log_before.exp() * (log_before - log_after)).sum())),
-        activations=watched,
-        baseline_continuation=_continue(model, ids, model.bridge.run, generate),
-        edited_continuation=_continue(model, ids, run, generate),
+        prompt=run.prompt,
+        token_ids=run.token_ids,
+        interventions=checked,
+        baseline=baseline.next_tokens,
+        edited=outcome.next_tokens,
+        baseline_logits=baseline.logits,
+        edited_logits=outcome.logits,
+        kl=outcome.kl,
+        activations={
+            node: (baseline.activations.get(node, 0.0), outcome.activations.get(node, 0.0))
+            for node in nodes
+        },
+        baseline_continuation="".join(baseline.continuation_tokens),
+        edited_continuation="".join(outcome.continuation_tokens),
     )
 
 
 def _checked(model: Model, edit: Intervention, n_pos: int) -> Intervention:
     """The edit with its position counted from the start; raises if it names nothing."""
-    if not 0 <= edit.layer < model.n_layers:
-        raise InterventionError(
-            f"there is no layer {edit.layer}: {model.source.name} has layers 0 to "
-            f"{model.n_layers - 1}"
-        )
-    n_features = model.transcoders[edit.layer].n_features
-    if not 0 <= edit.feature < n_features:
-        raise InterventionError(
-            f"layer {edit.layer} has no feature {edit.feature}: it has features 0 to "
-            f"{n_features - 1}"
-        )
+    check_feature(model, edit.layer, edit.feature)
     if not -n_pos <= edit.position < n_pos:
         raise InterventionError(
             f"there is no position {edit.position}: the prompt has {n_pos} tokens, positions 0 to "
             f"{n_pos - 1}"
         )
     return Intervention(edit.layer, edit.position % n_pos, edit.feature, edit.value)
-
-
-def _checked_layers(model: Model, layers: Collection[int] | None) -> frozenset[int] | None:
-    if layers is None:
-        return None
-    strangers = sorted(set(layers) - set(range(model.n_layers)))
-    if strangers or not layers:
-        raise InterventionError(
-            f"constrained_layers names {strangers or 'no layer'}: {model.source.name} has layers 0 "
-            f"to {model.n_layers - 1}; give None for no constraint"
-        )
-    return frozenset(layers)
 
 
 def _checked_watch(model: Model, node: NodeId, n_pos: int) -> NodeId:
@@ -182,167 +281,39 @@ def _checked_watch(model: Model, node: NodeId, n_pos: int) -> NodeId:
     return node
 
 
-def _names_needed(
-    model: Model, freeze_attention: bool, constrained: frozenset[int] | None
-) -> list[str]:
-    layers = range(model.n_layers)
-    names = [model.read_hook(layer) for layer in layers]
-    if freeze_attention or constrained:
-        names += [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
-    if constrained:
-        names += [model.write_hook(layer) for layer in constrained]
-        if constrained.issuperset(layers):
-            names += _scale_names(model)
-    return list(dict.fromkeys(names))
+def _check_generation(model: Model, n_pos: int, generate: int, temperature: float) -> None:
+    room = model.bridge.n_context - n_pos
+    if not 0 <= generate <= room:
+        raise InterventionError(
+            f"{generate} tokens cannot be generated after {n_pos}: {model.source.name} has room "
+            f"for {room}"
+        )
+    if not 0 <= temperature < float("inf"):
+        raise InterventionError(
+            f"the temperature is {temperature}: expected 0 for the likeliest tokens, or more"
+        )
 
 
-def _scale_names(model: Model) -> list[str]:
-    norms = [model.final_norm]
-    for block in model.blocks:
-        for norm in (block.attn_norm, block.attn_post_norm, block.mlp_norm, block.mlp_post_norm):
-            if norm is not None:
-                norms.append(norm)
-    return [f"{norm.name}.hook_scale" for norm in norms]
-
-
-def _activation(model: Model, inputs: Mapping[str, Tensor], node: NodeId) -> float:
-    if node.position < FIRST_POSITION:
-        return 0.0
-    x = inputs[model.read_hook(node.layer)][node.position][None]
-    return float(model.transcoders[node.layer].activations(x)[0, node.index])
-
-
-def _all_activations(
-    model: Model, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
-) -> dict[NodeId, tuple[float, float]]:
-    found = {}
+def _watched(
+    model: Model, read: Mapping[str, Tensor], row: int | None, nodes: list[NodeId] | None
+) -> dict[NodeId, float]:
+    """Activations of ``nodes``, or of all active features, in one row of a batch (or without)."""
+    found: dict[NodeId, float] = {}
     for layer, transcoder in enumerate(model.transcoders.layers):
-        name = model.read_hook(layer)
-        values = torch.stack([transcoder.activations(run[name]) for run in (before, after)])
-        values[:, :FIRST_POSITION] = 0
-        position, feature = (values != 0).any(dim=0).nonzero(as_tuple=True)
-        pairs = values[:, position, feature].T.tolist()
-        for place, pair in zip(
-            zip(position.tolist(), feature.tolist(), strict=True), pairs, strict=True
-        ):
-            found[NodeId("feature", layer, *place)] = (pair[0], pair[1])
+        x = read[model.read_hook(layer)]
+        x = x if row is None else x[row]
+        if nodes is None:
+            values = transcoder.activations(x)
+            values[:FIRST_POSITION] = 0
+            position, feature = values.nonzero(as_tuple=True)
+            chosen = values[position, feature]
+            places = zip(position.tolist(), feature.tolist(), strict=True)
+            here = [NodeId("feature", layer, *place) for place in places]
+        else:
+            here = [node for node in nodes if node.layer == layer]
+            positions = torch.tensor([node.position for node in here], device=x.device).long()
+            features = torch.tensor([node.index for node in here], device=x.device).long()
+            chosen = transcoder.chosen_activations(x[positions], features)
+            chosen = torch.where(positions < FIRST_POSITION, 0, chosen)
+        found.update(zip(here, chosen.tolist(), strict=True))
     return found
-
-
-class _EditedRun:
-    """A forward pass of the prompt, or of a continuation of it, under the edits."""
-
-    def __init__(
-        self,
-        model: Model,
-        edits: tuple[Intervention, ...],
-        unedited: Mapping[str, Tensor],
-        freeze_attention: bool,
-        constrained: frozenset[int] | None,
-    ) -> None:
-        self._model = model
-        self._unedited = unedited
-        self._constrained = constrained
-        self._by_layer: dict[int, dict[tuple[int, int], float]] = defaultdict(dict)
-        for edit in edits:
-            self._by_layer[edit.layer][edit.position, edit.feature] = edit.value
-        self._deltas: dict[int, Tensor] = {}
-        self.inputs: dict[str, Tensor] = {}
-        """What every transcoder read in the latest run."""
-        self._hooks: list[tuple[str, Hook]] = []
-        layers = range(model.n_layers)
-        if freeze_attention or constrained:
-            self._hooks += [
-                (f"blocks.{layer}.attn.hook_pattern", _hold_pattern(unedited)) for layer in layers
-            ]
-        if constrained and constrained.issuperset(layers):
-            self._hooks += [(name, _hold_rows(unedited)) for name in _scale_names(model)]
-        self._hooks += [(model.read_hook(layer), self._read(layer)) for layer in layers]
-        self._hooks += [(model.write_hook(layer), self._write(layer)) for layer in layers]
-
-    def __call__(self, token_ids: Tensor) -> Float[Tensor, "pos vocab"]:
-        """Final logits at every position."""
-        self._deltas.clear()
-        return self._model.bridge.run(token_ids, self._hooks)
-
-    def _read(self, layer: int) -> Hook:
-        """Note what the transcoder of ``layer`` reads, and work out what its edits add."""
-        name = self._model.read_hook(layer)
-        transcoder = self._model.transcoders[layer]
-        wanted = self._by_layer.get(layer, {})
-
-        def hook(value: Tensor, hook: Any) -> None:
-            self.inputs[name] = value[0]
-            if not wanted:
-                return
-            positions = torch.tensor([position for position, _ in wanted], device=value.device)
-            features = torch.tensor([feature for _, feature in wanted], device=value.device)
-            source = self._unedited[name] if self._constrained else value[0]
-            present = transcoder.activations(source[positions])
-            present = present[torch.arange(len(features)), features]
-            present = torch.where(positions < FIRST_POSITION, 0, present)
-            change = torch.tensor(list(wanted.values()), device=value.device).to(present) - present
-            written = transcoder.decoder_vectors(features) * change[:, None, None]
-            for step, output in enumerate(transcoder.output_layers):
-                if output not in self._deltas:
-                    self._deltas[output] = torch.zeros_like(value[0], dtype=written.dtype)
-                self._deltas[output].index_add_(0, positions, written[:, step])
-
-        return hook
-
-    def _write(self, layer: int) -> Hook:
-        """Add the edits' decoder vectors to the MLP output, held first where it is constrained."""
-        name, held = self._model.write_hook(layer), layer in (self._constrained or ())
-        transcoder = self._model.transcoders[layer]
-        read_name = self._model.read_hook(layer)
-
-        def hook(value: Tensor, hook: Any) -> Tensor:
-            if held:
-                frozen = self._unedited[name]
-                value = value.clone()
-                value[0, : len(frozen)] = frozen
-                if transcoder.W_skip is not None:
-                    # A skip is linear, hence part of the direct effects: only features are held.
-                    moved = self.inputs[read_name][: len(frozen)] - self._unedited[read_name]
-                    value[0, : len(frozen)] += transcoder.skipped(moved)
-            if layer in self._deltas and (held or not self._constrained):
-                value = value + self._deltas[layer].to(value.dtype)
-            return value
-
-        return hook
-
-
-def _hold_pattern(unedited: Mapping[str, Tensor]) -> Hook:
-    """Keep the prompt's own attention pattern; rows of generated tokens are left alone."""
-
-    def hook(value: Tensor, hook: Any) -> Tensor:
-        pattern = unedited[hook.name]
-        n_pos = pattern.shape[-1]
-        value = value.clone()
-        value[0, :, :n_pos, :n_pos] = pattern
-        value[0, :, :n_pos, n_pos:] = 0
-        return value
-
-    return hook
-
-
-def _hold_rows(unedited: Mapping[str, Tensor]) -> Hook:
-    def hook(value: Tensor, hook: Any) -> Tensor:
-        rows = unedited[hook.name]
-        value = value.clone()
-        value[0, : len(rows)] = rows
-        return value
-
-    return hook
-
-
-def _continue(model: Model, token_ids: Tensor, run: Any, count: int) -> str:
-    """The next ``count`` tokens, each time the likeliest, as text."""
-    ids, chosen = token_ids, []
-    for _ in range(count):
-        token = run(ids)[-1].argmax()
-        chosen.append(int(token))
-        if chosen[-1] == model.bridge.tokenizer.eos_token_id:
-            break
-        ids = torch.cat([ids, token[None].to(ids)])
-    return "".join(model.token_strings(chosen))

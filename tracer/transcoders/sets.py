@@ -84,6 +84,17 @@ class Transcoder:
             return torch.where(pre > self.threshold, pre, 0)
         return pre.relu()
 
+    def chosen_activations(
+        self, x: Float[Tensor, "chosen d_model"], features: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, " chosen"]:
+        """Activation of one feature for each row of ``x``; only TopK has to look at the others."""
+        if self.k is not None:
+            return self.activations(x)[torch.arange(len(features), device=x.device), features]
+        pre = (x.float() * self.encoder_vectors(features).float()).sum(-1) + self.b_enc[features]
+        if self.threshold is not None:
+            return torch.where(pre > self.threshold[features], pre, 0)
+        return pre.relu()
+
     def skipped(self, x: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos d_model"]:
         """What the skip connection adds to the reconstruction; zeros without one."""
         if self.W_skip is None:

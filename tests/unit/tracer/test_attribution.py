@@ -11,11 +11,12 @@ import tiny
 import torch
 
 import tracer
+from tracer.edited_run import EditedRun, check_row, names_to_capture
 from tracer.errors import Cancelled, TargetError
 from tracer.frozen import frozen_pass
-from tracer.interventions import _EditedRun, _names_needed
 from tracer.models import Model
-from tracer.types import Contrast, Intervention
+from tracer.scenarios import Edit, Scenario
+from tracer.types import Contrast, FeatureId
 
 SETS = {
     "per-layer": {"kind": "transcoder_set", "write": "mlp.hook_out", "activation": "jumprelu"},
@@ -37,19 +38,19 @@ READ_POINTS = ("mlp.hook_in", "ln2.hook_normalized", "hook_resid_mid")
 def effect_of_one_more_unit(model: Model, graph: tracer.AttributionGraph, row: int) -> torch.Tensor:
     """Double one feature with patterns, norms and MLPs held; how every target row moves."""
     layer, position, feature = (int(x) for x in graph.features[row])
-    every_layer = frozenset(range(model.n_layers))
+    edit = Edit(FeatureId(layer, feature), position, position + 1, "scale", 2.0)
+    every_layer = tuple(range(model.n_layers))
+    still = check_row(model, Scenario("", (edit,), True, every_layer), len(graph.tokens))
     ids = torch.tensor(graph.token_ids)
-    names = [*_names_needed(model, True, every_layer), "ln_final.hook_out"]
-    _, before = model.bridge.capture(ids, names)
-    edit = Intervention(layer, position, feature, 2 * float(graph.activations[row]))
-    run = _EditedRun(model, (edit,), before, True, every_layer)
+    _, before = model.bridge.capture(ids, [*names_to_capture(model, [still]), "ln_final.hook_out"])
+    run = EditedRun(model, [still], before)
     final = {}
-    run._hooks.append(("ln_final.hook_out", lambda value, hook: final.update(after=value[0])))
+    run.hooks.append(("ln_final.hook_out", lambda value, hook: final.update(after=value[0])))
     run(ids)
     moved = torch.zeros(graph.n_nodes)
     for target, (layer, position, feature) in enumerate(graph.features.tolist()):
         name = model.read_hook(layer)
-        change = run.inputs[name][position] - before[name][position]
+        change = run.inputs[name][0, position] - before[name][position]
         moved[target] = change @ model.transcoders[layer].W_enc[feature]
     change = final["after"][-1] - before["ln_final.hook_out"][-1]
     for target, row in zip(
