@@ -22,8 +22,9 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import tracer  # noqa: E402
 from attribution import build  # noqa: E402
+
+import tracer  # noqa: E402
 from tracer.scenarios import Scenario, edit_all  # noqa: E402
 
 RUNS = 15

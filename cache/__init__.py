@@ -15,7 +15,7 @@ Importing this package is light: torch is imported by the worker's thread, on it
 from cache.backend import Backend, open_backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError
 from cache.jobs import Job, JobState
-from cache.request import InterveneRequest, ModelChoice, TraceRequest
+from cache.request import InterveneRequest, ModelChoice, ScenarioRequest, TraceRequest
 
 __all__ = [
     "Backend",
@@ -24,6 +24,7 @@ __all__ = [
     "Job",
     "JobState",
     "ModelChoice",
+    "ScenarioRequest",
     "StoreError",
     "StoredGraph",
     "TraceRequest",

@@ -16,9 +16,11 @@ from cache.lru import Lru
 from cache.request import (
     InterveneRequest,
     ModelChoice,
+    ScenarioRequest,
     TraceRequest,
     graph_key,
     intervene_digest,
+    scenarios_digest,
     trace_digest,
     warm_digest,
 )
@@ -30,7 +32,7 @@ from tracer.graph import AttributionGraph
 from tracer.sources import ModelSource, resolve
 
 if TYPE_CHECKING:
-    from tracer.interventions import InterventionResult
+    from tracer.interventions import InterventionResult, ScenarioRun
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ class Backend(Generic[M]):
         self._interventions: Lru[str, InterventionResult] = Lru(
             INTERVENTION_BYTES, _intervention_bytes
         )
+        self._scenario_runs: Lru[str, ScenarioRun] = Lru(INTERVENTION_BYTES, _scenario_bytes)
         self._indexes: Lru[tuple[Path, int], FeatureIndex] = Lru(_INDEXES_KEPT)
 
     @property
@@ -114,6 +117,26 @@ class Backend(Generic[M]):
             job.report(0, 1, "running the model")
             result = self._worker.engine.intervene(model, request)
             self._interventions.put(digest, result)
+            return result
+
+        return self._worker.submit(
+            digest, request.prompt, request.choice, source.fingerprint, work, session
+        )
+
+    def scenarios(self, request: ScenarioRequest, session: str = "") -> Job[ScenarioRun]:
+        """What the model says under several scenarios, side by side, and without any edits."""
+        try:
+            source = self._source(request.choice)
+        except TracerError as error:
+            return Job.refused("", error, request.prompt)
+        digest = scenarios_digest(source.fingerprint, request)
+        known = self._scenario_runs.get(digest)
+        if known is not None:
+            return Job.found(digest, known, request.prompt)
+
+        def work(model: M, job: Job[ScenarioRun]) -> ScenarioRun:
+            result = self._worker.engine.scenarios(model, request, job.report)
+            self._scenario_runs.put(digest, result)
             return result
 
         return self._worker.submit(
@@ -255,6 +278,11 @@ def _graph_bytes(graph: AttributionGraph) -> int:
 
 def _intervention_bytes(result: InterventionResult) -> int:
     return int(result.baseline_logits.nbytes + result.edited_logits.nbytes)
+
+
+def _scenario_bytes(run: ScenarioRun) -> int:
+    logits = run.baseline.logits
+    return int(logits.nbytes) * (1 + len(run.outcomes))
 
 
 def _log_trouble(what: str, error: Exception) -> None:

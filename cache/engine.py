@@ -16,6 +16,7 @@ from cache.request import (
     TRACE_OPTIONS,
     InterveneRequest,
     ModelChoice,
+    ScenarioRequest,
     TraceRequest,
 )
 from tracer.graph import AttributionGraph
@@ -23,7 +24,7 @@ from tracer.sources import ModelSource
 from tracer.types import Progress
 
 if TYPE_CHECKING:
-    from tracer.interventions import InterventionResult
+    from tracer.interventions import InterventionResult, ScenarioRun
     from tracer.models import Model
 
 
@@ -56,6 +57,9 @@ class Engine(Protocol[M]):
 
     def intervene(self, model: M, request: InterveneRequest) -> InterventionResult:
         """Run a prompt with and without the edits."""
+
+    def scenarios(self, model: M, request: ScenarioRequest, progress: Progress) -> ScenarioRun:
+        """Run a prompt under several scenarios, each failing alone."""
 
     def free_memory(self) -> None:
         """Give back what dropped models and failed work held."""
@@ -98,6 +102,18 @@ class TracerEngine:
             request.prompt,
             list(request.interventions),
             freeze_attention=request.freeze_attention,
+        )
+
+    def scenarios(self, model: Model, request: ScenarioRequest, progress: Progress) -> ScenarioRun:
+        import tracer
+
+        return tracer.run_scenarios(
+            model,
+            request.prompt,
+            request.scenarios,
+            generate=request.generate,
+            watch=request.watch,
+            progress=progress,
         )
 
     def free_memory(self) -> None:

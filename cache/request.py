@@ -17,7 +17,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import tracer.graph
-from tracer.types import Intervention
+from tracer.scenarios import Scenario
+from tracer.types import Intervention, NodeId
 
 DTYPE: Final = "float32"
 
@@ -60,6 +61,17 @@ class InterveneRequest:
     freeze_attention: bool = True
 
 
+@dataclass(frozen=True)
+class ScenarioRequest:
+    """Run ``prompt`` under every scenario, and without edits, and go on by ``generate`` tokens."""
+
+    prompt: str
+    scenarios: tuple[Scenario, ...]
+    choice: ModelChoice = ModelChoice()
+    generate: int = 0
+    watch: tuple[NodeId, ...] = ()
+
+
 def trace_digest(fingerprint: str, request: TraceRequest) -> str:
     """Name of a question (32 hex digits), from the sources' fingerprint and the prompt's text."""
     return _digest("trace", fingerprint, request.prompt, _trace_options(request))
@@ -74,6 +86,12 @@ def intervene_digest(fingerprint: str, request: InterveneRequest) -> str:
     """Name of an intervention (32 hex digits)."""
     edits = [asdict(edit) for edit in request.interventions]
     return _digest("intervene", fingerprint, request.prompt, [edits, request.freeze_attention])
+
+
+def scenarios_digest(fingerprint: str, request: ScenarioRequest) -> str:
+    """Name of a run of scenarios (32 hex digits)."""
+    asked = [[s.to_dict() for s in request.scenarios], request.generate, request.watch]
+    return _digest("scenarios", fingerprint, request.prompt, asked)
 
 
 def warm_digest(fingerprint: str) -> str:

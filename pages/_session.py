@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -10,7 +11,8 @@ import streamlit as st
 
 from cache import ModelChoice
 from tracer.atlas.gallery import gallery
-from tracer.errors import ThresholdError
+from tracer.errors import InterventionError, ThresholdError
+from tracer.scenarios import Scenario
 from tracer.sources import ATLAS_TRANSCODERS
 from tracer.types import NodeId, Thresholds
 
@@ -29,6 +31,8 @@ class Session:
     edits: tuple[tuple[NodeId, float], ...] = ()
     """Features that are switched off, each with the multiple of its activation it is set to:
     0 is off, a negative one pushes against it."""
+    scenarios: tuple[Scenario, ...] = ()
+    """The what-ifs of the Interventions page, a column each."""
 
     @property
     def off(self) -> tuple[NodeId, ...]:
@@ -51,7 +55,7 @@ def write(**changes: Any) -> None:
     """Replace parts of the session; a new prompt or model drops what was selected in the old."""
     session = read()
     if "prompt" in changes or "choice" in changes:
-        changes = {"selected": None, "edits": (), **changes}
+        changes = {"selected": None, "edits": (), "scenarios": (), **changes}
     st.session_state[_KEY] = replace(session, **changes)
 
 
@@ -77,6 +81,9 @@ def to_query(session: Session) -> dict[str, str]:
         query["off"] = ",".join(
             f"{node}*{factor:g}" if factor else str(node) for node, factor in session.edits
         )
+    if session.scenarios:
+        stored = [scenario.to_dict() for scenario in session.scenarios]
+        query["scenarios"] = json.dumps(stored, separators=(",", ":"), ensure_ascii=False)
     return query
 
 
@@ -95,11 +102,17 @@ def from_query(query: Mapping[str, str]) -> Session:
         session = replace(session, thresholds=thresholds)
     except (ThresholdError, ValueError):
         pass  # a mistyped link opens at the defaults
+    try:
+        stored = json.loads(query.get("scenarios", "[]"))
+        scenarios = tuple(Scenario.from_dict(entry) for entry in stored)
+    except (InterventionError, TypeError, ValueError):
+        scenarios = ()  # as for any mistyped link
     edits = (_edit(part) for part in query.get("off", "").split(","))
     return replace(
         session,
         selected=_node(query.get("node", "")),
         edits=tuple(dict(edit for edit in edits if edit is not None).items()),
+        scenarios=scenarios,
     )
 
 
@@ -119,3 +132,22 @@ def _edit(text: str) -> tuple[NodeId, float] | None:
         return None
     usable = node is not None and node.kind == "feature" and abs(number) <= LARGEST_FACTOR
     return (node, number) if node is not None and usable else None
+
+
+def change_scenario(number: int, scenario: Scenario) -> None:
+    """Put ``scenario`` in the place of column ``number``."""
+    scenarios = list(read().scenarios)
+    scenarios[number] = scenario
+    write(scenarios=tuple(scenarios))
+
+
+def arrange_scenario(number: int, step: str) -> None:
+    """``duplicate`` or ``remove`` a column, or move it to the ``left``."""
+    scenarios = list(read().scenarios)
+    if step == "duplicate":
+        scenarios.insert(number + 1, scenarios[number])
+    elif step == "remove":
+        scenarios.pop(number)
+    elif number > 0:
+        scenarios[number - 1], scenarios[number] = scenarios[number], scenarios[number - 1]
+    write(scenarios=tuple(scenarios))

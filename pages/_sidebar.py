@@ -13,8 +13,9 @@ from tracer.atlas.gallery import gallery
 from tracer.sources import ATLAS_TRANSCODERS
 
 
-def draw(trace_page: st.Page, current: st.Page) -> None:
-    """Draw it; called on every page. A prompt that is clicked elsewhere leads to the Trace page."""
+def draw(trace_page: st.Page, stays: bool) -> None:
+    """Draw it; called on every page. A prompt that is clicked leads to the Trace page, unless the
+    page ``stays`` because it shows the prompt itself."""
     session = _session.read()
     with st.sidebar:
         st.markdown("#### Prompts")
@@ -32,7 +33,7 @@ def draw(trace_page: st.Page, current: st.Page) -> None:
                         on_click=_session.write,
                         kwargs={"prompt": entry.prompt},
                     )
-                    if clicked and current.title != trace_page.title:
+                    if clicked and not stays:
                         st.switch_page(trace_page)
         st.markdown("#### Model")
         _choose_transcoders(session)

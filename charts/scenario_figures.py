@@ -1,0 +1,126 @@
+"""What several scenarios say, side by side: columns that share their tokens and axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import plotly.graph_objects as go
+
+from charts.distributions import comparison_figure
+from charts.graph_figure import FONT
+from charts.palette import LIGHT, Palette
+from charts.wording import percent, plotly_text, token_text
+
+if TYPE_CHECKING:
+    from tracer.interventions import Outcome
+
+LINES: tuple[str, ...] = ("#4a6fa5", "#e08a00", "#12876b", "#cc4a26", "#8a63a8", "#6b7280")
+
+
+class _Change(NamedTuple):
+    token: str
+    before: float
+    after: float
+
+
+def shared_tokens(outcomes: Sequence[Outcome], limit: int = 6) -> list[tuple[int, str]]:
+    """Ids and strings of the tokens that are likeliest anywhere, the baseline's order first."""
+    best: dict[int, tuple[float, str]] = {}
+    for outcome in outcomes:
+        for entry in outcome.next_tokens:
+            if entry.probability > best.get(entry.token_id, (0.0, ""))[0]:
+                best[entry.token_id] = (entry.probability, entry.token)
+    strongest = sorted(best, key=lambda token: -best[token][0])[:limit]
+    baseline = outcomes[0]
+    strongest.sort(key=lambda token: -baseline.probability(token))
+    return [(token, best[token][1]) for token in strongest]
+
+
+def outcome_figure(
+    baseline: Outcome,
+    outcome: Outcome,
+    tokens: Sequence[tuple[int, str]],
+    palette: Palette = LIGHT,
+) -> go.Figure:
+    """Probabilities of ``tokens`` in one scenario (solid) beside the baseline's (pale)."""
+    changes = [
+        _Change(name, baseline.probability(token), outcome.probability(token))
+        for token, name in tokens
+    ]
+    return comparison_figure(changes, palette, limit=len(changes))
+
+
+def dose_figure(
+    factors: Sequence[float],
+    baseline: Outcome,
+    outcomes: Sequence[Outcome],
+    tokens: Sequence[tuple[int, str]],
+    palette: Palette = LIGHT,
+) -> go.Figure:
+    """Probability of each token against the strength of an edit; a line where the answer flips."""
+    figure = go.Figure()
+    for number, (token, name) in enumerate(tokens):
+        figure.add_scatter(
+            x=list(factors),
+            y=[outcome.probability(token) for outcome in outcomes],
+            name=plotly_text(token_text(name)),
+            mode="lines+markers",
+            line={"color": LINES[number % len(LINES)], "width": 2},
+            marker={"size": 5},
+            hovertemplate="%{x:g}×: %{y:.1%}<extra>%{fullData.name}</extra>",
+        )
+    for place in flips(baseline, outcomes):
+        middle = (factors[place - 1] + factors[place]) / 2
+        first = outcomes[place].next_tokens[0]
+        figure.add_vline(
+            x=middle,
+            line={"color": palette.muted, "width": 1, "dash": "dot"},
+            annotation={
+                "text": f"{plotly_text(token_text(first.token))} is first",
+                "font": {"size": 11, "color": palette.muted},
+            },
+        )
+    figure.update_layout(
+        height=280,
+        margin={"l": 44, "r": 8, "t": 24, "b": 40},
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": FONT, "size": 12, "color": palette.text},
+        xaxis={
+            "title": {"text": "strength: multiple of the features' own activation", "standoff": 8},
+            "gridcolor": palette.grid,
+            "zeroline": False,
+            "autorange": "reversed",
+            "ticksuffix": "×",
+        },
+        yaxis={"tickformat": ".0%", "range": [-0.02, 1.05], "gridcolor": palette.grid},
+        legend={"orientation": "h", "y": 1.14, "x": 0},
+        dragmode=False,
+    )
+    return figure
+
+
+def flips(baseline: Outcome, outcomes: Sequence[Outcome]) -> list[int]:
+    """Places (1 and on) at which the likeliest token is another one than at the place before."""
+    first = [outcome.next_tokens[0].token_id for outcome in outcomes]
+    return [place for place in range(1, len(first)) if first[place] != first[place - 1]]
+
+
+def continuation_parts(baseline: Outcome, outcome: Outcome) -> tuple[str, str, str]:
+    """A continuation in three: what it shares with the baseline's, where it parts, and the rest."""
+    tokens, at = outcome.continuation_tokens, outcome.differs_at
+    if at is None or at >= len(tokens):
+        return "".join(tokens), "", ""
+    return "".join(tokens[:at]), tokens[at], "".join(tokens[at + 1 :])
+
+
+def outcome_sentence(baseline: Outcome, outcome: Outcome) -> str:
+    """``"Austin 99.9 % → 12 %; Sacramento is first (61 %)."``"""
+    was, now = baseline.next_tokens[0], outcome.next_tokens[0]
+    after = outcome.probability(was.token_id)
+    moved = f"{token_text(was.token)} {percent(was.probability)} → {percent(after)}"
+    if now.token_id == was.token_id:
+        return f"{moved}, still first."
+    return f"{moved}; {token_text(now.token)} is first ({percent(now.probability)})."

@@ -1,0 +1,92 @@
+"""The prompt on top of a page, and its trace: waited for, shown in progress, or refused."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from cache import Job, StoreError, TraceRequest
+from pages import _resources, _session
+from pages._text import plain
+from tracer.atlas.gallery import gallery
+from tracer.errors import TracerError
+from tracer.graph import AttributionGraph
+
+_FIRST_WAIT = 0.8
+"""Seconds to wait before progress is shown; a warm small model answers within."""
+_POLL = 1.0
+_BOX = "prompt box"
+
+
+def traced() -> Job[AttributionGraph] | None:
+    """Draw the prompt bar; the finished trace of the session's prompt, or None when what there is
+    to see instead (progress, an error) has been drawn."""
+    _bar()
+    session = _session.read()
+    try:
+        job = _resources.backend().trace(TraceRequest(session.prompt, session.choice))
+    except StoreError as error:
+        st.error(plain(str(error)))
+        return None
+    if not job.wait(_FIRST_WAIT):
+        _progress(job)
+        return None
+    try:
+        job.result()
+    except TracerError as error:
+        _refused(error)
+        return None
+    st.session_state["last traced"] = session.prompt
+    return job
+
+
+def _bar() -> None:
+    """Free text, and a step to the previous or next prompt of the gallery."""
+    session = _session.read()
+    # The box follows the session, which other widgets change too.
+    if st.session_state.get(_BOX) != session.prompt:
+        st.session_state[_BOX] = session.prompt
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.text_input(
+            "Prompt: the text whose next token is explained",
+            key=_BOX,
+            on_change=_prompt_typed,
+            placeholder="The capital of the state containing Dallas is",
+        )
+        st.button("◀", key="previous", help="Previous prompt", on_click=_step, args=(-1,))
+        st.button("▶", key="next", help="Next prompt", on_click=_step, args=(1,))
+
+
+def _prompt_typed() -> None:
+    _session.write(prompt=st.session_state[_BOX])
+
+
+def _step(by: int) -> None:
+    prompts = [entry.prompt for entry in gallery()]
+    here = prompts.index(_session.read().prompt) if _session.read().prompt in prompts else -by
+    _session.write(prompt=prompts[(here + by) % len(prompts)])
+
+
+def _refused(error: TracerError) -> None:
+    """What is wrong with the prompt, in one sentence, and a way back."""
+    st.error(plain(str(error)[:1].upper() + str(error)[1:] + "."))
+    last = st.session_state.get("last traced", gallery()[0].prompt)
+    st.button(
+        plain(f"Back to “{last}”"), on_click=_session.write, kwargs={"prompt": last}, key="go back"
+    )
+
+
+@st.fragment(run_every=_POLL)
+def _progress(job: Job[AttributionGraph]) -> None:
+    """How far the work is; ends with a run of the whole page."""
+    if job.state not in ("queued", "running"):
+        st.rerun()
+    done, total, what = job.progress
+    st.progress(done / total if total else 0.0, text=plain(f"{what} …"))
+    if total:
+        st.caption(f"{done} of {total} rows")
+    if st.button("Cancel", key="cancel"):
+        job.cancel()
+        last = st.session_state.get("last traced")
+        if last is not None:
+            _session.write(prompt=last)
+        st.rerun()
