@@ -41,19 +41,21 @@ def token_figure(
 
 
 def comparison_figure(
-    changes: Sequence[Any], palette: Palette = LIGHT, limit: int = 5
+    changes: Sequence[Any], palette: Palette = LIGHT, limit: int = 5, edited: bool = True
 ) -> go.Figure:
     """Next-token probabilities before (pale) and after (solid) an edit.
 
     ``changes`` carry ``token``, ``before`` and ``after``, as ``InterventionResult.compare`` gives.
+    Unless ``edited`` only those before are drawn, in the same places.
     """
     shown = list(changes)[:limit]
     figure = go.Figure()
     # Plotly draws the groups of a reversed axis from the top down: before above after
-    for name, colour, values in (
-        ("before", translucent(palette.feature, 0.35), [entry.before for entry in shown]),
-        ("after", palette.selected, [entry.after for entry in shown]),
-    ):
+    pale = translucent(palette.feature, 0.35) if edited else palette.feature
+    sides = [("before", pale, [entry.before for entry in shown])]
+    if edited:
+        sides.append(("after", palette.selected, [entry.after for entry in shown]))
+    for name, colour, values in sides:
         figure.add_bar(
             x=values,
             y=list(range(len(shown))),
@@ -75,7 +77,7 @@ def comparison_figure(
     figure.update_layout(
         barmode="group",
         bargroupgap=0.08,
-        showlegend=True,
+        showlegend=edited,
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},
         margin={"t": 22},
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from charts.graph_view import GraphView
 from charts.wording import token_text
 from tracer.graph import AttributionGraph
 from tracer.scenarios import Edit, Scenario
-from tracer.types import NodeId
+from tracer.types import FeatureId, NodeId
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,15 @@ def transplant(
     return tuple(edits)
 
 
-def edit_lines(scenario: Scenario, graph: AttributionGraph, groups: Sequence[Group]) -> list[str]:
-    """What a scenario changes, a line per group, operation and token."""
-    names = {(node.feature, node.position): group.name for group in groups for node in group.nodes}
+def edit_lines(
+    scenario: Scenario, graph: AttributionGraph, name_of: Callable[[FeatureId], str | None]
+) -> list[str]:
+    """What a scenario changes, a line per name, operation and token."""
     lines: dict[str, int] = {}
     for edit in scenario.edits:
-        name = names.get((edit.feature, edit.start), "")
-        name = name or next(
-            (g.name for g in groups for n in g.nodes if n.feature == edit.feature), ""
-        )
-        token = token_text(graph.tokens[edit.start]) if edit.start < len(graph.tokens) else "?"
-        line = f"{_operation(edit)} {name or edit.feature} at “{token}”"
+        inside = 0 <= edit.start < len(graph.tokens)
+        token = token_text(graph.tokens[edit.start]) if inside else f"position {edit.start}"
+        line = f"{_operation(edit)} {name_of(edit.feature) or edit.feature} at “{token}”"
         lines[line] = lines.get(line, 0) + 1
     return [line if count == 1 else f"{line} ({count} features)" for line, count in lines.items()]
 

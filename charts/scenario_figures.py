@@ -39,21 +39,26 @@ def shared_tokens(outcomes: Sequence[Outcome], limit: int = 6) -> list[tuple[int
 
 def outcome_figure(
     baseline: Outcome,
-    outcome: Outcome,
+    outcome: Outcome | None,
     tokens: Sequence[tuple[int, str]],
     palette: Palette = LIGHT,
 ) -> go.Figure:
-    """Probabilities of ``tokens`` in one scenario (solid) beside the baseline's (pale)."""
+    """Probabilities of ``tokens`` in one scenario (solid) beside the baseline's (pale).
+
+    Without an ``outcome`` the baseline's alone, in the same places.
+    """
+    after = outcome or baseline
     changes = [
-        _Change(name, baseline.probability(token), outcome.probability(token))
+        _Change(name, baseline.probability(token), after.probability(token))
         for token, name in tokens
     ]
-    return comparison_figure(changes, palette, limit=len(changes))
+    figure = comparison_figure(changes, palette, len(changes), edited=outcome is not None)
+    figure.update_xaxes(range=[0, 1.45])  # room for the longest label in a narrow column
+    return figure
 
 
 def dose_figure(
     factors: Sequence[float],
-    baseline: Outcome,
     outcomes: Sequence[Outcome],
     tokens: Sequence[tuple[int, str]],
     palette: Palette = LIGHT,
@@ -70,15 +75,16 @@ def dose_figure(
             marker={"size": 5},
             hovertemplate="%{x:g}×: %{y:.1%}<extra>%{fullData.name}</extra>",
         )
-    for place in flips(baseline, outcomes):
+    for number, place in enumerate(flips(outcomes)):
         middle = (factors[place - 1] + factors[place]) / 2
         first = outcomes[place].next_tokens[0]
         figure.add_vline(
             x=middle,
             line={"color": palette.muted, "width": 1, "dash": "dot"},
             annotation={
-                "text": f"{plotly_text(token_text(first.token))} is first",
+                "text": f"→ {plotly_text(token_text(first.token))}",
                 "font": {"size": 11, "color": palette.muted},
+                "yshift": -14 * (number % 3),  # neighbours do not write over each other
             },
         )
     figure.update_layout(
@@ -93,7 +99,12 @@ def dose_figure(
             "gridcolor": palette.grid,
             "zeroline": False,
             "autorange": "reversed",
-            "ticksuffix": "×",
+            "tickvals": [factor for factor in factors if factor == int(factor)],
+            "ticktext": [
+                "off" if factor == 0 else f"{factor:g}×".replace("-", "−")
+                for factor in factors
+                if factor == int(factor)
+            ],
         },
         yaxis={"tickformat": ".0%", "range": [-0.02, 1.05], "gridcolor": palette.grid},
         legend={"orientation": "h", "y": 1.14, "x": 0},
@@ -102,13 +113,13 @@ def dose_figure(
     return figure
 
 
-def flips(baseline: Outcome, outcomes: Sequence[Outcome]) -> list[int]:
+def flips(outcomes: Sequence[Outcome]) -> list[int]:
     """Places (1 and on) at which the likeliest token is another one than at the place before."""
     first = [outcome.next_tokens[0].token_id for outcome in outcomes]
     return [place for place in range(1, len(first)) if first[place] != first[place - 1]]
 
 
-def continuation_parts(baseline: Outcome, outcome: Outcome) -> tuple[str, str, str]:
+def continuation_parts(outcome: Outcome) -> tuple[str, str, str]:
     """A continuation in three: what it shares with the baseline's, where it parts, and the rest."""
     tokens, at = outcome.continuation_tokens, outcome.differs_at
     if at is None or at >= len(tokens):

@@ -23,6 +23,7 @@ from pages._text import plain
 from tracer.errors import TracerError
 from tracer.graph import AttributionGraph
 from tracer.scenarios import Scenario
+from tracer.types import FeatureId
 
 if TYPE_CHECKING:
     from tracer.interventions import Outcome, ScenarioRun
@@ -60,8 +61,8 @@ def draw() -> None:
         return
     run = _run(session.scenarios)
     if run is not None:
-        _columns(run, graph, groups, theme)
-        _sweep(run, graph, groups, theme)
+        _columns(run, graph, theme)
+    _sweep(groups, theme)
 
 
 def _run(scenarios: tuple[Scenario, ...], generate: int = _GENERATED) -> ScenarioRun | None:
@@ -79,43 +80,43 @@ def _run(scenarios: tuple[Scenario, ...], generate: int = _GENERATED) -> Scenari
         return None
 
 
-def _columns(
-    run: ScenarioRun, graph: AttributionGraph, groups: tuple[Group, ...], theme: Palette
-) -> None:
+def _columns(run: ScenarioRun, graph: AttributionGraph, theme: Palette) -> None:
     scenarios = _session.read().scenarios
     good = [outcome for outcome in run.outcomes if not isinstance(outcome, TracerError)]
     tokens = shared_tokens([run.baseline, *good])
     numbers = list(range(-1, len(scenarios)))
     for start in range(0, len(numbers), _PER_ROW):
-        columns = st.columns(_PER_ROW, border=True)
+        columns = st.columns(_PER_ROW)
         for column, number in zip(columns, numbers[start : start + _PER_ROW], strict=False):
-            with column:
+            with column, st.container(border=True, height="stretch"):
                 if number < 0:
                     _baseline(run.baseline, tokens, theme)
                 else:
-                    _column(number, run, graph, groups, tokens, theme)
+                    _column(number, run, graph, tokens, theme)
+
+
+def _name_of(feature: FeatureId) -> str | None:
+    return _resources.feature_name(_session.read().choice, feature)
 
 
 def _baseline(baseline: Outcome, tokens: list[tuple[int, str]], theme: Palette) -> None:
     st.markdown("##### Unchanged")
     st.caption("What the model says.")
-    figure = outcome_figure(baseline, baseline, tokens, theme)
+    figure = outcome_figure(baseline, None, tokens, theme)
     st.plotly_chart(figure, key="baseline", theme=None, config=_STATIC)
-    _continuation(baseline, baseline)
+    _continuation(baseline)
 
 
 def _column(
     number: int,
     run: ScenarioRun,
     graph: AttributionGraph,
-    groups: tuple[Group, ...],
     tokens: list[tuple[int, str]],
     theme: Palette,
 ) -> None:
     scenario, outcome = _session.read().scenarios[number], run.outcomes[number]
     st.markdown(f"##### {plain(scenario.name)}")
-    for line in edit_lines(scenario, graph, groups):
-        st.caption(plain(line))
+    st.caption("  \n".join(plain(line) for line in edit_lines(scenario, graph, _name_of)))
     if isinstance(outcome, TracerError):
         st.error(plain(str(outcome)))
     else:
@@ -123,12 +124,12 @@ def _column(
         st.plotly_chart(figure, key=f"column {number}", theme=None, config=_STATIC)
         st.markdown(plain(outcome_sentence(run.baseline, outcome)))
         st.caption(f"KL divergence {outcome.kl:.3f} nats")
-        _continuation(run.baseline, outcome)
+        _continuation(outcome)
     _column_buttons(number, scenario)
 
 
-def _continuation(baseline: Outcome, outcome: Outcome) -> None:
-    same, parts, rest = continuation_parts(baseline, outcome)
+def _continuation(outcome: Outcome) -> None:
+    same, parts, rest = continuation_parts(outcome)
     text = f"… {plain(same)}"
     if parts:
         text += f" :orange-background[{plain(parts.strip())}]{plain(rest)}"
@@ -136,12 +137,13 @@ def _continuation(baseline: Outcome, outcome: Outcome) -> None:
 
 
 def _column_buttons(number: int, scenario: Scenario) -> None:
+    # Set, not defaulted: the browser remembers what was last done to a widget of this key.
+    st.session_state[f"attention {number}"] = scenario.freeze_attention
     st.toggle(
         "Attention held",
-        value=scenario.freeze_attention,
-        key=f"attention {number} {scenario.freeze_attention}",
+        key=f"attention {number}",
         on_change=_session.change_scenario,
-        args=(number, replace(scenario, freeze_attention=not scenario.freeze_attention)),
+        args=(number, scenario, replace(scenario, freeze_attention=not scenario.freeze_attention)),
         help="Keep every attention pattern as it is without the edits, as the graph does.",
     )
     with st.container(horizontal=True):
@@ -151,7 +153,7 @@ def _column_buttons(number: int, scenario: Scenario) -> None:
                 value=scenario.name,
                 key=f"name {number} {scenario.name}",
                 on_change=_renamed,
-                args=(number, f"name {number} {scenario.name}"),
+                args=(number, scenario, f"name {number} {scenario.name}"),
             )
         for label, step, help_text in (
             ("Duplicate", "duplicate", "Another column with the same edits"),
@@ -163,19 +165,16 @@ def _column_buttons(number: int, scenario: Scenario) -> None:
                 key=f"{step} {number}",
                 help=help_text,
                 on_click=_session.arrange_scenario,
-                args=(number, step),
+                args=(number, scenario, step),
             )
 
 
-def _renamed(number: int, key: str) -> None:
-    scenario = _session.read().scenarios[number]
+def _renamed(number: int, scenario: Scenario, key: str) -> None:
     name = str(st.session_state[key]).strip() or scenario.name
-    _session.change_scenario(number, replace(scenario, name=name))
+    _session.change_scenario(number, scenario, replace(scenario, name=name))
 
 
-def _sweep(
-    run: ScenarioRun, graph: AttributionGraph, groups: tuple[Group, ...], theme: Palette
-) -> None:
+def _sweep(groups: tuple[Group, ...], theme: Palette) -> None:
     """One group, from as it is to pushed against: where does the answer flip?"""
     st.markdown("#### How hard must one push?")
     name = st.selectbox(
@@ -198,5 +197,5 @@ def _sweep(
         st.error("The model answers with numbers that are not finite at some of the strengths.")
         return
     tokens = shared_tokens([swept.baseline, *outcomes], limit=5)
-    figure = dose_figure(_FACTORS, swept.baseline, outcomes, tokens, theme)
+    figure = dose_figure(_FACTORS, outcomes, tokens, theme)
     st.plotly_chart(figure, key="sweep", theme=None, config=_STATIC)

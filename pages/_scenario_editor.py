@@ -32,7 +32,7 @@ def draw(graph: AttributionGraph, groups: tuple[Group, ...]) -> None:
     """Suggestions while there is no column yet, then the two ways to add edits."""
     scenarios = _session.read().scenarios
     if not scenarios:
-        _suggestions(groups)
+        _suggestions(graph, groups)
     with st.expander("Add a what-if", expanded=bool(scenarios)):
         left, right = st.columns(2, gap="large")
         with left:
@@ -41,16 +41,55 @@ def draw(graph: AttributionGraph, groups: tuple[Group, ...]) -> None:
             _from_another_prompt(graph, scenarios)
 
 
-def _suggestions(groups: tuple[Group, ...]) -> None:
+def _suggestions(graph: AttributionGraph, groups: tuple[Group, ...]) -> None:
+    """First clicks: push against the strongest groups, or put another prompt's in their place."""
+    if not groups:
+        return
     st.markdown("**Start with one of these**")
     with st.container(horizontal=True):
+        swap = _swap(graph, groups[0])
+        if swap is not None:
+            st.button(plain(swap.name), key="suggest swap", on_click=_add_all, args=((swap,),))
         for group in groups[:_SUGGESTED]:
             st.button(
                 plain(f"Push against “{truncate(group.name, 30)}”"),
                 key=f"suggest {group.name}",
                 on_click=_add,
-                args=(f"−2× {group.name}", scale(group, -2.0), NEW),
+                args=(f"−2×: {group.name}", scale(group, -2.0)),
             )
+
+
+def _swap(graph: AttributionGraph, strongest: Group) -> Scenario | None:
+    """Against the strongest group, with the strongest of a sister prompt in its place."""
+    session = _session.read()
+    here = next((entry for entry in gallery() if entry.prompt == session.prompt), None)
+    sisters = [e.prompt for e in gallery() if here and e.group == here.group and e != here]
+    if not sisters:
+        return None
+    found = _groups_of(sisters[0])
+    if found is None or not found[1]:
+        return None
+    other, groups = found
+    try:
+        edits = scale(strongest, -1.0) + transplant(other, groups[0].nodes, graph)
+    except ValueError:  # it stands where this prompt has no token
+        return None
+    return Scenario(f"Put “{groups[0].name}” in the place of “{strongest.name}”", edits)
+
+
+def _groups_of(prompt: str) -> tuple[AttributionGraph, tuple[Group, ...]] | None:
+    """Another prompt's graph and its groups; None while it is being traced.
+
+    Raises the error that its trace ended with.
+    """
+    session = _session.read()
+    job = _resources.backend().trace(TraceRequest(prompt, session.choice))
+    if not job.wait(_WAIT):
+        return None
+    graph = job.result()
+    pruned = _resources.pruned_graph(job.key, session.thresholds)
+    plain_session = replace(session, prompt=prompt, selected=None, edits=(), scenarios=())
+    return graph, feature_groups(_graph.view(plain_session, pruned))
 
 
 def _describe(group: Group) -> str:
@@ -58,16 +97,17 @@ def _describe(group: Group) -> str:
     return f"{group.name} · {count}"
 
 
-def _target(scenarios: tuple[Scenario, ...], key: str) -> str:
+def _target(scenarios: tuple[Scenario, ...], key: str) -> None:
     columns = [f"{i + 1}: {scenario.name}" for i, scenario in enumerate(scenarios)]
-    return st.selectbox("Put it into", [NEW, *columns], key=key) if columns else NEW
+    if columns:
+        st.selectbox("Put it into", [NEW, *columns], key=key)
 
 
 def _from_this_graph(groups: tuple[Group, ...], scenarios: tuple[Scenario, ...]) -> None:
     st.markdown("**Change features of this graph**")
     by_name = {_describe(group): group for group in groups}
     chosen = st.multiselect("Groups of features that share a name", list(by_name), key="groups")
-    factor = st.segmented_control(
+    st.segmented_control(
         "Set to this multiple of their activation",
         _FACTORS,
         default=0.0,
@@ -75,20 +115,17 @@ def _from_this_graph(groups: tuple[Group, ...], scenarios: tuple[Scenario, ...])
         required=True,
         key="factor",
     )
-    target = _target(scenarios, "target here")
-    picked = [by_name[name] for name in chosen if name in by_name]
-    what = "off" if factor == 0 else f"{factor:g}×".replace("-", "−")
-    st.button(
-        "Add",
-        key="add groups",
-        disabled=not picked,
-        on_click=_add,
-        args=(
-            f"{what} {' + '.join(group.name for group in picked)}",
-            tuple(edit for group in picked for edit in scale(group, factor or 0.0)),
-            target,
-        ),
-    )
+    _target(scenarios, "target here")
+    st.button("Add", key="add groups", disabled=not chosen, on_click=_add_groups, args=(by_name,))
+
+
+def _add_groups(by_name: dict[str, Group]) -> None:
+    """What the widgets say at the click: the last of them may not have been drawn anew yet."""
+    picked = [by_name[name] for name in st.session_state["groups"] if name in by_name]
+    factor = float(st.session_state["factor"])
+    what = "Off" if factor == 0 else f"{factor:g}×".replace("-", "−")
+    edits = tuple(edit for group in picked for edit in scale(group, factor))
+    _add(f"{what}: {' + '.join(group.name for group in picked)}", edits, "target here")
 
 
 def _from_another_prompt(graph: AttributionGraph, scenarios: tuple[Scenario, ...]) -> None:
@@ -96,23 +133,20 @@ def _from_another_prompt(graph: AttributionGraph, scenarios: tuple[Scenario, ...
     session = _session.read()
     prompts = [entry.prompt for entry in gallery() if entry.prompt != session.prompt]
     prompt = st.selectbox("The prompt they come from", prompts, key="other prompt")
-    job = _resources.backend().trace(TraceRequest(prompt, session.choice))
-    if not job.wait(_WAIT):
-        st.info("Still tracing that prompt.")
-        return
     try:
-        other = job.result()
+        found = _groups_of(prompt)
     except TracerError as error:
         st.error(plain(str(error)))
         return
-    pruned = _resources.pruned_graph(job.key, session.thresholds)
-    plain_session = replace(session, selected=None, edits=())
-    groups = feature_groups(_graph.view(plain_session, pruned))
+    if found is None:
+        st.info("Still tracing that prompt.")
+        return
+    other, groups = found
     first = other.next_tokens[0]
     st.caption(plain(f"It goes on with{first.token} ({percent(first.probability)})."))
     name = st.selectbox("Group of its features", [group.name for group in groups], key="transplant")
     group = group_of(groups, name) if name else None
-    target = _target(scenarios, "target there")
+    _target(scenarios, "target there")
     if group is None:
         return
     try:
@@ -124,14 +158,19 @@ def _from_another_prompt(graph: AttributionGraph, scenarios: tuple[Scenario, ...
         "Put in",
         key="add transplant",
         on_click=_add,
-        args=(f"put in {group.name}", edits, target),
+        args=(f"Put in “{group.name}”", edits, "target there"),
         help="Sets them to the values they have there, at the same place counted from the end.",
     )
 
 
-def _add(name: str, edits: tuple[Edit, ...], target: str) -> None:
-    """Into a new column, or the end of the one that ``target`` begins with the number of."""
+def _add_all(scenarios: tuple[Scenario, ...]) -> None:
+    _session.write(scenarios=(*_session.read().scenarios, *scenarios))
+
+
+def _add(name: str, edits: tuple[Edit, ...], target_key: str | None = None) -> None:
+    """Into a new column, or the end of the one that was chosen under ``target_key``."""
     scenarios = list(_session.read().scenarios)
+    target = str(st.session_state.get(target_key, NEW)) if target_key else NEW
     if target == NEW:
         scenarios.append(Scenario(truncate(name, 48), edits))
     else:

@@ -134,20 +134,27 @@ def _edit(text: str) -> tuple[NodeId, float] | None:
     return (node, number) if node is not None and usable else None
 
 
-def change_scenario(number: int, scenario: Scenario) -> None:
-    """Put ``scenario`` in the place of column ``number``."""
+def change_scenario(number: int, old: Scenario, new: Scenario) -> None:
+    """Put ``new`` in the place of ``old``, which the visitor saw in column ``number``.
+
+    Nothing happens when another one stands there by now: two clicks can arrive at once.
+    """
     scenarios = list(read().scenarios)
-    scenarios[number] = scenario
-    write(scenarios=tuple(scenarios))
+    if scenarios[number : number + 1] == [old]:
+        scenarios[number] = new
+        write(scenarios=tuple(scenarios))
 
 
-def arrange_scenario(number: int, step: str) -> None:
-    """``duplicate`` or ``remove`` a column, or move it to the ``left``."""
+def arrange_scenario(number: int, scenario: Scenario, step: str) -> None:
+    """``duplicate`` or ``remove`` the scenario seen in a column, or move it to the ``left``."""
     scenarios = list(read().scenarios)
+    if number >= len(scenarios) or scenarios[number].edits != scenario.edits:
+        return  # another one by now
+    scenario = scenarios[number]
     if step == "duplicate":
-        scenarios.insert(number + 1, scenarios[number])
+        scenarios.insert(number + 1, scenario)
     elif step == "remove":
         scenarios.pop(number)
     elif number > 0:
-        scenarios[number - 1], scenarios[number] = scenarios[number], scenarios[number - 1]
+        scenarios[number - 1], scenarios[number] = scenario, scenarios[number - 1]
     write(scenarios=tuple(scenarios))

@@ -9,6 +9,7 @@ from charts.palette import LIGHT
 from pages._session import Session, from_query, to_query
 from pages._text import chips_html, example_html, plain
 from tracer.features import Example
+from tracer.scenarios import Scenario, edit_all
 from tracer.types import NodeId, Thresholds
 
 TEXAS = NodeId("feature", 1, 7, 887)
@@ -23,6 +24,12 @@ TEXAS = NodeId("feature", 1, 7, 887)
         Session(selected=NodeId("token", -1, 3, 5), edits=((TEXAS, 0.0), (TEXAS, -2.0))[:1]),
         Session(edits=((TEXAS, -2.0), (NodeId("feature", 4, 8, 1), 0.0))),
         Session(prompt="<script>alert(1)</script> & Zürich=1?"),
+        Session(
+            scenarios=(
+                Scenario("−2×: “Texas”, & more", edit_all([TEXAS], "scale", -2.0)),
+                Scenario("", (), freeze_attention=False, constrained_layers=(0, 3)),
+            )
+        ),
     ],
 )
 def test_a_link_brings_the_session_back(session: Session) -> None:
@@ -38,6 +45,9 @@ def test_a_fresh_session_makes_a_short_link() -> None:
     [
         {"transcoders": "../../etc"},
         {"nodes": "2"},
+        {"scenarios": "[{"},
+        {"scenarios": '[{"name": "x"}]'},
+        {"scenarios": "7"},
         {"edges": "nan"},
         {"nodes": "half"},
         {"node": "feature-1"},

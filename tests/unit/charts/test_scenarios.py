@@ -1,0 +1,126 @@
+"""Groups of features, and what scenarios look like side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from example_graphs import AUSTIN, CAPITAL, NAMES, TEXAS, TOKENS, dallas_graph, graph_of
+
+from charts.graph_view import GraphView
+from charts.groups import edit_lines, feature_groups, group_of, transplant
+from charts.palette import LIGHT
+from charts.scenario_figures import (
+    continuation_parts,
+    dose_figure,
+    flips,
+    outcome_figure,
+    outcome_sentence,
+    shared_tokens,
+)
+from tracer.interventions import Outcome
+from tracer.pruning import prune
+from tracer.scenarios import Edit, Scenario, edit_all
+from tracer.types import FeatureId, NodeId, TokenProbability
+
+WORDS = (" Austin", " Sacramento", " <b>", " Paris")
+
+
+def outcome(
+    name: str, *probabilities: float, said: str = "", differs: int | None = None
+) -> Outcome:
+    logits = np.log(np.array(probabilities, np.float32))
+    order = np.argsort(-logits)
+    tokens = tuple(
+        TokenProbability(WORDS[i], int(i), float(probabilities[i]), float(logits[i])) for i in order
+    )
+    words = tuple(f" {word}" for word in said.split())
+    return Outcome(name, tokens, logits, continuation_tokens=words, differs_at=differs)
+
+
+BEFORE = outcome("baseline", 0.9, 0.06, 0.03, 0.01, said="Austin is big")
+AFTER = outcome("swap", 0.1, 0.75, 0.05, 0.1, said="Austin was big", differs=1)
+
+
+def test_features_of_one_name_are_one_group_the_strongest_first() -> None:
+    graph = dallas_graph()
+    names = {**NAMES, FeatureId(4, 2): NAMES[TEXAS.feature]}
+    view = GraphView(prune(graph, 1.0, 1.0), names)
+    groups = feature_groups(view)
+    texas = group_of(groups, NAMES[TEXAS.feature])
+    assert texas is not None and set(texas.nodes) == {TEXAS, AUSTIN}
+    influences = [group.influence for group in groups]
+    assert influences == sorted(influences, reverse=True)
+    assert texas.influence == pytest.approx(view.influence(TEXAS) + view.influence(AUSTIN))
+    assert sum(len(group.nodes) for group in groups) == graph.index.n_features
+    assert group_of(groups, "Atlantis") is None
+
+
+def test_a_transplant_sets_the_values_of_the_other_prompt_counted_from_the_end() -> None:
+    graph = dallas_graph()
+    longer = graph_of([(0, 1, 1)], {}, tokens=("<bos>", " So", *TOKENS[1:]))
+    [edit] = transplant(graph, [TEXAS], longer)
+    value = float(graph.activations[graph.index.row(TEXAS)])
+    assert edit == Edit(TEXAS.feature, TEXAS.position + 1, TEXAS.position + 2, "set", value)
+    shorter = graph_of([(0, 1, 1)], {}, tokens=TOKENS[:3])
+    with pytest.raises(ValueError, match="“capital” stands 6 tokens before"):
+        transplant(graph, [CAPITAL], shorter)
+
+
+def test_edits_are_told_by_name_and_token() -> None:
+    scenario = Scenario(
+        "x",
+        (
+            *edit_all([TEXAS, NodeId("feature", 3, 7, 7)], "scale", 0.0),
+            Edit(FeatureId(2, 2), 8, None, "scale", -2.0),
+            Edit(FeatureId(0, 9), 2, 3, "set", 4.5),
+        ),
+    )
+    names = {**NAMES, FeatureId(3, 7): NAMES[TEXAS.feature]}
+    lines = edit_lines(scenario, dallas_graph(), names.get)
+    assert lines == [
+        f"off: {NAMES[TEXAS.feature]} at “Dallas” (2 features)",
+        "−2× L2/2 at “is”",
+        "put in: capital at “capital”",
+    ]
+
+
+def test_columns_share_their_tokens_in_the_baselines_order() -> None:
+    tokens = shared_tokens([BEFORE, AFTER], limit=3)
+    assert [name for _, name in tokens] == [" Austin", " Sacramento", " Paris"]
+    figure = outcome_figure(BEFORE, AFTER, tokens, LIGHT)
+    alone = outcome_figure(BEFORE, None, tokens, LIGHT)
+    before, after = figure.data
+    assert list(before.x) == pytest.approx([0.9, 0.06, 0.01])
+    assert list(after.x) == pytest.approx([0.1, 0.75, 0.1])
+    assert len(alone.data) == 1 and list(alone.data[0].x) == list(before.x)
+    assert alone.layout.height == figure.layout.height
+    assert alone.layout.yaxis.ticktext == figure.layout.yaxis.ticktext
+
+
+def test_a_token_is_text_in_every_figure() -> None:
+    tokens = [(2, " <b>")]
+    for figure in (
+        outcome_figure(BEFORE, AFTER, tokens, LIGHT),
+        dose_figure((1.0, 0.0), [BEFORE, AFTER], tokens, LIGHT),
+    ):
+        assert "<b>" not in figure.to_json().replace("<b>:", "")
+
+
+def test_a_sweep_marks_where_the_answer_flips() -> None:
+    third = dataclasses.replace(AFTER)
+    figure = dose_figure((1.0, 0.0, -1.0), [BEFORE, AFTER, third], [(0, " Austin")], LIGHT)
+    assert flips([BEFORE, AFTER, third]) == [1]
+    [line] = figure.layout.shapes
+    assert line.x0 == 0.5
+    assert [a.text for a in figure.layout.annotations] == ["→ Sacramento"]
+    assert list(figure.data[0].y) == pytest.approx([0.9, 0.1, 0.1])
+    assert flips([BEFORE, BEFORE]) == []
+
+
+def test_what_happened_is_said_in_a_sentence_and_the_continuation_in_three_parts() -> None:
+    assert outcome_sentence(BEFORE, AFTER) == "Austin 90 % → 10 %; Sacramento is first (75 %)."
+    assert outcome_sentence(BEFORE, BEFORE) == "Austin 90 % → 90 %, still first."
+    assert continuation_parts(AFTER) == (" Austin", " was", " big")
+    assert continuation_parts(BEFORE) == (" Austin is big", "", "")
