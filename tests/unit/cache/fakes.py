@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import InterveneRequest, ModelChoice, TraceRequest
+from cache import InterveneRequest, ModelChoice, ScenarioRequest, TraceRequest
 from tracer.errors import EmptyPromptError, ModelError
 from tracer.graph import AttributionGraph
+from tracer.interventions import Outcome, ScenarioRun
+from tracer.scenarios import Scenario
 from tracer.sources import ModelSource
 from tracer.types import Progress, Target, TokenProbability
 
@@ -105,6 +107,7 @@ class FakeEngine:
         self.batches: list[tuple[str, int]] = []
         self.traced: list[str] = []
         self.intervened: list[str] = []
+        self.ran: list[tuple[Scenario, ...]] = []
         self.threads: set[int] = set()
         self.starts = 0
         self._gates: list[Gate] = []
@@ -143,6 +146,16 @@ class FakeEngine:
         self.threads.add(threading.get_ident())
         self.intervened.append(request.prompt)
         return FakeResult(request)
+
+    def scenarios(
+        self, model: FakeModel, request: ScenarioRequest, progress: Progress
+    ) -> ScenarioRun:
+        self.threads.add(threading.get_ident())
+        self.ran.append(request.scenarios)
+        tokens = model.encode(request.prompt)
+        progress(0, 1, "scenarios")
+        said = Outcome("baseline", (), np.zeros(3, np.float32))
+        return ScenarioRun(request.prompt, tokens, said, (said,) * len(request.scenarios))
 
     def free_memory(self) -> None:
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from cache import (
     Backend,
     InterveneRequest,
     ModelChoice,
+    ScenarioRequest,
     StoreError,
     TraceRequest,
     open_backend,
@@ -23,8 +25,9 @@ from cache import (
 from cache.request import graph_key
 from cache.store import Store
 from tracer.errors import Cancelled, EmptyPromptError, ModelError
+from tracer.scenarios import Edit, Scenario
 from tracer.sources import resolve
-from tracer.types import Intervention
+from tracer.types import FeatureId, Intervention, NodeId
 
 DALLAS = TraceRequest("The capital of the state containing Dallas is")
 OFF = InterveneRequest(DALLAS.prompt, (Intervention(layer=0, position=-1, feature=5, value=0.0),))
@@ -198,12 +201,13 @@ def test_an_unknown_key_in_a_link_finds_nothing(backend: Backend, key: str) -> N
     assert backend.graph(key) is None
 
 
-@pytest.mark.parametrize("ask", ["trace", "intervene", "warm"])
+@pytest.mark.parametrize("ask", ["trace", "intervene", "scenarios", "warm"])
 def test_a_missing_model_is_a_failed_job_not_an_exception(backend: Backend, ask: str) -> None:
     missing = ModelChoice("missing")
     job = {
         "trace": lambda: backend.trace(TraceRequest("x", missing)),
         "intervene": lambda: backend.intervene(InterveneRequest("x", (), missing)),
+        "scenarios": lambda: backend.scenarios(ScenarioRequest("x", (), missing)),
         "warm": lambda: backend.warm(missing),
     }[ask]()
     assert job.state == "failed"
@@ -224,6 +228,30 @@ def test_an_intervention_is_run_once_and_remembered(backend: Backend, engine: Fa
     assert again.result() is result
     assert (first.from_cache, again.from_cache) == (False, True)
     assert engine.intervened == [OFF.prompt]
+
+
+def test_scenarios_are_run_once_and_anew_when_anything_about_them_changes(
+    backend: Backend, engine: FakeEngine, folders: FakeFolders
+) -> None:
+    off = Scenario("off", (Edit(FeatureId(0, 5), 1, 2, "scale", 0.0),))
+    asked = ScenarioRequest("a b", (off,))
+    result = backend.scenarios(asked).result(10)
+    assert backend.scenarios(asked).result() is result
+    free = dataclasses.replace(off, freeze_attention=False)
+    for other in (
+        dataclasses.replace(asked, scenarios=(free,)),
+        dataclasses.replace(asked, scenarios=(off, free)),
+        dataclasses.replace(asked, scenarios=(off.scaled(2), dataclasses.replace(off, name="x"))),
+        dataclasses.replace(asked, generate=3),
+        dataclasses.replace(asked, prompt="a c"),
+        dataclasses.replace(asked, watch=(NodeId("feature", 0, 1, 5),)),
+    ):
+        job = backend.scenarios(other)
+        job.result(10)
+        assert not job.from_cache
+    assert len(engine.ran) == 7
+    folders.fingerprints["atlas"] = "retrained"
+    assert not backend.scenarios(asked).from_cache
 
 
 def test_warming_opens_the_model_and_tells_the_device(backend: Backend, engine: FakeEngine) -> None:
