@@ -57,7 +57,10 @@ def _bar() -> None:
 
 
 def _prompt_typed() -> None:
-    _session.write(prompt=st.session_state[_BOX])
+    # A click that comes before the browser has filled the box reports it as emptied; and a person
+    # who empties it gets the prompt back rather than a complaint.
+    if st.session_state[_BOX]:
+        _session.write(prompt=st.session_state[_BOX])
 
 
 def _step(by: int) -> None:

@@ -122,3 +122,15 @@ def test_a_link_to_a_feature_that_is_not_there_fails_in_its_own_column(
     page.goto(f"{app.url}/interventions?scenarios=[{bad},{good}]")
     expect(page.get_by_text("layer 1 has no feature 99999")).to_be_visible(timeout=60_000)
     expect(column(page, 1).get_by_text(re.compile(r"Austin 99\.9 % → 0\.1 %"))).to_be_visible()
+
+
+def test_an_emptied_box_keeps_the_prompt_and_the_columns(app: App, page: Page) -> None:
+    """Also what a click looks like that overtakes the page's first drawing."""
+    open_page(app, page)
+    page.get_by_role("button", name="Push against “about Texas”", exact=True).click()
+    expect(column(page, 0)).to_be_visible()
+    box = page.get_by_label("Prompt: the text whose next token is explained")
+    box.fill("")
+    box.press("Enter")
+    expect(box).to_have_value("The capital of the state containing Dallas is")
+    expect(column(page, 0)).to_be_visible()
