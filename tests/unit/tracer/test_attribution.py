@@ -32,6 +32,12 @@ SETS = {
         "skip": True,
     },
 }
+SKIP_BEFORE_THE_NORM = {
+    "kind": "transcoder_set",
+    "write": "mlp.hook_out",
+    "activation": "relu",
+    "skip": True,
+}
 READ_POINTS = ("mlp.hook_in", "ln2.hook_normalized", "hook_resid_mid")
 
 
@@ -72,6 +78,18 @@ def test_an_edge_is_what_one_more_source_does_to_its_target(
     dense = graph.to_dense()
     chosen = np.random.default_rng(0).choice(graph.index.n_features, 6, replace=False)
     for row in chosen.tolist():
+        measured = effect_of_one_more_unit(model, graph, row)
+        assert torch.allclose(dense[:, row], measured, atol=5e-6), graph.index.node(row)
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3", "olmo2"])
+def test_a_skip_passes_the_norm_that_follows_the_mlp(
+    open_tiny: Callable[..., Model], architecture: str
+) -> None:
+    model = open_tiny(architecture, read="ln2.hook_normalized", **SKIP_BEFORE_THE_NORM)
+    graph = tracer.trace(model, tiny.PROMPT, max_logits=3)
+    dense = graph.to_dense()
+    for row in range(0, graph.index.n_features, 5):
         measured = effect_of_one_more_unit(model, graph, row)
         assert torch.allclose(dense[:, row], measured, atol=5e-6), graph.index.node(row)
 

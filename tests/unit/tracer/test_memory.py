@@ -9,7 +9,7 @@ import tiny
 import torch
 
 import tracer
-from tracer import memory
+from tracer import effects, memory
 from tracer.direct_effects import DirectEffects
 from tracer.errors import Cancelled, MemoryLimitError, NoActiveFeaturesError
 from tracer.frozen import frozen_pass
@@ -17,8 +17,8 @@ from tracer.models import Model
 
 
 def planned(model: Model, wanted: int, limit: int | None) -> memory.MemoryPlan:
-    effects = DirectEffects(model, frozen_pass(model, model.encode(tiny.PROMPT)))
-    return memory.plan_walks(effects, 10, wanted, 256, limit)
+    direct = DirectEffects(model, frozen_pass(model, model.encode(tiny.PROMPT)))
+    return memory.plan_walks(direct, 10, wanted, 256, limit)
 
 
 def test_a_prompt_whose_forward_pass_would_not_fit_is_refused(model: Model) -> None:
@@ -36,7 +36,7 @@ def test_more_rows_than_memory_names_how_many_would_fit(model: Model) -> None:
 
 
 def test_little_memory_means_small_batches_and_the_same_graph(
-    open_tiny: Callable[..., Model],
+    open_tiny: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind in ("transcoder_set", "cross_layer_transcoder"):
         model = open_tiny("gemma2", kind=kind)  # its norm behind the MLP is part of the sources
@@ -48,6 +48,10 @@ def test_little_memory_means_small_batches_and_the_same_graph(
         assert not short.keep_sources and short.batch_size < 48
         tight = tracer.trace(model, tiny.PROMPT, memory_limit=limit)
         assert torch.allclose(tight.to_dense(), whole.to_dense(), atol=1e-5)
+        with monkeypatch.context() as patch:  # sources laid out a position or two at a time
+            patch.setattr(effects, "VALUES_AT_ONCE", 1200)
+            piecewise = tracer.trace(model, tiny.PROMPT, memory_limit=limit)
+        assert torch.allclose(piecewise.to_dense(), whole.to_dense(), atol=1e-5)
 
 
 def test_long_rows_keep_what_carries_them_and_say_what_they_dropped(

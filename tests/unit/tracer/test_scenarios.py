@@ -110,7 +110,7 @@ def test_generating_from_the_cache_says_what_running_it_all_again_says(
     """Edits at the prompt stay in the cache; open-ended ones act on every new token."""
     model = open_tiny(architecture, kind=kind)
     node = features(model)[1]
-    open_ended = Edit(FeatureId(2, 4), 2, None, "set", 6.0)
+    open_ended = Edit(FeatureId(2, 4), 2, None, "set", 25.0)
     scenarios = [
         Scenario("prompt", (Edit.at(node, "set", -4.0),)),
         Scenario("free", (Edit.at(node, "set", -4.0), open_ended), freeze_attention=False),
@@ -124,6 +124,13 @@ def test_generating_from_the_cache_says_what_running_it_all_again_says(
             text = [*ids, *said]
             said.append(_next_token_of(model, ids, text, scenario))
         assert outcome.continuation == tuple(said)
+    # With nothing held, the text so far is a prompt like any other: an edit from a position on
+    # acts on every token of it.
+    free = outcomes(run)[1]
+    for place, token in enumerate(free.continuation):
+        text = [*ids, *free.continuation[:place]]
+        [again] = outcomes(run_scenarios(model, text, [scenarios[1]]))
+        assert int(again.logits.argmax()) == token
     plain = [int(model.bridge.run(torch.tensor(ids))[-1].argmax())]
     assert run.baseline.continuation[:1] == tuple(plain)
 
