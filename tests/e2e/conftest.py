@@ -77,6 +77,13 @@ class App:
             self.process.wait(10)
 
 
+def settled(page: Page) -> None:
+    """Wait until the server has nothing more to send: what is on the screen then stays."""
+    running = "data-test-script-state"
+    expect(page.get_by_test_id("stApp")).to_have_attribute(running, "notRunning")
+    expect(page.locator("[data-stale=true]")).to_have_count(0)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Debian's chromium where there is one, else Playwright's own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import App
+from conftest import App, settled
 from playwright.sync_api import Locator, Page, expect
 
 pytestmark = pytest.mark.browser
@@ -14,12 +14,14 @@ pytestmark = pytest.mark.browser
 def open_page(app: App, page: Page) -> None:
     page.goto(f"{app.url}/interventions")
     expect(page.get_by_text("Start with one of these")).to_be_visible(timeout=60_000)
+    settled(page)
 
 
 def column(page: Page, number: int) -> Locator:
     """The bordered column that holds the figure of scenario ``number``."""
     figure = page.locator(f".st-key-column-{number} .js-plotly-plot")
     expect(figure.locator(".bars .point").first).to_be_attached()
+    settled(page)
     return page.get_by_test_id("stColumn").filter(has=figure)
 
 

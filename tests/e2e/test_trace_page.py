@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import App
-from playwright.sync_api import Browser, Page, expect
+from conftest import App, settled
+from playwright.sync_api import Browser, Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 FLAGSHIP = "The capital of the state containing Dallas is"
@@ -17,14 +17,15 @@ def expect_graph(page: Page, answer: str) -> None:
     graph = page.locator(".st-key-graph .js-plotly-plot")
     expect(graph.locator(".annotation-text", has_text=answer).first).to_be_visible()
     expect(graph.locator(".scatterlayer .point").first).to_be_visible()
+    settled(page)
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
-def bars(page: Page, key: str) -> list[str]:
+def bars(page: Page, key: str) -> Locator:
     """The words beside and on the bars of a small chart, top to bottom."""
     chart = page.locator(f".st-key-{key} .js-plotly-plot")
     expect(chart.locator(".bars .point").first).to_be_visible()
-    return chart.locator(".ytick text, .bartext").all_text_contents()
+    return chart.locator(".ytick text, .bartext")
 
 
 def write_prompt(page: Page, text: str) -> None:
@@ -41,7 +42,7 @@ def test_from_a_prompt_to_a_feature_that_is_switched_off(app: App, page: Page) -
     expect_graph(page, "Sacramento")
     page.get_by_role("button", name="Dallas → Texas → Austin").click()
     expect_graph(page, "Austin")
-    assert "Austin" in bars(page, "next-tokens")
+    expect(bars(page, "next-tokens").filter(has_text="Austin")).not_to_have_count(0)
 
     # The largest circle in Dallas's column is hit with the mouse, as a person would.
     marker = page.evaluate(
@@ -65,18 +66,19 @@ def test_from_a_prompt_to_a_feature_that_is_switched_off(app: App, page: Page) -
     assert re.search("Laredo|Houston|Dallas|Texas", fired_on)
     expect(page.get_by_text("Strongest inputs", exact=True)).to_be_visible()
     expect(page.get_by_text("Promotes")).to_be_visible()
-    assert "node=feature-1-7-887" in page.url
+    page.wait_for_url(re.compile("node=feature-1-7-887"))
 
     page.get_by_text("Turn this feature off").click()
     expect(page.get_by_text("Next token, 1 feature off")).to_be_visible()
-    off = bars(page, "comparison")
+    settled(page)
+    off = bars(page, "comparison").all_text_contents()
     page.get_by_text("−2×", exact=True).click()
     sentence = re.compile(r"Austin falls from 99\.\d % to .* is now first")
     expect(page.get_by_text(sentence)).to_be_visible()
-    assert bars(page, "comparison") != off
+    expect(bars(page, "comparison")).not_to_have_text(off)
 
     page.get_by_role("button", name="All on again").click()
-    assert "Austin" in bars(page, "next-tokens")
+    expect(bars(page, "next-tokens").filter(has_text="Austin")).not_to_have_count(0)
     expect(page.get_by_text("1 feature off")).to_have_count(0)
 
 
