@@ -106,6 +106,9 @@ class Bridge:
         self.n_layers = int(config.n_layers)
         self.d_model = int(config.d_model)
         self.n_context = int(config.n_ctx)
+        cap = getattr(config, "output_logits_soft_cap", -1.0)
+        self.logit_soft_cap: float | None = float(cap) if cap and cap > 0 else None
+        """Final logits are ``cap * tanh(logit / cap)``; None without a cap."""
         self.vocab_size = int(config.d_vocab)
         self.device = device
         self.dtype = dtype

@@ -37,6 +37,10 @@ class EditedRow:
     def holds_patterns(self) -> bool:
         return self.scenario.freeze_attention or bool(self.constrained)
 
+    def holds_norms(self, layers: range) -> bool:
+        """Of a model with ``layers``."""
+        return self.scenario.freeze_norms or self.constrained.issuperset(layers)
+
 
 def check_row(model: Model, scenario: Scenario, n_pos: int) -> EditedRow:
     """Raises :class:`InterventionError` for an edit or a layer that names nothing."""
@@ -80,7 +84,7 @@ def names_to_capture(model: Model, rows: Sequence[EditedRow]) -> list[str]:
         names += [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
     constrained = frozenset[int]().union(*(row.constrained for row in rows))
     names += [model.write_hook(layer) for layer in sorted(constrained)]
-    if any(row.constrained.issuperset(layers) for row in rows):
+    if any(row.holds_norms(layers) for row in rows):
         names += scale_names(model)
     return list(dict.fromkeys(names))
 
@@ -115,7 +119,7 @@ class EditedRun:
         if len(holding):
             hook = self._hold_pattern(holding)
             self.hooks += [(f"blocks.{layer}.attn.hook_pattern", hook) for layer in layers]
-        still = self._which(row.constrained.issuperset(layers) for row in rows)
+        still = self._which(row.holds_norms(layers) for row in rows)
         if len(still):
             self.hooks += [(name, self._hold(still)) for name in scale_names(model)]
         self.hooks += [(model.read_hook(layer), self._read(layer)) for layer in layers]

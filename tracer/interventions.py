@@ -102,6 +102,8 @@ class ScenarioRun:
     token_ids: tuple[int, ...]
     baseline: Outcome
     outcomes: tuple[Outcome | InterventionError, ...]
+    logit_soft_cap: float | None = None
+    """What the model squeezes its final logits by (Gemma 2); edges count before it."""
 
 
 def run_scenarios(
@@ -180,6 +182,7 @@ def run_scenarios(
         token_ids=token_ids,
         baseline=baseline,
         outcomes=tuple(outcomes[number] for number in range(len(scenarios))),
+        logit_soft_cap=model.bridge.logit_soft_cap,
     )
 
 

@@ -74,7 +74,8 @@ class Edit:
 class Scenario:
     """Edits, and what is held still while they act.
 
-    ``freeze_attention`` holds attention patterns at those of the unedited prompt.
+    ``freeze_attention`` holds attention patterns at those of the unedited prompt, ``freeze_norms``
+    the scales of all norms: with both, only the MLPs answer the edits in their own, non-linear way.
     ``constrained_layers`` also holds MLP outputs there (and all norm scales, when it names every
     layer); edits then count against the unedited activations and write only to those layers.
     """
@@ -83,6 +84,7 @@ class Scenario:
     edits: tuple[Edit, ...]
     freeze_attention: bool = True
     constrained_layers: tuple[int, ...] | None = None
+    freeze_norms: bool = False
 
     def scaled(self, factor: float) -> Scenario:
         """The same with every edit's value multiplied by ``factor``: a step of a sweep."""
@@ -113,6 +115,7 @@ class Scenario:
                 edits,
                 bool(stored["freeze_attention"]),
                 None if layers is None else tuple(int(layer) for layer in layers),
+                bool(stored.get("freeze_norms", False)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InterventionError(
