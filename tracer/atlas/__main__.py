@@ -67,8 +67,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(json.dumps(results, indent=1))
         return
     for key in next(iter(results.values())):
-        print(f"{key:24}" + "".join(f"{result[key]:>14.4g}" for result in results.values()))
-    print(f"{'':24}" + "".join(f"{name:>14}" for name in results))
+        print(f"{key:36}" + "".join(f"{result[key]:>14.4g}" for result in results.values()))
+    print(f"{'':36}" + "".join(f"{name:>14}" for name in results))
 
 
 def _to_stderr(name: str, line: str) -> None:

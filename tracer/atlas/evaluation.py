@@ -14,6 +14,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from tracer.atlas.circuit_checks import (
+    LanguageSwaps,
+    TruthFigures,
+    language_swaps,
+    truth_figures,
+)
 from tracer.atlas.corpus import OPPOSITE, STATE_TWO_HOP, Sentence, sentences
 from tracer.atlas.facts import LANGUAGES, State, city_splits, opposites, states
 from tracer.frozen import FIRST_POSITION
@@ -52,6 +58,8 @@ class Evaluation:
     swap_control: float
     shared_same_concept: float
     shared_other_concept: float
+    languages: LanguageSwaps
+    truths: TruthFigures
 
 
 @torch.no_grad()
@@ -359,7 +367,7 @@ def evaluate(model: Model, report: Report) -> Evaluation:
     report("replacement")
     active, unexplained = sparsity(model, sample)
     keeps = replacement_keeps_top(model, sample)
-    report("swapping states")
+    report("swapping states and languages, checking graphs")
     carriers = state_carriers(model)
     same, other = shared_features(model)
     return Evaluation(
@@ -377,8 +385,14 @@ def evaluate(model: Model, report: Report) -> Evaluation:
         swap_control=swap_success(model, carriers, control=True),
         shared_same_concept=same,
         shared_other_concept=other,
+        languages=language_swaps(model),
+        truths=truth_figures(model),
     )
 
 
-def as_dict(evaluation: Evaluation) -> dict[str, Any]:
-    return asdict(evaluation)
+def as_dict(evaluation: Evaluation) -> dict[str, float]:
+    """All figures by name, the nested ones among them."""
+    found = asdict(evaluation)
+    truths = found.pop("truths")
+    by_prompt = {f"truth: {title}": value for title, value in truths.pop("truth").items()}
+    return {**found.pop("languages"), **found, **by_prompt, **truths}
