@@ -12,6 +12,7 @@
     ├── ThresholdError          a pruning threshold outside 0..1
     ├── InterventionError       an edit on a layer, position or feature that is not there
     ├── FeatureIndexError       the feature examples on disk cannot be read
+    ├── ComparisonError         two graphs cannot be compared as asked
     ├── GraphFileError          a saved graph is damaged or of another version
     ├── MemoryLimitError        the work would not fit; raised before it starts
     └── Cancelled               the caller asked the work to stop
@@ -68,6 +69,10 @@ class InterventionError(TracerError):
 
 class FeatureIndexError(TracerError):
     """The feature examples on disk cannot be read."""
+
+
+class ComparisonError(TracerError):
+    """Two graphs cannot be compared in the way that was asked for."""
 
 
 class GraphFileError(TracerError):

@@ -85,7 +85,7 @@ def _last_activations(model: Model) -> Tensor:
             )
             layers = zip(model.transcoders.layers, names, strict=True)
             found.append(torch.stack([t.activations(seen[name][-1:])[0] for t, name in layers]))
-    return torch.stack(found).unflatten(0, (len(LANGUAGES), -1))
+    return torch.stack(found).reshape(len(LANGUAGES), -1, *found[0].shape)
 
 
 def language_swaps(model: Model) -> LanguageSwaps:
