@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic
 
@@ -13,6 +14,7 @@ from cache.catalogue import DamagedFile, StoredGraph, StoreError
 from cache.engine import Engine, M, TracerEngine
 from cache.jobs import Job
 from cache.lru import Lru
+from cache.marks import Marks, StoredRun
 from cache.request import (
     InterveneRequest,
     ModelChoice,
@@ -29,6 +31,7 @@ from cache.worker import Worker
 from tracer.errors import TracerError
 from tracer.features import FeatureIndex
 from tracer.graph import AttributionGraph
+from tracer.scenarios import Scenario
 from tracer.sources import ModelSource, resolve
 
 if TYPE_CHECKING:
@@ -192,10 +195,28 @@ class Backend(Generic[M]):
 
         Raises :class:`StoreError` when the store cannot be written.
         """
-        try:
+        with _as_store_error("the note could not be saved"):
             self.store.annotate(self.store.key_of(key) or key, title=title, notes=notes)
-        except sqlite3.Error as error:
-            raise StoreError(f"the note could not be saved: {error}") from error
+
+    def marks(self, key: str) -> Marks:
+        """Pins and supernodes of a graph, by either of its keys; raises :class:`StoreError`."""
+        with _as_store_error("the pins could not be read"):
+            return self.store.marks(self.store.key_of(key) or key)
+
+    def mark(self, key: str, marks: Marks) -> None:
+        """Keep pins and supernodes with a graph; raises :class:`StoreError`."""
+        with _as_store_error("the pins could not be saved"):
+            self.store.mark(self.store.key_of(key) or key, marks)
+
+    def remember_run(self, key: str, scenarios: tuple[Scenario, ...], said: str) -> None:
+        """Keep in a graph's history what was tried on it; raises :class:`StoreError`."""
+        with _as_store_error("the run could not be saved"):
+            self.store.remember_run(self.store.key_of(key) or key, scenarios, said)
+
+    def runs(self, key: str) -> tuple[StoredRun, ...]:
+        """What was tried on a graph, the latest first; raises :class:`StoreError`."""
+        with _as_store_error("the history could not be read"):
+            return self.store.runs(self.store.key_of(key) or key)
 
     def stored(self) -> tuple[StoredGraph, ...]:
         """Every graph in the store, the most recently used first."""
@@ -283,6 +304,14 @@ def _intervention_bytes(result: InterventionResult) -> int:
 def _scenario_bytes(run: ScenarioRun) -> int:
     logits = run.baseline.logits
     return int(logits.nbytes) * (1 + len(run.outcomes))
+
+
+@contextmanager
+def _as_store_error(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, ValueError) as error:
+        raise StoreError(f"{what}: {error}") from error
 
 
 def _log_trouble(what: str, error: Exception) -> None:

@@ -17,7 +17,6 @@ from typing import Final
 
 from tracer.errors import TracerError
 
-SCHEMA_VERSION: Final = 1
 _SCHEMA: Final = """
 CREATE TABLE graphs (
     key TEXT PRIMARY KEY, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL,
@@ -34,6 +33,17 @@ CREATE TABLE damaged (
     file TEXT PRIMARY KEY, key TEXT NOT NULL, reason TEXT NOT NULL, found REAL NOT NULL
 );
 """
+_MARKS_AND_RUNS: Final = """
+ALTER TABLE annotations ADD COLUMN marks TEXT NOT NULL DEFAULT '';
+CREATE TABLE runs (
+    key TEXT NOT NULL, scenarios TEXT NOT NULL, said TEXT NOT NULL, ran REAL NOT NULL,
+    PRIMARY KEY (key, scenarios)
+);
+"""
+_STEPS: Final = (_SCHEMA, _MARKS_AND_RUNS)
+SCHEMA_VERSION: Final = len(_STEPS)
+_RUNS_KEPT: Final = 50
+"""Of one trace; the oldest make room."""
 _BUSY_SECONDS: Final = 30.0
 
 
@@ -101,15 +111,15 @@ class Catalogue:
     def _migrate(self) -> None:
         with self.transaction() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
+            if version > SCHEMA_VERSION:
                 raise StoreError(
                     f"the store's catalogue is of version {version}, this program reads version "
                     f"{SCHEMA_VERSION}: set CIRCUIT_STORE to another folder"
                 )
+            for step in _STEPS[version:]:
+                for statement in step.split(";"):
+                    db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
         with self._lock:
@@ -185,18 +195,48 @@ class Catalogue:
         """Graphs that nobody annotated, the least recently used first."""
         return tuple(self._select("WHERE annotations.key IS NULL ORDER BY used, graphs.rowid"))
 
-    def annotate(self, key: str, title: str | None, notes: str | None) -> None:
-        """Set what is given; a graph whose title and notes are both empty is not annotated."""
+    def annotate(
+        self, key: str, title: str | None, notes: str | None, marks: str | None = None
+    ) -> None:
+        """Set what is given; a graph for which all of it is empty is not annotated."""
         with self.transaction() as db:
             db.execute("INSERT OR IGNORE INTO annotations (key) VALUES (?)", (key,))
             db.execute(
-                "UPDATE annotations SET title = coalesce(?, title), notes = coalesce(?, notes) "
-                "WHERE key = ?",
-                (title, notes, key),
+                "UPDATE annotations SET title = coalesce(?, title), notes = coalesce(?, notes), "
+                "marks = coalesce(?, marks) WHERE key = ?",
+                (title, notes, marks, key),
             )
             db.execute(
-                "DELETE FROM annotations WHERE key = ? AND title = '' AND notes = ''", (key,)
+                "DELETE FROM annotations "
+                "WHERE key = ? AND title = '' AND notes = '' AND marks = ''",
+                (key,),
             )
+
+    def marks(self, key: str) -> str:
+        """As :meth:`annotate` was given them; empty where nothing is marked."""
+        query = "SELECT marks FROM annotations WHERE key = ?"
+        with self._lock:
+            row = self._db.execute(query, (key,)).fetchone()
+        return "" if row is None else str(row[0])
+
+    def add_run(self, key: str, scenarios: str, said: str) -> None:
+        """Note a run now; the same scenarios again take the place of the earlier run."""
+        with self.transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)",
+                (key, scenarios, said, time.time()),
+            )
+            db.execute(
+                "DELETE FROM runs WHERE key = ? AND rowid NOT IN "
+                "(SELECT rowid FROM runs WHERE key = ? ORDER BY ran DESC, rowid DESC LIMIT ?)",
+                (key, key, _RUNS_KEPT),
+            )
+
+    def runs(self, key: str) -> tuple[tuple[str, str, float], ...]:
+        """Scenarios, what was said and when, the latest first."""
+        query = "SELECT scenarios, said, ran FROM runs WHERE key = ? ORDER BY ran DESC, rowid DESC"
+        with self._lock:
+            return tuple(self._db.execute(query, (key,)))
 
     def note_damage(self, file: str, key: str, reason: str) -> None:
         with self._lock:

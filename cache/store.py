@@ -23,8 +23,10 @@ from typing import Final
 from uuid import uuid4
 
 from cache.catalogue import Catalogue, DamagedFile, StoredGraph, StoreError
+from cache.marks import Marks, StoredRun, scenarios_from_json, scenarios_to_json
 from tracer.errors import GraphFileError
 from tracer.graph import AttributionGraph, load_graph
+from tracer.scenarios import Scenario
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +147,25 @@ class Store:
         None leaves a text as it is; with both texts empty the graph counts as not annotated.
         """
         self._catalogue.annotate(key, title, notes)
+
+    def marks(self, key: str) -> Marks:
+        """Pins and supernodes of a graph; raises ``ValueError`` when they are damaged."""
+        return Marks.from_json(self._catalogue.marks(key))
+
+    def mark(self, key: str, marks: Marks) -> None:
+        """Keep pins and supernodes with a graph; a graph that has some is never evicted."""
+        self._catalogue.annotate(key, None, None, marks.to_json())
+
+    def remember_run(self, key: str, scenarios: tuple[Scenario, ...], said: str) -> None:
+        """Keep what was tried on a graph; at most the latest 50 runs of it."""
+        self._catalogue.add_run(key, scenarios_to_json(scenarios), said)
+
+    def runs(self, key: str) -> tuple[StoredRun, ...]:
+        """What was tried on a graph, the latest first; raises ``ValueError`` when damaged."""
+        return tuple(
+            StoredRun(scenarios_from_json(scenarios), said, ran)
+            for scenarios, said, ran in self._catalogue.runs(key)
+        )
 
     def entries(self) -> tuple[StoredGraph, ...]:
         """Every graph that is kept, the most recently used first."""

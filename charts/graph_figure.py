@@ -16,7 +16,7 @@ from tracer.graph import FloatArray
 from tracer.types import NodeId
 
 FONT: Final = '"Source Sans", "Source Sans Pro", system-ui, sans-serif'
-_SYMBOLS: Final = {"feature": "circle", "error": "diamond", "token": "square", "logit": "square"}
+SYMBOLS: Final = {"feature": "circle", "error": "diamond", "token": "square", "logit": "square"}
 _LEGEND: Final = {"feature": "feature", "error": "error", "token": "token", "logit": "next token"}
 _STRENGTHS: Final = ((0.0, 0.9, 0.35), (0.3, 1.7, 0.5), (0.62, 3.0, 0.75))
 """Buckets of edges: from which share of the strongest weight on, line width in px, opacity."""
@@ -37,7 +37,7 @@ def graph_figure(
     at = {view.pruned.graph.index.row(p.node): p for p in layout.nodes}
     figure = go.Figure()
     _add_edges(figure, view, at, palette)
-    for kind in _SYMBOLS:
+    for kind in SYMBOLS:
         _add_nodes(figure, view, [p for p in layout.nodes if p.node.kind == kind], palette)
     _dress(figure, view, layout, palette)
     return figure
@@ -80,7 +80,7 @@ def _add_edges(
                 chosen = (own == emphasis) & ((weights > 0) == positive) & (buckets == number)
                 if not chosen.any():
                     continue
-                x, y = _curves(
+                x, y = curves(
                     [at[int(s)] for s in sources[chosen]], [at[int(t)] for t in targets[chosen]]
                 )
                 look = (width, opacity)
@@ -101,7 +101,7 @@ def _add_edges(
                 )
 
 
-def _curves(
+def curves(
     sources: Sequence[PlacedNode], targets: Sequence[PlacedNode]
 ) -> tuple[FloatArray, FloatArray]:
     """Bézier curves that leave upwards and arrive from below, each followed by a NaN."""
@@ -137,7 +137,7 @@ def _add_nodes(
         hovertext=[_hover(view, p.node) for p in placed],
         hovertemplate="%{hovertext}<extra></extra>",
         marker={
-            "symbol": _SYMBOLS[kind],
+            "symbol": SYMBOLS[kind],
             "size": [_size(view, p.node) for p in placed],
             "color": [palette.background if p.node in view.off else base for p in placed],
             "opacity": [1.0 if p.node in connected else 0.35 for p in placed],

@@ -72,6 +72,14 @@ def _dashed_numbers(text: str) -> list[int]:
     return numbers
 
 
+@dataclass(frozen=True)
+class Supernode:
+    """Nodes that a person takes for one thing, and what they call it."""
+
+    name: str
+    nodes: tuple[NodeId, ...]
+
+
 class TokenProbability(NamedTuple):
     """One candidate for the next token."""
 

@@ -1,0 +1,411 @@
+"""Two compared graphs as one merged figure, as dumbbells, as a table, and as edits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from charts.graph_figure import FONT, SYMBOLS, curves
+from charts.graph_layout import GraphLayout, LayoutNode, PlacedNode, layout_graph
+from charts.palette import LIGHT, Palette, translucent
+from charts.wording import percent, plotly_text, signed, token_text, truncate
+from tracer.comparison import ComparedNode, Comparison, Side
+from tracer.graph import FloatArray
+from tracer.scenarios import Edit
+from tracer.types import NodeId
+
+SIDES: Final[Mapping[Side, str]] = {"both": "in both", "left": "only left", "right": "only right"}
+STRONGEST_INPUTS: Final = 3
+Name = Callable[[ComparedNode], str]
+
+
+def side_colours(palette: Palette) -> dict[Side, str]:
+    """Grey for what is shared, two hues apart for what is not."""
+    return {"both": palette.muted, "left": palette.feature, "right": palette.selected}
+
+
+def merged_figure(
+    comparison: Comparison,
+    name: Name,
+    palette: Palette = LIGHT,
+    width: float = 1050.0,
+    max_labels: int = 40,
+) -> go.Figure:
+    """Both graphs in one: columns are aligned tokens, rows layers, the colour says whose it is.
+
+    Of each node the three strongest inputs are drawn, in the colour of the graph that has them.
+    Every marker carries the number of its node in ``comparison.nodes`` as ``customdata``.
+    """
+    layout = _layout(comparison, name, width, max_labels)
+    # Two tokens of one column stand side by side.
+    at = {placed.node.index: placed for placed in _apart(comparison, layout)}
+    figure = go.Figure()
+    _add_edges(figure, comparison, at, palette)
+    for side, colour in side_colours(palette).items():
+        numbers = [i for i, node in enumerate(comparison.nodes) if node.side == side]
+        figure.add_scatter(
+            x=[at[i].x for i in numbers],
+            y=[at[i].y for i in numbers],
+            mode="markers",
+            name=SIDES[side],
+            showlegend=False,
+            customdata=numbers,
+            hovertext=[_hover(comparison.nodes[i], name) for i in numbers],
+            hovertemplate="%{hovertext}<extra></extra>",
+            marker={
+                "symbol": [SYMBOLS[comparison.nodes[i].kind] for i in numbers],
+                "size": [_size(comparison.nodes[i]) for i in numbers],
+                "color": colour,
+                "line": {"color": palette.background, "width": 1},
+            },
+        )
+    _dress(figure, comparison, layout, at, palette)
+    return figure
+
+
+def _layout(comparison: Comparison, name: Name, width: float, max_labels: int) -> GraphLayout:
+    nodes = []
+    for number, node in enumerate(comparison.nodes):
+        label = name(node) if node.kind in ("feature", "logit") else ""
+        if node.kind == "logit":
+            label = f"{label} {_answer_shares(node)}"
+        own = NodeId(node.kind, node.layer, node.slot, number)
+        nodes.append(LayoutNode(own, max(node.influence), label))
+    n_layers = max(comparison.left.graph.n_layers, comparison.right.graph.n_layers)
+    return layout_graph(nodes, comparison.columns, n_layers, width, max_labels)
+
+
+def _answer_shares(node: ComparedNode) -> str:
+    """Probabilities of an answer: of both graphs where both explain it."""
+    return " / ".join(percent(share) for share in node.influence if share > 0)
+
+
+def _apart(comparison: Comparison, layout: GraphLayout) -> list[PlacedNode]:
+    shift = {"both": 0.0, "left": -8.0, "right": 8.0}
+    return [
+        PlacedNode(p.node, p.x + shift[comparison.nodes[p.node.index].side], p.y, p.label)
+        if p.node.kind == "token"
+        else p
+        for p in layout.nodes
+    ]
+
+
+def _size(node: ComparedNode) -> float:
+    if node.kind in ("token", "logit"):
+        return 9.0 if node.kind == "token" else 12.0
+    return float(round(7.0 + 12.0 * min(1.0, max(node.influence)) ** 0.5, 1))
+
+
+def _hover(node: ComparedNode, name: Name) -> str:
+    lines = [f"<b>{plotly_text(truncate(name(node), 60))}</b>", SIDES[node.side]]
+    if node.kind == "feature":
+        lines[1] += f" · layer {node.layer} · feature {node.index}"
+        lines.append(f"activation {_number(node.activation[0])} → {_number(node.activation[1])}")
+    if node.kind != "token":
+        lines.append(f"influence {percent(node.influence[0])} → {percent(node.influence[1])}")
+    return "<br>".join(lines)
+
+
+def _number(activation: float) -> str:
+    return "unknown" if np.isnan(activation) else f"{activation:.2f}"
+
+
+def _add_edges(
+    figure: go.Figure, comparison: Comparison, at: Mapping[int, PlacedNode], palette: Palette
+) -> None:
+    left, right = comparison.left_weights, comparison.right_weights
+    weights: FloatArray = np.where(np.abs(left) >= np.abs(right), left, right)
+    chosen = _strongest_inputs(comparison.targets, weights)
+    if not len(chosen):
+        return
+    strongest = np.abs(weights).max()
+    colours = side_colours(palette)
+    sides = np.where(left == 0, "right", np.where(right == 0, "left", "both"))
+    for side, colour in colours.items():
+        for positive in (True, False):
+            for strong in (False, True):
+                part = [
+                    i
+                    for i in chosen
+                    if sides[i] == side
+                    and (weights[i] > 0) == positive
+                    and (abs(weights[i]) > 0.3 * strongest) == strong
+                ]
+                if not part:
+                    continue
+                x, y = curves(
+                    [at[int(comparison.sources[i])] for i in part],
+                    [at[int(comparison.targets[i])] for i in part],
+                )
+                figure.add_scatter(
+                    x=x,
+                    y=y,
+                    mode="lines",
+                    hoverinfo="skip",
+                    showlegend=False,
+                    line={
+                        "color": translucent(colour, 0.75 if strong else 0.35),
+                        "width": 2.2 if strong else 1.0,
+                        "dash": "solid" if positive else "4px,3px",
+                    },
+                )
+
+
+def _strongest_inputs(targets: np.ndarray, weights: FloatArray) -> list[int]:
+    seen: dict[int, int] = {}
+    chosen = []
+    for edge in np.argsort(-np.abs(weights), kind="stable"):
+        target = int(targets[edge])
+        if seen.get(target, 0) < STRONGEST_INPUTS:
+            seen[target] = seen.get(target, 0) + 1
+            chosen.append(int(edge))
+    return chosen
+
+
+def _dress(
+    figure: go.Figure,
+    comparison: Comparison,
+    layout: GraphLayout,
+    at: Mapping[int, PlacedNode],
+    palette: Palette,
+) -> None:
+    shapes = [
+        {
+            "type": "rect",
+            "layer": "below",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": row.start,
+            "y1": row.stop,
+            "fillcolor": palette.band,
+            "line": {"width": 0},
+        }
+        for row in layout.rows[1::2]
+    ]
+    small = {"size": 11, "color": palette.muted}
+    annotations = [
+        {
+            "x": 2,
+            "y": row.middle if row is not layout.rows[0] else row.stop - 17.0,
+            "text": row.name,
+            "showarrow": False,
+            "xanchor": "left",
+            "font": small,
+        }
+        for row in layout.rows
+    ]
+    for column, tokens in zip(layout.columns, comparison.columns, strict=True):
+        text = " / ".join(token_text(part) for part in tokens.split(" / "))
+        annotations.append(
+            {
+                "x": column.middle,
+                "y": layout.rows[0].stop - 38.0,
+                "text": plotly_text(truncate(text, 22)),
+                "showarrow": False,
+                "font": {"size": 13, "color": palette.text},
+            }
+        )
+    for placed in at.values():
+        if placed.label:
+            node = comparison.nodes[placed.node.index]
+            annotations.append(
+                {
+                    "x": placed.x,
+                    "y": placed.y,
+                    "xshift": _size(node) / 2 + 3,
+                    "text": plotly_text(placed.label),
+                    "showarrow": False,
+                    "xanchor": "left",
+                    "bgcolor": translucent(palette.background, 0.72),
+                    "borderpad": 1,
+                    "font": {"size": 13 if node.kind == "logit" else 12, "color": palette.text},
+                }
+            )
+    axis = {"visible": False, "zeroline": False, "showgrid": False}
+    figure.update_layout(
+        shapes=shapes,
+        annotations=annotations,
+        xaxis={**axis, "range": [0, layout.width]},
+        yaxis={**axis, "range": [0, layout.height]},
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        height=round(layout.height),
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": FONT, "color": palette.text},
+        hoverlabel={
+            "bgcolor": palette.background,
+            "bordercolor": palette.grid,
+            "font": {"family": FONT, "size": 12.5, "color": palette.text},
+            "align": "left",
+        },
+        hovermode="closest",
+        dragmode="pan",
+        showlegend=False,
+        template="none",
+    )
+
+
+def difference_figure(
+    comparison: Comparison, name: Name, palette: Palette = LIGHT, limit: int = 14
+) -> go.Figure:
+    """The features whose influence differs most: a dot for the left graph, one for the right."""
+    features = [node for node in comparison.nodes if node.kind == "feature"]
+    features.sort(key=lambda node: -abs(node.influence[1] - node.influence[0]))
+    shown = features[:limit]
+    places = list(range(len(shown)))
+    figure = go.Figure()
+    lines_x: list[float | None] = []
+    lines_y: list[float | None] = []
+    for place, node in zip(places, shown, strict=True):
+        lines_x += [*node.influence, None]
+        lines_y += [place, place, None]
+    figure.add_scatter(
+        x=lines_x,
+        y=lines_y,
+        mode="lines",
+        line={"color": palette.grid, "width": 3},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    colours = side_colours(palette)
+    for side, which in (("left", 0), ("right", 1)):
+        figure.add_scatter(
+            x=[node.influence[which] for node in shown],
+            y=places,
+            mode="markers",
+            name=side,
+            marker={"color": colours["left" if which == 0 else "right"], "size": 10},
+            hovertext=[_hover(node, name) for node in shown],
+            hovertemplate="%{hovertext}<extra></extra>",
+        )
+    columns = comparison.columns
+    names = [
+        plotly_text(
+            truncate(name(node), 28)
+            + (
+                ""
+                if comparison.alignment == "feature"
+                else f" · {_column_text(columns[node.slot])}"
+            )
+        )
+        for node in shown
+    ]
+    figure.update_layout(
+        height=24 * len(shown) + 64,
+        margin={"l": 4, "r": 8, "t": 24, "b": 36},
+        xaxis={
+            "title": {"text": "influence", "standoff": 6},
+            "tickformat": ".0%",
+            "gridcolor": palette.grid,
+            "zeroline": False,
+            "rangemode": "tozero",
+        },
+        yaxis={
+            "tickmode": "array",
+            "tickvals": places,
+            "ticktext": names,
+            "range": [len(shown) - 0.5, -0.5],
+            "automargin": True,
+            "zeroline": False,
+            "showgrid": False,
+            "ticklabelstandoff": 4,
+            "tickfont": {"size": 12, "color": palette.text},
+        },
+        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": FONT, "size": 12, "color": palette.muted},
+        template="none",
+        dragmode=False,
+    )
+    return figure
+
+
+def _column_text(column: str) -> str:
+    return "/".join(token_text(part) for part in column.split(" / "))
+
+
+def comparison_table(comparison: Comparison, name: Name) -> pd.DataFrame:
+    """A row per feature of either graph: where it is, how active, how influential, and for whom."""
+    features = [node for node in comparison.nodes if node.kind == "feature"]
+    features.sort(key=lambda node: -abs(node.influence[1] - node.influence[0]))
+    anywhere = comparison.alignment == "feature"
+    return pd.DataFrame(
+        {
+            "feature": [name(node) for node in features],
+            "in": [SIDES[node.side] for node in features],
+            "token": [
+                "" if anywhere else _column_text(comparison.columns[node.slot]) for node in features
+            ],
+            "layer": [node.layer for node in features],
+            "index": [node.index for node in features],
+            "activation left": [node.activation[0] for node in features],
+            "activation right": [node.activation[1] for node in features],
+            "influence left": [node.influence[0] for node in features],
+            "influence right": [node.influence[1] for node in features],
+        }
+    )
+
+
+def comparison_sentence(comparison: Comparison) -> str:
+    """``"34 features in both, 12 only left, 15 only right."``"""
+    counts = {side: len(comparison.features(side)) for side in SIDES}
+    both = counts["both"]
+    return (
+        f"{both} feature{'' if both == 1 else 's'} in both, {counts['left']} only left, "
+        f"{counts['right']} only right."
+    )
+
+
+def what_differs(comparison: Comparison, against: float = -1.0) -> tuple[tuple[Edit, ...], int]:
+    """Edits that give the left prompt what is the right one's own, and how many found no place.
+
+    Features that only the left graph keeps go to ``against`` times their activation, those that
+    only the right one keeps to the values they have there, in the same column.
+    """
+    edits, lost = [], 0
+    for node in comparison.features("left"):
+        edits += [Edit.at(place, "scale", against) for place in node.left]
+    places = {slot: position for position, slot in enumerate(comparison.slots.left)}
+    graph = comparison.right.graph
+    for node in comparison.features("right"):
+        for place in node.right:
+            position = places.get(comparison.slots.right[place.position])
+            if not position:  # a column the left prompt lacks, or its beginning of text
+                lost += 1
+                continue
+            value = float(graph.activations[graph.index.row(place)])
+            edits.append(Edit(place.feature, position, position + 1, "set", value))
+    return tuple(edits), lost
+
+
+def edge_sentence(comparison: Comparison) -> str:
+    """How much of the merged graph's edges both graphs have, by weight."""
+    both = np.minimum(np.abs(comparison.left_weights), np.abs(comparison.right_weights)).sum()
+    either = np.maximum(np.abs(comparison.left_weights), np.abs(comparison.right_weights)).sum()
+    share = float(both / either) if either else 0.0
+    return f"{percent(share)} of the edges' weight is shared."
+
+
+def compared_name(node: ComparedNode, name_of: Callable[[NodeId, bool], str]) -> str:
+    """The name of a merged node: its left one, else its right one."""
+    return name_of(node.left[0], True) if node.left else name_of(node.right[0], False)
+
+
+__all__ = [
+    "SIDES",
+    "compared_name",
+    "comparison_sentence",
+    "comparison_table",
+    "difference_figure",
+    "edge_sentence",
+    "merged_figure",
+    "side_colours",
+    "signed",
+    "what_differs",
+]
