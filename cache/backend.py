@@ -23,6 +23,7 @@ from cache.request import (
     graph_key,
     intervene_digest,
     scenarios_digest,
+    token_digest,
     trace_digest,
     warm_digest,
 )
@@ -145,6 +146,19 @@ class Backend(Generic[M]):
         return self._worker.submit(
             digest, request.prompt, request.choice, source.fingerprint, work, session
         )
+
+    def token(self, choice: ModelChoice, text: str, session: str = "") -> Job[int]:
+        """Vocabulary id of the one token that ``text`` is; the job raises ``TargetError`` else."""
+        try:
+            source = self._source(choice)
+        except TracerError as error:
+            return Job.refused("", error, text)
+
+        def work(model: M, job: Job[int]) -> int:
+            return model.token_id(text)
+
+        digest = token_digest(source.fingerprint, text)
+        return self._worker.submit(digest, text, choice, source.fingerprint, work, session)
 
     def warm(self, choice: ModelChoice, session: str = "") -> Job[str]:
         """Have the model open before it is needed; the result is the device it is on."""

@@ -39,6 +39,8 @@ class OpenModel(Protocol):
 
     def encode(self, prompt: str) -> tuple[int, ...]: ...
 
+    def token_id(self, text: str) -> int: ...
+
 
 M = TypeVar("M", bound=OpenModel)
 
@@ -113,6 +115,8 @@ class TracerEngine:
             request.scenarios,
             generate=request.generate,
             watch=request.watch,
+            temperature=request.temperature,
+            seed=request.seed,
             progress=progress,
         )
 

@@ -63,13 +63,18 @@ class InterveneRequest:
 
 @dataclass(frozen=True)
 class ScenarioRequest:
-    """Run ``prompt`` under every scenario, and without edits, and go on by ``generate`` tokens."""
+    """Run ``prompt`` under every scenario, and without edits, and go on by ``generate`` tokens.
+
+    At a ``temperature`` above 0 they are sampled, with ``seed``.
+    """
 
     prompt: str
     scenarios: tuple[Scenario, ...]
     choice: ModelChoice = ModelChoice()
     generate: int = 0
     watch: tuple[NodeId, ...] = ()
+    temperature: float = 0.0
+    seed: int = 0
 
 
 def trace_digest(fingerprint: str, request: TraceRequest) -> str:
@@ -91,7 +96,13 @@ def intervene_digest(fingerprint: str, request: InterveneRequest) -> str:
 def scenarios_digest(fingerprint: str, request: ScenarioRequest) -> str:
     """Name of a run of scenarios (32 hex digits)."""
     asked = [[s.to_dict() for s in request.scenarios], request.generate, request.watch]
+    asked += [request.temperature, request.seed]
     return _digest("scenarios", fingerprint, request.prompt, asked)
+
+
+def token_digest(fingerprint: str, text: str) -> str:
+    """Name of the question which token a text is (32 hex digits)."""
+    return _digest("token", fingerprint, text)
 
 
 def warm_digest(fingerprint: str) -> str:

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from charts.graph_figure import FONT, SYMBOLS, curves
 from charts.graph_layout import GraphLayout, LayoutNode, PlacedNode, layout_graph
 from charts.palette import LIGHT, Palette, translucent
-from charts.wording import percent, plotly_text, signed, token_text, truncate
+from charts.wording import percent, plotly_text, target_number, token_text, truncate
 from tracer.comparison import ComparedNode, Comparison, Side
 from tracer.graph import FloatArray
 from tracer.scenarios import Edit
@@ -24,8 +24,8 @@ Name = Callable[[ComparedNode], str]
 
 
 def side_colours(palette: Palette) -> dict[Side, str]:
-    """Grey for what is shared, two hues apart for what is not."""
-    return {"both": palette.muted, "left": palette.feature, "right": palette.selected}
+    """Dark for what is shared, two hues apart for what is not."""
+    return {"both": palette.text, "left": palette.feature, "right": palette.selected}
 
 
 def merged_figure(
@@ -72,16 +72,20 @@ def _layout(comparison: Comparison, name: Name, width: float, max_labels: int) -
     for number, node in enumerate(comparison.nodes):
         label = name(node) if node.kind in ("feature", "logit") else ""
         if node.kind == "logit":
-            label = f"{label} {_answer_shares(node)}"
+            label = f"{label} {_probabilities(comparison, node)}"
         own = NodeId(node.kind, node.layer, node.slot, number)
         nodes.append(LayoutNode(own, max(node.influence), label))
     n_layers = max(comparison.left.graph.n_layers, comparison.right.graph.n_layers)
     return layout_graph(nodes, comparison.columns, n_layers, width, max_labels)
 
 
-def _answer_shares(node: ComparedNode) -> str:
-    """Probabilities of an answer: of both graphs where both explain it."""
-    return " / ".join(percent(share) for share in node.influence if share > 0)
+def _probabilities(comparison: Comparison, node: ComparedNode) -> str:
+    """Of an answer: in both graphs where both explain it."""
+    found = []
+    for pruned, nodes in ((comparison.left, node.left), (comparison.right, node.right)):
+        graph = pruned.graph
+        found += [percent(graph.targets[target_number(graph, n)].probability) for n in nodes]
+    return " / ".join(found)
 
 
 def _apart(comparison: Comparison, layout: GraphLayout) -> list[PlacedNode]:
@@ -280,6 +284,7 @@ def difference_figure(
             mode="markers",
             name=side,
             marker={"color": colours["left" if which == 0 else "right"], "size": 10},
+            cliponaxis=False,
             hovertext=[_hover(node, name) for node in shown],
             hovertemplate="%{hovertext}<extra></extra>",
         )
@@ -390,22 +395,3 @@ def edge_sentence(comparison: Comparison) -> str:
     either = np.maximum(np.abs(comparison.left_weights), np.abs(comparison.right_weights)).sum()
     share = float(both / either) if either else 0.0
     return f"{percent(share)} of the edges' weight is shared."
-
-
-def compared_name(node: ComparedNode, name_of: Callable[[NodeId, bool], str]) -> str:
-    """The name of a merged node: its left one, else its right one."""
-    return name_of(node.left[0], True) if node.left else name_of(node.right[0], False)
-
-
-__all__ = [
-    "SIDES",
-    "compared_name",
-    "comparison_sentence",
-    "comparison_table",
-    "difference_figure",
-    "edge_sentence",
-    "merged_figure",
-    "side_colours",
-    "signed",
-    "what_differs",
-]

@@ -142,19 +142,20 @@ def _add_nodes(
             "color": [palette.background if p.node in view.off else base for p in placed],
             "opacity": [1.0 if p.node in connected else 0.35 for p in placed],
             "line": {
-                "color": [
-                    palette.selected
-                    if p.node == view.selected
-                    else (palette.negative if p.node in view.off else palette.background)
-                    for p in placed
-                ],
-                "width": [
-                    3.0 if p.node == view.selected else (2.0 if p.node in view.off else 1.0)
-                    for p in placed
-                ],
+                "color": [_ring(view, p.node, palette)[0] for p in placed],
+                "width": [_ring(view, p.node, palette)[1] for p in placed],
             },
         },
     )
+
+
+def _ring(view: GraphView, node: NodeId, palette: Palette) -> tuple[str, float]:
+    """Colour and width in px of the line around a node."""
+    if node == view.selected:
+        return palette.selected, 3.0
+    if node in view.off:
+        return palette.negative, 2.0
+    return (palette.text, 2.5) if node in view.pinned else (palette.background, 1.0)
 
 
 def _connected(view: GraphView) -> set[NodeId]:

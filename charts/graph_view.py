@@ -37,13 +37,16 @@ class GraphView:
     selected: NodeId | None = None
     off: frozenset[NodeId] = frozenset()
     """Features that are switched off; the graph is still the one with them on."""
+    pinned: frozenset[NodeId] = frozenset()
+    """Nodes that a person marked, alone or in supernodes: drawn with a ring, pruned or not."""
 
     @cached_property
     def rows(self) -> tuple[int, ...]:
-        """Rows of the graph that are drawn; a selected node is drawn even where it was pruned."""
+        """Rows of the graph that are drawn: the kept ones, and what the visitor chose."""
         rows = [int(row) for row in self.pruned.rows]
         index = self.pruned.graph.index
-        extra = [n for n in (self.selected, *sorted(self.off)) if n is not None and n in index]
+        wanted = (self.selected, *sorted(self.off | self.pinned))
+        extra = [n for n in wanted if n is not None and n in index]
         return tuple(sorted({*rows, *(index.row(node) for node in extra)}))
 
     @cached_property

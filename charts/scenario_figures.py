@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import plotly.graph_objects as go
 
 from charts.distributions import comparison_figure
 from charts.graph_figure import FONT
-from charts.palette import LIGHT, Palette
-from charts.wording import percent, plotly_text, token_text
+from charts.palette import LIGHT, Palette, translucent
+from charts.wording import percent, plotly_text, token_text, truncate
+from tracer.types import NodeId
 
 if TYPE_CHECKING:
     from tracer.interventions import Outcome
@@ -55,6 +56,98 @@ def outcome_figure(
     figure = comparison_figure(changes, palette, len(changes), edited=outcome is not None)
     figure.update_xaxes(range=[0, 1.45])  # room for the longest label in a narrow column
     return figure
+
+
+def activation_figure(
+    groups: Mapping[str, Sequence[NodeId]],
+    baseline: Outcome,
+    outcome: Outcome,
+    palette: Palette = LIGHT,
+) -> go.Figure:
+    """What is left of each group's activation, as a dumbbell: from 1 (as it was) to where it went.
+
+    Watched nodes only; a group is the sum over its features.
+    """
+    names = list(groups)
+    left = [_share_left(groups[name], baseline, outcome) for name in names]
+    places = list(range(len(names)))
+    figure = go.Figure()
+    for place, share in zip(places, left, strict=True):
+        figure.add_scatter(
+            x=[1, share],
+            y=[place, place],
+            mode="lines",
+            line={
+                "width": 3,
+                "color": translucent(palette.positive if share > 1 else palette.negative, 0.6),
+            },
+            hoverinfo="skip",
+        )
+    figure.add_scatter(
+        x=[1] * len(names),
+        y=places,
+        mode="markers",
+        marker={"size": 9, "color": translucent(palette.feature, 0.45)},
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=left,
+        y=places,
+        mode="markers+text",
+        marker={"size": 10, "color": palette.selected},
+        text=[_times(share) for share in left],
+        textposition="top center",
+        textfont={"size": 11, "color": palette.text},
+        cliponaxis=False,
+        hovertext=[
+            f"{plotly_text(name)}: {_times(share)} of its activation"
+            for name, share in zip(names, left, strict=True)
+        ],
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
+    edges = [min(0.0, *left), max(1.0, *left)]
+    room = 0.12 * (edges[1] - edges[0])
+    figure.update_layout(
+        height=36 * len(names) + 40,
+        margin={"l": 4, "r": 6, "t": 8, "b": 22},
+        xaxis={
+            "range": [edges[0] - room, edges[1] + room],
+            "tickformat": ".0%",
+            "gridcolor": palette.grid,
+            "zeroline": False,
+            "nticks": 4,
+        },
+        yaxis={
+            "tickmode": "array",
+            "tickvals": places,
+            "ticktext": [plotly_text(truncate(name, 18)) for name in names],
+            "range": [len(names) - 0.4, -0.7],
+            "automargin": True,
+            "showgrid": False,
+            "zeroline": False,
+            "tickfont": {"size": 12, "color": palette.text},
+            "ticklabelstandoff": 4,
+        },
+        showlegend=False,
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": FONT, "size": 11, "color": palette.muted},
+        dragmode=False,
+    )
+    return figure
+
+
+def _share_left(nodes: Sequence[NodeId], baseline: Outcome, outcome: Outcome) -> float:
+    before = sum(baseline.activations[node] for node in nodes)
+    after = sum(outcome.activations[node] for node in nodes)
+    return after / before if before else float("nan")
+
+
+def _times(share: float) -> str:
+    if share != share:  # it was not active before
+        return "was not active"
+    return percent(share) if 0 <= share < 9.995 else f"{share:.1f}×".replace("-", "−")
 
 
 def dose_figure(

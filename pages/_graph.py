@@ -14,6 +14,7 @@ from tracer.pruning import PrunedGraph
 from tracer.types import Thresholds
 
 _CHART = "graph"
+_PINNING = "clicks pin"
 _CONFIG = {"displayModeBar": False, "scrollZoom": False, "doubleClick": "reset"}
 REPLACEMENT = (
     "Replacement score: how much of the influence on the answer starts at the prompt's tokens "
@@ -29,30 +30,43 @@ def view(session: Session, pruned: PrunedGraph) -> GraphView:
     """The pruned graph as the session looks at it; nodes it does not have are dropped."""
     index = pruned.graph.index
     names = _resources.names(session.choice, pruned)
-    chosen = [*session.off, *([session.selected] if session.selected else [])]
+    marked = {*session.pinned, *(node for group in session.supernodes for node in group.nodes)}
+    chosen = [*session.off, *marked, *([session.selected] if session.selected else [])]
     for node in chosen:
         if node.kind == "feature" and node.feature not in names and node in index:
             name = _resources.feature_name(session.choice, node.feature)
             if name:
                 names[node.feature] = name
     selected = session.selected if session.selected in index else None
-    return GraphView(pruned, names, selected, frozenset(n for n in session.off if n in index))
+    off = frozenset(node for node in session.off if node in index)
+    pinned = frozenset(node for node in marked if node in index)
+    return GraphView(pruned, names, selected, off, pinned)
 
 
 def draw(view: GraphView, session: Session, palette: Palette) -> None:
     """The figure, and under it how much of the whole it shows."""
-    if view.selected is None:
-        st.caption(
-            "Read it upwards: the tokens below feed features (circles), which feed the next token "
-            "on top. Green raises, red lowers. **Click a node** to see what it is."
-        )
-    else:
-        st.button(
-            "✕ Show the whole graph",
-            key="deselect",
-            type="tertiary",
-            on_click=_session.write,
-            kwargs={"selected": None},
+    with st.container(
+        horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
+    ):
+        if view.selected is None:
+            st.caption(
+                "Read it upwards: the tokens below feed features (circles), which feed the next "
+                "token on top. Green raises, red lowers. **Click a node** to see what it is.",
+                width="stretch",
+            )
+        else:
+            st.button(
+                "✕ Show the whole graph",
+                key="deselect",
+                type="tertiary",
+                on_click=_session.write,
+                kwargs={"selected": None},
+            )
+        st.toggle(
+            "Clicks pin",
+            key=_PINNING,
+            help="While this is on, a click on a node pins it, and a second click takes the pin "
+            "away: the quickest way to mark several.",
         )
     st.plotly_chart(
         graph_figure(view, palette),
@@ -68,7 +82,11 @@ def draw(view: GraphView, session: Session, palette: Palette) -> None:
 
 def _clicked() -> None:
     node = decode_click(st.session_state.get(_CHART))
-    if node is not None:  # a second click on a node empties the selection: keep it
+    if node is None:  # a second click on a node empties the selection: keep it
+        return
+    if st.session_state.get(_PINNING):
+        _session.toggle_pin(node)
+    else:
         _session.write(selected=node)
 
 

@@ -95,7 +95,15 @@ def _where_to_begin(view: GraphView, session: Session) -> None:
 def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> None:
     graph = view.pruned.graph
     st.divider()
-    st.markdown(f"#### {plain(view.name(node))}")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"#### {plain(view.name(node))}", width="stretch")
+        st.button(
+            "Unpin" if node in view.pinned else "Pin",
+            key=f"pin {node} {node in view.pinned}",
+            on_click=_session.toggle_pin,
+            args=(node,),
+            help="Pinned nodes stay in view, have a diagram of their own, and can be named as one.",
+        )
     card = _card(session, node) if node.kind == "feature" else None
     facts = [place(graph, node)]
     if node.kind == "feature":

@@ -8,17 +8,19 @@ from typing import Final
 import streamlit as st
 
 from cache import TraceRequest
-from charts.groups import Group, feature_groups, group_of, transplant
-from charts.wording import percent, truncate
+from charts.groups import Group, feature_groups, group_of, own_groups, transplant
+from charts.wording import percent, token_text, truncate
 from pages import _graph, _resources, _session
+from pages._columns import STRONGEST_PUSH
 from pages._text import plain
 from tracer.atlas.gallery import gallery
 from tracer.errors import TracerError
 from tracer.graph import AttributionGraph
 from tracer.scenarios import Edit, Scenario, edit_all
+from tracer.types import FeatureId
 
 NEW: Final = "a new column"
-_FACTORS: Final = (0.0, -1.0, -2.0, -4.0, 2.0)
+_WHERE: Final = ("where they stand", "from there on")
 _WAIT: Final = 20.0
 _SUGGESTED: Final = 3
 
@@ -29,16 +31,18 @@ def scale(group: Group, factor: float) -> tuple[Edit, ...]:
 
 
 def draw(graph: AttributionGraph, groups: tuple[Group, ...]) -> None:
-    """Suggestions while there is no column yet, then the two ways to add edits."""
+    """Suggestions while there is no column yet, then the ways to add edits."""
     scenarios = _session.read().scenarios
     if not scenarios:
         _suggestions(graph, groups)
     with st.expander("Add a what-if", expanded=bool(scenarios)):
-        left, right = st.columns(2, gap="large")
-        with left:
+        here, there, search = st.tabs(["This graph", "Another prompt", "Any feature"])
+        with here:
             _from_this_graph(groups, scenarios)
-        with right:
+        with there:
             _from_another_prompt(graph, scenarios)
+        with search:
+            _from_a_search(graph, scenarios)
 
 
 def _suggestions(graph: AttributionGraph, groups: tuple[Group, ...]) -> None:
@@ -88,8 +92,11 @@ def _groups_of(prompt: str) -> tuple[AttributionGraph, tuple[Group, ...]] | None
         return None
     graph = job.result()
     pruned = _resources.pruned_graph(job.key, session.thresholds)
-    plain_session = replace(session, prompt=prompt, selected=None, edits=(), scenarios=())
-    return graph, feature_groups(_graph.view(plain_session, pruned))
+    # What was marked there, too: a supernode of one prompt can be put into another.
+    marks = _resources.backend().marks(job.key)
+    there = replace(session, prompt=prompt, selected=None, edits=(), scenarios=(), marks=marks)
+    view = _graph.view(there, pruned)
+    return graph, (*own_groups(view, marks.supernodes), *feature_groups(view))
 
 
 def _describe(group: Group) -> str:
@@ -104,19 +111,38 @@ def _target(scenarios: tuple[Scenario, ...], key: str) -> None:
 
 
 def _from_this_graph(groups: tuple[Group, ...], scenarios: tuple[Scenario, ...]) -> None:
-    st.markdown("**Change features of this graph**")
     by_name = {_describe(group): group for group in groups}
-    chosen = st.multiselect("Groups of features that share a name", list(by_name), key="groups")
-    st.segmented_control(
-        "Set to this multiple of their activation",
-        _FACTORS,
-        default=0.0,
-        format_func=lambda value: "off" if value == 0 else f"{value:g}×".replace("-", "−"),
-        required=True,
-        key="factor",
+    chosen = st.multiselect(
+        "Your pins and supernodes, and features that share a name",
+        list(by_name),
+        key="groups",
+        placeholder="Search this graph's features",
     )
+    strength, where = st.columns(2, gap="large")
+    strength.slider(
+        "Strength, times their own activation",
+        -STRONGEST_PUSH,
+        STRONGEST_PUSH,
+        0.0,
+        0.25,
+        key="factor",
+        help="0 switches them off, 1 leaves them as they are, less than 0 pushes against them.",
+    )
+    with where:
+        _where()
     _target(scenarios, "target here")
     st.button("Add", key="add groups", disabled=not chosen, on_click=_add_groups, args=(by_name,))
+
+
+def _where() -> None:
+    st.segmented_control(
+        "Where",
+        _WHERE,
+        default=_WHERE[0],
+        required=True,
+        key="where",
+        help="From there on: at every later token too, and while the model goes on writing.",
+    )
 
 
 def _add_groups(by_name: dict[str, Group]) -> None:
@@ -125,11 +151,12 @@ def _add_groups(by_name: dict[str, Group]) -> None:
     factor = float(st.session_state["factor"])
     what = "Off" if factor == 0 else f"{factor:g}×".replace("-", "−")
     edits = tuple(edit for group in picked for edit in scale(group, factor))
+    if st.session_state["where"] == _WHERE[1]:
+        edits = tuple(replace(edit, stop=None) for edit in edits)
     _add(f"{what}: {' + '.join(group.name for group in picked)}", edits, "target here")
 
 
 def _from_another_prompt(graph: AttributionGraph, scenarios: tuple[Scenario, ...]) -> None:
-    st.markdown("**Put in features of another prompt**")
     session = _session.read()
     prompts = [entry.prompt for entry in gallery() if entry.prompt != session.prompt]
     prompt = st.selectbox("The prompt they come from", prompts, key="other prompt")
@@ -161,6 +188,63 @@ def _from_another_prompt(graph: AttributionGraph, scenarios: tuple[Scenario, ...
         args=(f"Put in “{group.name}”", edits, "target there"),
         help="Sets them to the values they have there, at the same place counted from the end.",
     )
+
+
+def _from_a_search(graph: AttributionGraph, scenarios: tuple[Scenario, ...]) -> None:
+    """Any feature of the whole set, active on this prompt or not, at any token."""
+    words = st.text_input(
+        "Search all features by label, or by number",
+        key="feature search",
+        placeholder="Texas, or L1/887",
+    )
+    choice = _session.read().choice
+    try:
+        index = _resources.backend().features(choice)
+        found = index.search(words) if words else ()
+    except TracerError as error:
+        st.error(plain(str(error)))
+        return
+    if words and not found:
+        st.caption("No feature's label holds these words.")
+    if not found:
+        return
+    names = {f"{_resources.feature_name(choice, f) or 'feature'} · {f}": f for f in found}
+    left, right = st.columns(2, gap="large")
+    picked = left.selectbox("Feature", list(names), key="found feature")
+    tokens = {f"{i}: {token_text(token)}": i for i, token in enumerate(graph.tokens) if i}
+    where = right.selectbox("At", list(tokens), index=len(tokens) - 1, key="found position")
+    if picked not in names or where not in tokens:
+        return
+    feature = names[picked]
+    card = _resources.card(choice, feature)
+    strongest = card.act_max if card is not None and card.act_max > 0 else 1.0
+    unit = "its largest activation" if card is not None and card.act_max > 0 else "units"
+    with left:
+        times = st.slider(
+            f"Set to this multiple of {unit} ({strongest:.2f})",
+            -STRONGEST_PUSH / 2,
+            STRONGEST_PUSH / 2,
+            1.0,
+            0.1,
+            key="found strength",
+        )
+    with right:
+        st.segmented_control("Where", _WHERE, default=_WHERE[0], required=True, key="where found")
+    _target(scenarios, "target found")
+    st.button(
+        "Set it",
+        key="add found",
+        on_click=_add_found,
+        args=(picked, feature, tokens[where], strongest),
+    )
+    st.caption(plain(f"{times:g} × {strongest:.2f} = {times * strongest:.2f}"))
+
+
+def _add_found(name: str, feature: FeatureId, position: int, strongest: float) -> None:
+    value = float(st.session_state["found strength"]) * strongest
+    onwards = st.session_state["where found"] == _WHERE[1]
+    edit = Edit(feature, position, None if onwards else position + 1, "set", value)
+    _add(f"Set {name}", (edit,), "target found")
 
 
 def _add_all(scenarios: tuple[Scenario, ...]) -> None:

@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, get_args
 
 import streamlit as st
 
-from cache import ModelChoice
+from cache import Marks, ModelChoice, scenarios_from_json, scenarios_to_json
 from tracer.atlas.gallery import gallery
-from tracer.errors import InterventionError, ThresholdError
+from tracer.comparison import Alignment
+from tracer.errors import ThresholdError
 from tracer.scenarios import Scenario
 from tracer.sources import ATLAS_TRANSCODERS
-from tracer.types import NodeId, Thresholds
+from tracer.types import NodeId, Supernode, Thresholds
 
 _KEY: Final = "session"
 LARGEST_FACTOR: Final = 10.0
+MOST_GENERATED: Final = 40
+MOST_RANDOM: Final = 2.0
+_COMPARED: Final = {
+    "prompt": "with",
+    "transcoders": "with_transcoders",
+    "alignment": "align",
+    "left_target": "explain",
+    "right_target": "with_explain",
+}
+"""Query parameters of a comparison."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the what-ifs are run, the same for all columns."""
+
+    follow: str = ""
+    """A token whose probability is shown in every column; empty for none."""
+    generate: int = 6
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the session's prompt is compared with, and how; empty texts mean "the same as here"."""
+
+    prompt: str = ""
+    transcoders: str = ""
+    alignment: Alignment = "token"
+    left_target: str = ""
+    right_target: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,6 +65,20 @@ class Session:
     0 is off, a negative one pushes against it."""
     scenarios: tuple[Scenario, ...] = ()
     """The what-ifs of the Interventions page, a column each."""
+    marks: Marks = Marks()
+    """Pinned nodes and supernodes of this prompt's graph."""
+    marks_of: str = ""
+    """Key of the graph that the marks were read from or saved with."""
+    compared: Compared = Compared()
+    run: RunOptions = RunOptions()
+
+    @property
+    def pinned(self) -> tuple[NodeId, ...]:
+        return self.marks.pinned
+
+    @property
+    def supernodes(self) -> tuple[Supernode, ...]:
+        return self.marks.supernodes
 
     @property
     def off(self) -> tuple[NodeId, ...]:
@@ -55,7 +101,8 @@ def write(**changes: Any) -> None:
     """Replace parts of the session; a new prompt or model drops what was selected in the old."""
     session = read()
     if "prompt" in changes or "choice" in changes:
-        changes = {"selected": None, "edits": (), "scenarios": (), **changes}
+        dropped = {"selected": None, "edits": (), "scenarios": (), "marks": Marks(), "marks_of": ""}
+        changes = {**dropped, **changes}
     st.session_state[_KEY] = replace(session, **changes)
 
 
@@ -82,8 +129,15 @@ def to_query(session: Session) -> dict[str, str]:
             f"{node}*{factor:g}" if factor else str(node) for node, factor in session.edits
         )
     if session.scenarios:
-        stored = [scenario.to_dict() for scenario in session.scenarios]
-        query["scenarios"] = json.dumps(stored, separators=(",", ":"), ensure_ascii=False)
+        query["scenarios"] = scenarios_to_json(session.scenarios)
+    if session.marks:
+        query["marks"] = session.marks.to_json()
+    for name, value in asdict(session.compared).items():
+        if value != getattr(fresh.compared, name):
+            query[_COMPARED[name]] = value
+    for name, value in asdict(session.run).items():
+        if value != getattr(fresh.run, name):
+            query[name] = f"{value:g}" if isinstance(value, float) else str(value)
     return query
 
 
@@ -103,17 +157,47 @@ def from_query(query: Mapping[str, str]) -> Session:
     except (ThresholdError, ValueError):
         pass  # a mistyped link opens at the defaults
     try:
-        stored = json.loads(query.get("scenarios", "[]"))
-        scenarios = tuple(Scenario.from_dict(entry) for entry in stored)
-    except (InterventionError, TypeError, ValueError):
+        scenarios = scenarios_from_json(query.get("scenarios", "[]"))
+    except ValueError:
         scenarios = ()  # as for any mistyped link
+    try:
+        marks = Marks.from_json(query.get("marks", ""))
+    except ValueError:
+        marks = Marks()
     edits = (_edit(part) for part in query.get("off", "").split(","))
     return replace(
         session,
         selected=_node(query.get("node", "")),
         edits=tuple(dict(edit for edit in edits if edit is not None).items()),
         scenarios=scenarios,
+        marks=marks,
+        compared=_compared(query),
+        run=_run_options(query),
     )
+
+
+def _run_options(query: Mapping[str, str]) -> RunOptions:
+    fresh = RunOptions()
+    try:
+        options = RunOptions(
+            query.get("follow", ""),
+            int(query.get("generate", fresh.generate)),
+            float(query.get("temperature", fresh.temperature)),
+            int(query.get("seed", fresh.seed)),
+        )
+    except ValueError:
+        return fresh
+    usable = 0 <= options.generate <= MOST_GENERATED and 0 <= options.temperature <= MOST_RANDOM
+    return options if usable and 0 <= options.seed < 2**31 else fresh
+
+
+def _compared(query: Mapping[str, str]) -> Compared:
+    given = {name: query[key] for name, key in _COMPARED.items() if query.get(key)}
+    if given.get("transcoders") not in ATLAS_TRANSCODERS:
+        given.pop("transcoders", None)
+    if given.get("alignment") not in get_args(Alignment):
+        given.pop("alignment", None)
+    return Compared(**given)  # type: ignore[arg-type]
 
 
 def _node(text: str) -> NodeId | None:
@@ -132,6 +216,54 @@ def _edit(text: str) -> tuple[NodeId, float] | None:
         return None
     usable = node is not None and node.kind == "feature" and abs(number) <= LARGEST_FACTOR
     return (node, number) if node is not None and usable else None
+
+
+def toggle_pin(node: NodeId) -> None:
+    """Pin a node, or take its pin away, also out of a supernode; an empty supernode goes too."""
+    marks = read().marks
+    pinned = tuple(n for n in marks.pinned if n != node)
+    groups = tuple(
+        replace(group, nodes=tuple(n for n in group.nodes if n != node))
+        for group in marks.supernodes
+    )
+    if (pinned, groups) == (marks.pinned, marks.supernodes):
+        pinned += (node,)
+    write(marks=Marks(pinned, tuple(group for group in groups if group.nodes)))
+
+
+def group_pins(name: str, nodes: tuple[NodeId, ...]) -> None:
+    """Make a supernode of pinned nodes; they leave the pins and any supernode they were in."""
+    marks, taken = read().marks, set(nodes)
+    others = [
+        replace(group, nodes=tuple(n for n in group.nodes if n not in taken))
+        for group in marks.supernodes
+    ]
+    kept = tuple(group for group in others if group.nodes and group.name != name)
+    same = next((group.nodes for group in others if group.name == name), ())
+    write(
+        marks=Marks(
+            tuple(n for n in marks.pinned if n not in taken),
+            (*kept, Supernode(name, (*same, *nodes))),
+        )
+    )
+
+
+def ungroup(name: str) -> None:
+    """Dissolve a supernode; its nodes stay pinned."""
+    marks = read().marks
+    freed = [n for group in marks.supernodes if group.name == name for n in group.nodes]
+    kept = tuple(group for group in marks.supernodes if group.name != name)
+    write(marks=Marks(tuple(dict.fromkeys((*marks.pinned, *freed))), kept))
+
+
+def rename_supernode(old: str, new: str) -> None:
+    """Nothing happens where ``new`` is empty or taken."""
+    marks = read().marks
+    if new and new not in {group.name for group in marks.supernodes}:
+        renamed = tuple(
+            replace(group, name=new) if group.name == old else group for group in marks.supernodes
+        )
+        write(marks=replace(marks, supernodes=renamed))
 
 
 def change_scenario(number: int, old: Scenario, new: Scenario) -> None:

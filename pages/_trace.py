@@ -7,17 +7,19 @@ import streamlit as st
 from cache import ModelChoice
 from charts.palette import palette
 from charts.wording import percent, token_text
-from pages import _graph, _panel, _prompt, _resources, _session
+from pages import _graph, _panel, _pins, _prompt, _resources, _session
 from pages._text import plain
 from tracer.graph import AttributionGraph
 
 
 def draw() -> None:
     """Draw the page for the session as it stands."""
-    _session.mirror()
     job = _prompt.traced()
     if job is None:
+        _session.mirror()
         return
+    _pins.sync(job.key)
+    _session.mirror()
     graph, session = job.result(), _session.read()
     _warm(session.choice)
     _headline(graph)
@@ -48,5 +50,6 @@ def _graph_and_panel(key: str, graph: AttributionGraph) -> None:
         left, right = st.columns([2.1, 1], gap="medium")
     with left:
         _graph.draw(view, session, theme)
+        _pins.draw(view, session, theme)
     with right:
         _panel.draw(view, session, theme)

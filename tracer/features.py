@@ -139,6 +139,24 @@ class FeatureIndex:
                 "build the index again"
             ) from error
 
+    def search(self, words: str, limit: int = 30) -> tuple[FeatureId, ...]:
+        """Features whose label holds every one of ``words``, the best labels first.
+
+        ``L1/887`` or ``1/887`` is the feature of that number, labelled or not.
+        """
+        asked = words.casefold().split()
+        layer, slash, index = words.strip().casefold().removeprefix("l").partition("/")
+        if slash and layer.isdecimal() and index.isdecimal():
+            feature = FeatureId(int(layer), int(index))
+            return (feature,) if self.card(feature) is not None else ()
+        found = [
+            feature
+            for feature, label in self.labels.items()
+            if asked and all(word in label.text.casefold() for word in asked)
+        ]
+        found.sort(key=lambda f: (len(self.labels[f].text), -(self.labels[f].precision or 0), f))
+        return tuple(found[:limit])
+
     def name(self, feature: FeatureId) -> str:
         """What to call a feature: its label, else the tokens it fires on most; empty if unknown.
 

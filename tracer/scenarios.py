@@ -53,6 +53,19 @@ class Edit:
             raise InterventionError(f"{node} cannot be edited: only features have activations")
         return cls(node.feature, node.position, node.position + 1, operation, value)
 
+    def moved(self, by: int) -> Edit:
+        """See :meth:`Scenario.moved`."""
+        if self.start < 0:
+            return self
+        start = self.start + by
+        stop = self.stop if self.stop is None or self.stop < 0 else self.stop + by
+        if start < 1:
+            raise InterventionError(
+                f"feature {self.feature.index} of layer {self.feature.layer} is edited at position "
+                f"{self.start}, which is {-by} tokens before the beginning of this prompt"
+            )
+        return replace(self, start=start, stop=stop)
+
     def positions(self, n_pos: int) -> range:
         """The positions of a prompt of ``n_pos`` tokens that it changes.
 
@@ -85,6 +98,15 @@ class Scenario:
     freeze_attention: bool = True
     constrained_layers: tuple[int, ...] | None = None
     freeze_norms: bool = False
+
+    def moved(self, by: int) -> Scenario:
+        """The same edits ``by`` positions further on: the recipe for a prompt that is so much
+        longer, its end being what both have in common. Positions from the end stay.
+
+        Raises :class:`InterventionError` when an edit would leave the prompt or reach its
+        beginning-of-text token.
+        """
+        return replace(self, edits=tuple(edit.moved(by) for edit in self.edits))
 
     def scaled(self, factor: float) -> Scenario:
         """The same with every edit's value multiplied by ``factor``: a step of a sweep."""

@@ -2,7 +2,8 @@
 
 Edges are direct effects in the frozen model. Along all paths they add up to a *total* effect: a
 feature that loses a share of its activation takes the same share of its edges away from its
-targets, and a target that loses pre-activation loses activation (an active feature's slope is one).
+targets, and a target that loses pre-activation loses activation (an active feature's slope is one),
+though never more than it has.
 The check switches features off in the model itself, attention patterns and norm scales held, and
 compares; the MLPs then answer in their own non-linear way, which is what the graph cannot know.
 ("Circuit Tracing", Ameisen et al., 2025, section on validating the replacement model.)
@@ -69,7 +70,7 @@ def _shares(graph: AttributionGraph) -> FloatArray:
 
 def predicted_shares(graph: AttributionGraph, off: Sequence[NodeId]) -> FloatArray:
     """``(n_features,)``: share of its activation that each feature loses (negative) or gains when
-    the features in ``off`` are taken away; -1 for those themselves.
+    the features in ``off`` are taken away; -1 (all of it) for those themselves, and never less.
 
     Raises ``KeyError`` for a node that the graph does not have.
     """
@@ -83,7 +84,7 @@ def predicted_shares(graph: AttributionGraph, off: Sequence[NodeId]) -> FloatArr
         flow = shares[edges] * change[graph.sources[edges]]
         here = np.bincount(graph.rows[edges] - first, flow, last - first)
         here[gone[(gone >= first) & (gone < last)] - first] = -1.0
-        change[first:last] = here
+        change[first:last] = np.maximum(here, -1.0)
     return np.asarray(change[index.feature_rows])
 
 

@@ -22,10 +22,11 @@ page = st.navigation(
         # Streamlit serves its default page at / alone: /trace has to be a page of its own.
         st.Page(PAGES / "trace.py", title="Trace", url_path="trace", visibility="hidden"),
         st.Page(PAGES / "interventions.py", title="Interventions", url_path="interventions"),
+        st.Page(PAGES / "compare.py", title="Compare", url_path="compare"),
         st.Page(PAGES / "guide.py", title="How to read a graph", url_path="guide"),
     ],
     position="top",
 )
 _style.draw()
-_sidebar.draw(trace, stays=page.title in ("Trace", "Interventions"))
+_sidebar.draw(trace, stays=page.title in ("Trace", "Interventions", "Compare"))
 page.run()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cache import InterveneRequest, ModelChoice, ScenarioRequest, TraceRequest
-from tracer.errors import EmptyPromptError, ModelError
+from tracer.errors import EmptyPromptError, ModelError, TargetError
 from tracer.graph import AttributionGraph
 from tracer.interventions import Outcome, ScenarioRun
 from tracer.scenarios import Scenario
@@ -54,6 +54,11 @@ class FakeModel:
         if not words:
             raise EmptyPromptError("the prompt is empty: write a sentence")
         return (1, *(zlib.crc32(word.encode()) % 1000 for word in words))
+
+    def token_id(self, text: str) -> int:
+        if " " in text.strip():
+            raise TargetError(f"{text!r} is not one token")
+        return zlib.crc32(text.encode()) % 1000
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,18 @@ import pytest
 from example_graphs import AUSTIN, CAPITAL, NAMES, TEXAS, TOKENS, dallas_graph, graph_of
 
 from charts.graph_view import GraphView
-from charts.groups import edit_lines, feature_groups, group_of, transplant
+from charts.groups import (
+    edit_groups,
+    edit_line,
+    feature_groups,
+    group_of,
+    lone_names,
+    own_groups,
+    transplant,
+)
 from charts.palette import LIGHT
 from charts.scenario_figures import (
+    activation_figure,
     continuation_parts,
     dose_figure,
     flips,
@@ -22,7 +31,7 @@ from charts.scenario_figures import (
 from tracer.interventions import Outcome
 from tracer.pruning import prune
 from tracer.scenarios import Edit, Scenario, edit_all
-from tracer.types import FeatureId, NodeId, TokenProbability
+from tracer.types import FeatureId, NodeId, Supernode, TokenProbability
 
 WORDS = (" Austin", " Sacramento", " <b>", " Paris")
 
@@ -78,12 +87,51 @@ def test_edits_are_told_by_name_and_token() -> None:
         ),
     )
     names = {**NAMES, FeatureId(3, 7): NAMES[TEXAS.feature]}
-    lines = edit_lines(scenario, dallas_graph(), names.get)
-    assert lines == [
+    groups = edit_groups(scenario, dallas_graph(), names.get)
+    assert [edit_line(group) for group in groups] == [
         f"off: {NAMES[TEXAS.feature]} at “Dallas” (2 features)",
-        "−2× L2/2 at “is”",
+        "−2× L2/2 at “is …”",  # and at every later token
         "put in: capital at “capital”",
     ]
+    assert [edit for group in groups for edit in group.edits] == list(scenario.edits)
+
+
+def test_what_a_person_marked_is_a_group_of_its_own() -> None:
+    graph = dallas_graph()
+    error, stranger = NodeId("error", 2, 8, -1), NodeId("feature", 1, 1, 1)
+    marked = frozenset({TEXAS, AUSTIN, CAPITAL, error})
+    view = GraphView(prune(graph, 0.5, 0.9), NAMES, selected=AUSTIN, pinned=marked)
+    supernodes = (Supernode("Texas & more", (TEXAS, error, stranger)),)
+    groups = own_groups(view, supernodes)
+    assert [(group.name, group.nodes) for group in groups] == [
+        ("Texas & more", (TEXAS,)),  # an error has no activation, a stranger is not here
+        ("capital · layer 0 at “capital”", (CAPITAL,)),
+        ("say Austin · layer 4 at “is”", (AUSTIN,)),
+    ]
+    assert groups[0].influence == view.influence(TEXAS)
+
+
+def test_two_nodes_of_one_name_and_place_are_told_apart() -> None:
+    graph = graph_of([(1, 7, 4), (1, 7, 5), (1, 6, 4)], {})
+    names = {FeatureId(1, 4): "Texas", FeatureId(1, 5): "Texas"}
+    view = GraphView(prune(graph, 1.0, 1.0), names)
+    nodes = [graph.index.node(row) for row in range(3)]
+    assert list(lone_names(view, nodes).values()) == [
+        "Texas · layer 1 at “containing”",
+        "Texas · layer 1 at “Dallas” · 4",
+        "Texas · layer 1 at “Dallas” · 5",
+    ]
+
+
+def test_what_is_left_of_an_activation_is_a_dumbbell() -> None:
+    after = dataclasses.replace(AFTER, activations={TEXAS: 1.0, CAPITAL: 6.0, AUSTIN: 0.5})
+    before = dataclasses.replace(BEFORE, activations={TEXAS: 2.0, CAPITAL: 2.0, AUSTIN: 0.0})
+    groups = {"Texas": (TEXAS,), "<b>both</b>": (TEXAS, CAPITAL), "silent": (AUSTIN,)}
+    figure = activation_figure(groups, before, after, LIGHT)
+    *_, ends = figure.data
+    assert list(ends.x)[:2] == [0.5, 1.75]
+    assert list(ends.text) == ["50 %", "175 %", "was not active"]
+    assert "&lt;b&gt;" in figure.layout.yaxis.ticktext[1]
 
 
 def test_columns_share_their_tokens_in_the_baselines_order() -> None:

@@ -1,0 +1,255 @@
+"""The Compare page's frame: which two graphs, how they are aligned, and what differs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final, get_args
+
+import streamlit as st
+
+from cache import Job, ModelChoice, TraceRequest
+from charts.comparison_views import (
+    SIDES,
+    Name,
+    comparison_sentence,
+    comparison_table,
+    difference_figure,
+    edge_sentence,
+    merged_figure,
+    side_colours,
+    what_differs,
+)
+from charts.palette import Palette, palette
+from charts.wording import node_name, percent, token_text
+from pages import _prompt, _resources, _session
+from pages._session import Session
+from pages._text import plain
+from tracer.atlas.gallery import gallery
+from tracer.comparison import Alignment, ComparedNode, Comparison, compare_graphs
+from tracer.errors import TracerError
+from tracer.graph import AttributionGraph
+from tracer.pruning import PrunedGraph
+from tracer.scenarios import Scenario
+from tracer.sources import ATLAS_TRANSCODERS
+from tracer.types import FeatureId
+
+_WAIT: Final = 30.0
+_STATIC: Final = {"displayModeBar": False, "staticPlot": False}
+_ALIGNMENTS: Final[dict[Alignment, str]] = {
+    "token": "by token",
+    "end": "from the end",
+    "feature": "by feature, anywhere",
+}
+
+
+def draw() -> None:
+    """Draw the page for the session as it stands."""
+    job = _prompt.traced()
+    _session.mirror()
+    if job is None:
+        return
+    session = _session.read()
+    _choices(session)
+    _session.mirror()
+    session = _session.read()
+    compared = session.compared
+    left_choice, right_choice = session.choice, _right_choice(session)
+    left = _traced(session.prompt, left_choice, compared.left_target, "Left")
+    right = _traced(_right_prompt(session), right_choice, compared.right_target, "Right")
+    if left is None or right is None:
+        return
+    names = (_resources.names(left_choice, left), _resources.names(right_choice, right))
+    by_name = left_choice != right_choice
+    comparison = compare_graphs(left, right, compared.alignment, names if by_name else None)
+    theme = palette(st.context.theme.type)
+    _summary(comparison, by_name, theme)
+    name = _naming(comparison, names)
+    figure = merged_figure(comparison, name, theme)
+    st.plotly_chart(figure, key="merged", theme=None, config=_STATIC)
+    _send(comparison, left_choice == right_choice)
+    st.markdown("#### What matters more on one side")
+    chart, table = st.columns([1, 1.25], gap="large")
+    with chart:
+        figure = difference_figure(comparison, name, theme)
+        st.plotly_chart(figure, key="differences", theme=None, config=_STATIC)
+    with table:
+        _table(comparison, name)
+
+
+def _right_prompt(session: Session) -> str:
+    """What the visitor chose; else a sister of the prompt in the gallery, or the prompt itself."""
+    if session.compared.prompt:
+        return session.compared.prompt
+    here = next((entry for entry in gallery() if entry.prompt == session.prompt), None)
+    sisters = [e.prompt for e in gallery() if here and e.group == here.group and e != here]
+    return sisters[0] if sisters else session.prompt
+
+
+def _right_choice(session: Session) -> ModelChoice:
+    transcoders = session.compared.transcoders or session.choice.transcoders
+    return replace(session.choice, transcoders=transcoders)
+
+
+def _choices(session: Session) -> None:
+    right_prompt, right = _right_prompt(session), _right_choice(session)
+    prompts = list(dict.fromkeys([right_prompt, *(entry.prompt for entry in gallery())]))
+    what, which, how = st.columns([2.2, 1, 1.6], gap="medium", vertical_alignment="bottom")
+    # Set, not defaulted: the prompt on the left decides what is compared with it at first.
+    st.session_state["compared prompt"] = right_prompt
+    what.selectbox(
+        "Compare it with",
+        prompts,
+        key="compared prompt",
+        accept_new_options=True,
+        on_change=_changed,
+        args=("prompt", "compared prompt"),
+        help="Choose one, or type another prompt and press Enter.",
+    )
+    st.session_state["compared transcoders"] = right.transcoders
+    which.segmented_control(
+        "traced with",
+        ATLAS_TRANSCODERS,
+        required=True,
+        key="compared transcoders",
+        on_change=_changed,
+        args=("transcoders", "compared transcoders"),
+    )
+    st.session_state["alignment"] = session.compared.alignment
+    how.segmented_control(
+        "Aligned",
+        get_args(Alignment),
+        required=True,
+        key="alignment",
+        format_func=lambda alignment: _ALIGNMENTS[alignment],
+        on_change=_changed,
+        args=("alignment", "alignment"),
+        help="By token: equal words share a column. From the end: the last tokens do. By feature: "
+        "a feature counts once, wherever it stands.",
+    )
+    with st.expander("Explain another token than the likeliest ones", expanded=_aims(session)):
+        sides = st.columns(2, gap="medium")
+        for column, side in zip(sides, ("left", "right"), strict=True):
+            st.session_state[f"target {side}"] = getattr(session.compared, f"{side}_target")
+            column.text_input(
+                f"On the {side}",
+                key=f"target {side}",
+                placeholder="for example Sacramento",
+                on_change=_changed,
+                args=(f"{side}_target", f"target {side}"),
+            )
+
+
+def _aims(session: Session) -> bool:
+    return bool(session.compared.left_target or session.compared.right_target)
+
+
+def _changed(name: str, key: str) -> None:
+    value = (st.session_state[key] or "").strip()
+    if name == "prompt" and not value:
+        return
+    change: dict[str, Any] = {name: value}
+    _session.write(compared=replace(_session.read().compared, **change))
+
+
+def _traced(prompt: str, choice: ModelChoice, target: str, side: str) -> PrunedGraph | None:
+    """One side's pruned graph; None when what there is to see instead has been drawn."""
+    error: TracerError | None = None
+    for targets in ((f" {target}",), (target,)) if target else (None,):
+        job: Job[AttributionGraph] = _resources.backend().trace(
+            TraceRequest(prompt, choice, targets)
+        )
+        if not job.wait(_WAIT):
+            st.info(f"{side}: still tracing. The comparison appears when the page is drawn again.")
+            return None
+        try:
+            job.result()
+        except TracerError as refused:
+            error = error or refused
+            continue
+        return _resources.pruned_graph(job.key, _session.read().thresholds)
+    st.error(plain(f"{side}: {error}"))
+    return None
+
+
+def _summary(comparison: Comparison, by_name: bool, theme: Palette) -> None:
+    """Both prompts with their answers, the counts, and what the three colours mean."""
+    for label, pruned in (("Left", comparison.left), ("Right", comparison.right)):
+        graph = pruned.graph
+        first = graph.next_tokens[0]
+        st.markdown(
+            f":gray[{label}] {plain(graph.prompt)} **{plain(token_text(first.token))}** "
+            f":gray[{percent(first.probability)}]"
+        )
+    dots = "".join(
+        f'<span style="color:{colour};font-size:1.1em">●</span> {SIDES[side]} &nbsp; '
+        for side, colour in side_colours(theme).items()
+    )
+    st.html(f'<div style="font-size:0.9rem">{dots}</div>')
+    said = f"{comparison_sentence(comparison)} {edge_sentence(comparison)}"
+    if by_name:
+        said += (
+            " The features of two transcoder sets are never the same; here they are matched by "
+            "name."
+        )
+    st.caption(plain(said))
+
+
+def _naming(
+    comparison: Comparison, names: tuple[dict[FeatureId, str], dict[FeatureId, str]]
+) -> Name:
+    def name(node: ComparedNode) -> str:
+        pruned, side = (comparison.left, 0) if node.left else (comparison.right, 1)
+        return node_name(pruned.graph, (node.left or node.right)[0], names[side])
+
+    return name
+
+
+def _send(comparison: Comparison, possible: bool) -> None:
+    """Make the left prompt say what the right one says, with what is the right one's own."""
+    if not possible:
+        return
+    edits, lost = what_differs(comparison, against=0.0)
+    if not edits:
+        st.caption("Nothing differs that could be tried out.")
+        return
+    answer = token_text(comparison.right.graph.next_tokens[0].token)
+    scenario = Scenario(f"What differs from “{answer}”", edits)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        sent = st.button(
+            "Send what differs to Interventions",
+            key="send differences",
+            type="primary",
+            on_click=_session.write,
+            kwargs={"scenarios": (*_session.read().scenarios, scenario)},
+            help="A column there switches off what only the left graph has and puts in what only "
+            "the right one has: does the left prompt then say what the right one says?",
+        )
+        if lost:
+            st.caption(f"{lost} features stand at tokens that the left prompt does not have.")
+    if sent:
+        st.switch_page("pages/interventions.py")
+
+
+def _table(comparison: Comparison, name: Name) -> None:
+    table = comparison_table(comparison, name)
+    share = st.column_config.ProgressColumn
+    number = st.column_config.NumberColumn
+    st.dataframe(
+        table,
+        hide_index=True,
+        height=420,
+        key="compared features",
+        column_config={
+            "activation left": number(format="%.2f"),
+            "activation right": number(format="%.2f"),
+            "influence left": share(format="percent", min_value=0.0, max_value=1.0),
+            "influence right": share(format="percent", min_value=0.0, max_value=1.0),
+        },
+    )
+    st.download_button(
+        "Download as CSV",
+        table.to_csv(index=False),
+        "comparison.csv",
+        "text/csv",
+        on_click="ignore",
+    )

@@ -1,0 +1,133 @@
+"""Pins and supernodes of a trace: chosen by click, in the panel or by search, and kept with it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import streamlit as st
+
+from cache import Marks, StoreError
+from charts.flow_figure import flow_figure, flow_groups
+from charts.graph_view import GraphView
+from charts.groups import lone_names
+from charts.palette import Palette
+from pages import _resources, _session
+from pages._session import Session
+from pages._text import plain
+from tracer.types import NodeId
+
+_SEARCH: Final = "pinned nodes"
+_MEMBERS: Final = "supernode members"
+_NAME: Final = "supernode name"
+_CONFIG: Final = {"displayModeBar": False, "staticPlot": False}
+
+
+def sync(key: str) -> None:
+    """Bring the session's marks and those kept with the graph ``key`` together.
+
+    A link that carries marks wins over what was kept; otherwise what was kept comes back.
+    """
+    session = _session.read()
+    try:
+        if session.marks_of != key:
+            if session.marks:
+                _resources.backend().mark(key, session.marks)
+            else:
+                _session.write(marks=_resources.backend().marks(key))
+            _session.write(marks_of=key)
+            st.session_state["saved marks"] = _session.read().marks
+        elif session.marks != st.session_state.get("saved marks", Marks()):
+            _resources.backend().mark(key, session.marks)
+            st.session_state["saved marks"] = session.marks
+    except StoreError as error:
+        st.warning(plain(str(error)))
+
+
+def draw(view: GraphView, session: Session, theme: Palette) -> None:
+    """Search, supernodes and the flow diagram of what is marked."""
+    marked = bool(session.marks)
+    st.markdown("##### Your pins" if marked else "##### Pin what matters")
+    if not marked:
+        st.caption(
+            "Pin nodes (in the panel, with **Clicks pin**, or by search), give several of them one "
+            "name, and get a small diagram of your own. Pins are kept with the trace."
+        )
+    with st.container(key="pins", gap="small"):
+        _search(view, session)
+        if session.pinned:
+            _group(view, session)
+        for number, group in enumerate(session.supernodes):
+            _supernode(number, group.name, len(group.nodes))
+        groups = flow_groups(view, session.supernodes)
+        if marked and len(groups) > 1:
+            figure = flow_figure(view, groups, theme)
+            st.plotly_chart(figure, key="flow", theme=None, config=_CONFIG)
+            st.caption("Direct effects between your pins and the answer, summed over each box.")
+
+
+def _options(view: GraphView) -> dict[NodeId, str]:
+    """Every node that can be pinned and what it is called, the drawn ones first."""
+    index = view.pruned.graph.index
+    rows = [*reversed(view.rows), *range(index.n_features)]
+    nodes = dict.fromkeys(index.node(row) for row in rows)
+    return lone_names(view, nodes)
+
+
+def _search(view: GraphView, session: Session) -> None:
+    options = _options(view)
+    index = view.pruned.graph.index
+    # Set, not defaulted: pins also change by clicks.
+    st.session_state[_SEARCH] = [node for node in session.pinned if node in index]
+    st.multiselect(
+        "Pinned nodes",
+        list(options),
+        key=_SEARCH,
+        format_func=lambda node: options.get(node, str(node)),
+        on_change=_searched,
+        placeholder="Search the graph's features, tokens and answers",
+        label_visibility="collapsed",
+    )
+
+
+def _searched() -> None:
+    chosen = tuple(st.session_state[_SEARCH])
+    session = _session.read()
+    _session.write(marks=Marks(chosen, session.supernodes))
+
+
+def _group(view: GraphView, session: Session) -> None:
+    with st.popover("Name several as one"):
+        pinned = [node for node in session.pinned if node in view.pruned.graph.index]
+        names = lone_names(view, pinned)
+        st.multiselect(
+            "Nodes of the supernode",
+            pinned,
+            default=pinned,
+            key=_MEMBERS,
+            format_func=lambda node: names.get(node, str(node)),
+        )
+        st.text_input("Its name", key=_NAME, placeholder="for example: Texas")
+        st.button("Make it a supernode", key="make supernode", on_click=_made)
+
+
+def _made() -> None:
+    name, nodes = st.session_state[_NAME].strip(), tuple(st.session_state[_MEMBERS])
+    if name and nodes:
+        _session.group_pins(name, nodes)
+        st.session_state[_NAME] = ""
+
+
+def _supernode(number: int, name: str, size: int) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        count = "1 node" if size == 1 else f"{size} nodes"
+        st.markdown(f"**{plain(name)}** :gray[{count}]", width="stretch")
+        with st.popover("Rename"):
+            key = f"supernode {number} {name}"
+            st.text_input("Name", value=name, key=key, on_change=_renamed, args=(name, key))
+        st.button(
+            "Ungroup", key=f"ungroup {number} {name}", on_click=_session.ungroup, args=(name,)
+        )
+
+
+def _renamed(name: str, key: str) -> None:
+    _session.rename_supernode(name, str(st.session_state[key]).strip())

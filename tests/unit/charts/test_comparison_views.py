@@ -1,0 +1,130 @@
+"""Two graphs as one figure, as dumbbells, as a table, and as edits to try."""
+
+from __future__ import annotations
+
+import numpy as np
+from example_graphs import AUSTIN, CAPITAL, NAMES, TEXAS, dallas_graph, graph_of, token
+
+from charts.comparison_views import (
+    comparison_sentence,
+    comparison_table,
+    difference_figure,
+    edge_sentence,
+    merged_figure,
+    side_colours,
+    what_differs,
+)
+from charts.palette import LIGHT
+from charts.wording import node_name
+from tracer.comparison import ComparedNode, Comparison, compare_graphs
+from tracer.graph import AttributionGraph
+from tracer.pruning import prune
+from tracer.scenarios import Edit
+from tracer.types import FeatureId, NodeId, Target
+
+CALIFORNIA = NodeId("feature", 1, 8, 6)
+TOKENS = ("<bos>", " So", " The", " capital", " of", " the", " state", " containing", " Oakland")
+
+
+def oakland_graph() -> AttributionGraph:
+    """One word more in front, "is" missing; California in the place of Texas."""
+    answer, capital = NodeId("logit", 5, 8, 91), NodeId("feature", 0, 3, 9)
+    return graph_of(
+        [(1, 8, 6), (0, 3, 9)],
+        {
+            (token(8), CALIFORNIA): 2.0,
+            (token(3), capital): 1.5,
+            (CALIFORNIA, answer): 3.0,
+            (capital, answer): 0.9,
+        },
+        tokens=TOKENS,
+        targets=(Target(" Sacramento", (91,), 0.9),),
+    )
+
+
+def compared() -> Comparison:
+    return compare_graphs(prune(dallas_graph(), 1.0, 1.0), prune(oakland_graph(), 1.0, 1.0))
+
+
+def name(node: ComparedNode) -> str:
+    graph = dallas_graph() if node.left else oakland_graph()
+    names = {**NAMES, FeatureId(1, 6): "<i>California</i>"}
+    return node_name(graph, (node.left or node.right)[0], names)
+
+
+def test_the_colour_says_whose_a_node_is_and_labels_are_text() -> None:
+    comparison = compared()
+    figure = merged_figure(comparison, name, LIGHT)
+    colours = side_colours(LIGHT)
+    assert len(set(colours.values())) == 3
+    for trace in figure.data:
+        if trace.mode == "markers":
+            sides = {comparison.nodes[number].side for number in trace.customdata}
+            assert len(sides) <= 1
+            assert not sides or colours[sides.pop()] == trace.marker.color
+    drawn = [n for t in figure.data if t.mode == "markers" for n in t.customdata]
+    assert sorted(drawn) == list(range(len(comparison.nodes)))
+    labels = [a.text for a in figure.layout.annotations]
+    assert "&lt;i&gt;California&lt;/i&gt;" in labels
+    assert "Austin 98 %" in labels and "Sacramento 90 %" in labels
+    assert "Dallas / Oakland" in labels
+
+
+def test_two_tokens_of_one_column_do_not_cover_each_other() -> None:
+    comparison = compared()
+    figure = merged_figure(comparison, name, LIGHT)
+    at = {
+        number: (x, y)
+        for trace in figure.data
+        if trace.mode == "markers"
+        for number, x, y in zip(trace.customdata, trace.x, trace.y, strict=True)
+    }
+    assert len(set(at.values())) == len(comparison.nodes)
+
+
+def test_the_table_has_every_feature_and_the_figure_those_that_differ_most() -> None:
+    comparison = compared()
+    table = comparison_table(comparison, name)
+    features = [node for node in comparison.nodes if node.kind == "feature"]
+    assert len(table) == len(features) == 5
+    shared = table[table["in"] == "in both"].iloc[0]
+    assert shared["feature"] == "capital" and shared["token"] == "capital"
+    california = table[table["feature"] == "<i>California</i>"].iloc[0]
+    assert california["activation left"] == 0 and california["activation right"] > 0
+    gap = np.abs(table["influence right"] - table["influence left"])
+    assert list(gap) == sorted(gap, reverse=True)
+    figure = difference_figure(comparison, name, LIGHT, limit=3)
+    left, right = figure.data[1:]
+    assert list(left.x) == list(table["influence left"][:3])
+    assert list(right.x) == list(table["influence right"][:3])
+    assert len(figure.layout.yaxis.ticktext) == 3
+
+
+def test_counts_and_shared_weight_are_said() -> None:
+    comparison = compared()
+    assert comparison_sentence(comparison) == "1 feature in both, 3 only left, 1 only right."
+    same = compare_graphs(prune(dallas_graph()), prune(dallas_graph()))
+    assert edge_sentence(same) == "100 % of the edges' weight is shared."
+    assert edge_sentence(comparison) != edge_sentence(same)
+
+
+def test_what_differs_becomes_edits_of_the_left_prompt() -> None:
+    comparison = compared()
+    edits, lost = what_differs(comparison, against=0.0)
+    graph = oakland_graph()
+    value = float(graph.activations[graph.index.row(CALIFORNIA)])
+    assert lost == 0
+    assert set(edits) == {
+        Edit.at(TEXAS, "scale", 0.0),
+        Edit.at(AUSTIN, "scale", 0.0),
+        Edit.at(NodeId("feature", 3, 8, 7), "scale", 0.0),
+        Edit(CALIFORNIA.feature, 7, 8, "set", value),  # at Dallas, where Oakland stands there
+    }
+    assert CAPITAL.feature not in {edit.feature for edit in edits}
+
+
+def test_a_feature_at_a_token_that_the_left_prompt_lacks_is_counted_as_lost() -> None:
+    shorter = graph_of([(0, 1, 1)], {}, tokens=("<bos>", " Go"))
+    comparison = compare_graphs(prune(shorter, 1.0, 1.0), prune(oakland_graph(), 1.0, 1.0))
+    _, lost = what_differs(comparison)
+    assert lost > 0

@@ -1,0 +1,75 @@
+"""What a person marked as boxes and curves."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from example_graphs import AUSTIN, CAPITAL, NAMES, TEXAS, dallas_graph
+
+from charts.flow_figure import flow_edges, flow_figure, flow_groups
+from charts.graph_view import GraphView
+from charts.palette import LIGHT
+from tracer.pruning import prune
+from tracer.types import NodeId, Supernode
+
+ANSWER = NodeId("logit", 5, 8, 90)
+CARRIED = NodeId("feature", 3, 8, 7)
+
+
+def view(pinned: frozenset[NodeId]) -> GraphView:
+    return GraphView(prune(dallas_graph(), 0.1, 0.1), NAMES, pinned=pinned)
+
+
+def test_supernodes_then_lone_pins_then_the_answer() -> None:
+    stranger = NodeId("feature", 0, 0, 77)
+    marked = view(frozenset({TEXAS, CARRIED, CAPITAL}))
+    groups = flow_groups(marked, [Supernode("Texas", (TEXAS, CARRIED, stranger))])
+    assert [group.nodes for group in groups] == [(TEXAS, CARRIED), (CAPITAL,), (ANSWER,)]
+    assert groups[2].name == "Austin"
+    pinned = view(frozenset({ANSWER}))
+    assert [group.nodes for group in flow_groups(pinned, [])] == [(ANSWER,)]
+
+
+def test_edges_are_summed_between_groups_pruned_or_not() -> None:
+    marked = view(frozenset({TEXAS, CARRIED, CAPITAL, AUSTIN}))
+    groups = flow_groups(marked, [Supernode("both", (TEXAS, CAPITAL))])
+    names = [group.nodes for group in groups]
+    edges = {
+        (names[s], names[t]): round(weight, 6)
+        for (s, t), weight in flow_edges(marked, groups).items()
+    }
+    both = (TEXAS, CAPITAL)
+    assert edges == {
+        (both, (CARRIED,)): 1.2,
+        (both, (AUSTIN,)): 0.8,
+        (both, (ANSWER,)): 0.5,
+        ((CARRIED,), (AUSTIN,)): 1.0,
+        ((AUSTIN,), (ANSWER,)): 4.0,
+    }
+
+
+def test_boxes_stand_above_what_feeds_them_and_say_what_is_left() -> None:
+    marked = view(frozenset({TEXAS, CARRIED, CAPITAL}))
+    groups = flow_groups(marked, [Supernode("<Texas>", (TEXAS,))])
+    figure = flow_figure(marked, groups, LIGHT, left={groups[1].name: 0.25}, off="<Texas>")
+    heights = {a.text.split("<br>")[0]: a.y for a in figure.layout.annotations}
+    texas, carried = "<b>&lt;Texas&gt;</b>", "<b>Texas (carried to the las…</b>"
+    assert heights["<b>capital</b>"] < heights[texas] < heights[carried] < heights["<b>Austin</b>"]
+    said = " ".join(a.text for a in figure.layout.annotations)
+    assert "off</span>" in said and "25 % left" in said
+    dashed = [shape.y0 for shape in figure.layout.shapes if shape.line.dash == "dash"]
+    assert dashed == [heights[texas] - 17, heights["<b>capital</b>"] - 17]  # off; mostly gone
+
+
+def test_many_boxes_of_one_layer_go_into_several_rows() -> None:
+    marked = view(frozenset())
+    groups = [Supernode(f"a group with a long name {i}", (TEXAS,)) for i in range(9)]
+    figure = flow_figure(marked, groups, LIGHT, width=500)
+    boxes = [s for s in figure.layout.shapes if s.line.width]
+    assert len({shape.y0 for shape in boxes}) > 2
+    rows: dict[float, list[tuple[float, float]]] = {}
+    for shape in boxes:
+        rows.setdefault(shape.y0, []).append((shape.x0, shape.x1))
+    for row in rows.values():
+        row.sort()
+        assert all(a[1] < b[0] for a, b in pairwise(row))
