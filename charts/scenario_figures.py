@@ -109,7 +109,7 @@ def activation_figure(
     room = 0.12 * (edges[1] - edges[0])
     figure.update_layout(
         height=36 * len(names) + 40,
-        margin={"l": 4, "r": 6, "t": 8, "b": 22},
+        margin={"l": 4, "r": 26, "t": 8, "b": 22},
         xaxis={
             "range": [edges[0] - room, edges[1] + room],
             "tickformat": ".0%",

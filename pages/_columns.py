@@ -21,7 +21,7 @@ from pages import _resources, _session
 from pages._text import plain
 from tracer.errors import TracerError
 from tracer.graph import AttributionGraph
-from tracer.scenarios import Scenario
+from tracer.scenarios import Edit, Scenario
 from tracer.types import FeatureId, NodeId
 
 if TYPE_CHECKING:
@@ -131,8 +131,7 @@ def _watched(
 
 
 def _buttons(number: int, scenario: Scenario, groups: tuple[EditGroup, ...], n_layers: int) -> None:
-    # Set, not defaulted: the browser remembers what was last done to a widget of this key.
-    st.session_state[f"attention {number}"] = scenario.freeze_attention
+    _session.show(f"attention {number}", scenario.freeze_attention)
     st.toggle(
         "Attention held",
         key=f"attention {number}",
@@ -141,9 +140,12 @@ def _buttons(number: int, scenario: Scenario, groups: tuple[EditGroup, ...], n_l
         help="Keep every attention pattern as it is without the edits, as the graph does.",
     )
     with st.container(horizontal=True):
-        with st.popover("Change"):
-            _change(number, scenario, groups, n_layers)
-        with st.popover("Rename"):
+        # Filled only when open: what a closed one holds is not there to be told its value.
+        change = st.popover("Change", key=f"change {number}", on_change="rerun")
+        if change.open:
+            with change:
+                _change(number, scenario, groups, n_layers)
+        with st.popover("Rename", key=f"rename {number}"):
             st.text_input(
                 "Name",
                 value=scenario.name,
@@ -175,7 +177,7 @@ def _change(number: int, scenario: Scenario, groups: tuple[EditGroup, ...], n_la
     for place, group in enumerate(groups):
         key = f"strength {number} {place}"
         if group.operation == "scale":
-            st.session_state[key] = max(-STRONGEST_PUSH, min(STRONGEST_PUSH, group.value))
+            _session.show(key, max(-STRONGEST_PUSH, min(STRONGEST_PUSH, group.value)))
             st.slider(
                 plain(f"{group.name} at “{group.token}”, times its activation"),
                 -STRONGEST_PUSH,
@@ -194,7 +196,7 @@ def _change(number: int, scenario: Scenario, groups: tuple[EditGroup, ...], n_la
             args=(number, scenario, group),
             disabled=len(groups) == 1,
         )
-    st.session_state[f"norms {number}"] = scenario.freeze_norms
+    _session.show(f"norms {number}", scenario.freeze_norms)
     st.toggle(
         "Norms held",
         key=f"norms {number}",
@@ -204,7 +206,7 @@ def _change(number: int, scenario: Scenario, groups: tuple[EditGroup, ...], n_la
         "only the MLPs answer: what the graph's edges speak of.",
     )
     every = tuple(range(n_layers)) if scenario.constrained_layers is None else None
-    st.session_state[f"constrained {number}"] = scenario.constrained_layers is not None
+    _session.show(f"constrained {number}", scenario.constrained_layers is not None)
     st.toggle(
         "Direct effects only",
         key=f"constrained {number}",
@@ -215,11 +217,20 @@ def _change(number: int, scenario: Scenario, groups: tuple[EditGroup, ...], n_la
 
 
 def _pushed(number: int, scenario: Scenario, group: EditGroup, key: str) -> None:
-    value = float(st.session_state[key])
+    """Of the scenario as it is now: under a key held down it has moved on since it was drawn."""
+    now = _session.read().scenarios[number : number + 1]
+    if not now or list(map(_where, now[0].edits)) != list(map(_where, scenario.edits)):
+        return  # another column by now
+    value, chosen = float(st.session_state[key]), set(map(_where, group.edits))
     edits = tuple(
-        replace(edit, value=value) if edit in group.edits else edit for edit in scenario.edits
+        replace(edit, value=value) if _where(edit) in chosen else edit for edit in now[0].edits
     )
-    _session.change_scenario(number, scenario, replace(scenario, edits=edits))
+    _session.change_scenario(number, now[0], replace(now[0], edits=edits))
+
+
+def _where(edit: Edit) -> Edit:
+    """The edit but for how strong it is."""
+    return replace(edit, value=0.0)
 
 
 def _dropped(number: int, scenario: Scenario, group: EditGroup) -> None:

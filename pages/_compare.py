@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, get_args
 
 import streamlit as st
@@ -65,15 +66,13 @@ def draw() -> None:
     _summary(comparison, by_name, theme)
     name = _naming(comparison, names)
     figure = merged_figure(comparison, name, theme)
-    st.plotly_chart(figure, key="merged", theme=None, config=_STATIC)
+    with st.container(key="merged frame"):
+        st.plotly_chart(figure, key="merged", theme=None, config=_STATIC)
     _send(comparison, left_choice == right_choice)
     st.markdown("#### What matters more on one side")
-    chart, table = st.columns([1, 1.25], gap="large")
-    with chart:
-        figure = difference_figure(comparison, name, theme)
-        st.plotly_chart(figure, key="differences", theme=None, config=_STATIC)
-    with table:
-        _table(comparison, name)
+    figure = difference_figure(comparison, name, theme)
+    st.plotly_chart(figure, key="differences", theme=None, config=_STATIC)
+    _table(comparison, name)
 
 
 def _right_prompt(session: Session) -> str:
@@ -93,10 +92,8 @@ def _right_choice(session: Session) -> ModelChoice:
 def _choices(session: Session) -> None:
     right_prompt, right = _right_prompt(session), _right_choice(session)
     prompts = list(dict.fromkeys([right_prompt, *(entry.prompt for entry in gallery())]))
-    what, which, how = st.columns([2.2, 1, 1.6], gap="medium", vertical_alignment="bottom")
-    # Set, not defaulted: the prompt on the left decides what is compared with it at first.
-    st.session_state["compared prompt"] = right_prompt
-    what.selectbox(
+    _session.show("compared prompt", right_prompt)
+    st.selectbox(
         "Compare it with",
         prompts,
         key="compared prompt",
@@ -105,16 +102,17 @@ def _choices(session: Session) -> None:
         args=("prompt", "compared prompt"),
         help="Choose one, or type another prompt and press Enter.",
     )
-    st.session_state["compared transcoders"] = right.transcoders
+    how, which = st.columns([1.6, 1], gap="medium")
+    _session.show("compared transcoders", right.transcoders)
     which.segmented_control(
-        "traced with",
+        "The other one traced with",
         ATLAS_TRANSCODERS,
         required=True,
         key="compared transcoders",
         on_change=_changed,
         args=("transcoders", "compared transcoders"),
     )
-    st.session_state["alignment"] = session.compared.alignment
+    _session.show("alignment", session.compared.alignment)
     how.segmented_control(
         "Aligned",
         get_args(Alignment),
@@ -129,7 +127,7 @@ def _choices(session: Session) -> None:
     with st.expander("Explain another token than the likeliest ones", expanded=_aims(session)):
         sides = st.columns(2, gap="medium")
         for column, side in zip(sides, ("left", "right"), strict=True):
-            st.session_state[f"target {side}"] = getattr(session.compared, f"{side}_target")
+            _session.show(f"target {side}", getattr(session.compared, f"{side}_target"))
             column.text_input(
                 f"On the {side}",
                 key=f"target {side}",
@@ -227,7 +225,7 @@ def _send(comparison: Comparison, possible: bool) -> None:
         if lost:
             st.caption(f"{lost} features stand at tokens that the left prompt does not have.")
     if sent:
-        st.switch_page("pages/interventions.py")
+        st.switch_page(Path(__file__).with_name("interventions.py"))
 
 
 def _table(comparison: Comparison, name: Name) -> None:

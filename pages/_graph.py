@@ -45,29 +45,26 @@ def view(session: Session, pruned: PrunedGraph) -> GraphView:
 
 def draw(view: GraphView, session: Session, palette: Palette) -> None:
     """The figure, and under it how much of the whole it shows."""
-    with st.container(
-        horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
-    ):
-        if view.selected is None:
-            st.caption(
-                "Read it upwards: the tokens below feed features (circles), which feed the next "
-                "token on top. Green raises, red lowers. **Click a node** to see what it is.",
-                width="stretch",
-            )
-        else:
-            st.button(
-                "✕ Show the whole graph",
-                key="deselect",
-                type="tertiary",
-                on_click=_session.write,
-                kwargs={"selected": None},
-            )
-        st.toggle(
-            "Clicks pin",
-            key=_PINNING,
-            help="While this is on, a click on a node pins it, and a second click takes the pin "
-            "away: the quickest way to mark several.",
+    reading, pinning = st.columns([4.4, 1], gap="small")
+    if view.selected is None:
+        reading.caption(
+            "Read it upwards: the tokens below feed features (circles), which feed the next token "
+            "on top. Green raises, red lowers. **Click a node** to see what it is."
         )
+    else:
+        reading.button(
+            "✕ Show the whole graph",
+            key="deselect",
+            type="tertiary",
+            on_click=_session.write,
+            kwargs={"selected": None},
+        )
+    pinning.toggle(
+        "Clicks pin",
+        key=_PINNING,
+        help="While this is on, a click on a node pins it, and a second click takes the pin "
+        "away: the quickest way to mark several.",
+    )
     st.plotly_chart(
         graph_figure(view, palette),
         key=_CHART,

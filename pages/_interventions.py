@@ -58,7 +58,6 @@ def draw() -> None:
         "and see what the model would have said in each, beside what it says unchanged."
     )
     _scenario_editor.draw(graph, groups)
-    _recipes.history(job.key)
     if session.scenarios:
         followed = _options(view)
         watched = tuple(group for group in own if _is_marked(group, view))
@@ -75,6 +74,8 @@ def draw() -> None:
             _recipes.remember(job.key, run)
             _recipes.export(run)
             _recipes.other_prompts(graph)
+    _recipes.history(job.key)
+    if session.scenarios:
         _experiments.sweep(groups, _run, theme)
     _experiments.switch_off_in_turn(view, _run, theme)
 
@@ -111,7 +112,7 @@ def _options(view: GraphView) -> _columns.Followed:
     """What holds for all columns; the token that is followed, if there is one."""
     options = _session.read().run
     follow, length, random, seed = st.columns([1.4, 1, 1, 0.8], gap="medium", border=False)
-    st.session_state["follow"] = options.follow
+    _session.show("follow", options.follow)
     follow.text_input(
         "Follow the probability of",
         key="follow",
@@ -119,7 +120,7 @@ def _options(view: GraphView) -> _columns.Followed:
         on_change=_option_changed,
         args=("follow", "follow"),
     )
-    st.session_state["generate"] = options.generate
+    _session.show("generate", options.generate)
     length.slider(
         "Tokens to go on by",
         0,
@@ -128,7 +129,7 @@ def _options(view: GraphView) -> _columns.Followed:
         on_change=_option_changed,
         args=("generate", "generate"),
     )
-    st.session_state["temperature"] = options.temperature
+    _session.show("temperature", options.temperature)
     random.slider(
         "Temperature",
         0.0,
@@ -140,7 +141,7 @@ def _options(view: GraphView) -> _columns.Followed:
         help="0: the likeliest token each time. Above: drawn at random, with the same random "
         "numbers in every column, so that a difference comes from the edits.",
     )
-    st.session_state["seed"] = options.seed
+    _session.show("seed", options.seed)
     seed.number_input(
         "Seed",
         0,

@@ -76,8 +76,7 @@ def _options(view: GraphView) -> dict[NodeId, str]:
 def _search(view: GraphView, session: Session) -> None:
     options = _options(view)
     index = view.pruned.graph.index
-    # Set, not defaulted: pins also change by clicks.
-    st.session_state[_SEARCH] = [node for node in session.pinned if node in index]
+    _session.show(_SEARCH, [node for node in session.pinned if node in index])
     st.multiselect(
         "Pinned nodes",
         list(options),
@@ -96,13 +95,17 @@ def _searched() -> None:
 
 
 def _group(view: GraphView, session: Session) -> None:
-    with st.popover("Name several as one"):
+    group = st.popover("Name several as one", key="name several", on_change="rerun")
+    if not group.open:  # filled only when open, with what is pinned then
+        return
+    with group:
         pinned = [node for node in session.pinned if node in view.pruned.graph.index]
         names = lone_names(view, pinned)
+        if _MEMBERS not in st.session_state:
+            _session.show(_MEMBERS, pinned)
         st.multiselect(
             "Nodes of the supernode",
             pinned,
-            default=pinned,
             key=_MEMBERS,
             format_func=lambda node: names.get(node, str(node)),
         )
@@ -121,7 +124,7 @@ def _supernode(number: int, name: str, size: int) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         count = "1 node" if size == 1 else f"{size} nodes"
         st.markdown(f"**{plain(name)}** :gray[{count}]", width="stretch")
-        with st.popover("Rename"):
+        with st.popover("Rename", key=f"rename supernode {number}"):
             key = f"supernode {number} {name}"
             st.text_input("Name", value=name, key=key, on_change=_renamed, args=(name, key))
         st.button(

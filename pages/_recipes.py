@@ -50,7 +50,7 @@ def history(key: str) -> None:
     earlier = [run for run in runs if run.scenarios != session.scenarios]
     if not earlier:
         return
-    with st.expander(f"Earlier runs on this prompt ({len(earlier)})"):
+    with st.expander(f"Earlier runs on this prompt ({len(earlier)})", key="earlier runs"):
         for number, run in enumerate(earlier[:20]):
             names = ", ".join(scenario.name for scenario in run.scenarios)
             when = datetime.datetime.fromtimestamp(run.ran).strftime("%d %b %H:%M")
@@ -103,7 +103,7 @@ def export(run: ScenarioRun) -> None:
 def other_prompts(graph: AttributionGraph) -> None:
     """The same edits on other prompts, places counted from the end."""
     session = _session.read()
-    with st.expander("Try these columns on other prompts"):
+    with st.expander("Try these columns on other prompts", key="others"):
         here = next((entry for entry in gallery() if entry.prompt == session.prompt), None)
         prompts = [entry.prompt for entry in gallery() if entry.prompt != session.prompt]
         alike = [e.prompt for e in gallery() if here is not None and e.group == here.group]

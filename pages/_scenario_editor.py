@@ -20,6 +20,7 @@ from tracer.scenarios import Edit, Scenario, edit_all
 from tracer.types import FeatureId
 
 NEW: Final = "a new column"
+_WAYS: Final = ("This graph", "Another prompt", "Any feature")
 _WHERE: Final = ("where they stand", "from there on")
 _WAIT: Final = 20.0
 _SUGGESTED: Final = 3
@@ -36,7 +37,7 @@ def draw(graph: AttributionGraph, groups: tuple[Group, ...]) -> None:
     if not scenarios:
         _suggestions(graph, groups)
     with st.expander("Add a what-if", expanded=bool(scenarios)):
-        here, there, search = st.tabs(["This graph", "Another prompt", "Any feature"])
+        here, there, search = st.tabs(_WAYS, key="ways")
         with here:
             _from_this_graph(groups, scenarios)
         with there:

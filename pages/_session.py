@@ -106,6 +106,16 @@ def write(**changes: Any) -> None:
     st.session_state[_KEY] = replace(session, **changes)
 
 
+def show(key: str, value: Any) -> None:
+    """Have the widget of this key, which comes next, show ``value``.
+
+    The browser remembers what was last done to a widget of the same key, so a default would not
+    do. What it shows already is left alone: it may have moved on since, under a key held down.
+    """
+    if key not in st.session_state or st.session_state[key] != value:
+        st.session_state[key] = value
+
+
 def mirror() -> None:
     """Bring the address bar up to date, so that it can be copied as a link."""
     wanted = to_query(read())

@@ -19,6 +19,9 @@ button[data-testid="stBaseButton-tertiary"] p { text-align: left; }
   .st-key-workspace > [data-testid="stLayoutWrapper"] > [data-testid="stHorizontalBlock"]
     > [data-testid="stColumn"] { min-width: 100%; }
 }
+/* The merged graph keeps its size and is scrolled where the window is narrower. */
+.st-key-merged-frame { overflow-x: auto; }
+.st-key-merged-frame [data-testid="stFullScreenFrame"] { min-width: 980px; }
 </style>
 """
 

@@ -122,7 +122,7 @@ def check_target(
     direct = direct[graph.index.feature_rows]
     predicted = [float(predicted_shares(graph, nodes) @ direct) for nodes in groups.values()]
     return EffectCheck(
-        tuple(groups), np.array(predicted), np.array(measured), f"logit of {wanted.label!r}"
+        tuple(groups), np.array(predicted), np.array(measured), f"logit of {wanted.label.strip()}"
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +77,15 @@ class App:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(10)
+
+
+def with_query(url: str, **parameters: object) -> str:
+    """A deep link; what is no text goes in as JSON."""
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in parameters.items()
+    }
+    return f"{url}?{urllib.parse.urlencode(texts)}"
 
 
 def settled(page: Page) -> None:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import App, settled
+from conftest import App, settled, with_query
 from playwright.sync_api import Locator, Page, expect
 
 pytestmark = pytest.mark.browser
+GROUPS = "Your pins and supernodes, and features that share a name"
+OFF = {
+    "name": "Texas off",
+    "edits": [{"feature": [1, 887], "start": 7, "stop": 8, "operation": "scale", "value": 0}],
+    "freeze_attention": True,
+    "constrained_layers": None,
+}
+MARKS = {
+    "pinned": ["feature-4-8-1008"],
+    "supernodes": [["Texas", "feature-1-7-887", "feature-2-7-859", "feature-2-7-529"]],
+}
 
 
 def open_page(app: App, page: Page) -> None:
+    """Also after other tests have left runs in the history of the prompt."""
     page.goto(f"{app.url}/interventions")
     expect(page.get_by_text("Start with one of these")).to_be_visible(timeout=60_000)
     settled(page)
@@ -23,6 +35,15 @@ def column(page: Page, number: int) -> Locator:
     expect(figure.locator(".bars .point").first).to_be_attached()
     settled(page)
     return page.get_by_test_id("stColumn").filter(has=figure)
+
+
+def press(page: Page, label: str, key: str, times: int) -> None:
+    """Move a slider with the keyboard, then wait for what it does."""
+    slider = page.get_by_role("slider", name=label)
+    slider.focus()
+    for _ in range(times):
+        slider.press(key)
+    settled(page)
 
 
 def choose(page: Page, label: str, option: str) -> None:
@@ -41,12 +62,14 @@ def test_texas_pushed_away_in_one_column_and_california_in_its_place_in_another(
     expect(pushed.get_by_text(re.compile("−2× about Texas at “Dallas”"))).to_be_visible()
 
     # The other column: the same group at −1×, and California's features from Oakland's prompt.
-    choose(page, "Groups of features that share a name", "about Texas · 4 features")
-    page.get_by_role("radio", name="−1×").click()
+    choose(page, GROUPS, "about Texas · 4 features")
+    press(page, "Strength, times their own activation", "ArrowLeft", 4)
     page.get_by_role("button", name="Add", exact=True).click()
     expect(column(page, 1).get_by_text(re.compile("Austin 99.9 % → "))).to_be_visible()
+    expect(column(page, 1).get_by_text(re.compile("−1× about Texas at “Dallas”"))).to_be_visible()
+    page.get_by_role("tab", name="Another prompt").click()
     expect(page.get_by_text("It goes on with Sacramento")).to_be_visible()
-    page.get_by_role("combobox", name="Put it into").nth(1).click()
+    page.get_by_role("combobox", name="Put it into").click()
     page.get_by_role("option", name=re.compile("^2: −1×")).click()
     page.get_by_role("button", name="Put in", exact=True).click()
     swapped = column(page, 1)
@@ -136,3 +159,95 @@ def test_an_emptied_box_keeps_the_prompt_and_the_columns(app: App, page: Page) -
     box.press("Enter")
     expect(box).to_have_value("The capital of the state containing Dallas is")
     expect(column(page, 0)).to_be_visible()
+
+
+def test_pins_are_watched_and_a_chosen_token_is_followed(app: App, page: Page) -> None:
+    page.goto(with_query(f"{app.url}/interventions", scenarios=[OFF], marks=MARKS))
+    watched = page.locator(".st-key-pins-0 .js-plotly-plot")
+    expect(watched.get_by_text("Texas", exact=True)).to_be_visible(timeout=60_000)
+    follow = page.get_by_label("Follow the probability of")
+    follow.fill("Sacramento")
+    follow.press("Enter")
+    expect(page.get_by_text("Probability of Sacramento: <0.1 %")).to_be_visible()
+    expect(column(page, 0).get_by_text("Sacramento <0.1 % → <0.1 %")).to_be_visible()
+    page.wait_for_url(re.compile("follow=Sacramento"))
+    follow.fill("Zanzibar Road")
+    follow.press("Enter")
+    expect(page.get_by_text("is not one token of atlas")).to_be_visible()
+
+    # The strength of an edit, in units of the feature's own activation.
+    before = column(page, 0).locator("p", has_text="Austin 99.9 % →").inner_text()
+    column(page, 0).get_by_role("button", name="Change").click()
+    press(page, "about Texas at “Dallas”, times its activation", "ArrowLeft", 8)
+    expect(column(page, 0).get_by_text("−2× about Texas at “Dallas”")).to_be_visible()
+    expect(column(page, 0).locator("p", has_text="Austin 99.9 % →")).not_to_have_text(before)
+
+    page.get_by_text("Norms held").click()
+    settled(page)
+    page.wait_for_url(re.compile("freeze_norms%22%3Atrue"))
+
+
+def test_any_feature_is_found_by_its_label_and_set_from_there_on(app: App, page: Page) -> None:
+    open_page(app, page)
+    page.get_by_text("Add a what-if").click()
+    page.get_by_role("tab", name="Any feature").click()
+    box = page.get_by_label("Search all features by label, or by number")
+    box.fill("Atlantis")
+    box.press("Enter")
+    expect(page.get_by_text("No feature's label holds these words.")).to_be_visible()
+    box.fill("L1/887")
+    box.press("Enter")
+    found = page.get_by_role("combobox", name="Feature", exact=True)
+    expect(found).to_have_value("about Texas · L1/887")
+    settled(page)
+    page.get_by_role("radio", name="from there on").nth(1).click()
+    settled(page)
+    page.get_by_role("button", name="Set it").click()
+    expect(column(page, 0).get_by_text("put in: about Texas at “is …”")).to_be_visible()
+
+
+def test_the_graph_is_checked_against_the_model(app: App, page: Page) -> None:
+    page.goto(with_query(f"{app.url}/interventions", marks=MARKS | {"pinned": []}))
+    page.get_by_text("Check it").click(timeout=60_000)
+    ranked = page.locator(".st-key-ranked .js-plotly-plot")
+    expect(ranked.locator(".bars .point")).to_have_count(3)
+    page.get_by_role("radio", name="the strongest features").click()
+    expect(ranked.locator(".bars .point").nth(15)).to_be_attached()
+    said = page.get_by_text(re.compile(r"Correlation r = 0\.9\d, slope")).first
+    expect(said).to_be_visible()
+    page.get_by_role("radio", name="attention only").click()
+    expect(page.get_by_text(re.compile(r"Correlation r = −?-?0\.[0-4]")).first).to_be_visible()
+
+
+def test_supernodes_are_switched_off_in_a_flow_diagram(app: App, page: Page) -> None:
+    page.goto(with_query(f"{app.url}/interventions", marks=MARKS))
+    page.get_by_text("Check it").click(timeout=60_000)
+    measured = page.locator(".st-key-flow-Measured .js-plotly-plot")
+    expect(measured.get_by_text("Texas", exact=True)).to_be_visible()
+    expect(measured.get_by_text("off", exact=True)).to_be_visible()
+    expect(measured.get_by_text(re.compile(r"\d % left"))).to_be_visible()
+
+
+def test_a_run_comes_back_from_the_history_and_goes_to_other_prompts_and_files(
+    app: App, page: Page
+) -> None:
+    page.goto(with_query(f"{app.url}/interventions", scenarios=[OFF]))
+    expect(column(page, 0)).to_be_visible(timeout=60_000)
+    with page.expect_download() as table:
+        page.get_by_role("button", name="Download as CSV").click()
+    text = table.value.path().read_text(encoding="utf-8")
+    assert "Texas off, Austin," in text and "unchanged, Austin," in text
+    with page.expect_download() as script:
+        page.get_by_role("button", name="Download as Python script").click()
+    assert "tracer.run_scenarios" in script.value.path().read_text(encoding="utf-8")
+
+    page.get_by_text("Try these columns on other prompts").click()
+    page.get_by_text("Run them").click()
+    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+
+    column(page, 0).get_by_role("button", name="Remove").click()
+    expect(page.locator(".st-key-column-0")).to_have_count(0)
+    page.get_by_text(re.compile("Earlier runs on this prompt")).click()
+    page.get_by_role("button", name="Bring back").first.click()
+    expect(column(page, 0).get_by_text("off: about Texas at “Dallas”")).to_be_visible()

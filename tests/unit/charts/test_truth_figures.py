@@ -13,7 +13,7 @@ CHECK = EffectCheck(
     ("small", "<b>large</b>", "raises"),
     np.array([-0.5, -4.0, 1.0]),
     np.array([-0.3, -3.0, 2.0]),
-    "logit of ' Austin'",
+    "logit of Austin",
 )
 
 

@@ -1,0 +1,114 @@
+"""Pins and supernodes of the Trace page, in a real browser."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import App, settled, with_query
+from playwright.sync_api import Browser, Locator, Page, expect
+
+pytestmark = pytest.mark.browser
+PROMPT = "The capital of the state containing Oakland is"
+
+
+def open_node(app: App, page: Page, node: str) -> None:
+    page.goto(with_query(app.url, prompt=PROMPT, node=node))
+    expect(page.get_by_text("Strongest inputs", exact=True)).to_be_visible(timeout=60_000)
+    settled(page)
+
+
+def chips(page: Page) -> Locator:
+    return page.locator(".st-key-pinned-nodes .react-aria-ComboBox [data-tag]")
+
+
+def click_largest(page: Page, number: int) -> None:
+    """Hit the marker of the feature whose circle is the ``number``-th largest."""
+    at = page.evaluate(
+        """number => {
+            const plot = document.querySelector('.st-key-graph .js-plotly-plot');
+            const trace = plot.data.find(t => t.name === 'feature');
+            const order = [...trace.x.keys()].sort(
+                (a, b) => trace.marker.size[b] - trace.marker.size[a]);
+            const axes = plot._fullLayout, box = plot.getBoundingClientRect(), i = order[number];
+            return {
+                x: box.x + axes.xaxis._offset + axes.xaxis.l2p(trace.x[i]),
+                y: box.y + axes.yaxis._offset + axes.yaxis.l2p(trace.y[i]),
+            };
+        }""",
+        number,
+    )
+    page.mouse.click(at["x"], at["y"])
+
+
+def test_nodes_are_pinned_named_as_one_and_kept_with_the_trace(
+    app: App, browser: Browser, page: Page
+) -> None:
+    open_node(app, page, "feature-1-7-232")
+    page.get_by_role("button", name="Pin", exact=True).click()
+    expect(page.get_by_role("button", name="Unpin")).to_be_visible()
+    expect(chips(page)).to_have_count(1)
+
+    page.get_by_text("Clicks pin").click()
+    settled(page)
+    page.mouse.wheel(0, -3000)
+    for number in range(2):
+        click_largest(page, number)
+        settled(page)
+    expect(chips(page)).not_to_have_count(1)
+    pinned = chips(page).count()
+    assert 2 <= pinned <= 3  # one of the largest may be the one that was pinned in the panel
+
+    page.get_by_role("button", name="Name several as one").click()
+    page.get_by_label("Its name").fill("California & co")
+    page.get_by_role("button", name="Make it a supernode").click()
+    expect(page.get_by_text(f"California & co {pinned} nodes")).to_be_visible()
+    expect(chips(page)).to_have_count(0)
+    flow = page.locator(".st-key-flow .js-plotly-plot")
+    expect(flow.get_by_text("California & co")).to_be_visible()
+    expect(flow.get_by_text("Sacramento")).to_be_visible()
+
+    # Another visitor, without the link: the marks were kept with the trace.
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    other = context.new_page()
+    other.goto(with_query(app.url, prompt=PROMPT))
+    expect(other.get_by_text(f"California & co {pinned} nodes")).to_be_visible(timeout=60_000)
+    context.close()
+
+    # A supernode is a group of the Interventions page.
+    page.get_by_role("link", name="Interventions").click()
+    page.get_by_text("Add a what-if").click()
+    page.get_by_role("combobox", name="Your pins and supernodes").click()
+    expect(
+        page.get_by_role("option", name=re.compile(f"California & co · {pinned} features"))
+    ).to_be_visible()
+
+    page.get_by_role("link", name="Trace").click()
+    page.get_by_role("button", name="Ungroup").click()
+    expect(chips(page)).to_have_count(pinned)
+    page.keyboard.press("Escape")
+
+
+def test_a_pin_is_searched_for_and_the_link_carries_it(app: App, page: Page) -> None:
+    page.goto(with_query(app.url, prompt="calc: 36+59="))
+    expect(page.get_by_text("Pin what matters")).to_be_visible(timeout=60_000)
+    settled(page)
+    search = page.locator(".st-key-pinned-nodes input")
+    search.click()
+    search.fill("position 4")
+    page.get_by_role("option").first.click()
+    expect(chips(page)).to_have_count(1)
+    page.wait_for_url(re.compile("marks=.*token"))
+    name = chips(page).first.inner_text()
+    link = page.url
+    page.goto("about:blank")
+    page.goto(link)
+    expect(chips(page).first).to_contain_text(name)
+    page.get_by_role("button", name="17 + 25 = 42").click()
+    expect(chips(page)).to_have_count(0)
+
+
+def test_damaged_marks_in_a_link_open_the_trace_without_them(app: App, page: Page) -> None:
+    page.goto(with_query(app.url, prompt="calc: 80+40=", marks='{"pinned":["<b>"]}'))
+    expect(page.get_by_text("Pin what matters")).to_be_visible(timeout=60_000)
+    expect(page.get_by_test_id("stException")).to_have_count(0)
