@@ -84,7 +84,9 @@ def golden(model: Any) -> dict[str, torch.Tensor]:
         logits, _ = model.feature_intervention(ids, edits, **options)
         found[f"logits.{name}"] = logits[0, -1]
         for reach in REACHES:
-            held = edits if reach == "prompt" else [(e[0], slice(e[1], None), *e[2:]) for e in edits]
+            held = (
+                edits if reach == "prompt" else [(e[0], slice(e[1], None), *e[2:]) for e in edits]
+            )
             said, logits = generated(model, ids, held, N_GENERATED, options)
             found[f"generated.{name}.{reach}.ids"] = said
             found[f"generated.{name}.{reach}.logits"] = logits
