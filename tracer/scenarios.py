@@ -77,6 +77,8 @@ class Scenario:
     ``freeze_attention`` holds attention patterns at those of the unedited prompt.
     ``constrained_layers`` also holds MLP outputs there (and all norm scales, when it names every
     layer); edits then count against the unedited activations and write only to those layers.
+    Both concern the prompt alone: generated tokens run freely, and edits that hold for them write
+    to all layers.
     """
 
     name: str

@@ -83,9 +83,9 @@ def generated(
     confined to the constrained layers, in the prompt's own pass alone: every pass of a new token
     runs freely, the edits with ``slice(p, None)`` for a position acting on it.
 
-    The peer takes ids without a batch axis to know how many positions there are (with one it
-    counts the texts, and fails unless something is frozen), but hands them on to a ``generate``
-    that takes them for embeddings then: the axis is added in between.
+    Ids need help here. With a batch axis the peer takes the number of texts for that of positions,
+    and fails unless something is frozen; without one, its ``generate`` takes them for embeddings.
+    They are given without, and the axis is added on the way to ``generate``.
     """
     generate, said = model.generate, []
 
