@@ -122,8 +122,7 @@ def run_scenarios(
     difference comes from the edits. What a scenario holds still is held in the prompt alone, as in
     circuit-tracer's `feature_intervention_generate`.
 
-    ``watch`` names features whose activations are returned;
-    ``"all"`` returns every active one.
+    ``watch`` names features whose activations are returned; ``"all"`` returns every active one.
 
     A scenario that is wrong, or drives the model to numbers that are not finite, has an
     :class:`InterventionError` for its outcome. Raises the same for what concerns all of them (no
