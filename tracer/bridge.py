@@ -78,6 +78,9 @@ class Block:
     attn_post_norm: Norm | None
     mlp_norm: Norm | None
     mlp_post_norm: Norm | None
+    query_key_norms: tuple[str, ...]
+    """Hook prefixes of the norms of queries and keys, their scales ``(…, pos, 1)``. No gradient
+    runs through them."""
     W_V: Float[Tensor, "kv_heads d_model d_head"]
     W_O: Float[Tensor, "heads d_head d_model"]
     parallel: bool
@@ -130,6 +133,11 @@ class Bridge:
             attn_post_norm=norms.get("ln1_post"),
             mlp_norm=norms.get("ln2"),
             mlp_post_norm=norms.get("ln2_post"),
+            query_key_norms=tuple(
+                f"blocks.{layer}.attn.{name}"
+                for name in ("q_norm", "k_norm")
+                if name in block.attn._modules
+            ),
             W_V=block.attn.W_V.detach(),
             W_O=block.attn.W_O.detach(),
             parallel=bool(getattr(self._bridge.cfg, "parallel_attn_mlp", False)),

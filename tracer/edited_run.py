@@ -90,13 +90,18 @@ def names_to_capture(model: Model, rows: Sequence[EditedRow]) -> list[str]:
 
 
 def scale_names(model: Model) -> list[str]:
-    """Hook points of the scales of all norms."""
-    norms = [model.final_norm]
+    """Hook points of the scales of all norms.
+
+    Those of queries and keys too: the patterns are held as well, so within the prompt they change
+    nothing, but generated tokens attend to the keys.
+    """
+    names = [model.final_norm.name]
     for block in model.blocks:
         for norm in (block.attn_norm, block.attn_post_norm, block.mlp_norm, block.mlp_post_norm):
             if norm is not None:
-                norms.append(norm)
-    return [f"{norm.name}.hook_scale" for norm in norms]
+                names.append(norm.name)
+        names += block.query_key_norms
+    return [f"{name}.hook_scale" for name in names]
 
 
 class EditedRun:
@@ -195,16 +200,19 @@ class EditedRun:
         return hook
 
     def _write(self, layer: int) -> Hook:
-        """Add the edits' decoder vectors to the MLP output, held first where it is constrained."""
+        """Add the edits' decoder vectors to the MLP output, held first where it is constrained.
+
+        Constraints are the prompt's: generated tokens run freely, and are written to everywhere.
+        """
         name, read_name = self._model.write_hook(layer), self._model.read_hook(layer)
         transcoder = self._model.transcoders[layer]
         held = self._which(layer in row.constrained for row in self._rows)
         written = self._which(not row.constrained or layer in row.constrained for row in self._rows)
 
         def hook(value: Tensor, hook: Any) -> Tensor:
-            n_held = min(self.n_prompt, self._offset + value.shape[1]) - self._offset
+            n_held = max(0, min(self.n_prompt - self._offset, value.shape[1]))
             value = value.clone()
-            if len(held) and n_held > 0:
+            if len(held) and n_held:
                 part = slice(self._offset, self._offset + n_held)
                 value[held, :n_held] = self._unedited[name][part].to(value.dtype)
                 if transcoder.W_skip is not None:
@@ -212,7 +220,9 @@ class EditedRun:
                     moved = self.inputs[read_name][held, :n_held] - self._unedited[read_name][part]
                     value[held, :n_held] += transcoder.skipped(moved)
             if layer in self._deltas:
-                value[written] += self._deltas[layer][written].to(value.dtype)
+                delta = self._deltas[layer].to(value.dtype)
+                value[written, :n_held] += delta[written, :n_held]
+                value[:, n_held:] += delta[:, n_held:]
             return value
 
         return hook
@@ -236,7 +246,7 @@ class EditedRun:
             if self._offset >= self.n_prompt:
                 return value
             value = value.clone()
-            value[rows, : self.n_prompt] = self._unedited[hook.name]
+            value[rows, ..., : self.n_prompt, :] = self._unedited[hook.name]
             return value
 
         return hook

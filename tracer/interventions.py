@@ -121,8 +121,10 @@ def run_scenarios(
 
     ``generate`` adds that many tokens, the edits kept on: the likeliest ones, or at a
     ``temperature`` above 0 sampled ones, with the same random numbers in all scenarios, so that a
-    difference comes from the edits. ``watch`` names features whose activations are returned;
-    ``"all"`` returns every active one.
+    difference comes from the edits. What a scenario holds still is held in the prompt alone, as in
+    circuit-tracer's `feature_intervention_generate`.
+
+    ``watch`` names features whose activations are returned; ``"all"`` returns every active one.
 
     A scenario that is wrong, or drives the model to numbers that are not finite, has an
     :class:`InterventionError` for its outcome. Raises the same for what concerns all of them (no

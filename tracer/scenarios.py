@@ -91,6 +91,8 @@ class Scenario:
     the scales of all norms: with both, only the MLPs answer the edits in their own, non-linear way.
     ``constrained_layers`` also holds MLP outputs there (and all norm scales, when it names every
     layer); edits then count against the unedited activations and write only to those layers.
+    Both concern the prompt alone: generated tokens run freely, and edits that hold for them write
+    to all layers.
     """
 
     name: str

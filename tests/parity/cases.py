@@ -24,6 +24,10 @@ MODES = {
     "constrained_some": {"constrained_layers": range(1, 3)},
 }
 """Options of the interventions; both libraries name them alike."""
+N_GENERATED = 4
+REACHES = ("prompt", "on")
+"""How far an edit goes while text is generated: it stays at its position of the prompt, or holds
+from there on, new tokens included."""
 
 
 @dataclass(frozen=True)

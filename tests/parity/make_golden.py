@@ -5,8 +5,9 @@
     peer/bin/python tests/parity/make_golden.py FOLDER  # the peer's: what it computes from them
 
 Each case of `cases.py` is a small random model with a transcoder set, in the published layouts.
-The peer's whole graph (expanding all features, and the 40 most influential in steps), its pruning
-and the logits of four kinds of interventions are kept in ``golden-<case>.safetensors``.
+The peer's whole graph (expanding all features, and the 40 most influential in steps), its pruning,
+the logits of four kinds of interventions and what it generates under each are kept in
+``golden-<case>.safetensors``.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import CASES, IDS, LIMITS, MODES, RANK_EVERY, Case, checksum
+from cases import CASES, IDS, LIMITS, MODES, N_GENERATED, RANK_EVERY, REACHES, Case, checksum
 from circuit_tracer.attribution.attribute import attribute
 from circuit_tracer.graph import compute_graph_scores, prune_graph
 from circuit_tracer.transcoder.activation_functions import TopK
 from circuit_tracer.transcoder.cross_layer_transcoder import load_clt
 from circuit_tracer.transcoder.single_layer_transcoder import load_transcoder_set
 from golden_file import write
-from peer import peer_model
+from peer import generated, peer_model
 from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
@@ -82,6 +83,13 @@ def golden(model: Any) -> dict[str, torch.Tensor]:
     for name, options in MODES.items():
         logits, _ = model.feature_intervention(ids, edits, **options)
         found[f"logits.{name}"] = logits[0, -1]
+        for reach in REACHES:
+            held = (
+                edits if reach == "prompt" else [(e[0], slice(e[1], None), *e[2:]) for e in edits]
+            )
+            said, logits = generated(model, ids, held, N_GENERATED, options)
+            found[f"generated.{name}.{reach}.ids"] = said
+            found[f"generated.{name}.{reach}.logits"] = logits
     return {name: value.detach().contiguous() for name, value in found.items()}
 
 

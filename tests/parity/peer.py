@@ -73,6 +73,37 @@ def peer_model(folder: Path, transcoders: Any) -> Any:
     return model
 
 
+def generated(
+    model: Any, ids: torch.Tensor, edits: list[Any], count: int, options: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ``count`` likeliest next tokens under ``edits``, fewer after an end of text.
+
+    Returns their ids and the ``(tokens, vocab)`` logits each was chosen from, edits included; those
+    without edits the peer does not return. Patterns, norms and MLP outputs are held, and writing is
+    confined to the constrained layers, in the prompt's own pass alone: every pass of a new token
+    runs freely, the edits with ``slice(p, None)`` for a position acting on it.
+
+    Ids need help here. With a batch axis the peer takes the number of texts for that of positions,
+    and fails unless something is frozen; without one, its ``generate`` takes them for embeddings.
+    They are given without, and the axis is added on the way to ``generate``.
+    """
+    generate, said = model.generate, []
+
+    def with_batch_axis(inputs: torch.Tensor, **settings: Any) -> str:
+        said.append(generate(inputs[None], return_type="tokens", **settings)[0, len(ids) :])
+        return ""
+
+    model.generate = with_batch_axis
+    try:
+        _, logits, _ = model.feature_intervention_generate(
+            ids, edits, do_sample=False, max_new_tokens=count, verbose=False, **options
+        )
+    finally:
+        del model.generate
+    assert len(said[0]) == len(logits), "one row of logits for each token"
+    return said[0], logits
+
+
 def _hugging_face(folder: Path, raw: dict[str, Any]) -> Any:
     """The model as transformers 4.57 runs it, attention spelled out (sdpa drops soft caps)."""
     settings = {

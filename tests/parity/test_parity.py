@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import tracer
+from tracer.edited_run import EditedRun
 from tracer.models import Model
+from tracer.types import FeatureId
 
 sys.path.append(str(Path(__file__).parent))
 import golden_file
 import make_cases
-from cases import CASES, IDS, LIMITS, MODES, RANK_EVERY, checksum
+from cases import CASES, IDS, LIMITS, MODES, N_GENERATED, RANK_EVERY, REACHES, checksum
 
 HERE = Path(__file__).parent
 EVERY_CASE = pytest.mark.parametrize("case", CASES)
@@ -132,3 +135,82 @@ def test_interventions_give_the_same_logits(
     found = torch.tensor(result.edited_logits)
     assert torch.allclose(found, expected[f"logits.{mode}"], atol=1e-4)
     assert (found - torch.tensor(result.baseline_logits)).abs().max() > 0.05
+
+
+Said = tuple[list[int], Tensor]
+"""Generated tokens, and the ``(tokens, vocab)`` logits that each was chosen from."""
+
+
+def what_if(case: str, mode: str, reach: str) -> tracer.Scenario:
+    """The golden edits, at their positions or from there on."""
+    layers = MODES[mode].get("constrained_layers")
+    return tracer.Scenario(
+        f"{mode}.{reach}",
+        tuple(
+            tracer.Edit(
+                FeatureId(int(layer), int(feature)),
+                int(position),
+                None if reach == "on" else int(position) + 1,
+                "set",
+                value,
+            )
+            for layer, position, feature, value in golden(case)["edits"].tolist()
+        ),
+        freeze_attention=MODES[mode].get("freeze_attention", True),
+        constrained_layers=None if layers is None else tuple(layers),
+    )
+
+
+@pytest.fixture(scope="session")
+def said(model: Callable[[str], Model]) -> Callable[[str], dict[str, Said]]:
+    """What a case's model says on: as it is (``baseline``), and in every mode and reach.
+
+    The logits of generated tokens are no part of an outcome: they are noted where they leave the
+    model. All scenarios are one batch.
+    """
+
+    @cache
+    def go_on(case: str) -> dict[str, Said]:
+        noted: dict[EditedRun, list[Tensor]] = {}
+        step = EditedRun.step
+
+        def noting(run: EditedRun, *inputs: Any) -> tuple[Tensor, Any]:
+            logits, kept = step(run, *inputs)
+            noted.setdefault(run, []).append(logits[:, -1])
+            return logits, kept
+
+        scenarios = [what_if(case, mode, reach) for mode in MODES for reach in REACHES]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(EditedRun, "step", noting)
+            run = tracer.run_scenarios(model(case), IDS, scenarios, generate=N_GENERATED)
+        rows = [row for steps in noted.values() for row in torch.stack(steps, dim=1)]
+        found = {}
+        for outcome, logits in zip((run.baseline, *run.outcomes), rows, strict=True):
+            assert isinstance(outcome, tracer.Outcome)
+            tokens = list(outcome.continuation)
+            assert torch.allclose(torch.tensor(outcome.logits), logits[0], atol=1e-5)
+            found[outcome.name] = tokens, logits[: len(tokens)]
+        return found
+
+    return go_on
+
+
+@EVERY_CASE
+@pytest.mark.parametrize("reach", REACHES)
+@pytest.mark.parametrize("mode", MODES)
+def test_the_same_tokens_are_generated_from_the_same_logits(
+    said: Callable[[str], dict[str, Said]], case: str, mode: str, reach: str
+) -> None:
+    """The first logits are the last prompt position's; the rest those of the generated tokens."""
+    expected = golden(case)
+    tokens, logits = said(case)[f"{mode}.{reach}"]
+    assert tokens == expected[f"generated.{mode}.{reach}.ids"].tolist()
+    theirs = expected[f"generated.{mode}.{reach}.logits"]
+    assert logits.shape == theirs.shape
+    assert (logits - theirs).abs().max() < 1e-4
+    plain = said(case)["baseline"][1]
+    both = slice(min(len(plain), len(logits)))
+    apart = (logits[both] - plain[both]).abs().amax(dim=1)
+    # Edits of the prompt may leave no trace that generated tokens could attend to, where they may
+    # write to the last layer alone.
+    assert (apart if reach == "on" else apart[:1]).min() > 0.05

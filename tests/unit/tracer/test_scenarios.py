@@ -115,6 +115,8 @@ def test_generating_from_the_cache_says_what_running_it_all_again_says(
         Scenario("prompt", (Edit.at(node, "set", -4.0),)),
         Scenario("free", (Edit.at(node, "set", -4.0), open_ended), freeze_attention=False),
         Scenario("frozen", (Edit.at(node, "set", -4.0), open_ended)),
+        Scenario("held", (Edit.at(node, "set", -4.0), open_ended), constrained_layers=(0, 1, 2)),
+        Scenario("held below", (open_ended,), constrained_layers=(0, 1)),
     ]
     ids = list(model.encode(tiny.IDS))
     run = run_scenarios(model, ids, scenarios, generate=5)
