@@ -81,6 +81,25 @@ def test_texas_pushed_away_in_one_column_and_california_in_its_place_in_another(
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
+def test_one_supernode_changes_the_language(app: App, page: Page) -> None:
+    page.goto(with_query(f"{app.url}/interventions", prompt="Das Gegenteil von klein ist"))
+    expect(page.get_by_text("Start with one of these")).to_be_visible(timeout=60_000)
+    settled(page)
+    page.get_by_text("Add a what-if").click()
+    choose(page, GROUPS, "say a German word")
+    press(page, "Strength, times their own activation", "ArrowLeft", 4)
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(column(page, 0).get_by_text(re.compile("−1× say a German word"))).to_be_visible()
+    page.get_by_role("tab", name="Another prompt").click()
+    choose(page, "The prompt they come from", "El contrario de pequeño es")
+    expect(page.get_by_text("It goes on with grande")).to_be_visible()
+    choose(page, "Group of its features", "say a Spanish word")
+    choose(page, "Put it into", "1: −1×: say a German word")
+    settled(page)
+    page.get_by_role("button", name="Put in", exact=True).click()
+    expect(column(page, 0).get_by_text(re.compile(r"grande is first \((9\d|100)"))).to_be_visible()
+
+
 def test_a_first_click_swaps_the_state_and_a_link_brings_it_back(app: App, page: Page) -> None:
     open_page(app, page)
     page.get_by_role("button", name=re.compile("^Put “about California” in the place")).click()

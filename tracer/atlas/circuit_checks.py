@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import torch
-from torch import Tensor
-
 from tracer.atlas.corpus import OPPOSITE
-from tracer.atlas.facts import LANGUAGES, opposites
+from tracer.atlas.facts import LANGUAGES, Opposites, opposites
 from tracer.atlas.gallery import gallery
 from tracer.attribution import trace
+from tracer.features import FeatureIndex, Label
 from tracer.interventions import Outcome, run_scenarios
 from tracer.models import Model
 from tracer.pruning import prune
-from tracer.scenarios import Edit, Operation, Scenario
+from tracer.scenarios import Edit, Scenario, edit_all
 from tracer.truth import EffectCheck, check_target, switched_off
-from tracer.types import FeatureId
+from tracer.types import FeatureId, NodeId
 
 STRONGEST: Final = 30
 """Features of a pruned graph that are switched off, the most influential ones."""
-SOURCE_SCALE, TARGET_SCALE = -1.0, 2.0
-"""As for states: carriers of the prompt's language are set to -1x, the other's to 2x."""
-OFTEN, SELECTIVE, FAINT = 0.8, 0.5, 0.02
+AWAY: Final = -1.0
+"""Times its activation: what the supernode that is to go is set to."""
 _EVERY: Final = 3
 """Of the word pairs, one in so many is asked about."""
 
@@ -64,69 +62,65 @@ def truth_figures(model: Model) -> TruthFigures:
 
 @dataclass(frozen=True)
 class LanguageSwaps:
-    """How often exchanging the language's features at the last token translates the answer."""
+    """How often exchanging one supernode, the features labelled "say a … word" in the pruned graph,
+    for that of the same question in another language moves the answer to that language."""
 
     language_swap: float
-    """Among English, Spanish and German: share of the opposites then said in the other language."""
-    language_swap_into_french: float
+    """Among English, Spanish and German."""
     language_swap_out_of_french: float
+    language_swap_into_french: float
 
 
-@torch.no_grad()
-def _last_activations(model: Model) -> Tensor:
-    """``(languages, pairs, layers, features)`` at the last token of "The opposite of … is"."""
-    names = [model.read_hook(layer) for layer in range(model.n_layers)]
-    found = []
-    for language in range(len(LANGUAGES)):
-        for pair in opposites():
-            prompt = OPPOSITE[language][0].format(word=pair.left[language])
-            _, seen = model.bridge.capture(
-                torch.tensor(model.encode(prompt), device=model.device), names
-            )
-            layers = zip(model.transcoders.layers, names, strict=True)
-            found.append(torch.stack([t.activations(seen[name][-1:])[0] for t, name in layers]))
-    return torch.stack(found).reshape(len(LANGUAGES), -1, *found[0].shape)
+@dataclass(frozen=True)
+class _Question:
+    """The opposite of a word in one language: its graph's supernode, with activations."""
+
+    prompt: str
+    answer: str
+    supernode: dict[NodeId, float]
 
 
 def language_swaps(model: Model) -> LanguageSwaps:
-    """Exchange one group of features, those that fire at the last token in one language whatever
-    the word, for another language's."""
-    active = _last_activations(model)
-    mean = active.mean(1)
-    others = (mean.sum(0, keepdim=True) - mean) / (len(LANGUAGES) - 1)
-    carries = (active > 0).float().mean(1) > OFTEN
-    carries &= mean - others > SELECTIVE * mean.amax(0, keepdim=True)
-    carries &= mean > FAINT * mean.amax()
+    """The prompt's own supernode is set to -1x, the other takes the values of its own prompt."""
+    labels = FeatureIndex.open(model.source.transcoder_folder).labels
     hits: dict[tuple[str, str], list[bool]] = {}
-    for source, theirs in enumerate(LANGUAGES):
-        asked = opposites()[::_EVERY]
-        for target, other in enumerate(LANGUAGES):
-            if source == target:
-                continue
-            scenario = Scenario(
-                f"{theirs} to {other}",
-                (
-                    *_at_last(carries[source], "scale", None, SOURCE_SCALE),
-                    *_at_last(carries[target], "set", mean[target], TARGET_SCALE),
-                ),
+    for pair in opposites()[::_EVERY]:
+        asked = {
+            language: _question(model, labels, number, pair)
+            for number, language in enumerate(LANGUAGES)
+        }
+        for theirs, question in asked.items():
+            others = [language for language in LANGUAGES if language != theirs]
+            run = run_scenarios(
+                model,
+                question.prompt,
+                [_exchange(question, asked[other], other) for other in others],
             )
-            for pair in asked:
-                prompt = OPPOSITE[source][0].format(word=pair.left[source])
-                [outcome] = run_scenarios(model, prompt, [scenario]).outcomes
+            for other, outcome in zip(others, run.outcomes, strict=True):
                 said = outcome.next_tokens[0].token if isinstance(outcome, Outcome) else None
-                hits.setdefault((theirs, other), []).append(said == f" {pair.right[target]}")
-    into = [hit for (_, other), found in hits.items() if other == "French" for hit in found]
-    out = [hit for (theirs, _), found in hits.items() if theirs == "French" for hit in found]
+                hits.setdefault((theirs, other), []).append(said == f" {asked[other].answer}")
     rest = [hit for pair, found in hits.items() if "French" not in pair for hit in found]
-    return LanguageSwaps(*(sum(part) / len(part) for part in (rest, into, out)))
+    out = [hit for (theirs, _), found in hits.items() if theirs == "French" for hit in found]
+    into = [hit for (_, other), found in hits.items() if other == "French" for hit in found]
+    return LanguageSwaps(*(sum(part) / len(part) for part in (rest, out, into)))
 
 
-def _at_last(
-    carriers: Tensor, operation: Operation, typical: Tensor | None, factor: float
-) -> list[Edit]:
-    """Edits at the last token: to a multiple of the present, or of a typical activation."""
-    edits = []
-    for layer, feature in carriers.nonzero().tolist():
-        value = factor * (1.0 if typical is None else float(typical[layer, feature]))
-        edits.append(Edit(FeatureId(layer, feature), -1, None, operation, value))
-    return edits
+def _question(
+    model: Model, labels: Mapping[FeatureId, Label], language: int, pair: Opposites
+) -> _Question:
+    prompt = OPPOSITE[language][0].format(word=pair.left[language])
+    pruned = prune(trace(model, prompt))
+    graph, wanted = pruned.graph, f"say a {LANGUAGES[language]} word"
+    supernode = {
+        node: float(graph.activations[graph.index.row(node)])
+        for node in pruned.nodes
+        if node.kind == "feature" and node.feature in labels and labels[node.feature].text == wanted
+    }
+    return _Question(prompt, pair.right[language], supernode)
+
+
+def _exchange(question: _Question, other: _Question, name: str) -> Scenario:
+    """Places count from the end; the four questions have as many tokens."""
+    away = edit_all(question.supernode, "scale", AWAY)
+    put_in = [Edit.at(node, "set", value) for node, value in other.supernode.items()]
+    return Scenario(name, (*away, *put_in))

@@ -65,6 +65,22 @@ def test_another_states_features_give_its_capital(transcoders: str, least: float
 
 
 @pytest.mark.parametrize("transcoders", SETS)
+def test_one_supernode_chooses_the_language(transcoders: str) -> None:
+    found = measured(transcoders).languages
+    assert found.language_swap >= 0.95
+    assert found.language_swap_out_of_french >= 0.8
+    assert found.language_swap_into_french >= 0.3
+
+
+@pytest.mark.parametrize("transcoders", SETS)
+def test_the_graphs_tell_the_truth(transcoders: str) -> None:
+    found = measured(transcoders).truths
+    assert "Dallas → Texas → Austin" in found.truth and len(found.truth) == 5
+    assert min(found.truth.values()) >= 0.9
+    assert found.truth_gallery_median >= 0.9
+
+
+@pytest.mark.parametrize("transcoders", SETS)
 def test_dallas_texas_austin_can_be_walked_in_the_flagship_graph(transcoders: str) -> None:
     """From the token over a feature labelled Texas to the answer, along kept positive edges."""
     model = atlas(transcoders)
