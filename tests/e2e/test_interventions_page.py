@@ -6,7 +6,7 @@ import re
 
 import pytest
 from conftest import App, settled, with_query
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Error, Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 GROUPS = "Your pins and supernodes, and features that share a name"
@@ -47,9 +47,18 @@ def press(page: Page, label: str, key: str, times: int) -> None:
 
 
 def choose(page: Page, label: str, option: str) -> None:
-    page.get_by_role("combobox", name=label).click()
-    page.get_by_role("option", name=option).first.click()
+    """Pick from a list; a list that the page's own movement has closed is opened again."""
+    wanted = page.get_by_role("option", name=option).first
+    for _ in range(5):
+        page.get_by_role("combobox", name=label).click()
+        try:
+            wanted.wait_for(timeout=2_000)
+            break
+        except Error:
+            continue
+    wanted.click()
     page.keyboard.press("Escape")
+    settled(page)
 
 
 def test_texas_pushed_away_in_one_column_and_california_in_its_place_in_another(
