@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from cache import ModelChoice
+from cache import Marks, ModelChoice
 from charts.palette import LIGHT
-from pages._session import Session, from_query, to_query
+from pages import _session
+from pages._session import Compared, RunOptions, Session, from_query, to_query
 from pages._text import chips_html, example_html, plain
 from tracer.features import Example
 from tracer.scenarios import Scenario, edit_all
-from tracer.types import NodeId, Thresholds
+from tracer.types import NodeId, Supernode, Thresholds
 
 TEXAS = NodeId("feature", 1, 7, 887)
 
@@ -30,6 +31,9 @@ TEXAS = NodeId("feature", 1, 7, 887)
                 Scenario("", (), freeze_attention=False, constrained_layers=(0, 3)),
             )
         ),
+        Session(marks=Marks((TEXAS,), (Supernode('"Texas", & <b>', (TEXAS,)),))),
+        Session(compared=Compared("calc: 17+25=", "cross-layer", "feature", " a", "b")),
+        Session(run=RunOptions("Sacramento", 12, 0.7, 3)),
     ],
 )
 def test_a_link_brings_the_session_back(session: Session) -> None:
@@ -49,6 +53,13 @@ def test_a_fresh_session_makes_a_short_link() -> None:
         {"scenarios": '[{"name": "x"}]'},
         {"scenarios": "7"},
         {"edges": "nan"},
+        {"marks": "{}"},
+        {"marks": '{"pinned":["x"],"supernodes":[]}'},
+        {"with_transcoders": "../../etc", "align": "middle"},
+        {"generate": "many"},
+        {"generate": "4000"},
+        {"temperature": "nan"},
+        {"seed": "-1"},
         {"nodes": "half"},
         {"node": "feature-1"},
         {"node": "<b>"},
@@ -91,3 +102,49 @@ def test_a_long_example_is_cut_around_its_peak() -> None:
     html = example_html(example, 1.0, LIGHT, around=5)
     assert " t30" in html and " t25" in html and " t24" not in html and " t36" not in html
     assert html.count("…") == 2
+
+
+def test_pins_come_and_go_alone_and_in_supernodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    other, third = NodeId("feature", 4, 8, 1), NodeId("token", -1, 7, 55)
+    monkeypatch.setattr(_session.st, "session_state", {"session": Session()})
+    for node in (TEXAS, other, third):
+        _session.toggle_pin(node)
+    assert _session.read().pinned == (TEXAS, other, third)
+    _session.toggle_pin(other)
+    assert _session.read().pinned == (TEXAS, third)
+    _session.group_pins("Texas", (TEXAS, third))
+    assert _session.read().marks == Marks((), (Supernode("Texas", (TEXAS, third)),))
+    _session.toggle_pin(other)
+    _session.group_pins("Texas", (other,))  # a name that exists gets the nodes, too
+    assert _session.read().supernodes == (Supernode("Texas", (TEXAS, third, other)),)
+    _session.toggle_pin(third)  # unpinned out of its supernode
+    assert _session.read().supernodes == (Supernode("Texas", (TEXAS, other)),)
+    _session.rename_supernode("Texas", "the state")
+    _session.rename_supernode("the state", "")
+    assert [group.name for group in _session.read().supernodes] == ["the state"]
+    _session.ungroup("the state")
+    assert _session.read().marks == Marks((TEXAS, other))
+    _session.write(prompt="another")
+    assert _session.read().marks == Marks()
+
+
+def test_a_node_is_in_one_supernode_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = NodeId("feature", 4, 8, 1)
+    first = Marks((), (Supernode("a", (TEXAS,)), Supernode("b", (other,))))
+    monkeypatch.setattr(_session.st, "session_state", {"session": Session(marks=first)})
+    _session.group_pins("b", (TEXAS,))
+    assert _session.read().supernodes == (Supernode("b", (other, TEXAS)),)
+    _session.rename_supernode("b", "b")
+    assert _session.read().supernodes == (Supernode("b", (other, TEXAS)),)
+
+
+def test_a_click_on_a_column_that_is_another_by_now_does_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, two = (Scenario(name, edit_all([TEXAS], "scale", -2.0)) for name in "ab")
+    monkeypatch.setattr(_session.st, "session_state", {"session": Session(scenarios=(one,))})
+    _session.change_scenario(0, two, one)
+    _session.change_scenario(3, one, two)
+    assert _session.read().scenarios == (one,)
+    _session.change_scenario(0, one, two)
+    assert _session.read().scenarios == (two,)
