@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from charts.graph_view import GraphView
 from charts.wording import place, token_text
+from tracer.comparison import same_dictionary
+from tracer.errors import InterventionError
 from tracer.graph import AttributionGraph
 from tracer.scenarios import Edit, Operation, Scenario
 from tracer.types import FeatureId, NodeId, Supernode
@@ -78,22 +80,32 @@ def transplant(
 ) -> tuple[Edit, ...]:
     """Set features of ``graph`` to the values they have there, in another prompt.
 
-    Positions are matched from the end of both prompts. Raises ``ValueError`` when one of them lies
-    before the beginning of ``into``.
+    Positions are matched from the end of both prompts. Raises :class:`InterventionError` when one
+    of them lies before the beginning of ``into``, or when its model or transcoders are others.
     """
+    if not same_dictionary(graph, into):
+        raise InterventionError(
+            f"the features of {_set_name(graph)} mean nothing in {_set_name(into)}: trace both "
+            "prompts with the same model and transcoders"
+        )
     index = graph.index
     shift = len(into.tokens) - len(graph.tokens)
     edits = []
     for node in nodes:
         position = node.position + shift
         if position < 1:
-            raise ValueError(
+            raise InterventionError(
                 f"“{token_text(graph.tokens[node.position])}” stands {-shift} tokens before the "
                 "beginning of this prompt: choose one that is no longer"
             )
         value = float(graph.activations[index.row(node)])
         edits.append(Edit(node.feature, position, position + 1, "set", value))
     return tuple(edits)
+
+
+def _set_name(graph: AttributionGraph) -> str:
+    made = graph.provenance
+    return f"{made.get('model', 'a model')} with {made.get('transcoders', 'transcoders')}"
 
 
 @dataclass(frozen=True)

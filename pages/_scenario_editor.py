@@ -14,7 +14,7 @@ from pages import _graph, _resources, _session
 from pages._columns import STRONGEST_PUSH
 from pages._text import plain
 from tracer.atlas.gallery import gallery
-from tracer.errors import TracerError
+from tracer.errors import InterventionError, TracerError
 from tracer.graph import AttributionGraph
 from tracer.scenarios import Edit, Scenario, edit_all
 from tracer.types import FeatureId
@@ -77,7 +77,7 @@ def _swap(graph: AttributionGraph, strongest: Group) -> Scenario | None:
     other, groups = found
     try:
         edits = scale(strongest, -1.0) + transplant(other, groups[0].nodes, graph)
-    except ValueError:  # it stands where this prompt has no token
+    except InterventionError:  # it stands where this prompt has no token
         return None
     return Scenario(f"Put “{groups[0].name}” in the place of “{strongest.name}”", edits)
 
@@ -179,7 +179,7 @@ def _from_another_prompt(graph: AttributionGraph, scenarios: tuple[Scenario, ...
         return
     try:
         edits = transplant(other, group.nodes, graph)
-    except ValueError as error:
+    except InterventionError as error:
         st.warning(plain(str(error)))
         return
     st.button(

@@ -144,7 +144,7 @@ def compare_graphs(
         raise ComparisonError(
             f"{alignment!r} is no alignment: expected {', '.join(get_args(Alignment))}"
         )
-    same = _dictionary(left.graph) == _dictionary(right.graph)
+    same = same_dictionary(left.graph, right.graph)
     slots = aligned(left.graph.tokens, right.graph.tokens, alignment)
     merging = _Merging(alignment, same, slots, names)
     members: dict[Hashable, tuple[list[NodeId], list[NodeId]]] = {}
@@ -170,6 +170,11 @@ def compare_graphs(
     return Comparison(
         left, right, alignment, same, slots, nodes, ends[:, 0], ends[:, 1], both[:, 0], both[:, 1]
     )
+
+
+def same_dictionary(left: AttributionGraph, right: AttributionGraph) -> bool:
+    """Whether a feature's number means the same in both graphs."""
+    return _dictionary(left) == _dictionary(right)
 
 
 def _dictionary(graph: AttributionGraph) -> tuple[object, ...]:

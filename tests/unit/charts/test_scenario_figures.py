@@ -28,6 +28,7 @@ from charts.scenario_figures import (
     outcome_sentence,
     shared_tokens,
 )
+from tracer.errors import InterventionError
 from tracer.interventions import Outcome
 from tracer.pruning import prune
 from tracer.scenarios import Edit, Scenario, edit_all
@@ -73,8 +74,15 @@ def test_a_transplant_sets_the_values_of_the_other_prompt_counted_from_the_end()
     value = float(graph.activations[graph.index.row(TEXAS)])
     assert edit == Edit(TEXAS.feature, TEXAS.position + 1, TEXAS.position + 2, "set", value)
     shorter = graph_of([(0, 1, 1)], {}, tokens=TOKENS[:3])
-    with pytest.raises(ValueError, match="“capital” stands 6 tokens before"):
+    with pytest.raises(InterventionError, match="“capital” stands 6 tokens before"):
         transplant(graph, [CAPITAL], shorter)
+
+
+def test_nothing_is_put_into_another_model() -> None:
+    graph = dallas_graph()
+    theirs = dataclasses.replace(graph, provenance={"model": "gemma", "fingerprint": "1"})
+    with pytest.raises(InterventionError, match="of gemma with transcoders mean nothing in"):
+        transplant(theirs, [TEXAS], graph)
 
 
 def test_edits_are_told_by_name_and_token() -> None:
