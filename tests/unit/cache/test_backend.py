@@ -24,7 +24,7 @@ from cache import (
 )
 from cache.request import graph_key
 from cache.store import Store
-from tracer.errors import Cancelled, EmptyPromptError, ModelError
+from tracer.errors import Cancelled, EmptyPromptError, ModelError, TargetError
 from tracer.scenarios import Edit, Scenario
 from tracer.sources import resolve
 from tracer.types import FeatureId, Intervention, NodeId
@@ -245,13 +245,23 @@ def test_scenarios_are_run_once_and_anew_when_anything_about_them_changes(
         dataclasses.replace(asked, generate=3),
         dataclasses.replace(asked, prompt="a c"),
         dataclasses.replace(asked, watch=(NodeId("feature", 0, 1, 5),)),
+        dataclasses.replace(asked, temperature=0.5),
+        dataclasses.replace(asked, temperature=0.5, seed=3),
     ):
         job = backend.scenarios(other)
         job.result(10)
         assert not job.from_cache
-    assert len(engine.ran) == 7
+    assert len(engine.ran) == 9
     folders.fingerprints["atlas"] = "retrained"
     assert not backend.scenarios(asked).from_cache
+
+
+def test_a_text_is_looked_up_as_one_token_or_refused(backend: Backend) -> None:
+    found = backend.token(ModelChoice(), " Austin").result(10)
+    assert found == backend.token(ModelChoice(), " Austin").result(10)
+    assert found != backend.token(ModelChoice(), " Dallas").result(10)
+    with pytest.raises(TargetError, match="not one token"):
+        backend.token(ModelChoice(), "two words").result(10)
 
 
 def test_warming_opens_the_model_and_tells_the_device(backend: Backend, engine: FakeEngine) -> None:

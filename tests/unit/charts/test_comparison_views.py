@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from example_graphs import AUSTIN, CAPITAL, NAMES, TEXAS, dallas_graph, graph_of, token
 
@@ -16,7 +18,7 @@ from charts.comparison_views import (
 )
 from charts.palette import LIGHT
 from charts.wording import node_name
-from tracer.comparison import ComparedNode, Comparison, compare_graphs
+from tracer.comparison import ComparedNode, Comparison, Slots, compare_graphs
 from tracer.graph import AttributionGraph
 from tracer.pruning import prune
 from tracer.scenarios import Edit
@@ -124,7 +126,16 @@ def test_what_differs_becomes_edits_of_the_left_prompt() -> None:
 
 
 def test_a_feature_at_a_token_that_the_left_prompt_lacks_is_counted_as_lost() -> None:
+    """Nor is anything put at the beginning of text, where no feature can be."""
     shorter = graph_of([(0, 1, 1)], {}, tokens=("<bos>", " Go"))
-    comparison = compare_graphs(prune(shorter, 1.0, 1.0), prune(oakland_graph(), 1.0, 1.0))
-    _, lost = what_differs(comparison)
-    assert lost > 0
+    early = graph_of([(0, 1, 3), (0, 2, 4)], {}, tokens=("<bos>", " Go", " on"))
+    comparison = compare_graphs(prune(shorter, 1.0, 1.0), prune(early, 1.0, 1.0))
+    own = [NodeId("feature", 0, 1, 3), NodeId("feature", 0, 2, 4)]
+    nodes = tuple(
+        ComparedNode("feature", 0, 0, n.index, (), (n,), (0.0, 1.0), (0.0, 0.5)) for n in own
+    )
+    edits, lost = what_differs(replace(comparison, nodes=nodes))
+    assert [edit.feature.index for edit in edits] == [3] and lost == 1
+    first = Slots((1, 0), (0, 1, 2), 3)
+    edits, lost = what_differs(replace(comparison, nodes=nodes, slots=first))
+    assert edits == () and lost == 2

@@ -39,6 +39,8 @@ def test_edges_are_summed_between_groups_pruned_or_not() -> None:
         for (s, t), weight in flow_edges(marked, groups).items()
     }
     both = (TEXAS, CAPITAL)
+    inside = flow_groups(marked, [Supernode("chain", (TEXAS, CARRIED))])
+    assert (0, 0) not in flow_edges(marked, inside)  # Texas feeds what carries it
     assert edges == {
         (both, (CARRIED,)): 1.2,
         (both, (AUSTIN,)): 0.8,

@@ -91,3 +91,25 @@ def test_an_index_cannot_point_outside_its_folder(tmp_path: Path) -> None:
         json.dump([{"filename": "../../secret", "offsets": [0, 9]}], file)
     with pytest.raises(FeatureIndexError, match="outside"):
         FeatureIndex.open(folder)
+
+
+def test_features_are_searched_by_all_words_of_their_label_or_by_number(tmp_path: Path) -> None:
+    folder = save_index(tmp_path)
+    labels = {
+        "0": {
+            "0": {"label": "about Texas / thin", "precision": 0.8},
+            "1": {"label": "about Texas", "precision": 0.9},
+            "2": {"label": "about California", "precision": 0.99},
+        }
+    }
+    with gzip.open(folder / "features" / "labels.json.gz", "wt") as file:
+        json.dump(labels, file)
+    index = FeatureIndex.open(folder)
+    texas, thin = FeatureId(0, 1), FeatureId(0, 0)
+    assert index.search("texas") == (texas, thin)
+    assert index.search("ABOUT thin") == (thin,)
+    assert index.search("texas california") == ()
+    assert index.search("about", limit=1) == (texas,)
+    assert index.search("  ") == ()
+    assert index.search("L0/2") == index.search(" 0/2 ") == (FeatureId(0, 2),)
+    assert index.search("0/99") == index.search("9/0") == ()

@@ -219,3 +219,25 @@ def test_scenarios_are_plain_values(model: Model) -> None:
     with pytest.raises(InterventionError, match="only features"):
         Edit.at(NodeId("error", 0, 1, -1), "set", 0.0)
     assert dataclasses.replace(scenario, name="other") != scenario
+
+
+def test_a_recipe_moves_with_the_end_of_the_prompt(model: Model) -> None:
+    feature = FeatureId(0, 3)
+    recipe = Scenario(
+        "recipe",
+        (
+            Edit(feature, 2, 3, "scale", 0.0),
+            Edit(feature, 3, None, "set", 1.0),
+            Edit(feature, -1, None, "add", 1.0),
+            Edit(feature, 2, -1, "scale", 2.0),
+        ),
+    )
+    assert [(edit.start, edit.stop) for edit in recipe.moved(2).edits] == [
+        (4, 5),
+        (5, None),
+        (-1, None),
+        (4, -1),
+    ]
+    assert recipe.moved(-1).edits[0].start == 1
+    with pytest.raises(InterventionError, match="2 tokens before the beginning of this prompt"):
+        recipe.moved(-2)  # there is no feature at the beginning of text
