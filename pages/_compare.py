@@ -127,7 +127,7 @@ def _choices(session: Session) -> None:
     with st.expander("Explain another token than the likeliest ones", expanded=_aims(session)):
         sides = st.columns(2, gap="medium")
         for column, side in zip(sides, ("left", "right"), strict=True):
-            _session.show(f"target {side}", getattr(session.compared, f"{side}_target"))
+            _session.show_text(f"target {side}", getattr(session.compared, f"{side}_target"))
             column.text_input(
                 f"On the {side}",
                 key=f"target {side}",

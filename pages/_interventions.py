@@ -112,7 +112,7 @@ def _options(view: GraphView) -> _columns.Followed:
     """What holds for all columns; the token that is followed, if there is one."""
     options = _session.read().run
     follow, length, random, seed = st.columns([1.4, 1, 1, 0.8], gap="medium", border=False)
-    _session.show("follow", options.follow)
+    _session.show_text("follow", options.follow)
     follow.text_input(
         "Follow the probability of",
         key="follow",

@@ -43,7 +43,7 @@ def _bar() -> None:
     """Free text, and a step to the previous or next prompt of the gallery."""
     session = _session.read()
     # The box follows the session, which other widgets change too.
-    _session.show(_BOX, session.prompt)
+    _session.show_text(_BOX, session.prompt)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input(
             "Prompt: the text whose next token is explained",

@@ -109,11 +109,20 @@ def write(**changes: Any) -> None:
 def show(key: str, value: Any) -> None:
     """Have the widget of this key, which comes next, show ``value``.
 
-    The browser remembers what was last done to a widget of the same key, so a default would not
-    do. What it shows already is left alone: it may have moved on since, under a key held down.
+    Said in every run: the browser remembers what was last done to a widget of the same key, so a
+    default would not do, and what a run said that another one overtook may never have arrived.
     """
-    if key not in st.session_state or st.session_state[key] != value:
-        st.session_state[key] = value
+    st.session_state[key] = value
+
+
+def show_text(key: str, text: str) -> None:
+    """As :func:`show` for a box that a person may be typing into: only where it differs, and once
+    more in the next run."""
+    again = f"{key}, once more"
+    differs = st.session_state.get(key) != text
+    if differs or st.session_state.get(again):
+        st.session_state[key] = text
+    st.session_state[again] = differs
 
 
 def mirror() -> None:

@@ -13,8 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tracer.errors import TracerError
+from tracer.exchange import graph_from_shared, shared_from_trace
 from tracer.graph import AttributionGraph, load_graph
 from tracer.pruning import PrunedGraph, prune
+from tracer.published import read_graph_json, write_graph_json
 from tracer.scenarios import Edit, Scenario
 from tracer.types import (
     Contrast,
@@ -60,12 +62,16 @@ __all__ = [
     "Thresholds",
     "TokenProbability",
     "TracerError",
+    "graph_from_shared",
     "intervene",
     "load",
     "load_graph",
     "prune",
+    "read_graph_json",
     "run_scenarios",
+    "shared_from_trace",
     "trace",
+    "write_graph_json",
 ]
 
 _NEEDS_TORCH = {

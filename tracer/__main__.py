@@ -1,4 +1,4 @@
-"""The command line: ``python -m tracer trace | prune | intervene``.
+"""The command line: ``python -m tracer trace | prune | export | intervene``.
 
 Exit code 0 on success, 2 with one line on standard error for anything a person can mend.
 """
@@ -76,6 +76,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_pruning_options(prune)
     prune.set_defaults(run=_prune)
 
+    export = commands.add_parser(
+        "export",
+        help="write a saved graph, pruned, as JSON that other tools read",
+        epilog="example: python -m tracer export dallas.safetensors dallas.json",
+    )
+    export.add_argument("graph", help="a file written by 'trace --save'")
+    export.add_argument("file", help="where to: Neuronpedia's and circuit-tracer's form")
+    export.add_argument("--slug", help="short name inside the file (the file's own)")
+    _add_pruning_options(export)
+    export.set_defaults(run=_export)
+
     intervene = commands.add_parser(
         "intervene",
         help="set features to other values and print what the model says",
@@ -139,15 +150,55 @@ def _trace(options: argparse.Namespace) -> None:
 
 def _prune(options: argparse.Namespace) -> None:
     import tracer
-    from tracer.sources import resolve
 
     graph = tracer.load_graph(options.graph)
+    _print_pruned(graph, options, _transcoder_folder(graph))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    import tracer
+    from tracer.exchange import shared_from_trace
+    from tracer.published import write_graph_json
+
+    graph = tracer.load_graph(options.graph)
+    pruned = tracer.prune(graph, options.node_threshold, options.edge_threshold)
+    names = _names(graph, pruned)
+    target = Path(options.file)
+    shared = shared_from_trace(pruned, options.slug or target.stem, names)
     try:
-        source = resolve(graph.provenance["model"], graph.provenance["transcoders"])
-        folder = source.transcoder_folder
-    except (KeyError, TracerError):  # labels are a courtesy: the graph stands without its model
-        folder = None
-    _print_pruned(graph, options, folder)
+        size = len(write_graph_json(shared, target))
+    except OSError as error:
+        raise TracerError(f"the graph cannot be written to {target}: {error}") from error
+    if options.json:
+        report = {"nodes": len(shared.nodes), "links": len(shared.weights), "bytes": size}
+        print(json.dumps(report))
+    else:
+        print(f"{len(shared.nodes)} nodes and {len(shared.weights)} links in {target}")
+
+
+def _names(graph: Any, pruned: Any) -> dict[Any, str]:
+    """What the kept features are called, where the graph's transcoders are still there."""
+    from tracer.features import FeatureIndex
+
+    folder = _transcoder_folder(graph)
+    if folder is None:
+        return {}
+    index = FeatureIndex.open(folder)
+    features = (node.feature for node in pruned.nodes if node.kind == "feature")
+    return {feature: index.name(feature) for feature in features}
+
+
+def _transcoder_folder(graph: Any) -> Any:
+    """None where it is gone: labels are a courtesy, the graph stands without its model."""
+    from tracer.sources import resolve
+
+    try:
+        made = graph.provenance
+        return resolve(made["model"], made["transcoders"]).transcoder_folder
+    except (KeyError, TracerError):
+        return None
 
 
 def _print_pruned(graph: Any, options: argparse.Namespace, transcoder_folder: Any) -> None:

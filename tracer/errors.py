@@ -13,6 +13,7 @@
     ├── InterventionError       an edit on a layer, position or feature that is not there
     ├── FeatureIndexError       the feature examples on disk cannot be read
     ├── ComparisonError         two graphs cannot be compared as asked
+    ├── SharedGraphError        a published graph is damaged or not in a form that is known
     ├── GraphFileError          a saved graph is damaged or of another version
     ├── MemoryLimitError        the work would not fit; raised before it starts
     └── Cancelled               the caller asked the work to stop
@@ -73,6 +74,10 @@ class FeatureIndexError(TracerError):
 
 class ComparisonError(TracerError):
     """Two graphs cannot be compared in the way that was asked for."""
+
+
+class SharedGraphError(TracerError):
+    """A graph of another tool is damaged, or in no form that is known."""
 
 
 class GraphFileError(TracerError):

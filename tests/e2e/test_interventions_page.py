@@ -38,12 +38,14 @@ def column(page: Page, number: int) -> Locator:
 
 
 def press(page: Page, label: str, key: str, times: int) -> None:
-    """Move a slider with the keyboard, then wait for what it does."""
+    """Move a slider with the keyboard, a step at a time."""
     slider = page.get_by_role("slider", name=label)
-    slider.focus()
     for _ in range(times):
+        before = slider.input_value()
         slider.press(key)
-    settled(page)
+        expect(slider).not_to_have_value(before)
+        page.wait_for_timeout(300)  # the browser waits a moment before it tells the server
+        settled(page)
 
 
 def choose(page: Page, label: str, option: str) -> None:
@@ -52,11 +54,12 @@ def choose(page: Page, label: str, option: str) -> None:
     for _ in range(5):
         page.get_by_role("combobox", name=label).click()
         try:
-            wanted.wait_for(timeout=2_000)
+            wanted.click(timeout=3_000)
             break
         except Error:
             continue
-    wanted.click()
+    else:
+        pytest.fail(f"{label!r} has no {option!r}")
     page.keyboard.press("Escape")
     settled(page)
 
@@ -277,6 +280,9 @@ def test_a_run_comes_back_from_the_history_and_goes_to_other_prompts_and_files(
 
     column(page, 0).get_by_role("button", name="Remove").click()
     expect(page.locator(".st-key-column-0")).to_have_count(0)
+    settled(page)
     page.get_by_text(re.compile("Earlier runs on this prompt")).click()
+    latest = page.locator("p", has_text=re.compile("^Texas off ")).first
+    expect(latest).to_be_visible()
     page.get_by_role("button", name="Bring back").first.click()
     expect(column(page, 0).get_by_text("off: about Texas at “Dallas”")).to_be_visible()

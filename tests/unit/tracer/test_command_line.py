@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import tracer
 from tracer.__main__ import main
 
 FLAGSHIP = "The capital of the state containing Dallas is"
@@ -30,6 +31,15 @@ def test_trace_prints_the_answer_and_the_graph_as_json(
     assert len(fewer["nodes"]) < len(report["nodes"])
     assert {node["id"] for node in fewer["nodes"]} <= ids
     assert fewer["nodes"][0]["label"], "labels are found again"
+
+    published = tmp_path / "dallas.json"
+    assert main(["export", "--node-threshold", "0.5", str(saved), str(published)]) == 0
+    assert f"{len(fewer['nodes'])} nodes" in capsys.readouterr().out
+    shared = tracer.read_graph_json(published)
+    assert shared.metadata["slug"] == "dallas"
+    assert any("Texas" in node.label for node in shared.nodes)
+    assert main(["export", str(saved), str(tmp_path / "no" / "where.json")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_a_person_can_read_the_plain_output(capsys: pytest.CaptureFixture[str]) -> None:

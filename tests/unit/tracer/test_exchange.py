@@ -1,0 +1,251 @@
+"""Graphs of other tools are read in all their forms, and nothing of them is lost."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+import tracer
+from tracer.comparison import compare_graphs
+from tracer.errors import SharedGraphError
+from tracer.exchange import graph_from_shared, shared_from_trace
+from tracer.models import Model
+from tracer.published import cantor_pair, cantor_unpair, read_graph_json, write_graph_json
+from tracer.types import NodeId, Supernode
+
+TOKENS = ["<bos>", " big", " dog"]
+
+
+def node(name: str, kind: str, layer: str, position: int, **more: Any) -> dict[str, Any]:
+    return {
+        "node_id": name,
+        "feature": more.pop("feature", 0),
+        "layer": layer,
+        "ctx_idx": position,
+        "feature_type": kind,
+        "jsNodeId": f"{name}-0",
+        "clerp": more.pop("clerp", ""),
+        **more,
+    }
+
+
+def published() -> dict[str, Any]:
+    """Two layers; a feature of each, an old and a new error id, a kind that nobody knows."""
+    feature = "cross layer transcoder"
+    return {
+        "metadata": {"slug": "s", "scan": "gemma", "prompt_tokens": TOKENS, "prompt": "big dog"},
+        "qParams": {
+            "pinnedIds": ["0_7_1", "0_1_2"],
+            "supernodes": [["size", "0_7_1", "1_9_2"]],
+            "linkType": "both",
+        },
+        "nodes": [
+            node("E_5_1", "embedding", "E", 1),
+            node("0_7_1", feature, "0", 1, feature=cantor_pair(0, 7), activation=2.5, own={"a": 1}),
+            node("1_9_2", "unexplored node", "1", 2, feature=54, activation=None),
+            node("0_1_2", "mlp reconstruction error", "1", 2, feature=-1),  # of layer 1
+            node("0_-1_1", "mlp reconstruction error", "0", 1, feature=-1),
+            node("lorsa", "lorsa", "1", 2, feature=3),
+            node("3_11_2", "logit", "3", 2, clerp='Output " bark" (p=0.700)', token_prob=0.7),
+            node("3_12_2", "logit", "3", 2, clerp='Output " run" (p=0.200)', token_prob=0.2),
+        ],
+        "links": [
+            {"source": "E_5_1", "target": "0_7_1", "weight": 1.5},
+            {"source": "0_7_1", "target": "1_9_2", "weight": -0.5},
+            {"source": "0_1_2", "target": "3_11_2", "weight": 0.25},
+            {"source": "1_9_2", "target": "3_11_2", "weight": 2},
+            {"source": "lorsa", "target": "3_11_2", "weight": 9.0},
+        ],
+        "qk_only_nodes": {"x": {"node_id": "x"}},
+    }
+
+
+def read(stored: dict[str, Any]) -> Any:
+    return read_graph_json(json.dumps(stored).encode())
+
+
+def test_nodes_are_read_from_their_fields_and_errors_get_the_newer_id() -> None:
+    shared = read(published())
+    assert [(entry.id, entry.node) for entry in shared.nodes] == [
+        ("E_5_1", NodeId("token", -1, 1, 5)),
+        ("0_7_1", NodeId("feature", 0, 1, 7)),
+        ("1_9_2", NodeId("feature", 1, 2, 9)),
+        ("1_-1_2", NodeId("error", 1, 2, -1)),
+        ("0_-1_1", NodeId("error", 0, 1, -1)),
+        ("lorsa", None),
+        ("3_11_2", NodeId("logit", 2, 2, 11)),
+        ("3_12_2", NodeId("logit", 2, 2, 12)),
+    ]
+    assert shared.pinned == ("0_7_1", "1_-1_2")
+    assert shared.supernodes == (("size", ("0_7_1", "1_9_2")),)
+    assert shared.nodes[int(shared.sources[2])].id == "1_-1_2"
+    assert shared.weights.tolist() == [1.5, -0.5, 0.25, 2.0, 9.0]
+
+
+def test_what_is_read_and_written_again_is_the_same(tmp_path: Path) -> None:
+    shared = read(published())
+    path = tmp_path / "graph.json"
+    content = write_graph_json(shared, path)
+    assert path.read_bytes() == content and len(list(tmp_path.iterdir())) == 1
+    again = read_graph_json(path)
+    assert write_graph_json(again) == content
+    stored = json.loads(content)
+    assert stored["nodes"][1]["own"] == {"a": 1}
+    assert stored["nodes"][2]["activation"] is None
+    assert stored["qk_only_nodes"] == published()["qk_only_nodes"]
+    assert stored["qParams"]["linkType"] == "both"
+    assert {link["source"] for link in stored["links"]} <= {n["node_id"] for n in stored["nodes"]}
+
+
+def test_pins_and_supernodes_may_be_texts_and_nulls_are_dropped() -> None:
+    stored = published()
+    stored["qParams"] = {
+        "pinnedIds": "0_7_1,1_9_2",
+        "supernodes": '[["size","0_7_1"]]',
+        "clickedId": None,
+    }
+    stored["metadata"]["node_threshold"] = None
+    stored["nodes"][0]["clerp"] = None
+    shared = read(stored)
+    assert shared.pinned == ("0_7_1", "1_9_2")
+    assert shared.supernodes == (("size", ("0_7_1",)),)
+    written = json.loads(write_graph_json(shared))
+    assert "clickedId" not in written["qParams"]
+    assert "node_threshold" not in written["metadata"]
+    assert written["nodes"][0]["clerp"] == ""
+
+
+def test_a_paired_feature_is_told_apart_where_the_id_does_not_tell() -> None:
+    for layer, index in ((0, 0), (0, 12284), (25, 16383), (3, 2_500_000)):
+        assert cantor_unpair(cantor_pair(layer, index)) == (layer, index)
+    stored = published()
+    stored["nodes"][1] |= {"node_id": "mine"}
+    stored["nodes"][2] |= {"node_id": "other", "feature": 9}  # a plain number
+    for link in stored["links"]:
+        for side in ("source", "target"):
+            link[side] = {"0_7_1": "mine", "1_9_2": "other"}.get(link[side], link[side])
+    shared = read(stored)
+    assert shared.nodes[1].node == NodeId("feature", 0, 1, 7)
+    assert shared.nodes[2].node == NodeId("feature", 1, 2, 9)
+
+
+def damaged(change: str, value: Any = None) -> dict[str, Any]:
+    stored = copy.deepcopy(published())
+    path = change.split("/")
+    place: Any = stored
+    for key in path[:-1]:
+        place = place[int(key) if key.isdecimal() else key]
+    last = int(path[-1]) if path[-1].isdecimal() else path[-1]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return stored
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        (damaged("metadata"), "has no 'metadata'"),
+        (damaged("metadata/prompt_tokens"), "has no 'prompt_tokens'"),
+        (damaged("metadata/prompt_tokens", "big"), "no list of texts"),
+        (damaged("metadata/slug"), "has no 'slug'"),
+        (damaged("nodes", {"a": 1}), "expected a list"),
+        (damaged("nodes/1/feature_type"), "has no 'feature_type'"),
+        (damaged("nodes/1/ctx_idx", 3), "position 3: the prompt has positions 0 to 2"),
+        (damaged("nodes/1/ctx_idx", -1), "position -1"),
+        (damaged("nodes/1/layer", "-2"), "layer '-2'"),
+        (damaged("nodes/1/layer", "x"), "layer 'x'"),
+        (damaged("nodes/1/activation", "much"), "activation of node '0_7_1'"),
+        (damaged("nodes/1/node_id", "1_9_2"), "two nodes of the graph are called '1_9_2'"),
+        (damaged("nodes/1/node_id", "0_1_2"), "called '0_1_2'|both a feature and an error"),
+        (damaged("links/0/source", "nowhere"), "link 0 of the graph leads to 'nowhere'"),
+        (damaged("links/1/weight", "heavy"), "link 1 of the graph has the weight 'heavy'"),
+        (damaged("links/1/weight", float("nan")), "link 1 of the graph has the weight nan"),
+        (damaged("links/1/weight"), "has no 'weight'"),
+        (damaged("links/1", 3), "expected an object"),
+        (damaged("qParams/supernodes", [3]), "the supernodes of the graph cannot be read"),
+    ],
+)
+def test_damage_is_named(stored: dict[str, Any], said: str) -> None:
+    with pytest.raises(SharedGraphError, match=said):
+        read(stored)
+
+
+def test_no_json_no_file_and_too_much_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SharedGraphError, match="is no JSON"):
+        read_graph_json(b"{")
+    with pytest.raises(SharedGraphError, match="expected an object"):
+        read_graph_json(b"[]")
+    with pytest.raises(SharedGraphError, match="cannot be read: No such file"):
+        read_graph_json(tmp_path / "absent.json")
+    monkeypatch.setattr("tracer.published.MAX_NODES", 7)
+    with pytest.raises(SharedGraphError, match="has 8 nodes, at most 7 can be shown"):
+        read(published())
+    monkeypatch.setattr("tracer.published.MAX_BYTES", 100)
+    with pytest.raises(SharedGraphError, match="at most 0 can be read"):
+        read(published())
+
+
+def test_an_imported_graph_is_one_of_ours() -> None:
+    graph = graph_from_shared(read(published()))
+    assert graph.features.tolist() == [[0, 1, 7], [1, 2, 9]]
+    assert graph.activations[0] == 2.5 and np.isnan(graph.activations[1])
+    assert [target.label for target in graph.targets] == [" bark", " run"]
+    assert [target.probability for target in graph.targets] == [0.7, 0.2]
+    edges = {
+        (graph.index.node(int(s)), graph.index.node(int(t))): float(w)
+        for s, t, w in zip(graph.sources, graph.rows, graph.weights, strict=True)
+    }
+    assert edges == {
+        (NodeId("token", -1, 1, 5), NodeId("feature", 0, 1, 7)): 1.5,
+        (NodeId("feature", 0, 1, 7), NodeId("feature", 1, 2, 9)): -0.5,
+        (NodeId("error", 1, 2, -1), NodeId("logit", 2, 2, 11)): 0.25,
+        (NodeId("feature", 1, 2, 9), NodeId("logit", 2, 2, 11)): 2.0,
+    }
+    stored = published()
+    stored["nodes"] = [entry for entry in stored["nodes"] if entry["feature_type"] != "logit"]
+    stored["links"] = stored["links"][:2]
+    with pytest.raises(SharedGraphError, match="no logit node"):
+        graph_from_shared(read(stored))
+
+
+def test_a_trace_of_ours_comes_back_with_every_edge_pin_and_label(model: Model) -> None:
+    pruned = tracer.prune(tracer.trace(model, tiny.IDS))
+    feature = next(n for n in pruned.nodes if n.kind == "feature")
+    error = next(n for n in pruned.nodes if n.kind == "error")
+    stranger = NodeId("feature", 0, 1, 10_000)
+    shared = shared_from_trace(
+        pruned,
+        "mine",
+        {feature.feature: "about w5"},
+        pinned=(feature, stranger),
+        supernodes=(Supernode("pair", (feature, error)), Supernode("gone", (stranger,))),
+    )
+    again = read_graph_json(write_graph_json(shared))
+    assert [entry.node for entry in again.nodes] == list(pruned.nodes)
+    name = f"{feature.layer}_{feature.index}_{feature.position}"
+    assert again.pinned == (name,)
+    assert again.supernodes == (("pair", (name, f"{error.layer}_-1_{error.position}")),)
+    labelled = [entry for entry in again.nodes if entry.label == "about w5"]
+    assert {entry.node.feature for entry in labelled if entry.node} == {feature.feature}
+    imported = graph_from_shared(again)
+    theirs = tracer.prune(imported, 1.0, 1.0)
+    found = compare_graphs(pruned, theirs)
+    assert not found.same_dictionary  # the file does not say which weights it is from
+    ours = sorted(map(float, pruned.edges[2]))
+    assert sorted(map(float, imported.weights)) == pytest.approx(ours)
+    first = again.nodes[
+        int(np.argmax([n.node is not None and n.node.kind == "logit" for n in again.nodes]))
+    ]
+    assert first.label.startswith('Output "') and first.stored["is_target_logit"] is True
+    entered = [n.stored["influence"] for n in again.nodes if n.node and n.node.kind == "feature"]
+    assert 0 < min(entered) <= max(entered) <= 1

@@ -1,0 +1,179 @@
+"""Our graphs in the form that other tools publish, and theirs as ours. Data only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from tracer.errors import SharedGraphError
+from tracer.graph import AttributionGraph, NodeIndex
+from tracer.pruning import PrunedGraph
+from tracer.published import TYPES, SharedGraph, SharedNode, cantor_pair
+from tracer.types import FeatureId, NodeId, Supernode, Target, TokenProbability
+
+_OUTPUT: Final = re.compile(r'^Output "(?P<token>.*)" \(p=[\d.]+\)$', re.DOTALL)
+
+
+def shared_from_trace(
+    pruned: PrunedGraph,
+    slug: str,
+    names: Mapping[FeatureId, str] | None = None,
+    pinned: Sequence[NodeId] = (),
+    supernodes: Sequence[Supernode] = (),
+) -> SharedGraph:
+    """A pruned graph of ours in the published form, labels, pins and supernodes included.
+
+    A node's ``influence`` there is the cumulative share at which it enters: small is important.
+    """
+    graph, labels = pruned.graph, names or {}
+    numbers = {int(row): number for number, row in enumerate(pruned.rows)}
+    nodes = tuple(_published(pruned, int(row), labels) for row in pruned.rows)
+    sources, targets, weights = pruned.edges
+    made = graph.provenance
+    metadata = {
+        "slug": slug,
+        "scan": str(made.get("scan") or made.get("model") or "unknown"),
+        "prompt_tokens": list(graph.tokens),
+        "prompt": graph.prompt,
+        "node_threshold": pruned.thresholds.node,
+        "schema_version": 1,
+        "generation_settings": {
+            ours: made[key]
+            for ours, key in (
+                ("max_n_logits", "max_logits"),
+                ("desired_logit_prob", "logit_mass"),
+                ("max_feature_nodes", "max_features"),
+            )
+            if made.get(key) is not None
+        },
+        "pruning_settings": {
+            "node_threshold": pruned.thresholds.node,
+            "edge_threshold": pruned.thresholds.edge,
+        },
+    }
+    kept = {node: nodes[numbers[graph.index.row(node)]].id for node in pruned.nodes}
+    groups = ((s.name, tuple(kept[n] for n in s.nodes if n in kept)) for s in supernodes)
+    return SharedGraph(
+        metadata=metadata,
+        nodes=nodes,
+        sources=np.array([numbers[int(row)] for row in sources], np.int64),
+        targets=np.array([numbers[int(row)] for row in targets], np.int64),
+        weights=weights,
+        pinned=tuple(kept[node] for node in pinned if node in kept),
+        supernodes=tuple((name, members) for name, members in groups if members),
+        parameters={"linkType": "both", "clickedId": "", "sg_pos": ""},
+    )
+
+
+def _published(pruned: PrunedGraph, row: int, names: Mapping[FeatureId, str]) -> SharedNode:
+    graph = pruned.graph
+    node = graph.index.node(row)
+    share = float(pruned.cumulative_influence[row])
+    stored: dict[str, Any] = {
+        "feature": node.index,
+        "layer": str(node.layer),
+        "ctx_idx": node.position,
+        "feature_type": TYPES[node.kind],
+        "token_prob": 0.0,
+        "is_target_logit": False,
+        "run_idx": 0,
+        "reverse_ctx_idx": 0,
+        "influence": share,
+        "activation": None,
+    }
+    label = ""
+    if node.kind == "feature":
+        name = f"{node.layer}_{node.index}_{node.position}"
+        stored["feature"] = cantor_pair(node.layer, node.index)
+        stored["jsNodeId"] = f"{node.layer}_{node.index}-0"
+        stored["activation"] = float(graph.activations[row])
+        label = names.get(node.feature, "")
+    elif node.kind == "error":
+        name = f"{node.layer}_-1_{node.position}"
+        stored["jsNodeId"] = f"{node.layer}_{node.position}-0"
+    elif node.kind == "token":
+        name = f"E_{node.index}_{node.position}"
+        stored |= {"layer": "E", "jsNodeId": f"E_{node.index}-{node.position}"}
+        label = graph.tokens[node.position]
+    else:
+        target = graph.targets[row - graph.index.logit_rows.start]
+        name = f"{graph.n_layers + 1}_{node.index}_{node.position}"
+        stored |= {
+            "layer": str(graph.n_layers + 1),
+            "jsNodeId": f"L_{node.index}-{node.position}",
+            "token_prob": target.probability,
+            "is_target_logit": row == graph.index.logit_rows.start,
+            "influence": None,
+        }
+        label = f'Output "{target.label}" (p={target.probability:.3f})'
+    return SharedNode(name, node, label, stored | {"clerp": label})
+
+
+def graph_from_shared(shared: SharedGraph) -> AttributionGraph:
+    """A published graph as one of ours, to look at and to compare; ``prune(…, 1, 1)`` shows it all.
+
+    What the file does not carry: pruned nodes and edges (influence is therefore that of the kept
+    part alone), logits, and how many features were active. Nodes of kinds that we do not know are
+    left out, with their links.
+
+    Raises :class:`SharedGraphError` when it explains no token.
+    """
+    known = [node.node for node in shared.nodes if node.node is not None]
+    tokens = tuple(shared.metadata["prompt_tokens"])
+    logits = [(n.node, n) for n in shared.nodes if n.node is not None and n.node.kind == "logit"]
+    if not logits:
+        raise SharedGraphError("the graph has no logit node: it explains nothing")
+    logits.sort(key=lambda entry: -float(entry[1].stored.get("token_prob") or 0.0))
+    features = sorted((n.layer, n.position, n.index) for n in known if n.kind == "feature")
+    table = np.array(features, np.int32).reshape(-1, 3)
+    n_layers = max(node.layer for node, _ in logits)
+    ids = {n.position: n.index for n in known if n.kind == "token"}
+    token_ids = tuple(ids.get(position, -1 - position) for position in range(len(tokens)))
+    targets = tuple(
+        Target(_answer(entry), (node.index,), float(entry.stored.get("token_prob") or 0.0))
+        for node, entry in logits
+    )
+    index = NodeIndex(table, n_layers, token_ids, tuple(node.index for node, _ in logits))
+    activations = np.zeros(len(table), np.float32)
+    row_of = np.full(len(shared.nodes), -1, np.int64)
+    for number, entry in enumerate(shared.nodes):
+        if entry.node is None:
+            continue
+        place = (
+            entry.node._replace(position=len(tokens) - 1)
+            if entry.node.kind == "logit"
+            else entry.node
+        )
+        row_of[number] = index.row(place)
+        if entry.node.kind == "feature":
+            activation = entry.stored.get("activation")
+            activations[row_of[number]] = np.nan if activation is None else activation
+    sources, rows = row_of[shared.sources], row_of[shared.targets]
+    chosen = (sources >= 0) & (rows >= 0)
+    order = np.lexsort((sources[chosen], rows[chosen]))
+    counts = np.bincount(rows[chosen], minlength=len(index))
+    return AttributionGraph(
+        prompt=str(shared.metadata["prompt"]),
+        tokens=tokens,
+        token_ids=token_ids,
+        n_layers=n_layers,
+        features=table,
+        activations=activations,
+        targets=targets,
+        indptr=np.r_[0, np.cumsum(counts)].astype(np.int64),
+        sources=sources[chosen][order],
+        weights=shared.weights[chosen][order].astype(np.float32),
+        next_tokens=tuple(
+            TokenProbability(t.label, t.token_ids[0], t.probability, float("nan")) for t in targets
+        ),
+        n_active_features=len(table),
+        provenance={"scan": shared.metadata["scan"], "imported": shared.metadata["slug"]},
+    )
+
+
+def _answer(entry: SharedNode) -> str:
+    found = _OUTPUT.match(entry.label)
+    return found["token"] if found else entry.label or f"token {entry.id.split('_')[1]}"
