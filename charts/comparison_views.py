@@ -9,7 +9,15 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from charts.graph_figure import FONT, SYMBOLS, curves
+from charts.graph_frame import (
+    FONT,
+    SYMBOLS,
+    column_label,
+    curves,
+    diameter,
+    frame,
+    node_label,
+)
 from charts.graph_layout import GraphLayout, LayoutNode, PlacedNode, layout_graph
 from charts.palette import LIGHT, Palette, translucent
 from charts.wording import percent, plotly_text, target_number, token_text, truncate
@@ -99,9 +107,7 @@ def _apart(comparison: Comparison, layout: GraphLayout) -> list[PlacedNode]:
 
 
 def _size(node: ComparedNode) -> float:
-    if node.kind in ("token", "logit"):
-        return 9.0 if node.kind == "token" else 12.0
-    return float(round(7.0 + 12.0 * min(1.0, max(node.influence)) ** 0.5, 1))
+    return diameter(node.kind, max(node.influence))
 
 
 def _hover(node: ComparedNode, name: Name) -> str:
@@ -177,81 +183,15 @@ def _dress(
     at: Mapping[int, PlacedNode],
     palette: Palette,
 ) -> None:
-    shapes = [
-        {
-            "type": "rect",
-            "layer": "below",
-            "xref": "paper",
-            "x0": 0,
-            "x1": 1,
-            "y0": row.start,
-            "y1": row.stop,
-            "fillcolor": palette.band,
-            "line": {"width": 0},
-        }
-        for row in layout.rows[1::2]
+    labels = [
+        column_label(layout, number, truncate(_column_text(tokens, " / "), 22), palette)
+        for number, tokens in enumerate(comparison.columns)
     ]
-    small = {"size": 11, "color": palette.muted}
-    annotations = [
-        {
-            "x": 2,
-            "y": row.middle if row is not layout.rows[0] else row.stop - 17.0,
-            "text": row.name,
-            "showarrow": False,
-            "xanchor": "left",
-            "font": small,
-        }
-        for row in layout.rows
-    ]
-    for column, tokens in zip(layout.columns, comparison.columns, strict=True):
-        text = " / ".join(token_text(part) for part in tokens.split(" / "))
-        annotations.append(
-            {
-                "x": column.middle,
-                "y": layout.rows[0].stop - 38.0,
-                "text": plotly_text(truncate(text, 22)),
-                "showarrow": False,
-                "font": {"size": 13, "color": palette.text},
-            }
-        )
     for placed in at.values():
         if placed.label:
-            node = comparison.nodes[placed.node.index]
-            annotations.append(
-                {
-                    "x": placed.x,
-                    "y": placed.y,
-                    "xshift": _size(node) / 2 + 3,
-                    "text": plotly_text(placed.label),
-                    "showarrow": False,
-                    "xanchor": "left",
-                    "bgcolor": translucent(palette.background, 0.72),
-                    "borderpad": 1,
-                    "font": {"size": 13 if node.kind == "logit" else 12, "color": palette.text},
-                }
-            )
-    axis = {"visible": False, "zeroline": False, "showgrid": False}
-    figure.update_layout(
-        shapes=shapes,
-        annotations=annotations,
-        xaxis={**axis, "range": [0, layout.width]},
-        yaxis={**axis, "range": [0, layout.height]},
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        height=round(layout.height),
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": FONT, "color": palette.text},
-        hoverlabel={
-            "bgcolor": palette.background,
-            "bordercolor": palette.grid,
-            "font": {"family": FONT, "size": 12.5, "color": palette.text},
-            "align": "left",
-        },
-        hovermode="closest",
-        dragmode="pan",
-        showlegend=False,
-        template="none",
-    )
+            size = _size(comparison.nodes[placed.node.index])
+            labels.append(node_label(placed, size, palette))
+    frame(figure, layout, labels, palette)
 
 
 def difference_figure(
@@ -331,8 +271,8 @@ def difference_figure(
     return figure
 
 
-def _column_text(column: str) -> str:
-    return "/".join(token_text(part) for part in column.split(" / "))
+def _column_text(column: str, between: str = "/") -> str:
+    return between.join(token_text(part) for part in column.split(" / "))
 
 
 def comparison_table(comparison: Comparison, name: Name) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-from charts.graph_figure import FONT
+from charts.graph_frame import FONT
 from charts.palette import LIGHT, Palette, translucent
 from charts.wording import percent, plotly_text, token_text, truncate
 from tracer.types import TokenProbability
@@ -114,7 +114,7 @@ def histogram_figure(
             "nticks": 6,
         },
         yaxis={"type": "log", "gridcolor": palette.grid, "nticks": 4, "dtick": 1},
-        **_common(palette),
+        **common_look(palette),
     )
     return figure
 
@@ -146,11 +146,12 @@ def _bars_layout(figure: go.Figure, tokens: Sequence[str], palette: Palette, hei
             "tickfont": {"size": 13, "color": palette.text},
         },
         bargap=0.28,
-        **_common(palette),
+        **common_look(palette),
     )
 
 
-def _common(palette: Palette) -> dict[str, Any]:
+def common_look(palette: Palette) -> dict[str, Any]:
+    """Layout of all small figures: transparent, quiet, without a toolbar's drag."""
     return {
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import plotly.graph_objects as go
 
-from charts.graph_figure import FONT, curves
+from charts.graph_frame import FONT, curves
 from charts.graph_layout import CHARACTER, PlacedNode
 from charts.graph_view import GraphView
 from charts.groups import lone_names

@@ -8,19 +8,16 @@ from typing import Final
 import numpy as np
 import plotly.graph_objects as go
 
+from charts.graph_frame import SYMBOLS, column_label, curves, diameter, frame, node_label
 from charts.graph_layout import GraphLayout, LayoutNode, PlacedNode, layout_graph
 from charts.graph_view import GraphView
 from charts.palette import LIGHT, Palette, translucent
 from charts.wording import percent, place, plotly_text, signed, token_text, truncate
-from tracer.graph import FloatArray
 from tracer.types import NodeId
 
-FONT: Final = '"Source Sans", "Source Sans Pro", system-ui, sans-serif'
-SYMBOLS: Final = {"feature": "circle", "error": "diamond", "token": "square", "logit": "square"}
 _LEGEND: Final = {"feature": "feature", "error": "error", "token": "token", "logit": "next token"}
 _STRENGTHS: Final = ((0.0, 0.9, 0.35), (0.3, 1.7, 0.5), (0.62, 3.0, 0.75))
 """Buckets of edges: from which share of the strongest weight on, line width in px, opacity."""
-_CURVE_POINTS: Final = 12
 _HOVER_NEIGHBOURS: Final = 3
 
 
@@ -101,24 +98,6 @@ def _add_edges(
                 )
 
 
-def curves(
-    sources: Sequence[PlacedNode], targets: Sequence[PlacedNode]
-) -> tuple[FloatArray, FloatArray]:
-    """Bézier curves that leave upwards and arrive from below, each followed by a NaN."""
-    t = np.linspace(0.0, 1.0, _CURVE_POINTS)
-    ends = np.array([[s.x, s.y, e.x, e.y] for s, e in zip(sources, targets, strict=True)])
-    x0, y0, x1, y1 = (ends[:, i : i + 1] for i in range(4))
-    bend = 0.5 * np.abs(y1 - y0)
-    basis = ((1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3)
-    x = x0 * basis[0] + x0 * basis[1] + x1 * basis[2] + x1 * basis[3]
-    y = y0 * basis[0] + (y0 + bend) * basis[1] + (y1 - bend) * basis[2] + y1 * basis[3]
-    gap = np.full((len(ends), 1), np.nan)
-    return (
-        np.hstack([x, gap]).round(1).astype(np.float32).ravel(),
-        np.hstack([y, gap]).round(1).astype(np.float32).ravel(),
-    )
-
-
 def _add_nodes(
     figure: go.Figure, view: GraphView, placed: Sequence[PlacedNode], palette: Palette
 ) -> None:
@@ -170,12 +149,7 @@ def _connected(view: GraphView) -> set[NodeId]:
 
 
 def _size(view: GraphView, node: NodeId) -> float:
-    """Diameter in px; the area grows with influence."""
-    if node.kind == "token":
-        return 9.0
-    if node.kind == "logit":
-        return 12.0
-    return float(round(7.0 + 12.0 * min(1.0, view.influence(node)) ** 0.5, 1))
+    return diameter(node.kind, view.influence(node))
 
 
 def _hover(view: GraphView, node: NodeId) -> str:
@@ -203,93 +177,19 @@ def _hover(view: GraphView, node: NodeId) -> str:
 
 
 def _dress(figure: go.Figure, view: GraphView, layout: GraphLayout, palette: Palette) -> None:
-    """Axes, bands, labels: everything that is not data."""
-    connected = _connected(view)
-    shapes = [
-        {
-            "type": "rect",
-            "layer": "below",
-            "xref": "paper",
-            "x0": 0,
-            "x1": 1,
-            "y0": row.start,
-            "y1": row.stop,
-            "fillcolor": palette.band,
-            "line": {"width": 0},
-        }
-        for row in layout.rows[1::2]
-    ]
-    graph = view.pruned.graph
-    annotations = [
-        {
-            "x": 2,
-            "y": row.middle if row is not layout.rows[0] else row.stop - 17.0,
-            "text": row.name,
-            "showarrow": False,
-            "xanchor": "left",
-            "font": {"size": 11, "color": palette.muted},
-        }
-        for row in layout.rows
-    ]
-    for position, column in enumerate(layout.columns):
+    """Axes, bands, labels: everything that is not data. Labels can be clicked, too."""
+    connected, graph = _connected(view), view.pruned.graph
+    labels = []
+    for position, token in enumerate(graph.tokens):
         node = NodeId("token", -1, position, graph.token_ids[position])
-        annotations.append(
-            {
-                "x": column.middle,
-                "y": layout.rows[0].stop - 38.0,
-                "text": plotly_text(truncate(token_text(graph.tokens[position]), 14)),
-                "showarrow": False,
-                "captureevents": True,
-                "name": str(node),
-                "font": {"size": 13, "color": palette.text},
-                "opacity": 1.0 if node in connected else 0.45,
-            }
-        )
+        label = column_label(layout, position, truncate(token_text(token), 14), palette)
+        opacity = 1.0 if node in connected else 0.45
+        labels.append(label | {"captureevents": True, "name": str(node), "opacity": opacity})
     for p in layout.nodes:
-        if not p.label:
-            continue
-        strong = p.node.kind == "logit" or p.node == view.selected
-        text = plotly_text(p.label)
-        annotations.append(
-            {
-                "x": p.x,
-                "y": p.y,
-                "xshift": _size(view, p.node) / 2 + 3,
-                "text": f"<b>{text}</b>" if strong else text,
-                "showarrow": False,
-                "xanchor": "left",
-                "align": "left",
-                "captureevents": True,
-                "name": str(p.node),
-                "bgcolor": translucent(palette.background, 0.72),
-                "borderpad": 1,
-                "font": {"size": 13 if p.node.kind == "logit" else 12, "color": palette.text},
-                "opacity": 1.0 if p.node in connected else 0.4,
-            }
-        )
-    axis = {"visible": False, "zeroline": False, "showgrid": False}
-    figure.update_layout(
-        shapes=shapes,
-        annotations=annotations,
-        xaxis={**axis, "range": [0, layout.width]},
-        yaxis={**axis, "range": [0, layout.height]},
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        height=round(layout.height),
-        meta={"width": round(layout.width), "height": round(layout.height)},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": FONT, "color": palette.text},
-        hoverlabel={
-            "bgcolor": palette.background,
-            "bordercolor": palette.grid,
-            "font": {"family": FONT, "size": 12.5, "color": palette.text},
-            "align": "left",
-        },
-        hovermode="closest",
-        hoverdistance=12,
-        dragmode="pan",
-        clickmode="event+select",
-        uirevision="graph",
-        showlegend=False,
-        template="none",
-    )
+        if p.label:
+            strong = p.node.kind == "logit" or p.node == view.selected
+            label = node_label(p, _size(view, p.node), palette, strong)
+            opacity = 1.0 if p.node in connected else 0.4
+            labels.append(label | {"captureevents": True, "name": str(p.node), "opacity": opacity})
+    frame(figure, layout, labels, palette)
+    figure.update_layout(clickmode="event+select", uirevision="graph")

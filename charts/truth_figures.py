@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import plotly.graph_objects as go
 
-from charts.graph_figure import FONT
+from charts.distributions import common_look
 from charts.palette import LIGHT, Palette
 from charts.wording import plotly_text, signed, truncate
 from tracer.influence import FloatArray
@@ -65,7 +65,8 @@ def ranked_figure(check: EffectCheck, palette: Palette = LIGHT) -> go.Figure:
             "ticklabelstandoff": 4,
         },
         bargap=0.3,
-        **_common(palette),
+        **common_look(palette),
+        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
     )
     return figure
 
@@ -125,7 +126,8 @@ def scatter_figure(check: EffectCheck, palette: Palette = LIGHT, ideal: bool = T
         margin={"l": 50, "r": 8, "t": 26, "b": 40},
         xaxis={**axis, "title": {"text": f"predicted by the edges ({unit})", "standoff": 6}},
         yaxis={**axis, "title": {"text": "measured", "standoff": 6}},
-        **_common(palette),
+        **common_look(palette),
+        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
     )
     return figure
 
@@ -155,19 +157,3 @@ def check_sentence(check: EffectCheck) -> str:
     if not np.isfinite(check.correlation):
         return "Too few different effects for a correlation."
     return f"Correlation r = {check.correlation:.2f}, slope {check.slope:.2f}."
-
-
-def _common(palette: Palette) -> dict[str, object]:
-    return {
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": FONT, "size": 12, "color": palette.muted},
-        "hoverlabel": {
-            "bgcolor": palette.background,
-            "bordercolor": palette.grid,
-            "font": {"family": FONT, "size": 12.5, "color": palette.text},
-        },
-        "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
-        "template": "none",
-        "dragmode": False,
-    }
