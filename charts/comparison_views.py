@@ -258,7 +258,7 @@ def difference_figure(
             "automargin": True,
             "zeroline": False,
             "showgrid": False,
-            "ticklabelstandoff": 4,
+            "ticklabelstandoff": 10,
             "tickfont": {"size": 12, "color": palette.text},
         },
         legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
