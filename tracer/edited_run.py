@@ -17,7 +17,6 @@ from torch import Tensor
 
 from tracer.bridge import Hook
 from tracer.errors import InterventionError
-from tracer.frozen import FIRST_POSITION
 from tracer.models import Model
 from tracer.scenarios import Edit, Scenario
 
@@ -186,8 +185,8 @@ class EditedRun:
             )
             held = torch.tensor([bool(self._rows[edit[0]].constrained) for edit in edits])
             present = torch.where(held.to(value.device), before, present)
-            present = torch.where(positions < FIRST_POSITION, 0, present)
-            before = torch.where(positions < FIRST_POSITION, 0, before)
+            present = torch.where(positions < self._model.first_position, 0, present)
+            before = torch.where(positions < self._model.first_position, 0, before)
             wanted = torch.stack([_wanted(edit[3], before[i]) for i, edit in enumerate(edits)])
             change = wanted - present
             written = transcoder.decoder_vectors(features).float() * change[:, None, None]

@@ -18,9 +18,6 @@ from tracer.bridge import Norm
 from tracer.errors import ModelError
 from tracer.models import Model
 
-FIRST_POSITION = 1
-"""Position 0 (beginning of text) carries no features and no errors, as in circuit-tracer."""
-
 
 @dataclass(frozen=True)
 class FrozenPass:
@@ -38,7 +35,8 @@ class FrozenPass:
     preactivation_biases: Float[Tensor, " active"]
     """The encoder bias of every active feature."""
     errors: Float[Tensor, "layers pos d_model"]
-    """MLP output minus the transcoders' reconstruction, zero at position 0."""
+    """MLP output minus the transcoders' reconstruction, zero before the first position that counts
+    (:attr:`Model.first_position`)."""
     token_vectors: Float[Tensor, "pos d_model"]
 
     @property
@@ -102,7 +100,7 @@ def _decompose(model: Model, seen: dict[str, Tensor]) -> tuple[Tensor, Tensor, T
     ids, values, biases = [], [], []
     for transcoder, x in zip(model.transcoders.layers, inputs, strict=True):
         active = transcoder.activations(x)
-        active[:FIRST_POSITION] = 0
+        active[: model.first_position] = 0
         position, feature = active.nonzero(as_tuple=True)
         value = active[position, feature]
         del active
@@ -114,5 +112,5 @@ def _decompose(model: Model, seen: dict[str, Tensor]) -> tuple[Tensor, Tensor, T
         biases.append(transcoder.b_enc[feature])
     for number, errors in enumerate(rebuilt):
         errors.neg_().add_(seen.pop(model.write_hook(number)))
-    rebuilt[:, :FIRST_POSITION] = 0
+    rebuilt[:, : model.first_position] = 0
     return torch.cat(ids), torch.cat(values), torch.cat(biases), rebuilt

@@ -18,7 +18,6 @@ from torch import Tensor
 from tracer.continuation import Continuation
 from tracer.edited_run import EditedRow, EditedRun, check_feature, check_row, names_to_capture
 from tracer.errors import InterventionError, ModelError
-from tracer.frozen import FIRST_POSITION
 from tracer.graph import FloatArray
 from tracer.models import Model
 from tracer.scenarios import Edit, Scenario
@@ -309,7 +308,7 @@ def _watched(
         x = x if row is None else x[row]
         if nodes is None:
             values = transcoder.activations(x)
-            values[:FIRST_POSITION] = 0
+            values[: model.first_position] = 0
             position, feature = values.nonzero(as_tuple=True)
             chosen = values[position, feature]
             places = zip(position.tolist(), feature.tolist(), strict=True)
@@ -319,6 +318,6 @@ def _watched(
             positions = torch.tensor([node.position for node in here], device=x.device).long()
             features = torch.tensor([node.index for node in here], device=x.device).long()
             chosen = transcoder.chosen_activations(x[positions], features)
-            chosen = torch.where(positions < FIRST_POSITION, 0, chosen)
+            chosen = torch.where(positions < model.first_position, 0, chosen)
         found.update(zip(here, chosen.tolist(), strict=True))
     return found

@@ -79,6 +79,17 @@ class Model:
         with self.bridge.parked(keep=needed):
             yield
 
+    @cached_property
+    def first_position(self) -> int:
+        """Where features and errors begin; what comes before carries none, as in circuit-tracer.
+
+        That is the beginning-of-text token and, where Gemma 3 is tuned to instructions, all of
+        ``<bos><start_of_turn>user\n``, four tokens.
+        """
+        names = (self.source.name, self.transcoders.model_name)
+        tuned = any("gemma-3" in name and name.endswith("-it") for name in names)
+        return 4 if tuned else 1
+
     def read_hook(self, layer: int) -> str:
         """Hook point where the transcoder of ``layer`` reads."""
         block, point = self.blocks[layer], self.transcoders.read_point

@@ -22,7 +22,6 @@ from tracer.atlas.circuit_checks import (
 )
 from tracer.atlas.corpus import OPPOSITE, STATE_TWO_HOP, Sentence, sentences
 from tracer.atlas.facts import LANGUAGES, State, city_splits, opposites, states
-from tracer.frozen import FIRST_POSITION
 from tracer.interventions import intervene
 from tracer.models import Model
 from tracer.types import Intervention
@@ -119,7 +118,7 @@ def replacement_hooks(model: Model) -> list[tuple[str, Any]]:
     def write(layer: int) -> Any:
         def hook(value: Tensor, hook: Any) -> Tensor:
             replaced = written[layer] + model.transcoders[layer].b_dec
-            replaced[:, :FIRST_POSITION] = value[:, :FIRST_POSITION]
+            replaced[:, : model.first_position] = value[:, : model.first_position]
             return replaced
 
         return hook
@@ -148,11 +147,13 @@ def sparsity(model: Model, asked: Sequence[Sentence]) -> tuple[float, float]:
         names = [model.read_hook(i) for i in layers] + [model.write_hook(i) for i in layers]
         _, seen = model.bridge.capture(ids, names)
         inputs = [seen[model.read_hook(i)] for i in layers]
-        outputs = torch.stack([seen[model.write_hook(i)] for i in layers])[:, FIRST_POSITION:]
+        outputs = torch.stack([seen[model.write_hook(i)] for i in layers])[
+            :, model.first_position :
+        ]
         active = [model.transcoders[i].activations(inputs[i]) for i in layers]
-        rebuilt = model.transcoders.reconstructions(active, inputs)[:, FIRST_POSITION:]
-        count += sum(float((a[FIRST_POSITION:] > 0).sum()) for a in active)
-        tokens += len(ids) - FIRST_POSITION
+        rebuilt = model.transcoders.reconstructions(active, inputs)[:, model.first_position :]
+        count += sum(float((a[model.first_position :] > 0).sum()) for a in active)
+        tokens += len(ids) - model.first_position
         missed += (outputs - rebuilt).pow(2).sum((1, 2))
         means.append(outputs)
     every = torch.cat(means, 1)

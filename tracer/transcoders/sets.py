@@ -6,37 +6,17 @@ A per-layer transcoder is a cross-layer one that writes to a single layer, so on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tracer.set_config import ReadPoint, WritePoint
 from tracer.transcoders.stored import StoredRows
 
 _WRITES_AT_ONCE: Final = 8192
 """Bounds the memory of a reconstruction: a long prompt has a million active features."""
-
-
-class ReadPoint(Enum):
-    """Which vector of a block a transcoder reads."""
-
-    RESIDUAL = "hook_resid_mid"
-    """The residual stream before the MLP's norm."""
-    NORMALIZED = "ln2.hook_normalized"
-    """After the MLP's norm, before its gain."""
-    MLP_INPUT = "mlp.hook_in"
-    """What the MLP itself reads."""
-
-
-class WritePoint(Enum):
-    """Which vector of a block a transcoder stands in for."""
-
-    MLP_OUTPUT = "mlp.hook_out"
-    """The MLP's own output, before any norm that follows it."""
-    RESIDUAL_UPDATE = "hook_mlp_out"
-    """What is added to the residual stream, after such a norm."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +124,8 @@ class TranscoderSet:
     write_point: WritePoint
     scan: str
     """The publisher's name for the set."""
+    model_name: str = ""
+    """The model it was trained on, as the publisher names it."""
 
     @property
     def n_layers(self) -> int:

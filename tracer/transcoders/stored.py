@@ -6,33 +6,25 @@ what lets a set open that is larger than memory.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tracer.errors import TranscoderError
+from tracer.transcoders.files import StoredTensor
 
 
 class StoredRows:
-    """Tensor ``name`` of a safetensors file, indexed along its first axis.
+    """A stored tensor, indexed along its first axis.
 
     ``stored[indices]`` reads those rows and nothing else; ``stored.whole()`` reads them all.
     """
 
     def __init__(
-        self, path: Path, name: str, device: torch.device | str, dtype: torch.dtype
+        self, tensor: StoredTensor, device: torch.device | str, dtype: torch.dtype
     ) -> None:
-        self.path, self.name, self.device, self.dtype = path, name, device, dtype
-        try:
-            self._file: Any = safe_open(path, framework="pt")
-            self._slice: Any = self._file.get_slice(name)
-        except (OSError, SafetensorError) as error:
-            raise TranscoderError(f"{path} cannot be read ({error}): fetch it again") from error
-        self.shape = torch.Size(self._slice.get_shape())
+        self.tensor, self.device, self.dtype = tensor, device, dtype
+        self.shape = torch.Size(tensor.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -43,20 +35,18 @@ class StoredRows:
         Raises :class:`TranscoderError` when a row holds values that are not finite.
         """
         wanted, place = indices.cpu().unique(return_inverse=True)
-        runs = _runs(wanted.tolist())
-        parts = [self._slice[start:stop] for start, stop in runs]
+        parts = [self.tensor.rows(start, stop) for start, stop in _runs(wanted.tolist())]
         rows = torch.cat(parts) if parts else torch.empty(0, *self.shape[1:])
         if not torch.isfinite(rows).all():
             raise TranscoderError(
-                f"{self.name} in {self.path} holds values that are not finite: the file is "
-                "damaged, fetch it again"
+                f"{self.tensor.place} holds values that are not finite: the file is damaged, "
+                "fetch it again"
             )
         return rows.to(self.dtype)[place].to(self.device)
 
     def whole(self) -> Float[Tensor, "rows ..."]:
         """All rows, as a new tensor that the caller lets go of."""
-        rows: Tensor = self._slice[:]
-        return rows.to(self.device, self.dtype)
+        return self.tensor.whole().to(self.device, self.dtype)
 
 
 def _runs(indices: list[int]) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import tracer
 from tracer.errors import TranscoderError
 from tracer.transcoders import reading
+from tracer.transcoders.files import SafetensorsFile, StoredTensor
 from tracer.transcoders.stored import StoredRows
 
 
@@ -46,15 +47,19 @@ def test_large_sets_are_left_in_their_files_unasked(
 def test_rows_are_read_in_the_order_asked_for_and_none_beside(tmp_path: Path) -> None:
     matrix = torch.arange(60.0).view(20, 3).bfloat16()
     save_file({"W": matrix}, tmp_path / "file")
-    stored = StoredRows(tmp_path / "file", "W", "cpu", torch.float32)
+    file = SafetensorsFile(tmp_path / "file")
+    stored = StoredRows(StoredTensor(file, "W"), "cpu", torch.float32)
     read: list[slice] = []
 
     class Spy:
-        def __getitem__(self, rows: slice) -> torch.Tensor:
-            read.append(rows)
-            return inner[rows]
+        def get_slice(self, name: str) -> Spy:
+            return self
 
-    inner, stored._slice = stored._slice, Spy()
+        def __getitem__(self, index: tuple[slice]) -> torch.Tensor:
+            read.extend(index)
+            return inner.get_slice("W")[index]
+
+    inner, file._file = file._file, Spy()
     wanted = torch.tensor([7, 3, 7, 4, 19])
     assert torch.equal(stored[wanted], matrix.float()[wanted])
     assert read == [slice(3, 5), slice(7, 8), slice(19, 20)]

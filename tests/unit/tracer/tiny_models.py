@@ -14,7 +14,9 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3Config,
     Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
@@ -71,15 +73,32 @@ def _gemma2() -> Any:
     )
 
 
-def _gemma3() -> Any:
+def _gemma3_text() -> Any:
     """Two layers that see four tokens and turn at their own rotary base, one that sees all."""
-    return Gemma3ForCausalLM(
-        Gemma3TextConfig(
-            **GROUPED,
-            head_dim=8,
-            query_pre_attn_scalar=8,
-            sliding_window=4,
-            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    return Gemma3TextConfig(
+        **GROUPED,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    )
+
+
+def _gemma3_multimodal() -> Any:
+    """The class of gemma-3-4b and up: the same text model beside one that looks at pictures."""
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config=_gemma3_text().to_dict(),
+            vision_config={
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            mm_tokens_per_image=1,
+            **SPECIAL,
         )
     )
 
@@ -105,7 +124,8 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "mistral": lambda: MistralForCausalLM(MistralConfig(**GROUPED, sliding_window=4)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**GROUPED)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**GROUPED, head_dim=8)),
-    "gemma3": _gemma3,
+    "gemma3": lambda: Gemma3ForCausalLM(_gemma3_text()),
+    "gemma3_multimodal": _gemma3_multimodal,
     "olmo2": lambda: Olmo2ForCausalLM(Olmo2Config(**SIZES)),
     "gpt_oss": _gpt_oss,
 }

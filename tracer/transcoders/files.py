@@ -1,0 +1,171 @@
+"""Tensors in files, by name, and one tensor as a reader needs it: turned round, or a part of it."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tracer.errors import TranscoderError
+
+Index = tuple[int | slice, ...]
+
+
+class TensorFile(Protocol):
+    """A file of named tensors, opened; nothing is read before it is asked for."""
+
+    path: Path
+    by_rows: bool
+    """Whether a few rows can be read without the others."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    def part(self, name: str, index: Index) -> Tensor:
+        """``tensor[index]``, in the data type of the file."""
+
+
+class SafetensorsFile:
+    """Opened; raises :class:`TranscoderError` when it is missing or damaged."""
+
+    by_rows = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file: Any = safe_open(path, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise _unreadable(path, error) from error
+        self.shapes: Mapping[str, tuple[int, ...]] = {
+            name: tuple(self._file.get_slice(name).get_shape())
+            for name in self._file.keys()  # noqa: SIM118 (not a dict)
+        }
+
+    def part(self, name: str, index: Index) -> Tensor:
+        try:
+            if not index:
+                whole: Tensor = self._file.get_tensor(name)
+                return whole
+            part: Tensor = self._file.get_slice(name)[index]
+            return part
+        except (OSError, SafetensorError) as error:
+            raise _unreadable(self.path, error) from error
+
+
+class NpzFile:
+    """NumPy's archive of arrays. Arrays of Python objects, which could run code, are refused."""
+
+    by_rows = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = [name for name in archive.namelist() if name.endswith(_MEMBER)]
+                self.shapes: Mapping[str, tuple[int, ...]] = {
+                    name.removesuffix(_MEMBER): _npy_shape(archive, name) for name in members
+                }
+        except _DAMAGED as error:
+            raise _unreadable(path, error) from error
+
+    def part(self, name: str, index: Index) -> Tensor:
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(name + _MEMBER) as member:
+                array = np.lib.format.read_array(member, allow_pickle=False)
+            return torch.from_numpy(np.ascontiguousarray(array[index]))
+        except _DAMAGED as error:
+            raise _unreadable(self.path, error) from error
+
+
+_MEMBER: Final = ".npy"
+_DAMAGED: Final = (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
+
+
+def _npy_shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+    """From the header of the member, so that nothing large is read to know its size."""
+    with archive.open(name) as member:
+        version = np.lib.format.read_magic(member)
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(member)
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds Python objects instead of numbers")
+    return tuple(shape)
+
+
+def open_tensors(path: Path) -> TensorFile:
+    """A ``.npz`` or ``.safetensors`` file; raises :class:`TranscoderError` naming it."""
+    return NpzFile(path) if path.suffix == ".npz" else SafetensorsFile(path)
+
+
+def _unreadable(path: Path, error: Exception) -> TranscoderError:
+    return TranscoderError(
+        f"{path} cannot be read ({error}): the set needs this file for every layer of the model; "
+        "fetch it again"
+    )
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a file, seen the way this project has its shape."""
+
+    file: TensorFile
+    name: str
+    transposed: bool = False
+    """The last two axes are swapped in the file."""
+    entry: int | None = None
+    """Which one, of a tensor that holds all layers along its first axis."""
+    first_output: int = 0
+    """Of ``(features, layers, d_model)``, the outputs from this layer on."""
+
+    @property
+    def _prefix(self) -> Index:
+        return () if self.entry is None else (self.entry,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = self.file.shapes[self.name][len(self._prefix) :]
+        if self.transposed:
+            return (*shape[:-2], *reversed(shape[-2:]))
+        if self.first_output and len(shape) == 3:
+            return (shape[0], max(shape[1] - self.first_output, 0), shape[2])
+        return shape
+
+    @property
+    def n_values(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def place(self) -> str:
+        """For a message."""
+        return f"{self.name} in {self.file.path}"
+
+    def whole(self) -> Tensor:
+        """All of it, in the data type of the file."""
+        if self.transposed:
+            return self.file.part(self.name, self._prefix).T.contiguous()
+        if self.first_output:
+            outputs = (slice(None), slice(self.first_output, None))
+            return self.file.part(self.name, (*self._prefix, *outputs)).contiguous()
+        return self.file.part(self.name, self._prefix)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` and, from a file that can be read ``by_rows``, no others."""
+        if self.transposed:
+            return self.file.part(self.name, (*self._prefix, slice(None), slice(start, stop))).T
+        index: Index = (*self._prefix, slice(start, stop))
+        if self.first_output:
+            index = (*index, slice(self.first_output, None))
+        return self.file.part(self.name, index)

@@ -1,0 +1,177 @@
+"""Which file holds which tensor of a layer, in every layout that sets are published in.
+
+A layout is told by suffixes and keys, never by a repository's name:
+
+- per-layer: ``layer_{i}.safetensors`` with ``W_enc``, ``W_dec``, …; TopK sets too;
+- Gemma Scope: ``.npz`` with ``W_enc`` turned round;
+- Gemma Scope 2: lower-case ``w_enc`` and ``affine_skip_connection``, both turned round;
+- cross-layer: ``W_enc_{i}.safetensors`` and ``W_dec_{i}.safetensors``;
+- Gemma Scope 2 cross-layer: lower-case keys, a file a layer or all layers stacked in one, and
+  decoders that name every layer, those before the feature's own (zeros) too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from tracer.errors import TranscoderError
+from tracer.set_config import SetConfig
+from tracer.transcoders.files import StoredTensor, TensorFile, open_tensors
+
+Layer = Mapping[str, StoredTensor]
+"""Tensors under our names: `NAMES`."""
+
+NAMES: Final = ("W_enc", "W_dec", "W_skip", "b_enc", "b_dec", "threshold", "k")
+THRESHOLD: Final = "activation_function.threshold"
+_PER_LAYER: Final = {name: name for name in NAMES} | {"threshold": THRESHOLD}
+_GEMMA_SCOPE: Final = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
+_GEMMA_SCOPE_2: Final = {
+    "W_enc": "w_enc",
+    "W_dec": "w_dec",
+    "b_enc": "b_enc",
+    "b_dec": "b_dec",
+    "threshold": "threshold",
+    "W_skip": "affine_skip_connection",
+}
+
+
+def find_layers(
+    folder: Path, config: SetConfig, listed: Sequence[Path], n_layers: int
+) -> list[Layer]:
+    """The tensors of every layer; ``listed`` are the files of ``config.transcoders``, local.
+
+    Raises :class:`TranscoderError` naming a file that is missing, damaged or not in any layout, or
+    saying that the set has another number of layers.
+    """
+    if listed:
+        layers = _listed(folder, config, listed, n_layers)
+    elif config.cross_layer:
+        layers = _cross_layer(folder, n_layers)
+    else:
+        _refuse_surplus(folder, folder / f"layer_{n_layers}.safetensors", n_layers)
+        paths = [folder / f"layer_{layer}.safetensors" for layer in range(n_layers)]
+        layers = [_single(open_tensors(path)) for path in paths]
+    for number, layer in enumerate(layers):
+        for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
+            if name not in layer:
+                stored = sorted(tensor.name for tensor in layer.values())
+                raise TranscoderError(
+                    f"layer {number} of {folder} has no {name}: found {', '.join(stored)}"
+                )
+    return layers
+
+
+def count_layers(folder: Path, config: SetConfig, listed: Sequence[Path]) -> int:
+    """How many layers the set has, by its files; raises :class:`TranscoderError` at none."""
+    if listed and not (config.cross_layer and len(listed) == 1):
+        return len(listed)
+    for pattern in ("layer_{}.safetensors", "W_enc_{}.safetensors"):
+        found = 0
+        while (folder / pattern.format(found)).is_file():
+            found += 1
+        if found and not listed:
+            return found
+    alone = [*listed] or sorted(folder.glob("*.safetensors"))
+    shape = open_tensors(alone[0]).shapes.get("w_enc", ()) if len(alone) == 1 else ()
+    if len(shape) != 3:
+        raise TranscoderError(
+            f"{folder} holds no transcoders beside its config.yaml: expected files for every "
+            "layer, layer_0.safetensors or W_enc_0.safetensors first, or a list of them"
+        )
+    return shape[0]
+
+
+def _listed(folder: Path, config: SetConfig, listed: Sequence[Path], n_layers: int) -> list[Layer]:
+    if config.cross_layer and len(listed) == 1:
+        return _stacked(open_tensors(listed[0]), n_layers)
+    if len(listed) != n_layers:
+        raise TranscoderError(
+            f"{folder} lists {len(listed)} transcoders, the model has {n_layers} layers: they "
+            "belong to another model"
+        )
+    files = [open_tensors(path) for path in listed]
+    if not config.cross_layer:
+        return [_single(file) for file in files]
+    return [_lower_case(file, first_output=number) for number, file in enumerate(files)]
+
+
+def _single(file: TensorFile) -> Layer:
+    """A layer whose features write to it alone."""
+    if file.path.suffix == ".npz":
+        return _named(file, _GEMMA_SCOPE, transposed=("W_enc",))
+    if "w_enc" in file.shapes:
+        return _lower_case(file)
+    unknown = sorted(set(file.shapes) - set(_PER_LAYER.values()))
+    if unknown:
+        raise TranscoderError(
+            f"{file.path} holds {', '.join(unknown)}: it is in no layout that is known, which have "
+            f"{', '.join(_PER_LAYER.values())} (or w_enc, w_dec, …)"
+        )
+    return _named(file, _PER_LAYER)
+
+
+def _lower_case(file: TensorFile, entry: int | None = None, first_output: int = 0) -> Layer:
+    if "w_enc" not in file.shapes:
+        raise TranscoderError(
+            f"{file.path} has no w_enc: the files that a cross-layer set lists are in Gemma Scope "
+            f"2's layout; found {', '.join(sorted(file.shapes))}"
+        )
+    return _named(file, _GEMMA_SCOPE_2, ("W_enc", "W_skip"), entry, first_output)
+
+
+def _cross_layer(folder: Path, n_layers: int) -> list[Layer]:
+    first = folder / "W_enc_0.safetensors"
+    if not first.exists():
+        if (folder / "layer_0.safetensors").exists():
+            _refuse_surplus(folder, folder / f"layer_{n_layers}.safetensors", n_layers)
+            files = [open_tensors(folder / f"layer_{i}.safetensors") for i in range(n_layers)]
+            return [_lower_case(file, first_output=number) for number, file in enumerate(files)]
+        alone = sorted(folder.glob("*.safetensors"))
+        if len(alone) == 1:
+            return _stacked(open_tensors(alone[0]), n_layers)
+    _refuse_surplus(folder, folder / f"W_enc_{n_layers}.safetensors", n_layers)
+    layers: list[Layer] = []
+    for layer in range(n_layers):
+        names = {name: f"{name}_{layer}" for name in NAMES}
+        encoder = open_tensors(folder / f"W_enc_{layer}.safetensors")
+        decoder = open_tensors(folder / f"W_dec_{layer}.safetensors")
+        found = dict(_named(encoder, names))
+        found |= _named(decoder, {"W_dec": names["W_dec"]})
+        layers.append(found)
+    return layers
+
+
+def _stacked(file: TensorFile, n_layers: int) -> list[Layer]:
+    shape = file.shapes.get("w_enc", ())
+    if len(shape) != 3 or shape[0] != n_layers:
+        raise TranscoderError(
+            f"w_enc in {file.path} has shape {shape}: expected ({n_layers}, d_model, features), "
+            "all layers of the model stacked"
+        )
+    return [_lower_case(file, entry=layer, first_output=layer) for layer in range(n_layers)]
+
+
+def _named(
+    file: TensorFile,
+    names: Mapping[str, str],
+    transposed: Sequence[str] = (),
+    entry: int | None = None,
+    first_output: int = 0,
+) -> Layer:
+    return {
+        name: StoredTensor(
+            file, stored, name in transposed, entry, first_output if name == "W_dec" else 0
+        )
+        for name, stored in names.items()
+        if stored in file.shapes
+    }
+
+
+def _refuse_surplus(folder: Path, next_file: Path, n_layers: int) -> None:
+    if next_file.exists():
+        raise TranscoderError(
+            f"{folder} has transcoders for more layers than the model's {n_layers}: they belong "
+            "to another model"
+        )
