@@ -16,6 +16,20 @@
     ├── SharedGraphError        a published graph is damaged or not in a form that is known
     ├── GraphFileError          a saved graph is damaged or of another version
     ├── MemoryLimitError        the work would not fit; raised before it starts
+    ├── HubError                a repository on the hub cannot be used as asked
+    │   ├── HubReferenceError       a text that names no place on the hub
+    │   ├── RepositoryMissingError  no such repository, or a private one
+    │   ├── RevisionMissingError    no such branch, tag or commit
+    │   ├── HubFileMissingError     no such file at that commit
+    │   ├── LicenceError            gated, and no access token was sent
+    │   ├── AccessError             gated, and the token's owner was not let in
+    │   ├── TokenError              the hub refuses the token itself
+    │   ├── HubUnreachableError     no answer from the hub, or it is overloaded
+    │   ├── NetworkOffError         the network is switched off and the cache lacks something
+    │   ├── HubAnswerError          an answer that no hub should give
+    │   ├── BrokenTransferError     a file did not arrive whole
+    │   └── CacheFolderError        the cache folder is full or cannot be written
+    │       └── DiskFullError
     └── Cancelled               the caller asked the work to stop
 
 Every message names the thing, what was found, what was expected and what to do.
@@ -86,6 +100,62 @@ class GraphFileError(TracerError):
 
 class MemoryLimitError(TracerError):
     """The work would not fit in memory; raised, with the numbers, before it starts."""
+
+
+class HubError(TracerError):
+    """A repository on the hub cannot be used as asked."""
+
+
+class HubReferenceError(HubError):
+    """The text names no place on the hub."""
+
+
+class RepositoryMissingError(HubError):
+    """The hub knows no such repository, or does not show it to this person."""
+
+
+class RevisionMissingError(HubError):
+    """The repository has no such branch, tag or commit."""
+
+
+class HubFileMissingError(HubError):
+    """The repository has no such file at that commit."""
+
+
+class LicenceError(HubError):
+    """The repository asks for its licence to be accepted, and no access token was sent."""
+
+
+class AccessError(HubError):
+    """The access token's owner may not read the repository."""
+
+
+class TokenError(HubError):
+    """The hub refuses the access token itself."""
+
+
+class HubUnreachableError(HubError):
+    """The hub does not answer, or says that it cannot answer now."""
+
+
+class NetworkOffError(HubError):
+    """The network is switched off, and what is asked for is not in the cache."""
+
+
+class HubAnswerError(HubError):
+    """What answered at the hub's address is in no form that a hub uses."""
+
+
+class BrokenTransferError(HubError):
+    """A file did not arrive whole."""
+
+
+class CacheFolderError(HubError):
+    """The folder that downloads go to cannot be written."""
+
+
+class DiskFullError(CacheFolderError):
+    """The folder that downloads go to has no room for them."""
 
 
 class Cancelled(TracerError):

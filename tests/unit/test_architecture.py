@@ -27,7 +27,7 @@ PICKLE = ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marsh
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "transformer_lens": ("tracer/bridge.py", "tracer/models.py"),
-    "huggingface_hub": ("tracer/sources.py", "tracer/models.py", "tracer/transcoders/"),
+    "huggingface_hub": ("tracer/hub/",),
     "tracer.atlas": ("tracer/atlas/", "pages/", "app.py"),
     "sqlite3": ("cache/",),
 }
@@ -105,6 +105,7 @@ def test_every_room_is_looked_into(room: str) -> None:
         ("tracer/graph.py", "import transformer_lens"),
         ("tracer/pruning.py", "from transformer_lens.model_bridge import TransformerBridge"),
         ("tracer/features.py", "from huggingface_hub import hf_hub_download"),
+        ("tracer/sources.py", "def later():\n    from huggingface_hub import HfApi"),
         ("tracer/models.py", "from tracer.atlas.gallery import gallery"),
         ("tracer/models.py", "from tracer.atlas import gallery"),
         ("tracer/models.py", "from .atlas import gallery"),
@@ -131,6 +132,7 @@ def test_the_check_catches(path: str, source: str) -> None:
         ("tracer/graph.py", "import numpy as np\nimport torch"),
         ("tracer/sources.py", "from tracer.atlas.paths import WEIGHTS"),
         ("tracer/bridge.py", "import transformer_lens"),
+        ("tracer/hub/transfer.py", "from huggingface_hub import HfApi"),
         ("tracer/atlas/train.py", "from tracer.atlas.corpus import corpus"),
         ("tracer/transcoders/sets.py", "from .reading import read"),
         ("cache/engine.py", "import tracer, torch"),
@@ -145,13 +147,16 @@ def test_the_check_lets_pass(path: str, source: str) -> None:
     assert violations(path, source) == []
 
 
+HEAVY = {"torch", "transformers", "streamlit", "plotly", "pandas", "huggingface_hub"}
+
+
 def loaded_by(modules: list[str]) -> set[str]:
     """Which of the heavy packages a fresh Python has loaded once it has imported ``modules``."""
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         f"from importlib import import_module\n"
         f"for name in {modules!r}: import_module(name)\n"
-        "print(*{'torch', 'transformers', 'streamlit', 'plotly', 'pandas'} & set(sys.modules))"
+        f"print(*{HEAVY!r} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
@@ -171,7 +176,14 @@ def test_drawing_needs_no_model_and_no_streamlit() -> None:
 
 
 def test_reading_a_graph_and_its_features_needs_no_torch() -> None:
-    light = ["tracer", "tracer.graph", "tracer.pruning", "tracer.sources", "tracer.features"]
+    light = [
+        "tracer",
+        "tracer.graph",
+        "tracer.pruning",
+        "tracer.sources",
+        "tracer.features",
+        "tracer.hub",
+    ]
     assert loaded_by(light) == set()
 
 

@@ -1,0 +1,264 @@
+"""A hub on this machine: enough of its protocol for ``huggingface_hub`` and for this project."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import socket
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+LFS_FROM = 1000
+"""Files of this many bytes and more are named by SHA-256, as the hub does with large ones."""
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    byte_range: str | None
+    token: str | None
+    status: int
+
+
+@dataclass
+class Repo:
+    gated: bool
+    private: bool
+    token: str | None
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    revisions: dict[str, str] = field(default_factory=dict)
+
+
+class HubServer:
+    """Repositories served at ``url``; ``requests`` lists what was asked, in order."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.repos: dict[str, Repo] = {}
+        self.breaks: dict[str, tuple[int, int]] = {}
+        """A path's end -> after how many bytes of an answer the connection is cut, how often."""
+        self.damaged: set[str] = set()
+        """Ends of paths whose bytes are changed on their way."""
+        self.status: int | None = None
+        """What every request is answered with, when set."""
+        self.ranges = True
+        """Whether a part of a file can be asked for."""
+        self.login_page = False
+        """Answer everything with a page of HTML, as hotel networks do."""
+        self.connections: list[socket.socket] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+
+    def __enter__(self) -> HubServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop answering: from now on the address is unreachable."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            for connection in self.connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def add(
+        self,
+        repo: str,
+        files: Path | Mapping[str, bytes | str],
+        gated: bool = False,
+        token: str | None = None,
+        private: bool = False,
+    ) -> str:
+        """Publish a folder, or contents by path, as a new commit of ``main``; returns the commit.
+
+        ``gated`` shows the files' names to everybody and their contents only to ``token``;
+        ``private`` shows nothing to others.
+        """
+        if isinstance(files, Path):
+            found = (path for path in sorted(files.rglob("*")) if path.is_file())
+            contents = {path.relative_to(files).as_posix(): path.read_bytes() for path in found}
+        else:
+            contents = {p: c.encode() if isinstance(c, str) else c for p, c in files.items()}
+        known = self.repos.setdefault(repo, Repo(gated, private, token))
+        known.gated, known.private, known.token = gated, private, token
+        digest = hashlib.sha1(f"{repo} {len(known.commits)}".encode())
+        for path, content in sorted(contents.items()):
+            digest.update(path.encode() + content)
+        commit = digest.hexdigest()
+        known.commits[commit] = contents
+        known.revisions["main"] = commit
+        return commit
+
+    def tag(self, repo: str, name: str, commit: str) -> None:
+        """Give a commit a second name."""
+        self.repos[repo].revisions[name] = commit
+
+    def break_after(self, path: str, sent: int, times: int = 1) -> None:
+        """Cut the next ``times`` answers that hold this file's contents after ``sent`` bytes."""
+        self.breaks[path] = (sent, times)
+
+    def asked(self, part: str, method: str = "GET") -> list[Request]:
+        """The requests whose path holds ``part``."""
+        return [r for r in self.requests if part in r.path and r.method == method]
+
+
+def etag(content: bytes) -> str:
+    if len(content) >= LFS_FROM:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _entry(path: str, content: bytes, tree: bool) -> dict[str, Any]:
+    """How the two listings of the hub describe a file."""
+    name, oid = ("path", "oid") if tree else ("rfilename", "blobId")
+    git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    entry: dict[str, Any] = {name: path, "size": len(content), oid: git}
+    if len(content) >= LFS_FROM:
+        entry["lfs"] = {
+            "oid" if tree else "sha256": hashlib.sha256(content).hexdigest(),
+            "size": len(content),
+            "pointerSize": 130,
+        }
+    return entry | ({"type": "file"} if tree else {})
+
+
+def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            hub.connections.append(self.connection)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self._serve(body=True)
+
+        def do_HEAD(self) -> None:
+            self._serve(body=False)
+
+        def _answer(
+            self,
+            status: int,
+            content: bytes = b"",
+            headers: Mapping[str, str] | None = None,
+            body: bool = True,
+            cut: int | None = None,
+        ) -> None:
+            bearer = self.headers.get("Authorization", "")
+            hub.requests.append(
+                Request(
+                    self.command,
+                    unquote(self.path),
+                    self.headers.get("Range"),
+                    bearer.removeprefix("Bearer ") or None,
+                    status,
+                )
+            )
+            self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if body:
+                try:
+                    self.wfile.write(content[:cut])
+                    self.wfile.flush()
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True  # the client has gone: it was cancelled
+            if cut is not None:
+                self.close_connection = True
+
+        def _refuse(self, status: int, code: str, body: bool) -> None:
+            self._answer(status, b"", {"X-Error-Code": code, "X-Error-Message": code}, body)
+
+        def _json(self, found: Any, body: bool) -> None:
+            content = json.dumps(found).encode()
+            self._answer(200, content, {"Content-Type": "application/json"}, body)
+
+        def _serve(self, body: bool) -> None:
+            path = unquote(urlsplit(self.path).path)
+            if hub.status is not None:
+                return self._answer(hub.status, b"", body=body)
+            if hub.login_page:
+                return self._answer(200, b"<html>Welcome, guest</html>", body=body)
+            api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path)
+            resolve = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+            match = api or resolve
+            repo = hub.repos.get(match.group(1)) if match else None
+            bearer = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
+            let_in = repo is not None and bearer is not None and bearer == repo.token
+            if match is None or repo is None or (repo.private and not let_in):
+                return self._refuse(404 if bearer else 401, "RepoNotFound", body)
+            revision = (match.group(3) if api else match.group(2)) or "main"
+            revision, _, below = revision.partition("/") if api else (revision, "", "")
+            commit = repo.revisions.get(revision, revision)
+            files = repo.commits.get(commit)
+            if files is None:
+                return self._refuse(404, "RevisionNotFound", body)
+            if api:
+                return self._list(match.group(1), commit, files, api.group(2), below, body)
+            if repo.gated and not let_in:
+                return self._refuse(403 if bearer else 401, "GatedRepo", body)
+            if match.group(3) not in files:
+                return self._refuse(404, "EntryNotFound", body)
+            return self._file(commit, match.group(3), files[match.group(3)], body)
+
+        def _list(
+            self,
+            repo: str,
+            commit: str,
+            files: Mapping[str, bytes],
+            kind: str | None,
+            below: str,
+            body: bool,
+        ) -> None:
+            if kind == "tree":
+                inside = [p for p in sorted(files) if not below or p.startswith(f"{below}/")]
+                return self._json([_entry(p, files[p], True) for p in inside], body)
+            siblings = [_entry(p, files[p], False) for p in sorted(files)]
+            found = {"id": repo, "modelId": repo, "sha": commit, "siblings": siblings}
+            return self._json(found, body)
+
+        def _file(self, commit: str, path: str, content: bytes, body: bool) -> None:
+            headers = {
+                "X-Repo-Commit": commit,
+                "ETag": f'"{etag(content)}"',
+                "X-Linked-Etag": f'"{etag(content)}"',
+                "X-Linked-Size": str(len(content)),
+                "Accept-Ranges": "bytes",
+            }
+            if any(path.endswith(end) for end in hub.damaged):
+                content = content[:-1] + bytes([content[-1] ^ 1])
+            status, size = 200, len(content)
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if asked and hub.ranges:
+                start, stop = int(asked.group(1)), min(int(asked.group(2) or size), size - 1) + 1
+                if start >= size:
+                    return self._answer(416, b"", {"Content-Range": f"bytes */{size}"}, body)
+                content, status = content[start:stop], 206
+                headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+            cut = None
+            for end, (sent, times) in list(hub.breaks.items()):
+                if body and path.endswith(end) and times > 0:
+                    cut, hub.breaks[end] = sent, (sent, times - 1)
+            return self._answer(status, content, headers, body, cut)
+
+    return Handler
