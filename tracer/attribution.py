@@ -94,6 +94,7 @@ def trace(
             "model": model.source.name,
             "transcoders": model.source.transcoders,
             "fingerprint": model.source.fingerprint,
+            "revisions": dict(model.source.revisions),
             "scan": model.transcoders.scan,
             "dtype": str(model.bridge.dtype).removeprefix("torch."),
             "max_logits": max_logits,

@@ -6,7 +6,9 @@
     │   ├── PromptTooLongError
     │   └── UnknownTokenError   words the tokenizer has no token for
     ├── ModelError              the model cannot be opened
+    │   └── NotDownloadedError  it is on the hub and not on this disk yet
     ├── TranscoderError         the transcoders cannot be read or do not fit the model
+    ├── RegistryError           a list of models cannot be read
     ├── NoActiveFeaturesError   no transcoder feature is active on the prompt
     ├── TargetError             a target does not exist
     ├── ThresholdError          a pruning threshold outside 0..1
@@ -60,6 +62,14 @@ class UnknownTokenError(PromptError):
 
 class ModelError(TracerError):
     """The model cannot be opened."""
+
+
+class NotDownloadedError(ModelError):
+    """The model or its transcoders are on the hub, and not on this disk yet."""
+
+
+class RegistryError(TracerError):
+    """A list of models cannot be read or written."""
 
 
 class TranscoderError(TracerError):

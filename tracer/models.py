@@ -20,8 +20,9 @@ from tracer.errors import (
     TargetError,
     UnknownTokenError,
 )
-from tracer.sources import ModelSource, resolve
+from tracer.sources import ModelSource, obtain
 from tracer.transcoders import ReadPoint, TranscoderSet, WritePoint, load_transcoders
+from tracer.types import Progress
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -216,22 +217,28 @@ def load(
     dtype: Literal["float32", "bfloat16"] = "float32",
     lazy_decoders: bool | None = None,
     lazy_encoders: bool = False,
+    progress: Progress | None = None,
 ) -> Model:
     """Open a model with its transcoders.
 
     ``name`` is ``"atlas"`` (the embedded model; ``transcoders`` then ``"per-layer"``, the default,
-    or ``"cross-layer"``) or the folder of a Hugging Face model (``transcoders`` a folder too).
+    or ``"cross-layer"``), a name from :func:`tracer.registry.registry` such as ``"gemma-2-2b"``
+    (``transcoders`` then one of its sets, the first by default), ``org/name[@revision]`` on the hub
+    or the folder of a Hugging Face model; ``transcoders`` may be ``org/name[/sub][@revision]`` or a
+    folder as well. What is not on this disk is downloaded; ``progress`` then counts bytes. The
+    commits that were opened are in ``model.source.revisions`` and in every graph's provenance.
+
     ``device="auto"`` takes CUDA, else Apple MPS, else the CPU. ``dtype="bfloat16"`` is the fast
     mode: it halves the memory of the weights and multiplies in bfloat16 while it attributes; how
     far that is from float32 is measured on every graph (:attr:`AttributionGraph.rounding_error`).
     The lazy options leave transcoder matrices in their files (:func:`load_transcoders`).
 
     Raises :class:`ModelError` or :class:`tracer.errors.TranscoderError` when something cannot be
-    opened or does not fit together.
+    opened or does not fit together, :class:`tracer.errors.HubError` when it cannot be downloaded.
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype is {dtype!r}: expected one of {', '.join(DTYPES)}")
-    source = resolve(name, transcoders)
+    source = obtain(name, transcoders, progress)
     bridge = Bridge(source.model_folder, _device(device), DTYPES[dtype])
     transcoder_set = load_transcoders(
         source.transcoder_folder,
@@ -241,6 +248,7 @@ def load(
         bridge.dtype,
         lazy_decoders,
         lazy_encoders,
+        source.transcoder_files,
     )
     return Model(source, bridge, transcoder_set)
 

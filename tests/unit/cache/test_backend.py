@@ -315,12 +315,19 @@ print(sorted(heavy & set(sys.modules)))
 """
 
 
+CONFIG = """
+model_kind: transcoder_set
+feature_input_hook: mlp.hook_in
+feature_output_hook: mlp.hook_out
+"""
+
+
 def test_a_cached_request_needs_no_torch(tmp_path: Path, engine: FakeEngine) -> None:
     """Another process, with the real engine, finds what was traced here."""
     model, transcoders = tmp_path / "model", tmp_path / "set"
     for folder, name in ((model, "config.json"), (transcoders, "config.yaml")):
         folder.mkdir()
-        (folder / name).write_text("{}")
+        (folder / name).write_text(CONFIG)
     engine.folders = resolve
     backend = Backend(Store(tmp_path / "store"), engine, resolve)
     request = TraceRequest("Dallas is", ModelChoice(str(model), str(transcoders)))

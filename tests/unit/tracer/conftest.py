@@ -66,6 +66,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "NO_PROXY": "127.0.0.1",
+            "CIRCUIT_HOME": str(tmp_path / "circuit_home"),
         }
         for name, value in environment.items():
             monkeypatch.setenv(name, value)

@@ -1,0 +1,204 @@
+"""Models and sets opened by name, from a hub on this machine: pinned, recorded, and offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+from hub_server import HubServer
+from published_layouts import LAYOUTS
+
+import tracer
+from tracer import downloads
+from tracer.errors import (
+    Cancelled,
+    HubError,
+    ModelError,
+    NotDownloadedError,
+    TranscoderError,
+)
+from tracer.sources import missing, obtain, resolve
+
+MODEL, SET = "lab/tiny", "lab/tiny-transcoders"
+
+
+@pytest.fixture
+def published(hub: HubServer, tmp_path: Path) -> HubServer:
+    """A model and a per-layer set on the hub."""
+    hub.add(MODEL, tiny.save_model(tmp_path / "model"))
+    hub.add(SET, tiny.save_transcoders(tmp_path / "set"))
+    return hub
+
+
+def test_a_model_opens_from_the_hub_and_says_at_which_commit(published: HubServer) -> None:
+    heard: list[tuple[int, int, str]] = []
+    model = tracer.load(MODEL, SET, "cpu", progress=lambda *told: heard.append(told))
+    graph = tracer.trace(model, tiny.PROMPT)
+    commits = graph.provenance["revisions"]
+    assert set(commits) == {MODEL, SET}
+    assert all(len(commit) == 40 for commit in commits.values())
+    done = [entry[0] for entry in heard]
+    assert done == sorted(done) and done[-1] == heard[-1][1] > 0
+
+
+def test_the_same_numbers_as_from_folders(published: HubServer, tmp_path: Path) -> None:
+    there = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
+    folders = str(tmp_path / "model"), str(tmp_path / "set")
+    here = tracer.trace(tracer.load(*folders, "cpu"), tiny.PROMPT)
+    assert there.to_dense().equal(here.to_dense())
+
+
+def test_nothing_is_resolved_before_it_is_downloaded(published: HubServer) -> None:
+    with pytest.raises(NotDownloadedError, match=f"{MODEL}.*not downloaded"):
+        resolve(MODEL, SET)
+    plans = missing(MODEL, SET)
+    assert [plan.reference for plan in plans] == [MODEL, SET]
+    assert all(plan.n_bytes > 0 for plan in plans)
+    obtain(MODEL, SET)
+    asked = len(published.requests)
+    assert resolve(MODEL, SET).set_repository is not None
+    assert missing(MODEL, SET) == []
+    assert len(published.requests) == asked
+
+
+def test_what_was_opened_stays_pinned_until_an_update_is_asked_for(
+    published: HubServer, tmp_path: Path
+) -> None:
+    before = obtain(MODEL, SET)
+    other = tiny.save_transcoders(tmp_path / "other", activation="relu")
+    published.add(SET, other)
+    assert obtain(MODEL, SET) == before
+    after = obtain(MODEL, SET, update=True)
+    assert after.revisions[SET] != before.revisions[SET]
+    assert after.revisions[MODEL] == before.revisions[MODEL]
+    assert after.fingerprint != before.fingerprint
+
+
+def test_offline_with_a_filled_cache_works(
+    published: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
+    published.stop()
+    monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
+    found = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
+    assert found.to_dense().equal(expected.to_dense())
+
+
+def test_offline_with_an_empty_cache_says_so(
+    published: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
+    with pytest.raises(HubError, match="CIRCUIT_OFFLINE"):
+        tracer.load(MODEL, SET, "cpu")
+
+
+def test_a_set_in_a_sub_folder_at_a_tag(hub: HubServer, tmp_path: Path) -> None:
+    hub.add(MODEL, tiny.save_model(tmp_path / "model"))
+    repo = tmp_path / "repo"
+    tiny.save_transcoders(repo / "transcoder_all" / "width_16k")
+    tiny.save_transcoders(repo / "other", activation="relu")
+    hub.tag(SET, "v1", hub.add(SET, repo))
+    model = tracer.load(MODEL, f"{SET}/transcoder_all/width_16k@v1", "cpu")
+    assert model.transcoders[0].threshold is not None
+    asked = [request.path for request in hub.requests if "/resolve/" in request.path]
+    assert not any("other/" in path for path in asked)
+
+
+@pytest.mark.parametrize("layout", ["Gemma Scope", "Gemma Scope 2"])
+def test_a_set_whose_files_are_in_another_repository(
+    hub: HubServer, tmp_path: Path, layout: str
+) -> None:
+    """As `mntss/gemma-scope-transcoders` lists the files of Gemma Scope."""
+    hub.add(MODEL, tiny.save_model(tmp_path / "model"))
+    folder = LAYOUTS[layout](tmp_path / "set")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["transcoders"] = [f"hf://lab/files/{path}" for path in config["transcoders"]]
+    config["transcoders"][1] += "?revision=main"
+    hub.add("lab/files", folder)
+    hub.add(SET, {"config.yaml": yaml.safe_dump(config).encode()})
+    found = tracer.load(MODEL, SET, "cpu")
+    assert set(found.source.revisions) == {MODEL, SET, "lab/files"}
+    plain = tracer.load(MODEL, str(folder), "cpu")
+    expected = tracer.trace(plain, tiny.PROMPT).to_dense()
+    assert tracer.trace(found, tiny.PROMPT).to_dense().equal(expected)
+
+
+def test_a_listed_file_that_is_not_there_is_named(hub: HubServer, tmp_path: Path) -> None:
+    hub.add(MODEL, tiny.save_model(tmp_path / "model"))
+    folder = LAYOUTS["Gemma Scope"](tmp_path / "set")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["transcoders"][2] = "layer_2/gone.npz"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    hub.add(SET, folder)
+    with pytest.raises(TranscoderError, match=r"layer_2/gone\.npz.*does not hold"):
+        tracer.load(MODEL, SET, "cpu")
+
+
+def test_a_name_from_the_registry_opens(
+    published: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {
+        "models": [
+            {"name": "small", "repo": MODEL, "sets": [{"name": "plain", "repo": SET}]},
+        ]
+    }
+    path = tmp_path / "models.yaml"
+    path.write_text(yaml.safe_dump(own))
+    monkeypatch.setenv("CIRCUIT_MODELS", str(path))
+    by_name = tracer.load("small", device="cpu")
+    assert by_name.source.fingerprint == obtain("small", "plain").fingerprint
+    assert by_name.source.fingerprint == obtain(MODEL, SET).fingerprint
+
+
+def test_a_model_without_safetensors_is_refused(hub: HubServer, tmp_path: Path) -> None:
+    folder = tiny.save_model(tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    hub.add(MODEL, folder)
+    hub.add(SET, tiny.save_transcoders(tmp_path / "set"))
+    with pytest.raises(ModelError, match="can run code"):
+        tracer.load(MODEL, SET, "cpu")
+    assert not any("pytorch_model" in request.path for request in hub.requests)
+
+
+@pytest.mark.parametrize(("repo", "named"), [(MODEL, "no config.json"), (SET, r"no config\.yaml")])
+def test_a_repository_of_something_else_is_named(
+    published: HubServer, repo: str, named: str
+) -> None:
+    published.add(repo, {"README.md": b"a data set"})
+    with pytest.raises((ModelError, TranscoderError), match=named):
+        tracer.load(MODEL, SET, "cpu")
+
+
+def test_a_gated_model_says_what_to_do_and_leaves_no_note(
+    published: HubServer, tmp_path: Path
+) -> None:
+    published.add(MODEL, tmp_path / "model", gated=True, token="good")
+    with pytest.raises(HubError, match=f"{MODEL}"):
+        tracer.load(MODEL, SET, "cpu")
+    assert downloads.known(MODEL) is None
+
+
+def test_a_download_that_breaks_is_taken_up_again(published: HubServer) -> None:
+    published.break_after("model.safetensors", 5000, times=1)
+    tracer.load(MODEL, SET, "cpu")
+    assert any(request.byte_range for request in published.requests)
+
+
+def test_a_download_that_is_cancelled_leaves_no_note(published: HubServer) -> None:
+    def stop(done: int, total: int, what: str) -> None:
+        if done > 20_000:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        tracer.load(MODEL, SET, "cpu", progress=stop)
+    assert downloads.known(MODEL) is None and downloads.known(SET) is None
+
+
+def test_a_file_that_is_deleted_is_fetched_again(published: HubServer) -> None:
+    source = obtain(MODEL, SET)
+    (source.transcoder_folder / "layer_1.safetensors").unlink()
+    with pytest.raises(NotDownloadedError):
+        resolve(MODEL, SET)
+    assert obtain(MODEL, SET).fingerprint == source.fingerprint

@@ -1,0 +1,38 @@
+"""Where things are kept that are neither the project's nor the hub cache's. No torch here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+HOME_VARIABLE: Final = "CIRCUIT_HOME"
+MODELS_VARIABLE: Final = "CIRCUIT_MODELS"
+
+
+def home() -> Path:
+    """``CIRCUIT_HOME``, else a folder in the user's cache."""
+    chosen = os.environ.get(HOME_VARIABLE)
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(chosen or Path(cache) / "circuit-tracing").expanduser()
+
+
+def user_registry() -> Path:
+    """The user's own list of models: ``CIRCUIT_MODELS``, else ``models.yaml`` in :func:`home`."""
+    chosen = os.environ.get(MODELS_VARIABLE)
+    return Path(chosen).expanduser() if chosen else home() / "models.yaml"
+
+
+def downloads() -> Path:
+    """Notes of what was downloaded, at which revision."""
+    return home() / "downloads"
+
+
+def explanations() -> Path:
+    """Feature examples that were fetched one by one."""
+    return home() / "explanations"
+
+
+def indexes() -> Path:
+    """Feature indexes built for sets whose own folder is not ours to write to."""
+    return home() / "indexes"
