@@ -117,6 +117,12 @@ class Bridge:
         self.dtype = dtype
         self.tokenizer = self._bridge.tokenizer
 
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the model's own weights; those that are tied count once."""
+        stored = {p.untyped_storage().data_ptr(): p.nbytes for p in self._bridge.parameters()}
+        return sum(stored.values())
+
     def blocks(self) -> tuple[Block, ...]:
         """The weights that the frozen residual stream runs through, block by block."""
         return tuple(self._block(layer) for layer in range(self.n_layers))

@@ -1,0 +1,1 @@
+"""The commands of ``python -m tracer``, a module for those that belong together."""
