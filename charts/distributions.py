@@ -85,14 +85,14 @@ def comparison_figure(
 
 
 def histogram_figure(
-    counts: Sequence[int], act_max: float, palette: Palette = LIGHT, activation: float | None = None
+    counts: Sequence[int], top: float, palette: Palette = LIGHT, activation: float | None = None
 ) -> go.Figure:
-    """How often a feature fires how strongly: equal bins from 0 to ``act_max``, log counts.
+    """How often a feature fires how strongly: equal bins from 0 to ``top``, log counts.
 
     ``activation`` marks where the traced prompt stands.
     """
     figure = go.Figure()
-    step = act_max / len(counts) if counts else 1.0
+    step = top / len(counts) if counts else 1.0
     centres = [step * (number + 0.5) for number in range(len(counts))]
     figure.add_bar(
         x=centres,
@@ -110,7 +110,7 @@ def histogram_figure(
             "gridcolor": palette.grid,
             "zeroline": False,
             "showgrid": False,
-            "range": [0, max(act_max, activation or 0.0) * 1.04 or 1.0],
+            "range": [0, max(top, activation or 0.0) * 1.04 or 1.0],
             "nticks": 6,
         },
         yaxis={"type": "log", "gridcolor": palette.grid, "nticks": 4, "dtick": 1},

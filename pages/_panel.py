@@ -225,5 +225,5 @@ def _what_it_is(card: FeatureCard | None, activation: float, palette: Palette) -
     if card.histogram:
         fires = f"fires on {percent(card.frequency)} of tokens" if card.frequency else ""
         st.markdown(f"**Activations** :gray[{plain(fires)}; the line is this prompt]")
-        figure = histogram_figure(card.histogram, card.act_max, palette, activation)
+        figure = histogram_figure(card.histogram, card.histogram_top, palette, activation)
         st.plotly_chart(figure, key="histogram", theme=None, config=_STATIC)

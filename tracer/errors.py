@@ -13,7 +13,8 @@
     ├── TargetError             a target does not exist
     ├── ThresholdError          a pruning threshold outside 0..1
     ├── InterventionError       an edit on a layer, position or feature that is not there
-    ├── FeatureIndexError       the feature examples on disk cannot be read
+    ├── FeatureIndexError       the feature examples on disk cannot be read, or built on
+    ├── CorpusError             a corpus to build feature examples from cannot be read
     ├── ComparisonError         two graphs cannot be compared as asked
     ├── SharedGraphError        a published graph is damaged or not in a form that is known
     ├── GraphFileError          a saved graph is damaged or of another version
@@ -93,7 +94,11 @@ class InterventionError(TracerError):
 
 
 class FeatureIndexError(TracerError):
-    """The feature examples on disk cannot be read."""
+    """Feature examples on disk cannot be read, or an unfinished build of them not gone on with."""
+
+
+class CorpusError(TracerError):
+    """A corpus to build feature examples from is missing, damaged, empty or of an unknown kind."""
 
 
 class ComparisonError(TracerError):

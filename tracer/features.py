@@ -59,6 +59,8 @@ class FeatureCard:
     frequency: float | None
     """Share of tokens on which the feature fires, 0..1."""
     histogram: tuple[int, ...]
+    """Tokens by activation, in equal bins from 0 to ``histogram_top``."""
+    histogram_top: float
     quantile_values: tuple[float, ...]
 
     def top_tokens(self, limit: int = 3) -> tuple[str, ...]:
@@ -86,9 +88,12 @@ class FeatureIndex:
     def open(cls, transcoder_folder: Path | str) -> FeatureIndex:
         """Open ``<transcoder_folder>/features``; an index without features if there is none.
 
+        The ``features`` folder itself will do too, wherever it stands and whatever its name.
         Raises :class:`FeatureIndexError` when the folder is there but cannot be read.
         """
-        folder = Path(transcoder_folder) / "features"
+        folder = Path(transcoder_folder)
+        if (folder / "features").is_dir() or not (folder / "index.json.gz").is_file():
+            folder = folder / "features"
         layers = _read_json_gz(folder / "index.json.gz", [])
         raw_labels = _read_json_gz(folder / "labels.json.gz", {})
         try:
@@ -205,14 +210,18 @@ def _card(feature: FeatureId, raw: Mapping[str, Any], label: Label | None) -> Fe
         for group in raw["examples_quantiles"]
     )
     frequency = raw.get("activation_frequency")
+    act_max = float(raw.get("act_max") or 0.0)
+    histogram = tuple(int(count) for count in raw.get("histogram") or ())
+    step = float(raw.get("histogram_step") or 0.0)
     return FeatureCard(
         feature=feature,
         label=label,
         groups=groups,
         promoted=tuple(raw.get("top_logits") or ()),
         suppressed=tuple(raw.get("bottom_logits") or ()),
-        act_max=float(raw.get("act_max") or 0.0),
+        act_max=act_max,
         frequency=None if frequency is None else float(frequency),
-        histogram=tuple(int(count) for count in raw.get("histogram") or ()),
+        histogram=histogram,
+        histogram_top=len(histogram) * step if step else act_max,
         quantile_values=tuple(float(value) for value in raw.get("quantile_values") or ()),
     )

@@ -161,7 +161,13 @@ class Model:
                 f"the tokenizer of {self.source.name} makes no token of this prompt: its files "
                 "may belong to another kind of tokenizer; give token ids instead of text"
             )
-        if ids[0] in tokenizer.all_special_ids:
+        return self.with_beginning(ids)
+
+    def with_beginning(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Token ids that begin with a special token: BOS (or else PAD, or else EOS) is prepended
+        unless one stands there already. Raises :class:`ModelError` when there is no such token."""
+        tokenizer = self.bridge.tokenizer
+        if ids and ids[0] in tokenizer.all_special_ids:
             return tuple(ids)
         specials = (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
         first = next((token for token in specials if token is not None), None)

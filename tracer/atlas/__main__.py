@@ -1,4 +1,4 @@
-"""``python -m tracer.atlas build | evaluate``: make the embedded model, and measure its claims."""
+"""``python -m tracer.atlas build | corpus | evaluate``: make the embedded model, and measure its claims."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
     build.add_argument("--folder", type=Path, default=WEIGHTS, help="where to (the shipped one)")
     build.add_argument("--threads", type=int, default=os.cpu_count() or 2)
     build.set_defaults(run=_build)
+    corpus = commands.add_parser(
+        "corpus", help="write what the feature indexes are built from: prompts with tags, as JSONL"
+    )
+    corpus.add_argument("file", type=Path, help="where to; ends in .jsonl")
+    corpus.set_defaults(run=_corpus)
     evaluate = commands.add_parser("evaluate", help="print held-out accuracy and the swap tests")
     evaluate.add_argument("--transcoders", choices=ATLAS_TRANSCODERS, action="append")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
@@ -53,6 +58,14 @@ def _build(options: argparse.Namespace) -> None:
         options.threads,
     )
     print(f"atlas stands in {options.folder}")
+
+
+def _corpus(options: argparse.Namespace) -> None:
+    from tracer.atlas.build import write_corpus
+
+    if not options.file.parent.is_dir():
+        raise TracerError(f"there is no folder {options.file.parent}: create it first")
+    print(f"{write_corpus(options.file):,} prompts stand in {options.file}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -22,9 +22,7 @@ from tracer.atlas.corpus import Sentence
 from tracer.atlas.paths import WEIGHTS
 from tracer.atlas.prefixes import Prefixes, collect_prefixes
 from tracer.bridge import Bridge
-from tracer.models import Model
-from tracer.sources import ModelSource
-from tracer.transcoders import load_transcoders
+from tracer.models import load
 
 Report = Callable[[str], None]
 STAMP: Final = "stamp.json"
@@ -46,7 +44,7 @@ def build(folder: Path = WEIGHTS, report: Report = lambda line: None, threads: i
     stages = []
     for name, config in SETS.items():
         set_stamp = {"model": stamp, **asdict(config)}
-        index_stamp = {"set": set_stamp, "labels": feature_index.LABEL_RULE}
+        index_stamp = {"set": set_stamp, "index": feature_index.INDEX_RULE}
         stages.append((name, config, set_stamp, index_stamp))
     if all(
         _is_built(folder / name, set_stamp) and _is_built(folder / name / "features", index_stamp)
@@ -56,13 +54,18 @@ def build(folder: Path = WEIGHTS, report: Report = lambda line: None, threads: i
     bridge = Bridge(folder / "model", torch.device("cpu"), torch.float32)
     prefixes = collect_prefixes(bridge, every)
     report(f"{len(prefixes.prompts)} prompts, {len(prefixes)} distinct prefixes")
+    corpus_file = folder / "corpus.jsonl"
+    corpus_file.unlink(missing_ok=True)  # of an interrupted build, perhaps of other prompts
     for name, config, set_stamp, index_stamp in stages:
         said = partial(_prefixed, report, name)
         if not _is_built(folder / name, set_stamp):
             _stage(folder / name, set_stamp, partial(_train_set, prefixes, config, report=said))
         if not _is_built(folder / name / "features", index_stamp):
-            make = partial(_build_index, bridge, prefixes, folder, name, report=said)
+            if not corpus_file.exists():
+                feature_index.write_corpus(prefixes, _token_names(bridge), corpus_file)
+            make = partial(_build_index, folder, name, corpus_file, report=said)
             _stage(folder / name / "features", index_stamp, make)
+    corpus_file.unlink(missing_ok=True)
 
 
 def _prefixed(report: Report, name: str, line: str) -> None:
@@ -128,9 +131,19 @@ def _train_set(
     dictionary_training.save_dictionary(dictionary, out)
 
 
-def _build_index(
-    bridge: Bridge, prefixes: Prefixes, folder: Path, name: str, out: Path, report: Report
-) -> None:
-    transcoders = load_transcoders(folder / name, bridge.n_layers, bridge.d_model)
-    source = ModelSource("atlas", name, folder / "model", folder / name, fingerprint="")
-    feature_index.build_index(Model(source, bridge, transcoders), prefixes, out, report)
+def _build_index(folder: Path, name: str, corpus_file: Path, out: Path, report: Report) -> None:
+    model = load(str(folder / "model"), str(folder / name), device="cpu")
+    report(feature_index.build_atlas_index(model, corpus_file, out))
+
+
+def write_corpus(path: Path, folder: Path = WEIGHTS) -> int:
+    """Write the corpus that the feature indexes are built from; returns its number of prompts."""
+    bridge = Bridge(folder / "model", torch.device("cpu"), torch.float32)
+    prefixes = collect_prefixes(bridge, list(corpus.sentences()))
+    feature_index.write_corpus(prefixes, _token_names(bridge), path)
+    return len(prefixes.prompts)
+
+
+def _token_names(bridge: Bridge) -> list[str]:
+    pieces = bridge.tokenizer.convert_ids_to_tokens(range(bridge.vocab_size))
+    return [piece.replace("▁", " ").strip() for piece in pieces]

@@ -59,7 +59,7 @@ def collect_prefixes(bridge: Bridge, sentences: Sequence[Sentence]) -> Prefixes:
     counts: list[int] = []
     said: list[int] = []
     inputs, outputs = [], []
-    for part in _equal_lengths(prompts):
+    for part in prompts_by_length(prompts):
         logits, seen = bridge.capture_batch(
             torch.tensor([prompts[place] for place in part]), reads + writes
         )
@@ -92,7 +92,7 @@ def collect_prefixes(bridge: Bridge, sentences: Sequence[Sentence]) -> Prefixes:
     )
 
 
-def _equal_lengths(prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
+def prompts_by_length(prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
     """Batches of prompt numbers; the prompts of a batch are equally long."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for place, prompt in enumerate(prompts):

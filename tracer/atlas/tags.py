@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from tracer.atlas.facts import LANGUAGES, countries, opposites, states
+from tracer.indexing.corpus import Tag
 
 RELATION_WORDS: Final = {
     "capital": "capital",
@@ -76,19 +77,8 @@ def _kinds() -> dict[str, str]:
     return kinds
 
 
-class Tag(NamedTuple):
-    """Something that is true at a position, as a label says it."""
-
-    label: str
-    """A ``*`` stands for examples of the tokens it holds at."""
-    group: str = ""
-    """Of the tags of one group (``place``, ``about``, ``say``, ``token``) at most one holds."""
-    what: str = ""
-    """What tells it from the others of its group."""
-
-
 GROUPS: Final = {"place": "", "about": "about ", "say": "say ", "token": ""}
-"""What a label begins with that joins several tags of one group."""
+"""What a label begins with that joins several tags of one group; the first group is asked first."""
 
 
 def position_tags(tokens: Sequence[str], position: int, said: str) -> list[Tag]:

@@ -1,0 +1,211 @@
+"""A few observations per feature, in arrays of fixed size: the strongest ones, and a fair sample.
+
+What is kept depends on the observations and their order in the corpus alone, never on batches:
+`Strongest` and `Sample` say which of the old and the new ones stay, `Slots` holds them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+REACH: Final = 24
+"""Tokens before and after an observation whose activations are kept with it."""
+SAME_TOKEN: Final = 3
+"""Of the strongest observations, as many of one token come first as this; then others."""
+_LOW: Final = 0x7FFFFFFF
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Activations of one layer's features on a batch, and the tokens' places in the corpus."""
+
+    activations: Float[Tensor, "tokens features"]
+    first: int
+    """Place of the batch's first token; the others follow."""
+    tokens: Int[Tensor, " tokens"]
+    starts: Int[Tensor, " tokens"]
+    """Row at which each token's window begins."""
+    stops: Int[Tensor, " tokens"]
+
+    def around(
+        self, rows: Int[Tensor, " n"], features: Int[Tensor, " n"], width: int
+    ) -> Float[Tensor, "n width"]:
+        """A feature's activations from ``REACH`` tokens before a row on, inside its window."""
+        start = torch.maximum(self.starts[rows], rows - REACH)
+        wanted = start[:, None] + torch.arange(width, device=rows.device)
+        inside = wanted < torch.minimum(self.stops[rows], rows + REACH + 1)[:, None]
+        found = self.activations[wanted.clamp(max=len(self.tokens) - 1), features[:, None]]
+        return torch.where(inside, found, 0)
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Observations: of which feature, where, how strong."""
+
+    features: Int[Tensor, " n"]
+    places: Int[Tensor, " n"]
+    """Number of the token in the corpus."""
+    values: Float[Tensor, " n"]
+
+    def take(self, chosen: Tensor) -> Entries:
+        return Entries(self.features[chosen], self.places[chosen], self.values[chosen])
+
+
+class Slots:
+    """``n_slots`` observations per feature; the first ``n_windows`` with what stood around them."""
+
+    def __init__(
+        self, n_features: int, n_slots: int, n_windows: int, width: int, device: torch.device
+    ) -> None:
+        self.values = torch.zeros(n_features, n_slots, device=device)
+        """Zero where there is no observation."""
+        self.places = torch.zeros(n_features, n_slots, dtype=torch.int32, device=device)
+        self.windows = torch.zeros(n_features, n_windows, width, device=device)
+
+    def of(self, features: Int[Tensor, " n"]) -> tuple[Entries, Int[Tensor, " m"]]:
+        """What is held of ``features``, and the slots it lies in."""
+        values = self.values[features]
+        row, slot = (values > 0).nonzero(as_tuple=True)
+        places = self.places[features].long()
+        return Entries(features[row], places[row, slot], values[row, slot]), slot
+
+    def replace(
+        self,
+        features: Int[Tensor, " n"],
+        kept: Entries,
+        slots: Int[Tensor, " m"],
+        before: Int[Tensor, " m"],
+        seen: Seen,
+    ) -> None:
+        """Hold ``kept``, in ``slots``, instead of what was held of ``features``. ``before`` is the
+        slot each lay in, -1 for what is new and stands in ``seen``."""
+        with_window = slots < self.windows.shape[1]
+        at, slot, old = kept.take(with_window), slots[with_window], before[with_window]
+        new = old < 0
+        windows = self.windows[at.features, old.clamp(min=0)]
+        fresh = at.take(new)
+        windows[new] = seen.around(fresh.places - seen.first, fresh.features, windows.shape[1])
+        self.values[features] = 0
+        self.places[features] = 0
+        self.windows[features] = 0
+        self.values[kept.features, slots] = kept.values
+        self.places[kept.features, slots] = kept.places.int()
+        self.windows[at.features, slot] = windows
+
+
+class Strongest(Slots):
+    """The strongest observations, ties to the earlier one.
+
+    First those that are among the ``SAME_TOKEN`` strongest of their token, as many as there are
+    slots; what is left of the slots goes to the strongest others.
+    """
+
+    def __init__(self, n_features: int, n_slots: int, width: int, device: torch.device) -> None:
+        super().__init__(n_features, n_slots, n_slots, width, device)
+        self.tokens = torch.zeros(n_features, n_slots, dtype=torch.int32, device=device)
+        self.floors = torch.zeros(n_features, device=device)
+        """What an observation must exceed to be held."""
+
+    def offer(self, new: Entries, seen: Seen) -> None:
+        new = new.take(new.values > self.floors[new.features])
+        features = new.features.unique()
+        if not len(features):
+            return
+        old, slot = self.of(features)
+        both = _joined(old, new)
+        before = torch.cat([slot, torch.full_like(new.features, -1)])
+        tokens = torch.cat(
+            [self.tokens[old.features, slot].long(), seen.tokens[new.places - seen.first].long()]
+        )
+        strength = both.values.view(torch.int32).long()  # the bits of positive floats keep order
+        by_strength = ((_LOW - strength) << 32 | both.places).argsort()
+        pair = both.features << 32 | tokens
+        order = by_strength[pair[by_strength].argsort(stable=True)]
+        spare = torch.empty_like(order)
+        spare[order] = (_ranks(pair[order]) >= SAME_TOKEN).long()
+        group = both.features * 2 + spare
+        order = by_strength[group[by_strength].argsort(stable=True)]
+        rank = _ranks(both.features[order])
+        held = rank < self.values.shape[1]
+        order, rank = order[held], rank[held]
+        kept = both.take(order)
+        self.replace(features, kept, rank, before[order], seen)
+        self.tokens[features] = 0
+        self.tokens[kept.features, rank] = tokens[order].int()
+        last = (rank == self.values.shape[1] - 1) & (spare[order] == 0)
+        self.floors[features] = 0
+        self.floors[kept.features[last]] = kept.values[last]
+
+
+class Sample(Slots):
+    """A fair sample: the observations of lowest priority, a hash of feature and place."""
+
+    def __init__(
+        self,
+        n_features: int,
+        n_slots: int,
+        n_windows: int,
+        width: int,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        super().__init__(n_features, n_slots, n_windows, width, device)
+        self.ceilings = torch.full((n_features,), 2**62, dtype=torch.int64, device=device)
+        """The priority an observation must stay below to be held."""
+        self._seed = seed
+
+    def offer(self, new: Entries, seen: Seen) -> None:
+        new = new.take(self._priority(new) < self.ceilings[new.features])
+        features = new.features.unique()
+        if not len(features):
+            return
+        old, slot = self.of(features)
+        both = _joined(old, new)
+        before = torch.cat([slot, torch.full_like(new.features, -1)])
+        priority = self._priority(both)
+        order = priority.argsort()
+        order = order[both.features[order].argsort(stable=True)]
+        rank = _ranks(both.features[order])
+        held = rank < self.values.shape[1]
+        order, rank = order[held], rank[held]
+        kept = both.take(order)
+        self.replace(features, kept, rank, before[order], seen)
+        last = rank == self.values.shape[1] - 1
+        self.ceilings[kept.features[last]] = priority[order[last]]
+
+    def _priority(self, entries: Entries) -> Int[Tensor, " n"]:
+        """A number below 2**62; another one for another feature, place or seed."""
+        mixed = _mixed(entries.features + (self._seed + 1) * 2**32)
+        return _mixed(mixed ^ entries.places) & (2**62 - 1)
+
+
+def _joined(old: Entries, new: Entries) -> Entries:
+    return Entries(
+        torch.cat([old.features, new.features]),
+        torch.cat([old.places, new.places]),
+        torch.cat([old.values, new.values]),
+    )
+
+
+def _ranks(keys: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """``[4, 4, 4, 7, 7]`` -> ``[0, 1, 2, 0, 1]``: the place of each in its run of equal keys."""
+    place = torch.arange(len(keys), device=keys.device)
+    begins = torch.ones_like(keys, dtype=torch.bool)
+    begins[1:] = keys[1:] != keys[:-1]
+    return place - torch.where(begins, place, 0).cummax(0).values
+
+
+def _mixed(values: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """The finalizer of splitmix64, in signed numbers that wrap around."""
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        values = (values ^ _shifted(values, shift)) * factor
+    return values ^ _shifted(values, 31)
+
+
+def _shifted(values: Int[Tensor, " n"], by: int) -> Int[Tensor, " n"]:
+    return values >> by & (1 << 64 - by) - 1

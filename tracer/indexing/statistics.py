@@ -1,0 +1,137 @@
+"""What is counted of one layer's features while a corpus goes by, in memory of a fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tracer.indexing.slots import REACH, Entries, Sample, Seen, Strongest
+
+N_STRONGEST: Final = 12
+N_SAMPLED: Final = 128
+N_SAMPLED_SHOWN: Final = 16
+"""As many of the sample keep what stood around them."""
+N_BINS: Final = 32
+
+
+def window_width(context: int) -> int:
+    """Tokens whose activations are kept with an observation."""
+    return min(2 * REACH + 1, context)
+
+
+@dataclass(frozen=True)
+class BatchTokens:
+    """The tokens of a batch's windows one after the other, padding left out."""
+
+    first: int
+    """Place of the first token in the corpus."""
+    tokens: Int[Tensor, " tokens"]
+    said: Int[Tensor, " tokens"]
+    """The model's likeliest next token after each."""
+    starts: Int[Tensor, " tokens"]
+    """Row at which each token's window begins."""
+    stops: Int[Tensor, " tokens"]
+    carries: Bool[Tensor, " tokens"]
+    """Whether there are features at the token at all: none on the beginning-of-text token."""
+    counted: Bool[Tensor, " tokens"]
+    """Whether the prefix that ends there is met for the first time."""
+    tag_rows: Int[Tensor, " pairs"]
+    """With ``tag_numbers``: at which tokens which tags hold, counted tokens only."""
+    tag_numbers: Int[Tensor, " pairs"]
+
+
+class LayerStatistics:
+    """Counts, sums, histograms and kept observations of the features of one layer."""
+
+    def __init__(
+        self,
+        layer: int,
+        promoted: Int[Tensor, "features shown"],
+        n_tags: int,
+        width: int,
+        device: torch.device,
+    ) -> None:
+        n_features = len(promoted)
+        self.promoted = promoted
+        self.counts = torch.zeros(n_features, dtype=torch.int64, device=device)
+        """Tokens on which the feature fires: is above zero."""
+        self.totals = torch.zeros(n_features, dtype=torch.float64, device=device)
+        """Sum of its activations there."""
+        self.least = torch.zeros(n_features, device=device)
+        """Its smallest activation, at most zero: TopK keeps negative ones."""
+        self.histograms = torch.zeros(n_features, N_BINS, dtype=torch.int32, device=device)
+        self.exponents = torch.full((n_features,), -200, dtype=torch.int32, device=device)
+        """A bin of the histogram is two to this power wide, the first begins at zero."""
+        self.said = torch.zeros(promoted.shape, dtype=torch.float64, device=device)
+        """Activation where the model then says each of the promoted tokens."""
+        self.tag_sums = torch.zeros(n_tags, n_features, device=device)
+        """Activation where each tag holds."""
+        self.tag_counts = torch.zeros(n_tags, n_features, dtype=torch.int32, device=device)
+        """Tokens where each tag holds on which the feature fires."""
+        self.strongest = Strongest(n_features, N_STRONGEST, width, device)
+        self.sample = Sample(n_features, N_SAMPLED, N_SAMPLED_SHOWN, width, device, layer)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All that is kept, by name."""
+        for prefix, owner in (("", self), ("strongest.", self.strongest), ("sample.", self.sample)):
+            for name, value in vars(owner).items():
+                if isinstance(value, Tensor):
+                    yield prefix + name, value
+
+    def add(self, activations: Float[Tensor, "tokens features"], batch: BatchTokens) -> None:
+        """Count the activations on a batch; changes ``activations``."""
+        activations[~batch.carries] = 0
+        torch.minimum(self.least, activations.amin(0), out=self.least)
+        fires = (activations > 0) & batch.counted[:, None]
+        rows, features = fires.nonzero(as_tuple=True)
+        values = activations[rows, features]
+        self.counts += torch.bincount(features, minlength=len(self.counts))
+        self.totals.index_add_(0, features, values.double())
+        self._bin(features, values)
+        self._hear(features, values, batch.said[rows])
+        self._tag(activations, batch)
+        seen = Seen(activations, batch.first, batch.tokens, batch.starts, batch.stops)
+        found = Entries(features, rows + batch.first, values)
+        self.strongest.offer(found, seen)
+        self.sample.offer(found, seen)
+
+    def _bin(self, features: Int[Tensor, " n"], values: Float[Tensor, " n"]) -> None:
+        top = torch.zeros_like(self.least).scatter_reduce_(0, features, values, "amax")
+        needed = torch.frexp(top).exponent - N_BINS.bit_length() + 1
+        wider = torch.where(top > 0, needed - self.exponents, 0).clamp(min=0)
+        self.exponents += wider
+        wider[self.histograms.sum(1) == 0] = 0  # nothing to fold
+        while (fold := wider > 0).any():
+            pairs = self.histograms[fold].view(-1, N_BINS // 2, 2).sum(-1, dtype=torch.int32)
+            self.histograms[fold] = torch.cat([pairs, torch.zeros_like(pairs)], dim=1)
+            wider[fold] -= 1
+        place = torch.ldexp(values, -self.exponents[features]).long()
+        self.histograms.view(-1).index_add_(
+            0, features * N_BINS + place, torch.ones_like(place, dtype=torch.int32)
+        )
+
+    def _hear(
+        self, features: Int[Tensor, " n"], values: Float[Tensor, " n"], said: Int[Tensor, " n"]
+    ) -> None:
+        entry, shown = (self.promoted[features] == said[:, None]).nonzero(as_tuple=True)
+        place = features[entry] * self.promoted.shape[1] + shown
+        self.said.view(-1).index_add_(0, place, values[entry].double())
+
+    def _tag(self, activations: Float[Tensor, "tokens features"], batch: BatchTokens) -> None:
+        if not len(batch.tag_rows):
+            return
+        held, place = batch.tag_numbers.unique(return_inverse=True)
+        matrix = torch.sparse_coo_tensor(
+            torch.stack([place, batch.tag_rows]),
+            torch.ones(len(place), device=activations.device),
+            (len(held), len(activations)),
+            check_invariants=False,
+        )
+        strength = activations.clamp(min=0)
+        self.tag_sums[held] += matrix @ strength
+        self.tag_counts[held] += (matrix @ (strength > 0).float()).int()
