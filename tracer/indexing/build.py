@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from tracer.errors import CorpusError, ModelError
-from tracer.frozen import FIRST_POSITION
 from tracer.indexing.checkpoint import Spill, load_checkpoint, load_tensors, save_checkpoint
 from tracer.indexing.corpus import Corpus, open_corpus
 from tracer.indexing.labels import (
@@ -95,7 +94,7 @@ def build_index(
     :class:`MemoryLimitError`, before anything runs, when the statistics would not fit.
     """
     for name, value, least in (
-        ("context", context, FIRST_POSITION + 1),
+        ("context", context, model.first_position + 1),
         ("batch_tokens", batch_tokens, 1),
         ("limit_tokens", limit_tokens, 1),
         ("checkpoint_tokens", checkpoint_tokens, 1),
@@ -247,7 +246,7 @@ class _Build:
         """Per window and token, whether the prefix that ends there is new and carries features."""
         ids, real = _padded(windows)
         carries = real.copy()
-        carries[:, :FIRST_POSITION] = False
+        carries[:, : self.model.first_position] = False
         new = np.zeros(real.shape, bool)
         new[carries] = self.prefixes.add(prefix_hashes(ids)[carries])
         return [row[: len(window.ids)] for row, window in zip(new, windows, strict=True)]
@@ -277,7 +276,9 @@ class _Build:
             said=said.to(self.device),
             starts=moved(starts.repeat(lengths)),
             stops=moved(stops.repeat(lengths)),
-            carries=moved(np.arange(len(ids)) - starts.repeat(lengths) >= FIRST_POSITION),
+            carries=moved(
+                np.arange(len(ids)) - starts.repeat(lengths) >= self.model.first_position
+            ),
             counted=moved(counted),
             tag_rows=moved(rows),
             tag_numbers=moved(numbers),
