@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         run_scenarios,
     )
     from tracer.models import Model, load
+    from tracer.pickled import read_graph_pt
 
 __all__ = [
     "AttributionGraph",
@@ -68,6 +69,7 @@ __all__ = [
     "load_graph",
     "prune",
     "read_graph_json",
+    "read_graph_pt",
     "run_scenarios",
     "shared_from_trace",
     "trace",
@@ -80,6 +82,7 @@ _NEEDS_TORCH = {
     "Outcome": "tracer.interventions",
     "ScenarioRun": "tracer.interventions",
     "intervene": "tracer.interventions",
+    "read_graph_pt": "tracer.pickled",
     "run_scenarios": "tracer.interventions",
     "load": "tracer.models",
     "trace": "tracer.attribution",
