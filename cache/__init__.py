@@ -6,6 +6,7 @@ Importing this package is light: torch is imported by the worker's thread, on it
     catalogue.py  the SQLite side of the store: which graph is where, since when, named what
     store.py      the file side: content-addressed graphs, checksums, quota
     marks.py      pins, named groups of nodes, runs of what-ifs: what a person adds to a trace
+    imports.py    graphs of other tools on their way in, and all graphs on their way out
     lru.py        a bounded memory of decoded results
     jobs.py       one piece of work that several sessions may watch
     engine.py     what the worker runs: `tracer`, or a stand-in
@@ -15,6 +16,7 @@ Importing this package is light: torch is imported by the worker's thread, on it
 
 from cache.backend import Backend, open_backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError
+from cache.imports import stored_labels
 from cache.jobs import Job, JobState
 from cache.marks import Marks, StoredRun, scenarios_from_json, scenarios_to_json
 from cache.request import InterveneRequest, ModelChoice, ScenarioRequest, TraceRequest
@@ -35,4 +37,5 @@ __all__ = [
     "open_backend",
     "scenarios_from_json",
     "scenarios_to_json",
+    "stored_labels",
 ]

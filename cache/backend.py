@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic
 
 from cache.catalogue import DamagedFile, StoredGraph, StoreError
 from cache.engine import Engine, M, TracerEngine
+from cache.imports import exported, read_import, stored_labels
 from cache.jobs import Job
 from cache.lru import Lru
 from cache.marks import Marks, StoredRun
@@ -34,6 +35,7 @@ from tracer.features import FeatureIndex
 from tracer.graph import AttributionGraph
 from tracer.scenarios import Scenario
 from tracer.sources import ModelSource, resolve
+from tracer.types import FeatureId, Thresholds
 
 if TYPE_CHECKING:
     from tracer.interventions import InterventionResult, ScenarioRun
@@ -204,6 +206,65 @@ class Backend(Generic[M]):
             self._indexes.put((folder, changed), index)
         return index
 
+    def import_graph(self, content: bytes, name: str) -> str:
+        """Keep a graph of another tool: published JSON, or a `.pt` of circuit-tracer.
+
+        Returns its key. Its pins and supernodes become its marks, unless it is here already and
+        has some; it is never evicted. Reads the file in the calling thread, and runs no model.
+
+        Raises :class:`SharedGraphError` for a file that is damaged, too large or would run code,
+        :class:`StoreError` when it cannot be kept; nothing is stored then.
+        """
+        read = read_import(content, name)
+        with _as_store_error("the graph could not be kept"):
+            self.store.add_import(read.key, read.graph, read.original, read.title, read.marks)
+        self._graphs.put(read.key, read.graph)
+        return read.key
+
+    def export_graph(self, key: str, thresholds: Thresholds = Thresholds()) -> bytes:  # noqa: B008
+        """A graph as published JSON, with its labels, pins and supernodes as they are now.
+
+        One that was imported as JSON goes out whole; all others are pruned at ``thresholds``.
+        Raises :class:`StoreError` when there is no such graph.
+        """
+        graph = self.graph(key)
+        if graph is None:
+            raise StoreError(
+                f"no graph is stored under {key!r}: trace the prompt, or import the file, again"
+            )
+        stored = self.store.key_of(key) or key
+        with _as_store_error("the graph could not be exported"):
+            original, marks = self.store.original(stored), self.store.marks(stored)
+            title = next((e.title for e in self.store.entries() if e.key == stored), "")
+        return exported(graph, title, marks, self._names(graph), original, thresholds)
+
+    def _names(self, graph: AttributionGraph) -> Mapping[FeatureId, str]:
+        """What a graph's features are called, by its file or by the index of its transcoders."""
+        made = graph.provenance
+        if not {"model", "transcoders"} <= made.keys():
+            return stored_labels(graph)
+        try:
+            index = self.features(ModelChoice(str(made["model"]), str(made["transcoders"])))
+        except TracerError:  # the transcoders are gone, or were never indexed: no names
+            return {}
+        found = {FeatureId(int(f[0]), int(f[2])) for f in graph.features}
+        return {feature: index.name(feature) for feature in found}
+
+    def key_of(self, request: TraceRequest) -> str | None:
+        """Key of the stored graph that a request would be answered with; None where it is not."""
+        with _as_store_error("the store could not be asked"):
+            try:
+                digest = trace_digest(self._source(request.choice).fingerprint, request)
+            except TracerError:  # of a model that is gone
+                return None
+            return self.store.key_of(digest)
+
+    def forget(self, key: str) -> None:
+        """Delete a graph and what was kept with it; raises :class:`StoreError`."""
+        with _as_store_error("the graph could not be deleted"):
+            self.store.forget(key)
+        self._graphs.drop(key)
+
     def annotate(self, key: str, *, title: str | None = None, notes: str | None = None) -> None:
         """Set the title or notes of a graph, by either of its keys; it is then never evicted.
 
@@ -324,7 +385,7 @@ def _scenario_bytes(run: ScenarioRun) -> int:
 def _as_store_error(what: str) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, ValueError) as error:
+    except (OSError, sqlite3.Error, ValueError) as error:
         raise StoreError(f"{what}: {error}") from error
 
 

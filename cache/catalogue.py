@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +40,8 @@ CREATE TABLE runs (
     PRIMARY KEY (key, scenarios)
 );
 """
-_STEPS: Final = (_SCHEMA, _MARKS_AND_RUNS)
+_IMPORTED: Final = "ALTER TABLE graphs ADD COLUMN imported INTEGER NOT NULL DEFAULT 0"
+_STEPS: Final = (_SCHEMA, _MARKS_AND_RUNS, _IMPORTED)
 SCHEMA_VERSION: Final = len(_STEPS)
 _RUNS_KEPT: Final = 50
 """Of one trace; the oldest make room."""
@@ -64,6 +65,8 @@ class StoredGraph:
     used: float
     title: str
     notes: str
+    imported: bool = False
+    """Whether it came from a file of another tool, with no model behind it."""
 
 
 @dataclass(frozen=True)
@@ -161,18 +164,21 @@ class Catalogue:
     def _select(self, tail: str, values: tuple[str, ...] = ()) -> list[StoredGraph]:
         columns = "graphs.key, sha256, bytes, prompt, model, created, used"
         query = (
-            f"SELECT {columns}, coalesce(title, ''), coalesce(notes, '') "
+            f"SELECT {columns}, coalesce(title, ''), coalesce(notes, ''), imported "
             f"FROM graphs LEFT JOIN annotations USING (key) {tail}"
         )
         with self._lock:
-            return [StoredGraph(*row) for row in self._db.execute(query, values)]
+            rows = self._db.execute(query, values).fetchall()
+        return [replace(StoredGraph(*row), imported=bool(row[-1])) for row in rows]
 
-    def add(self, key: str, sha256: str, size: int, prompt: str, model: str) -> None:
+    def add(
+        self, key: str, sha256: str, size: int, prompt: str, model: str, imported: bool = False
+    ) -> None:
         now = time.time()
         with self._lock:
             self._db.execute(
-                "INSERT OR REPLACE INTO graphs VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (key, sha256, size, prompt, model, now, now),
+                "INSERT OR REPLACE INTO graphs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (key, sha256, size, prompt, model, now, now, imported),
             )
 
     def remove(self, key: str) -> None:
@@ -211,6 +217,11 @@ class Catalogue:
                 "WHERE key = ? AND title = '' AND notes = '' AND marks = ''",
                 (key,),
             )
+
+    def is_annotated(self, key: str) -> bool:
+        query = "SELECT 1 FROM annotations WHERE key = ?"
+        with self._lock:
+            return self._db.execute(query, (key,)).fetchone() is not None
 
     def marks(self, key: str) -> str:
         """As :meth:`annotate` was given them; empty where nothing is marked."""

@@ -49,6 +49,11 @@ class Lru(Generic[K, V]):
             while self._weight > self._capacity:
                 self._forget(next(iter(self._entries)))
 
+    def drop(self, key: K) -> None:
+        """Forget ``key``, if it is known."""
+        with self._lock:
+            self._forget(key)
+
     def _forget(self, key: K) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:

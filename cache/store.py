@@ -2,6 +2,7 @@
 
     <root>/catalogue.sqlite                   titles, checksums, times (see `catalogue.py`)
     <root>/graphs/<key[:2]>/<key>.safetensors
+    <root>/originals/<key>.json.gz            published graphs as they came, for those imported
     <root>/damaged/                           files that failed their check, kept for a look
 
 A key names its content, so a file is never rewritten while its entry is good. Files move only
@@ -10,6 +11,7 @@ inside a catalogue transaction; that makes the store safe under several threads 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
 import os
@@ -17,6 +19,7 @@ import re
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -54,7 +57,7 @@ class Store:
         self._touched: dict[str, float] = {}
         self._touch_lock = threading.Lock()
         try:
-            for folder in (self._graphs, self._damaged):
+            for folder in (self._graphs, self._damaged, self._originals):
                 folder.mkdir(parents=True, exist_ok=True)
             self._catalogue = self._open_catalogue()
             self._adopt_orphans()
@@ -71,6 +74,10 @@ class Store:
     @property
     def _damaged(self) -> Path:
         return self.root / "damaged"
+
+    @property
+    def _originals(self) -> Path:
+        return self.root / "originals"
 
     def close(self) -> None:
         """Release the catalogue; the store is not usable afterwards."""
@@ -123,10 +130,67 @@ class Store:
                 if self._catalogue.find(key) is None or not path.exists():
                     partial.replace(path)
                     digest = hashlib.sha256(content).hexdigest()
-                    self._catalogue.add(key, digest, len(content), graph.prompt, _model(graph))
+                    self._enter(key, digest, len(content), graph)
                 self._evict()
         finally:
             partial.unlink(missing_ok=True)
+
+    def add_import(
+        self, key: str, graph: AttributionGraph, original: bytes | None, title: str, marks: Marks
+    ) -> None:
+        """Keep a graph of another tool, with the published JSON it came as, and never evict it.
+
+        What a person had already changed of it, its title or its pins, stays as it is.
+
+        Raises :class:`StoreError` when it is larger than the store may be; nothing is kept then.
+        """
+        known = self._catalogue.is_annotated(key)
+        path = self._original_path(key)
+        try:
+            if original is not None:
+                partial = path.with_name(f".{key}.{uuid4().hex}.part")
+                try:
+                    _write_synced(partial, gzip.compress(original, mtime=0))
+                    partial.replace(path)
+                finally:
+                    partial.unlink(missing_ok=True)
+            if not known:  # before it is saved: what is annotated is not evicted
+                self._catalogue.annotate(key, title, None, marks.to_json())
+            self.save(key, graph)
+            if self._catalogue.find(key) is None:
+                raise StoreError(
+                    f"{title!r} is larger than the {self.quota_bytes / 2**30:.1f} GB that the "
+                    "store may hold: set CIRCUIT_STORE_GB to more"
+                )
+        except BaseException:
+            if self._catalogue.find(key) is None:
+                path.unlink(missing_ok=True)
+                if not known:
+                    self._catalogue.annotate(key, "", "", "")
+            raise
+
+    def original(self, key: str) -> bytes | None:
+        """The published JSON that an imported graph came as, if it came as one.
+
+        Raises :class:`StoreError` when it is damaged.
+        """
+        path = self._original_path(key)
+        try:
+            return gzip.decompress(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, EOFError, zlib.error) as error:
+            raise StoreError(
+                f"{path} is damaged ({error}): import the graph's file again"
+            ) from error
+
+    def forget(self, key: str) -> None:
+        """Delete a graph and all that was kept with it."""
+        with self._catalogue.transaction():
+            self._path(key).unlink(missing_ok=True)
+            self._original_path(key).unlink(missing_ok=True)
+            self._catalogue.remove(key)
+        self._catalogue.annotate(key, "", "", "")
 
     def touch(self, key: str) -> None:
         """Count ``key`` as used now (to the minute), so that it is evicted later."""
@@ -184,6 +248,14 @@ class Store:
 
     def _path(self, key: str) -> Path:
         return self._graphs / key[:2] / f"{key}.safetensors"
+
+    def _original_path(self, key: str) -> Path:
+        return self._originals / f"{key}.json.gz"
+
+    def _enter(self, key: str, sha256: str, size: int, graph: AttributionGraph) -> None:
+        made = graph.provenance
+        model = str(made.get("model") or made.get("scan") or "")
+        self._catalogue.add(key, sha256, size, graph.prompt, model, bool(_imported(graph)))
 
     def _read(self, entry: StoredGraph) -> AttributionGraph:
         """The graph of an entry; raises :class:`GraphFileError` when its file is not whole."""
@@ -254,6 +326,7 @@ class Store:
 
     def _adopt_orphans(self) -> None:
         """Enter graphs that the catalogue does not know (it was lost, or a process died)."""
+        adopted: list[tuple[str, str]] = []
         with self._catalogue.transaction():
             for path in self._orphans():
                 key = path.stem
@@ -263,8 +336,12 @@ class Store:
                     self._set_aside(path, key, str(error))
                     continue
                 size = path.stat().st_size
-                self._catalogue.add(key, _sha256(path), size, graph.prompt, _model(graph))
+                self._enter(key, _sha256(path), size, graph)
+                if _imported(graph) and not self._catalogue.is_annotated(key):
+                    adopted.append((key, _imported(graph)))
             self._evict()
+        for key, title in adopted:
+            self._catalogue.annotate(key, title, None)
 
     def _orphans(self) -> Iterator[Path]:
         known = {entry.key for entry in self._catalogue.entries()}
@@ -276,8 +353,9 @@ class Store:
                 yield path
 
 
-def _model(graph: AttributionGraph) -> str:
-    return str(graph.provenance.get("model", ""))
+def _imported(graph: AttributionGraph) -> str:
+    """What an imported graph was called where it came from; empty for one that was traced here."""
+    return str(graph.provenance.get("imported") or "")
 
 
 def _sha256(path: Path) -> str:

@@ -180,7 +180,9 @@ def same_dictionary(left: AttributionGraph, right: AttributionGraph) -> bool:
 def _dictionary(graph: AttributionGraph) -> tuple[object, ...]:
     """What gives a feature's number its meaning; graphs of other tools only name their scan."""
     made = graph.provenance
-    return ("traced", made["fingerprint"]) if "fingerprint" in made else ("scan", made.get("scan"))
+    if "fingerprint" in made:
+        return ("traced", made["fingerprint"])
+    return ("scan", made.get("scan"), made.get("transcoder_set"))
 
 
 @dataclass(frozen=True)

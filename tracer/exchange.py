@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from tracer.errors import SharedGraphError
-from tracer.graph import AttributionGraph, NodeIndex
+from tracer.graph import AttributionGraph
 from tracer.pruning import PrunedGraph
 from tracer.published import TYPES, SharedGraph, SharedNode, cantor_pair
+from tracer.shared_nodes import origin, shared_index, shared_places
 from tracer.types import FeatureId, NodeId, Supernode, Target, TokenProbability
 
 _OUTPUT: Final = re.compile(r'^Output "(?P<token>.*)" \(p=[\d.]+\)$', re.DOTALL)
@@ -89,7 +89,8 @@ def _published(pruned: PrunedGraph, row: int, names: Mapping[FeatureId, str]) ->
         name = f"{node.layer}_{node.index}_{node.position}"
         stored["feature"] = cantor_pair(node.layer, node.index)
         stored["jsNodeId"] = f"{node.layer}_{node.index}-0"
-        stored["activation"] = float(graph.activations[row])
+        activation = float(graph.activations[row])
+        stored["activation"] = None if np.isnan(activation) else activation
         label = names.get(node.feature, "")
     elif node.kind == "error":
         name = f"{node.layer}_-1_{node.position}"
@@ -113,44 +114,36 @@ def _published(pruned: PrunedGraph, row: int, names: Mapping[FeatureId, str]) ->
 
 
 def graph_from_shared(shared: SharedGraph) -> AttributionGraph:
-    """A published graph as one of ours, to look at and to compare; ``prune(…, 1, 1)`` shows it all.
+    """A published graph as one of ours, to look at and to compare; :func:`tracer.pruning.whole`
+    shows it all.
 
     What the file does not carry: pruned nodes and edges (influence is therefore that of the kept
     part alone), logits, and how many features were active. Nodes of kinds that we do not know are
-    left out, with their links.
+    left out, with their links. The provenance says where it is from, as
+    :func:`tracer.shared_nodes.origin` does, and
+    has the file's labels of features under ``labels``.
 
-    Raises :class:`SharedGraphError` when it explains no token.
+    Raises :class:`SharedGraphError` when it explains no token, or a number cannot be one of ours.
     """
-    known = [node.node for node in shared.nodes if node.node is not None]
+    index = shared_index(shared)
     tokens = tuple(shared.metadata["prompt_tokens"])
-    logits = [(n.node, n) for n in shared.nodes if n.node is not None and n.node.kind == "logit"]
-    if not logits:
-        raise SharedGraphError("the graph has no logit node: it explains nothing")
-    logits.sort(key=lambda entry: -float(entry[1].stored.get("token_prob") or 0.0))
-    features = sorted((n.layer, n.position, n.index) for n in known if n.kind == "feature")
-    table = np.array(features, np.int32).reshape(-1, 3)
-    n_layers = max(node.layer for node, _ in logits)
-    ids = {n.position: n.index for n in known if n.kind == "token"}
-    token_ids = tuple(ids.get(position, -1 - position) for position in range(len(tokens)))
-    targets = tuple(
-        Target(_answer(entry), (node.index,), float(entry.stored.get("token_prob") or 0.0))
-        for node, entry in logits
-    )
-    index = NodeIndex(table, n_layers, token_ids, tuple(node.index for node, _ in logits))
-    activations = np.zeros(len(table), np.float32)
+    places = shared_places(shared)
+    entries = dict(zip(places, shared.nodes, strict=True))
+    targets = []
+    for row in range(index.logit_rows.start, index.logit_rows.stop):
+        node = index.node(row)
+        entry = entries[node]
+        probability = float(entry.stored.get("token_prob") or 0.0)
+        targets.append(Target(_answer(entry), (node.index,), probability))
+    activations = np.full(index.n_features, np.nan, np.float32)
     row_of = np.full(len(shared.nodes), -1, np.int64)
-    for number, entry in enumerate(shared.nodes):
-        if entry.node is None:
+    for number, (entry, place) in enumerate(zip(shared.nodes, places, strict=True)):
+        if place is None:
             continue
-        place = (
-            entry.node._replace(position=len(tokens) - 1)
-            if entry.node.kind == "logit"
-            else entry.node
-        )
         row_of[number] = index.row(place)
-        if entry.node.kind == "feature":
-            activation = entry.stored.get("activation")
-            activations[row_of[number]] = np.nan if activation is None else activation
+        activation = entry.stored.get("activation")
+        if place.kind == "feature" and activation is not None:
+            activations[row_of[number]] = activation
     sources, rows = row_of[shared.sources], row_of[shared.targets]
     chosen = (sources >= 0) & (rows >= 0)
     order = np.lexsort((sources[chosen], rows[chosen]))
@@ -158,19 +151,19 @@ def graph_from_shared(shared: SharedGraph) -> AttributionGraph:
     return AttributionGraph(
         prompt=str(shared.metadata["prompt"]),
         tokens=tokens,
-        token_ids=token_ids,
-        n_layers=n_layers,
-        features=table,
+        token_ids=index.token_ids,
+        n_layers=index.n_layers,
+        features=index.features,
         activations=activations,
-        targets=targets,
+        targets=tuple(targets),
         indptr=np.r_[0, np.cumsum(counts)].astype(np.int64),
         sources=sources[chosen][order],
         weights=shared.weights[chosen][order].astype(np.float32),
         next_tokens=tuple(
             TokenProbability(t.label, t.token_ids[0], t.probability, float("nan")) for t in targets
         ),
-        n_active_features=len(table),
-        provenance={"scan": shared.metadata["scan"], "imported": shared.metadata["slug"]},
+        n_active_features=index.n_features,
+        provenance=origin(shared),
     )
 
 

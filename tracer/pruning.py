@@ -7,7 +7,8 @@ they run on the sparse rows, so that a threshold slider can call them on every m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -115,6 +116,40 @@ def prune(
         replacement_score=replacement,
         completeness_score=completeness,
     )
+
+
+def whole(graph: AttributionGraph) -> PrunedGraph:
+    """Everything that a graph of another tool has: its maker pruned it already.
+
+    Errors without an edge are not part of it; all else is, dead ends included.
+    """
+    index = graph.index
+    touched = np.zeros(graph.n_nodes, bool)
+    touched[graph.sources] = touched[graph.rows] = True
+    touched[index.feature_rows] = True
+    touched[index.token_rows.start :] = True
+    replacement, completeness = _scores(graph)
+    return PrunedGraph(
+        graph=graph,
+        thresholds=Thresholds(1.0, 1.0),
+        node_mask=touched,
+        edge_mask=np.ones(graph.n_edges, bool),
+        influence=graph.influence.nodes,
+        cumulative_influence=_cumulative(graph.influence.nodes),
+        replacement_score=replacement,
+        completeness_score=completeness,
+    )
+
+
+def keeping(pruned: PrunedGraph, nodes: Iterable[NodeId]) -> PrunedGraph:
+    """The same with these nodes too, and their edges with what is kept; unknown ones are passed."""
+    graph = pruned.graph
+    added = np.zeros(graph.n_nodes, bool)
+    added[[graph.index.row(node) for node in nodes if node in graph.index]] = True
+    added &= ~pruned.node_mask
+    kept = pruned.node_mask | added
+    new = (added[graph.rows] | added[graph.sources]) & kept[graph.rows] & kept[graph.sources]
+    return replace(pruned, node_mask=kept, edge_mask=pruned.edge_mask | new)
 
 
 def _threshold_score(scores: FloatArray, share: float) -> float:

@@ -23,6 +23,7 @@ from tracer.types import NodeId, NodeKind
 
 MAX_BYTES: Final = 512 * 2**20
 MAX_NODES: Final = 200_000
+_MOST: Final = 3.4e38
 _KINDS: Final[Mapping[str, NodeKind]] = {
     "cross layer transcoder": "feature",
     "unexplored node": "feature",
@@ -74,8 +75,10 @@ def read_graph_json(source: str | os.PathLike[str] | bytes) -> SharedGraph:
     """
     name, content = _content(source)
     try:
-        stored = json.loads(content)
-    except ValueError as error:
+        stored = json.loads(content, parse_constant=_no_number)
+        if b"\\ud" in content.lower():  # half a character, which nothing can write again
+            json.dumps(stored, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise SharedGraphError(f"{name} is no JSON ({error}): export the graph again") from error
     graph = _mapping(stored, name)
     metadata = _mapping(_required(graph, "metadata", name), f"metadata of {name}")
@@ -109,7 +112,7 @@ def read_graph_json(source: str | os.PathLike[str] | bytes) -> SharedGraph:
     sources, targets, weights = _links(
         _list(_required(graph, "links", name), f"links of {name}"), numbers, renamed, name
     )
-    pinned = _ids(parameters.pop("pinnedIds", None), renamed)
+    pinned = _ids(parameters.pop("pinnedIds", None), renamed, name)
     supernodes = _supernodes(parameters.pop("supernodes", None), renamed, name)
     known = {"metadata", "qParams", "nodes", "links"}
     return SharedGraph(
@@ -140,6 +143,10 @@ def _content(source: str | os.PathLike[str] | bytes) -> tuple[str, bytes]:
             "prune the graph first"
         )
     return name, source if isinstance(source, bytes) else Path(source).read_bytes()
+
+
+def _no_number(constant: str) -> float:
+    raise ValueError(f"{constant} is no number")
 
 
 def _mapping(value: Any, what: str) -> Mapping[str, Any]:
@@ -173,6 +180,8 @@ def _node(stored: Mapping[str, Any], n_tokens: int, name: str) -> SharedNode:
         number = stored.get(key)
         if number is not None and not _is_number(number):
             raise SharedGraphError(f"{key} of {what} is {number!r}, expected a finite number")
+    if (stored.get("token_prob") or 0) < 0:
+        raise SharedGraphError(f"token_prob of {what} is {stored['token_prob']}, expected 0 to 1")
     label = str(stored.get("clerp") or "")
     if kind is None:
         return SharedNode(old, None, label, stored)
@@ -180,7 +189,7 @@ def _node(stored: Mapping[str, Any], n_tokens: int, name: str) -> SharedNode:
         return SharedNode(old, NodeId("token", -1, position, _index(stored, what)), label, stored)
     try:
         layer = int(_required(stored, "layer", what))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         layer = -1
     if layer < 0:
         raise SharedGraphError(f"{what} is of layer {stored['layer']!r}, expected a number from 0")
@@ -197,7 +206,7 @@ def _node(stored: Mapping[str, Any], n_tokens: int, name: str) -> SharedNode:
 def _index(stored: Mapping[str, Any], what: str) -> int:
     """The middle of the id; where that is no number, the field, which may be Cantor-paired."""
     parts = str(stored["node_id"]).split("_")
-    if len(parts) == 3 and parts[1].isdecimal():
+    if len(parts) == 3 and parts[1].isdecimal() and len(parts[1]) < 16:
         return int(parts[1])
     feature = stored.get("feature")
     if not isinstance(feature, int) or feature < 0:
@@ -249,13 +258,20 @@ def _links(
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is one that a float32 can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_MOST < value < _MOST
 
 
-def _ids(stored: Any, renamed: Mapping[str, str]) -> tuple[str, ...]:
-    """A list, or, as circuit-tracer's own Save writes it, names between commas."""
-    found = stored.split(",") if isinstance(stored, str) else stored or []
-    return tuple(renamed.get(str(entry), str(entry)) for entry in found if entry)
+def _ids(stored: Any, renamed: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """A list, perhaps as text, or, as circuit-tracer's own Save writes it, names between commas."""
+    try:
+        if isinstance(stored, str):
+            stored = json.loads(stored) if stored.startswith("[") else stored.split(",")
+        return tuple(renamed.get(str(entry), str(entry)) for entry in stored or [] if entry)
+    except (TypeError, ValueError) as error:
+        raise SharedGraphError(
+            f"pinnedIds of {name} cannot be read ({error}): expected a list of node ids"
+        ) from error
 
 
 def _supernodes(

@@ -10,6 +10,7 @@ import tracer
 from tracer.errors import ThresholdError
 from tracer.graph import AttributionGraph
 from tracer.models import Model
+from tracer.pruning import keeping, whole
 from tracer.types import NodeId, Target, TokenProbability
 
 
@@ -160,3 +161,29 @@ def test_inputs_and_outputs_are_the_kept_edges_of_a_node(model: Model) -> None:
 def test_a_node_that_is_not_there_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         tracer.prune(random_graph(0)).inputs(NodeId("feature", 9, 9, 9))
+
+
+def test_what_is_to_be_kept_is_kept_with_its_edges(model: Model) -> None:
+    graph = tracer.trace(model, tiny.IDS)
+    pruned = tracer.prune(graph, 0.3, 0.5)
+    lost = [graph.index.node(row) for row in range(5) if not pruned.node_mask[row]]
+    assert lost
+    kept = keeping(pruned, [*lost, pruned.nodes[0], NodeId("feature", 9, 9, 9)])
+    assert set(kept.nodes) == {*pruned.nodes, *lost}
+    drawn = set(kept.rows.tolist())
+    new = kept.edge_mask & ~pruned.edge_mask
+    assert new.any() and not (pruned.edge_mask & ~kept.edge_mask).any()
+    for source, target in zip(graph.sources[new], graph.rows[new], strict=True):
+        assert {int(source), int(target)} <= drawn
+        assert graph.index.node(int(source)) in lost or graph.index.node(int(target)) in lost
+
+
+def test_the_whole_graph_has_every_edge_and_no_error_without_one(model: Model) -> None:
+    graph = tracer.trace(model, tiny.IDS)
+    everything = whole(graph)
+    assert everything.edge_mask.all() and everything.node_mask[graph.index.feature_rows].all()
+    errors = np.arange(graph.index.error_rows.start, graph.index.error_rows.stop)
+    has_edge = np.isin(errors, graph.sources)
+    assert (everything.node_mask[errors] == has_edge).all() and 0 < has_edge.sum() < len(errors)
+    assert everything.thresholds == tracer.Thresholds(1.0, 1.0)
+    assert everything.replacement_score == tracer.prune(graph).replacement_score

@@ -1,0 +1,386 @@
+"""Graphs of other tools come in, are marked, and go out again with nothing lost."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import FakeEngine, make_graph
+
+from cache import Backend, Marks, ModelChoice, StoreError, TraceRequest, stored_labels
+from cache.store import Store
+from tracer.errors import SharedGraphError, TracerError
+from tracer.pruning import whole
+from tracer.types import FeatureId, NodeId, Supernode, Thresholds
+
+FEATURE, ERROR, ANSWER = (
+    NodeId("feature", 0, 1, 7),
+    NodeId("error", 1, 2, -1),
+    NodeId("logit", 2, 2, 11),
+)
+
+
+def node(name: str, kind: str, layer: str, position: int, **more: Any) -> dict[str, Any]:
+    stored = {"node_id": name, "feature": 0, "layer": layer, "ctx_idx": position}
+    return stored | {"feature_type": kind, "jsNodeId": f"{name}-0", "clerp": ""} | more
+
+
+def link(source: str, target: str, weight: float) -> dict[str, Any]:
+    return {"source": source, "target": target, "weight": weight}
+
+
+def neuronpedia() -> dict[str, Any]:
+    """As Neuronpedia writes them, with a kind and keys that we do not know."""
+    return {
+        "metadata": {
+            "slug": "big-dog",
+            "scan": "gemma-2-2b",
+            "prompt_tokens": ["<bos>", " big", " dog"],
+            "prompt": "<bos> big dog",
+            "schema_version": 1,
+            "info": {
+                "source_urls": ["https://example.org/set"],
+                "transcoder_set": "someone/clt",
+                "generator": {"name": "circuit-tracer", "version": "0.2.0"},
+            },
+            "pruning_settings": {"node_threshold": 0.8, "edge_threshold": 0.85},
+            "mine": [1],
+        },
+        "qParams": {
+            "pinnedIds": ["0_7_1", "3_11_2", "lorsa"],
+            "supernodes": [["size", "0_7_1", "lorsa"]],
+            "linkType": "both",
+        },
+        "nodes": [
+            node("E_5_1", "embedding", "E", 1),
+            node("0_7_1", "cross layer transcoder", "0", 1, activation=2.5, clerp="large things"),
+            node("1_9_2", "cross layer transcoder", "1", 2, own={"a": 1}),
+            node("1_-1_2", "mlp reconstruction error", "1", 2),
+            node("lorsa", "lorsa", "1", 2),
+            node("3_11_2", "logit", "3", 2, clerp='Output " bark" (p=0.700)', token_prob=0.7),
+        ],
+        "links": [
+            link("E_5_1", "0_7_1", 1.5),
+            link("0_7_1", "1_9_2", -0.5),
+            link("1_-1_2", "3_11_2", 0.25),
+            link("1_9_2", "3_11_2", 2.0),
+            link("lorsa", "3_11_2", 9.0),
+        ],
+        "qk_only_nodes": {"x": 1},
+    }
+
+
+def circuit_tracers_own() -> dict[str, Any]:
+    """As its local server saves them: texts for lists, old ids of errors, names by the reader."""
+    stored = neuronpedia()
+    stored["qParams"] = {
+        "pinnedIds": "0_7_1,3_11_2",
+        "supernodes": '[["size","0_7_1"]]',
+        "clerps": '[["1_9_2","barks"]]',
+        "clickedId": None,
+    }
+    stored["nodes"][3]["node_id"] = "0_1_2"  # layer 1, position 2
+    stored["links"][2]["source"] = "0_1_2"
+    return stored
+
+
+def bare() -> dict[str, Any]:
+    """Only what the schema requires, and an index that is paired in the field alone."""
+    stored = neuronpedia()
+    keys = ("slug", "scan", "prompt_tokens", "prompt")
+    stored["metadata"] = {key: stored["metadata"][key] for key in keys}
+    stored["qParams"] = {}
+    stored["nodes"][1] |= {"node_id": "first", "feature": 35}  # the pair of layer 0, feature 7
+    stored["nodes"] = [n for n in stored["nodes"] if n["node_id"] != "lorsa"]
+    stored["links"] = stored["links"][:4]
+    stored["links"][0]["target"] = stored["links"][1]["source"] = "first"
+    return stored
+
+
+FLAVOURS = {"neuronpedia": neuronpedia, "own": circuit_tracers_own, "bare": bare}
+
+
+def content(stored: dict[str, Any]) -> bytes:
+    return json.dumps(stored).encode()
+
+
+def graph_of(backend: Backend, key: str) -> Any:
+    graph = backend.graph(key)
+    assert graph is not None
+    return graph
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_published_graph_is_kept_and_opens_after_a_restart(
+    flavour: str, backend: Backend, open_again: Callable[[], Backend]
+) -> None:
+    key = backend.import_graph(content(FLAVOURS[flavour]()), "x.json")
+    assert backend.import_graph(content(FLAVOURS[flavour]()), "y.json") == key
+    backend = open_again()
+    graph = graph_of(backend, key)
+    assert graph.features.tolist() == [[0, 1, 7], [1, 2, 9]]
+    assert graph.activations[0] == 2.5 and np.isnan(graph.activations[1])
+    assert sorted(map(float, graph.weights)) == [-0.5, 0.25, 1.5, 2.0]
+    assert len(whole(graph).nodes) == 2 + 1 + 3 + 1  # features, error, tokens, answer
+    (entry,) = backend.stored()
+    assert (entry.key, entry.title, entry.imported) == (key, "big-dog", True)
+    assert entry.prompt == "<bos> big dog" and entry.model == "gemma-2-2b"
+
+
+def test_where_it_is_from_and_what_it_calls_its_features_is_known(backend: Backend) -> None:
+    graph = graph_of(backend, backend.import_graph(content(circuit_tracers_own()), "x.json"))
+    assert stored_labels(graph) == {FeatureId(0, 7): "large things", FeatureId(1, 9): "barks"}
+    made = graph.provenance
+    assert made["tool"] == "circuit-tracer 0.2.0" and made["transcoder_set"] == "someone/clt"
+    assert made["source_urls"] == ["https://example.org/set"]
+    assert (made["node_threshold"], made["edge_threshold"]) == (0.8, 0.85)
+    plain = graph_of(backend, backend.import_graph(content(bare()), "x.json"))
+    assert stored_labels(plain) == {FeatureId(0, 7): "large things"}
+    assert plain.provenance.keys() == {"imported", "scan", "labels"}
+
+
+@pytest.mark.parametrize("flavour", ["neuronpedia", "own"])
+def test_pins_and_supernodes_of_the_file_are_the_graphs_marks(
+    flavour: str, backend: Backend
+) -> None:
+    key = backend.import_graph(content(FLAVOURS[flavour]()), "x.json")
+    assert backend.marks(key) == Marks((ANSWER,), (Supernode("size", (FEATURE,)),))
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_what_goes_out_is_what_came_in(flavour: str, backend: Backend) -> None:
+    stored = FLAVOURS[flavour]()
+    out = json.loads(backend.export_graph(backend.import_graph(content(stored), "x.json")))
+    assert out["metadata"] == stored["metadata"]
+    assert out["qk_only_nodes"] == {"x": 1}
+    assert len(out["nodes"]) == len(stored["nodes"]) and len(out["links"]) == len(stored["links"])
+    for before, after in zip(stored["nodes"], out["nodes"], strict=True):
+        assert {**before, "node_id": 0} == {**after, "node_id": 0}
+    assert [entry["weight"] for entry in out["links"]] == [e["weight"] for e in stored["links"]]
+    if flavour == "neuronpedia":
+        assert out == stored
+
+
+def test_marks_that_changed_go_out_with_it_and_strangers_stay(backend: Backend) -> None:
+    key = backend.import_graph(content(neuronpedia()), "x.json")
+    backend.mark(key, Marks((ANSWER,), (Supernode("size", (FEATURE, ERROR)),)))
+    out = json.loads(backend.export_graph(key))
+    assert out["qParams"]["pinnedIds"] == ["3_11_2", "0_7_1", "1_-1_2", "lorsa"]
+    assert out["qParams"]["supernodes"] == [["size", "0_7_1", "1_-1_2", "lorsa"]]
+    assert out["qParams"]["linkType"] == "both"
+    backend.mark(key, Marks())
+    out = json.loads(backend.export_graph(key))
+    assert out["qParams"]["pinnedIds"] == ["lorsa"] and out["qParams"]["supernodes"] == []
+
+
+def test_the_same_file_again_does_not_undo_what_a_person_did(backend: Backend) -> None:
+    key = backend.import_graph(content(neuronpedia()), "x.json")
+    backend.mark(key, Marks((FEATURE,)))
+    backend.annotate(key, title="mine")
+    assert backend.import_graph(content(neuronpedia()), "x.json") == key
+    assert backend.marks(key) == Marks((FEATURE,)) and backend.stored()[0].title == "mine"
+
+
+def test_a_graph_traced_here_goes_out_with_its_marks(backend: Backend) -> None:
+    key = backend.trace(TraceRequest("a b")).result(10) and backend.stored()[0].key
+    pinned = graph_of(backend, key).index.node(1)
+    backend.mark(key, Marks((), (Supernode("both", (pinned,)),)))
+    out = json.loads(backend.export_graph(key, Thresholds(1.0, 1.0)))
+    assert out["metadata"]["slug"] == "a-b" and out["metadata"]["prompt"] == "a b"
+    assert out["qParams"]["supernodes"] == [["both", "0_9_2"]]
+    assert out["qParams"]["pinnedIds"] == ["0_9_2"]
+    assert "0_9_2" in [entry["node_id"] for entry in out["nodes"]]
+    again = backend.import_graph(backend.export_graph(key, Thresholds(1.0, 1.0)), "x.json")
+    assert backend.marks(again) == Marks((), (Supernode("both", (pinned,)),))
+    assert backend.key_of(TraceRequest("a b")) == key
+    assert backend.key_of(TraceRequest("a b", ModelChoice("missing"))) is None
+
+
+def pt(**changes: Any) -> bytes:
+    """A `.pt` of an older circuit-tracer: one layer, one feature, two tokens, one target."""
+    dense = torch.zeros(6, 6)
+    dense[0, 3:5] = torch.tensor([1.0, 2.0])
+    dense[5, 0] = 3.0
+    stored = {
+        "input_string": "big dog",
+        "adjacency_matrix": dense,
+        "cfg": {"n_layers": 1, "d_vocab": 50},
+        "active_features": torch.tensor([[0, 1, 4]]),
+        "activation_values": torch.tensor([2.0]),
+        "logit_targets": torch.tensor([11]),
+        "logit_probabilities": torch.tensor([0.5]),
+        "input_tokens": torch.tensor([5, 6]),
+        "scan": "gemma",
+    }
+    buffer = io.BytesIO()
+    torch.save(stored | changes, buffer)
+    return buffer.getvalue()
+
+
+def test_a_pt_comes_in_and_goes_out_as_json(backend: Backend) -> None:
+    key = backend.import_graph(pt(), "folder/my dog.pt")
+    assert backend.stored()[0].title == "my dog" and backend.stored()[0].imported
+    assert graph_of(backend, key).n_edges == 3
+    feature = NodeId("feature", 0, 1, 4)
+    backend.mark(key, Marks((feature,)))
+    out = json.loads(backend.export_graph(key))
+    assert out["metadata"]["slug"] == "my-dog" and out["qParams"]["pinnedIds"] == ["0_4_1"]
+    assert len(out["links"]) == 3
+
+
+def damaged(change: Callable[[dict[str, Any]], Any]) -> bytes:
+    stored = copy.deepcopy(neuronpedia())
+    change(stored)
+    return content(stored)
+
+
+class Touches:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (b"", "is no JSON"),
+        (b"[]", "expected an object"),
+        (b"{" * 100_000, "is no JSON"),
+        (b"[" * 100_000, "is no JSON"),
+        (b"\x80\x02}.", "bare pickle"),
+        (b"PK\x03\x04", "cut off or damaged"),
+        (b"\x89PNG\r\n", "is no JSON"),
+        (content(neuronpedia())[:-9], "is no JSON"),
+        (damaged(lambda s: s["nodes"].pop()), "leads to '3_11_2', which is no node"),
+        (
+            damaged(lambda s: s["nodes"][2].update(layer=10**9)),
+            "no model that is known is as large",
+        ),
+        (damaged(lambda s: s["nodes"][2].update(layer="inf")), "layer 'inf'"),
+        (damaged(lambda s: s["nodes"][2].update(node_id=f"1_{2**40}_2")), "leads to '1_9_2'"),
+        (damaged(lambda s: s["nodes"][2].update(feature=2**90, node_id="1_9_2_")), "leads to"),
+        (damaged(lambda s: s["nodes"][0].update(node_id=f"E_{2**33}_1")), "leads to 'E_5_1'"),
+        (
+            damaged(lambda s: s["metadata"].update(prompt_tokens=["a"] * 3 * 10**5)),
+            "300,000 tokens",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence_and_nothing_is_stored(
+    file: bytes, said: str, backend: Backend
+) -> None:
+    with pytest.raises(SharedGraphError, match=said):
+        backend.import_graph(file, "x.json")
+    assert backend.stored() == () and not list((backend.store.root / "originals").iterdir())
+
+
+def test_a_pt_that_would_run_code_does_not(backend: Backend, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    with pytest.raises(SharedGraphError, match=r"asks for posix\.system"):
+        backend.import_graph(pt(scan=Touches(marker)), "x.pt")
+    assert not marker.exists() and backend.stored() == ()
+
+
+def test_a_graph_that_does_not_fit_is_refused_and_leaves_nothing(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    backend = Backend(Store(tmp_path / "small", quota_bytes=100), engine)
+    with pytest.raises(StoreError, match="set CIRCUIT_STORE_GB to more"):
+        backend.import_graph(content(neuronpedia()), "x.json")
+    assert backend.stored() == () and not list((tmp_path / "small" / "originals").iterdir())
+    backend.close(10)
+
+
+def test_imported_graphs_are_not_evicted(tmp_path: Path, engine: FakeEngine) -> None:
+    store = Store(tmp_path / "small", quota_bytes=6000)
+    backend = Backend(store, engine)
+    key = backend.import_graph(content(neuronpedia()), "x.json")
+    for number in range(12):
+        store.save(f"{number:032x}", make_graph(token_ids=(1, 2, number)))
+    kept = [entry.key for entry in backend.stored()]
+    assert key in kept and len(kept) < 13
+    backend.close(10)
+
+
+def test_when_the_catalogue_is_lost_imported_graphs_are_found_and_stay(
+    backend: Backend, open_again: Callable[[], Backend]
+) -> None:
+    key = backend.import_graph(content(neuronpedia()), "x.json")
+    root = backend.store.root
+    backend.close(10)
+    for file in root.glob("catalogue.sqlite*"):
+        file.unlink()
+    backend = open_again()
+    assert [(e.key, e.title, e.imported) for e in backend.stored()] == [(key, "big-dog", True)]
+    assert json.loads(backend.export_graph(key))["qk_only_nodes"] == {"x": 1}
+
+
+def test_a_damaged_original_is_said_and_mended_by_importing_again(backend: Backend) -> None:
+    key = backend.import_graph(content(neuronpedia()), "x.json")
+    (original,) = (backend.store.root / "originals").iterdir()
+    original.write_bytes(original.read_bytes()[:-20])
+    with pytest.raises(StoreError, match=r"is damaged .* import the graph's file again"):
+        backend.export_graph(key)
+    backend.import_graph(content(neuronpedia()), "x.json")
+    assert json.loads(backend.export_graph(key)) == neuronpedia()
+
+
+def test_a_graph_that_is_not_there_is_a_sentence(backend: Backend) -> None:
+    with pytest.raises(StoreError, match="no graph is stored under 'nowhere'"):
+        backend.export_graph("nowhere")
+    key = backend.import_graph(content(neuronpedia()), "x.json")
+    backend.forget(key)
+    assert backend.graph(key) is None and backend.stored() == ()
+    assert not backend.marks(key) and not list((backend.store.root / "originals").iterdir())
+
+
+def test_a_catalogue_of_the_version_before_is_brought_up_to_date(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    store = Store(tmp_path / "old")
+    store.save("0" * 32, make_graph())
+    store.close()
+    with sqlite3.connect(tmp_path / "old" / "catalogue.sqlite") as db:
+        db.execute("ALTER TABLE graphs DROP COLUMN imported")
+        db.execute("PRAGMA user_version = 2")
+    db.close()
+    backend = Backend(Store(tmp_path / "old"), engine)
+    assert [entry.imported for entry in backend.stored()] == [False]
+    backend.close(10)
+
+
+@pytest.mark.skipif(
+    not Path(os.environ.get("CIRCUIT_SHARED_GRAPHS", "/nowhere")).is_dir(),
+    reason="CIRCUIT_SHARED_GRAPHS names no folder of published graphs",
+)
+def test_real_graphs_come_in_whole_and_go_out_unchanged(backend: Backend) -> None:
+    files = sorted(Path(os.environ["CIRCUIT_SHARED_GRAPHS"]).glob("*.json"))
+    assert files
+    for file in files:
+        stored = json.loads(file.read_bytes())
+        key = backend.import_graph(file.read_bytes(), file.name)
+        graph = graph_of(backend, key)
+        assert graph.n_edges == len(stored["links"])
+        kinds = [n["feature_type"] for n in stored["nodes"]]
+        assert len(graph.features) == kinds.count("cross layer transcoder")
+        kept = [n.kind for n in whole(graph).nodes]
+        assert kept.count("error") == kinds.count("mlp reconstruction error")
+        out = json.loads(backend.export_graph(key))
+        assert out["metadata"] == stored["metadata"] and out["qParams"] == stored["qParams"]
+        for before, after in zip(stored["nodes"], out["nodes"], strict=True):
+            assert {**before, "node_id": 0} == {**after, "node_id": 0}
+
+
+def test_an_error_is_always_a_tracer_error() -> None:
+    assert issubclass(SharedGraphError, TracerError) and issubclass(StoreError, TracerError)
