@@ -2,10 +2,11 @@
 
     python benchmarks/opening.py [--dtype bfloat16] [--folder DIR]
 
-Random weights in the published layouts, in a temporary folder (18 GB in float32): 26 blocks, d_model
-2304, a vocabulary of 256,000, 16,384 features a layer. A fresh process opens them with
-`tracer.load` and runs them once; its peak is compared with the bytes of the model's and the encoders'
-weights. Anonymous memory and mapped files are both counted, as the kernel does (``VmHWM``).
+Random weights in the published layouts, in a temporary folder (18 GB in float32): 26 blocks,
+d_model 2304, a vocabulary of 256,000, 16,384 features a layer. A fresh process opens them with
+`tracer.load` and runs them once; its peak is compared with the bytes of the model's and the
+encoders' weights. Anonymous memory and mapped files are both counted, as the kernel does
+(``VmHWM``).
 """
 
 from __future__ import annotations

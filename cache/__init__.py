@@ -16,10 +16,10 @@ Importing this package is light: torch is imported by the worker's thread, on it
 
 from cache.backend import Backend, open_backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError
-from cache.imports import stored_labels
 from cache.jobs import Job, JobState
 from cache.marks import Marks, StoredRun, scenarios_from_json, scenarios_to_json
 from cache.request import InterveneRequest, ModelChoice, ScenarioRequest, TraceRequest
+from tracer.shared_nodes import stored_labels
 
 __all__ = [
     "Backend",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic
 
 from cache.catalogue import DamagedFile, StoredGraph, StoreError
 from cache.engine import Engine, M, TracerEngine
-from cache.imports import exported, read_import, stored_labels
+from cache.imports import exported, read_import
 from cache.jobs import Job
 from cache.lru import Lru
 from cache.marks import Marks, StoredRun
@@ -34,6 +34,7 @@ from tracer.errors import TracerError
 from tracer.features import FeatureIndex
 from tracer.graph import AttributionGraph
 from tracer.scenarios import Scenario
+from tracer.shared_nodes import stored_labels
 from tracer.sources import ModelSource, resolve
 from tracer.types import FeatureId, Thresholds
 

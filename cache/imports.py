@@ -14,7 +14,6 @@ from pathlib import PurePath
 from typing import Final
 
 from cache.marks import Marks
-from tracer.errors import SharedGraphError
 from tracer.exchange import graph_from_shared, shared_from_trace
 from tracer.graph import AttributionGraph
 from tracer.pruning import keeping, prune
@@ -88,14 +87,3 @@ def exported(
 def slug(text: str) -> str:
     """A name that can stand in an address and on every disk."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80] or "graph"
-
-
-def stored_labels(graph: AttributionGraph) -> dict[FeatureId, str]:
-    """What the file of an imported graph calls its features; empty for a graph traced here."""
-    found = {}
-    for name, label in dict(graph.provenance.get("labels") or {}).items():
-        layer, _, index = name.removeprefix("L").partition("/")
-        if not (layer.isdecimal() and index.isdecimal()):
-            raise SharedGraphError(f"{name!r} is no feature: import the graph again")
-        found[FeatureId(int(layer), int(index))] = str(label)
-    return found

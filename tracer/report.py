@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from tracer.features import FeatureIndex
 from tracer.graph import AttributionGraph
 from tracer.interventions import InterventionResult
 from tracer.pruning import PrunedGraph
-from tracer.types import NodeId, TokenProbability
+from tracer.types import FeatureId, NodeId, TokenProbability
 
 
-def node_label(graph: AttributionGraph, node: NodeId, index: FeatureIndex | None = None) -> str:
-    """What to call a node: a feature by its earned label, else by the tokens it fires on."""
+def node_label(graph: AttributionGraph, node: NodeId, names: Mapping[FeatureId, str]) -> str:
+    """What to call a node: a feature by its name, or by its number where it has none."""
     token = graph.tokens[node.position]
     if node.kind == "token":
         return token
@@ -22,12 +22,14 @@ def node_label(graph: AttributionGraph, node: NodeId, index: FeatureIndex | None
         row = graph.index.row(node) - graph.index.logit_rows.start
         label: str = graph.targets[row].label
         return label
-    name = index.name(node.feature) if index is not None else ""
-    return name or str(node.feature)
+    return names.get(node.feature) or str(node.feature)
 
 
-def pruned_graph_report(pruned: PrunedGraph, index: FeatureIndex | None = None) -> dict[str, Any]:
+def pruned_graph_report(
+    pruned: PrunedGraph, names: Mapping[FeatureId, str] | None = None
+) -> dict[str, Any]:
     """The kept nodes and edges with labels, scores, and how much was pruned away."""
+    names = names or {}
     graph = pruned.graph
     nodes = []
     for row, node in zip(pruned.rows.tolist(), pruned.nodes, strict=True):
@@ -39,7 +41,7 @@ def pruned_graph_report(pruned: PrunedGraph, index: FeatureIndex | None = None) 
                 "position": node.position,
                 "index": node.index,
                 "token": graph.tokens[node.position],
-                "label": node_label(graph, node, index),
+                "label": node_label(graph, node, names),
                 "activation": float(graph.activations[row]) if node.kind == "feature" else None,
                 "influence": float(pruned.influence[row]),
                 "cumulative_influence": float(pruned.cumulative_influence[row]),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tracer.errors import SharedGraphError
-from tracer.graph import NodeIndex
+from tracer.graph import AttributionGraph, NodeIndex
 from tracer.published import MAX_NODES, SharedGraph
 from tracer.types import FeatureId, NodeId, Supernode
 
@@ -169,3 +169,14 @@ def with_marks(
 def _place_of(shared: SharedGraph) -> dict[str, NodeId]:
     places = zip(shared.nodes, shared_places(shared), strict=True)
     return {entry.id: node for entry, node in places if node is not None}
+
+
+def stored_labels(graph: AttributionGraph) -> dict[FeatureId, str]:
+    """What the file of an imported graph calls its features; empty for a graph traced here."""
+    found = {}
+    for name, label in dict(graph.provenance.get("labels") or {}).items():
+        layer, _, index = name.removeprefix("L").partition("/")
+        if not (layer.isdecimal() and index.isdecimal()):
+            raise SharedGraphError(f"{name!r} is no feature: import the graph again")
+        found[FeatureId(int(layer), int(index))] = str(label)
+    return found

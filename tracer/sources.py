@@ -100,9 +100,15 @@ def obtain(
     ``update`` asks the hub which commit the names stand for now. Raises as :func:`resolve`, and
     :class:`tracer.errors.HubError`.
     """
-    plans = missing(model, transcoders, update)
-    if plans:
-        downloads.run(plans, progress)
+    try:
+        found = resolve(model, transcoders)  # a folder that is not there is said before a download
+        if not update:
+            return found
+    except NotDownloadedError:
+        wanted = _wanted(model, transcoders)
+        if not _on_hub(wanted.transcoders, CONFIG):
+            _transcoders(wanted)
+    downloads.run(missing(model, transcoders, update), progress)
     return resolve(model, transcoders)
 
 

@@ -1,4 +1,4 @@
-"""``python -m tracer.atlas build | corpus | evaluate``: make the embedded model, and measure its claims."""
+"""Build, measure or write out the embedded model: ``python -m tracer.atlas build | …``."""
 
 from __future__ import annotations
 

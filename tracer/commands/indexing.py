@@ -21,9 +21,9 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "index",
         help="build the index of what a set's features fire on, from a corpus",
-        description="Run a corpus through the model and keep, for every feature, the texts it fires "
-        "on most,\nhow often and how strongly it fires, the tokens it promotes, and a label where "
-        "one is earned.\nAn index that was interrupted goes on where it stopped.",
+        description="Run a corpus through the model and keep, for every feature, the texts it "
+        "fires on most,\nhow often and how strongly it fires, the tokens it promotes, and a label "
+        "where one is earned.\nAn index that was interrupted goes on where it stopped.",
         epilog="""examples:
   python -m tracer index --model gemma-2-2b --transcoders gemma-scope --corpus wiki.parquet
   python -m tracer index --model ./model --transcoders ./set --corpus texts.jsonl --context 64

@@ -42,7 +42,8 @@ want their licence accepted on the hub, and HF_TOKEN. CIRCUIT_OFFLINE=1 keeps of
         "convert",
         help="rewrite a transcoder set so that it is read row by row",
         description="Rewrite a transcoder set of any published layout (Gemma Scope's .npz, Gemma "
-        "Scope 2, …)\nas safetensors whose decoders can be left on disk. No bit of a number changes.",
+        "Scope 2, …)\nas safetensors whose decoders can be left on disk. No bit of any number "
+        "changes.",
         epilog="""examples:
   python -m tracer convert mntss/gemma-scope-transcoders gemma-scope
   python -m tracer trace --model gemma-2-2b --transcoders ./gemma-scope "The Eiffel Tower is in"

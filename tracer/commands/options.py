@@ -26,8 +26,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="atlas",
         metavar="NAME",
-        help="atlas (the embedded one, the default), a name that 'models' lists, org/name[@revision] "
-        "on the hub, or the folder of a Hugging Face model",
+        help="atlas (the embedded one, the default), a name that 'models' lists, "
+        "org/name[@revision] on the hub, or the folder of a Hugging Face model",
     )
     group.add_argument(
         "--transcoders",
@@ -93,7 +93,9 @@ def open_graph(path: str) -> AttributionGraph:
     if suffix == ".json":
         return tracer.graph_from_shared(tracer.read_graph_json(path))
     if suffix == ".pt":
-        return tracer.read_graph_pt(path)
+        from tracer.pickled import read_graph_pt
+
+        return read_graph_pt(path)
     return tracer.load_graph(path)
 
 

@@ -17,6 +17,7 @@ from tracer.commands.options import (
     print_json,
 )
 from tracer.errors import TargetError, TracerError
+from tracer.shared_nodes import stored_labels
 from tracer.types import Contrast, FeatureId, FeatureTarget, TargetChoice
 
 if TYPE_CHECKING:
@@ -148,6 +149,9 @@ def _export(options: argparse.Namespace) -> None:
 
 def _names(pruned: PrunedGraph) -> dict[FeatureId, str]:
     """What the kept features are called, where anybody knows."""
+    labels = stored_labels(pruned.graph)
+    if labels:
+        return labels
     index = _index(pruned.graph)
     if index is None:
         return {}
@@ -172,7 +176,7 @@ def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:
     from tracer.report import pruned_graph_report
 
     pruned = prune(graph, options.node_threshold, options.edge_threshold)
-    report = pruned_graph_report(pruned, _index(graph))
+    report = pruned_graph_report(pruned, _names(pruned))
     if options.json:
         print_json(report)
         return

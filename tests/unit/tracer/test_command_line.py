@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny
+from hub_server import HubServer
+from published_layouts import LAYOUTS
 
 import tracer
 from tracer.__main__ import main
@@ -71,7 +74,13 @@ def test_intervene_prints_before_and_after(capsys: pytest.CaptureFixture[str]) -
         (["trace", ""], "empty"),
         (["trace", "The capital of Zürich is"], "“Zürich”"),
         (["trace", "of " * 80], "at most 64"),
-        (["trace", "--model", "no/such/model", "x"], "no model at"),
+        (["trace", "--model", "./no/model", "--transcoders", "x/y", "x"], "no model at"),
+        (["trace", "--model", "some/where", "x"], "no transcoders named for 'some/where'"),
+        (["prune", "missing.json"], "missing.json"),
+        (["prune", "missing.pt"], "missing.pt"),
+        (["convert", "./nothing", "target"], "config.yaml"),
+        (["models", "--download", "nonsense"], "no transcoders named"),
+        (["index", "--corpus", "missing.txt"], "missing.txt"),
         (["trace", "--transcoders", "sideways", "x"], "no transcoders at"),
         (["trace", "--target", " Atlantis", FLAGSHIP], "Atlantis"),
         (["trace", "--node-threshold", "2", FLAGSHIP], "between 0 and 1"),
@@ -90,3 +99,94 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
     message = captured.err.strip().splitlines()[-1]
     assert message.startswith("error: ") and said in message
     assert not captured.out
+
+
+COMMANDS = ("models", "trace", "prune", "intervene", "export", "index", "convert")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_teaches_and_speaks_json(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert "--json" in said and f"python -m tracer {command}" in said.split("example", 1)[1]
+
+
+def test_models_lists_what_can_be_opened_and_what_it_takes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    gemma = next(line for line in lines if "gemma-scope" in line)
+    assert gemma.startswith("gemma-2-2b") and "14.4 GB" in gemma and "gated" in gemma
+    assert main(["models", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    entry = next(e for e in entries if e["transcoders"] == "gemma-scope")
+    assert entry["float32"] == 2 * entry["bfloat16"] == 4 * (2614341888 + 26 * 16384 * 2304)
+    assert not any(entry["downloaded"] for entry in entries)
+
+
+def test_a_model_is_downloaded_and_traced(
+    capsys: pytest.CaptureFixture[str], hub: HubServer, tmp_path: Path
+) -> None:
+    hub.add("lab/tiny", tiny.save_model(tmp_path / "model"))
+    hub.add("lab/set", LAYOUTS["Gemma Scope"](tmp_path / "set"))
+    chosen = ["--transcoders", "lab/set"]
+    assert main(["models", "--json", "--download", "lab/tiny", *chosen]) == 0
+    assert set(json.loads(capsys.readouterr().out)["revisions"]) == {"lab/tiny", "lab/set"}
+    hub.stop()
+    target = tmp_path / "converted"
+    assert main(["convert", "--json", "lab/set", str(target)]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"] == 3
+    traced = []
+    for name in ("lab/set", str(target)):
+        arguments = ["trace", "--json", "--model", "lab/tiny", "--transcoders", name, tiny.PROMPT]
+        assert main([*arguments, "--device", "cpu"]) == 0
+        traced.append(json.loads(capsys.readouterr().out))
+    assert traced[0]["edges"] == traced[1]["edges"]
+
+
+def test_an_index_is_built_and_names_the_features(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model, transcoders = tiny.save_model(tmp_path / "m"), tiny.save_transcoders(tmp_path / "t")
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n\n".join(f"w{i} w{i + 1} w3 w{i * 2} w7" for i in range(20)))
+    chosen = ["--model", str(model), "--transcoders", str(transcoders), "--device", "cpu"]
+    assert main(["index", "--json", "--corpus", str(corpus), *chosen]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert Path(summary["folder"]) == transcoders / "features"
+    assert main(["trace", "--json", tiny.PROMPT, *chosen]) == 0
+    nodes = json.loads(capsys.readouterr().out)["nodes"]
+    features = [node for node in nodes if node["kind"] == "feature"]
+    named = [node for node in features if not node["label"].startswith("L")]
+    assert len(named) > len(features) / 2
+
+
+def test_a_published_graph_is_pruned_and_exported_with_its_names(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    saved, published = tmp_path / "a.safetensors", tmp_path / "a.json"
+    main(["trace", "--save", str(saved), FLAGSHIP])
+    main(["export", str(saved), str(published)])
+    capsys.readouterr()
+    assert main(["prune", "--json", "--node-threshold", "1", str(published)]) == 0
+    nodes = json.loads(capsys.readouterr().out)["nodes"]
+    assert any("Texas" in node["label"] for node in nodes if node["kind"] == "feature")
+    assert main(["export", str(published), str(tmp_path / "b.json")]) == 0
+    again = tracer.read_graph_json(tmp_path / "b.json")
+    assert any("Texas" in node.label for node in again.nodes)
+
+
+def test_an_interrupt_is_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracer, "load", interrupted)
+    assert main(["trace", FLAGSHIP]) == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
