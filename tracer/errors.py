@@ -14,6 +14,8 @@
     ├── ThresholdError          a pruning threshold outside 0..1
     ├── InterventionError       an edit on a layer, position or feature that is not there
     ├── FeatureIndexError       the feature examples on disk cannot be read, or built on
+    │   └── ExplanationError        the examples of a feature cannot be fetched from elsewhere
+    │       └── ExplanationSilenceError  their source cannot be asked now; later it may
     ├── CorpusError             a corpus to build feature examples from cannot be read
     ├── ComparisonError         two graphs cannot be compared as asked
     ├── SharedGraphError        a published graph is damaged or not in a form that is known
@@ -99,6 +101,14 @@ class FeatureIndexError(TracerError):
 
 class CorpusError(TracerError):
     """A corpus to build feature examples from is missing, damaged, empty or of an unknown kind."""
+
+
+class ExplanationError(FeatureIndexError):
+    """The examples of a feature cannot be fetched from where they are published."""
+
+
+class ExplanationSilenceError(ExplanationError):
+    """A source of examples does not answer now, or asks to be left alone for a while."""
 
 
 class ComparisonError(TracerError):

@@ -3,22 +3,28 @@
 The layout is the one published beside transcoder sets: ``index.json.gz`` lists per layer a file
 and byte offsets; a feature is a little-endian uint32 length and that many bytes of zlib JSON.
 ``labels.json.gz`` is this project's addition: only features whose label was earned have one.
+Records may come from anywhere: their sizes and shapes are checked, and their text is only text.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import math
 import struct
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from tracer.errors import FeatureIndexError
 from tracer.types import FeatureId
+
+MAX_RECORD_BYTES: Final = 2**24
+"""What one feature's examples may take, packed or not. Published ones take some ten kilobytes."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,62 @@ class FeatureCard:
         return tuple(ranked[:limit])
 
 
-class FeatureIndex:
+class FeatureReader(ABC):
+    """Anything that knows what features fire on: an index on this disk, or places further away."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Mapping[FeatureId, Label]:
+        """The labels that are at hand."""
+
+    @property
+    @abstractmethod
+    def n_layers(self) -> int:
+        """How many layers the set has; 0 when that is not known."""
+
+    @abstractmethod
+    def card(self, feature: FeatureId) -> FeatureCard | None:
+        """What is known of ``feature``, or None; raises :class:`FeatureIndexError`."""
+
+    def search(self, words: str, limit: int = 30) -> tuple[FeatureId, ...]:
+        """Features whose label holds every one of ``words``, the best labels first.
+
+        ``L1/887`` or ``1/887`` is the feature of that number, labelled or not.
+        """
+        labels, asked = self.labels, words.casefold().split()
+        layer, slash, index = words.strip().casefold().removeprefix("l").partition("/")
+        if slash and layer.isdecimal() and index.isdecimal():
+            feature = FeatureId(int(layer), int(index))
+            return (feature,) if self.card(feature) is not None else ()
+        found = [
+            feature
+            for feature, label in labels.items()
+            if asked and all(word in label.text.casefold() for word in asked)
+        ]
+        found.sort(key=lambda f: (len(labels[f].text), -(labels[f].precision or 0), f))
+        return tuple(found[:limit])
+
+    def name(self, feature: FeatureId) -> str:
+        """What to call a feature: its label, else the tokens it fires on most; empty if unknown.
+
+        Late features often fire on the same few words whatever they are about, so the unlabelled
+        ones of the last two fifths of the layers also name what they promote: ``is → Austin, TX``.
+        Raises :class:`FeatureIndexError` when the index is damaged.
+        """
+        label = self.labels.get(feature)
+        return label.text if label is not None else self._name_by_card(self.card(feature))
+
+    def _name_by_card(self, card: FeatureCard | None) -> str:
+        if card is None:
+            return ""
+        late = 0 < 3 * self.n_layers <= 5 * card.feature.layer
+        if late and card.promoted and card.groups:
+            promoted = (token.strip() or token for token in card.promoted[:2])
+            return " · ".join(card.top_tokens(1)) + " → " + ", ".join(promoted)
+        return " · ".join(card.top_tokens())
+
+
+class FeatureIndex(FeatureReader):
     """Feature cards of one transcoder set, read from disk one feature at a time."""
 
     def __init__(
@@ -82,7 +143,15 @@ class FeatureIndex:
     ) -> None:
         self._folder = folder
         self._layers = layers
-        self.labels: Mapping[FeatureId, Label] = MappingProxyType(dict(labels))
+        self._labels: Mapping[FeatureId, Label] = MappingProxyType(dict(labels))
+
+    @property
+    def labels(self) -> Mapping[FeatureId, Label]:
+        return self._labels
+
+    @property
+    def n_layers(self) -> int:
+        return len(self._layers)
 
     @classmethod
     def open(cls, transcoder_folder: Path | str) -> FeatureIndex:
@@ -122,6 +191,23 @@ class FeatureIndex:
 
         Raises :class:`FeatureIndexError` when its bytes are damaged.
         """
+        span = self.span(feature)
+        if span is None:
+            return None
+        name, start, stop = span
+        try:
+            with (self._folder / name).open("rb") as file:
+                file.seek(start)
+                record = file.read(stop - start)
+        except OSError as error:
+            raise self._damaged(feature, error) from error
+        return self.card_of_record(feature, record)
+
+    def span(self, feature: FeatureId) -> tuple[str, int, int] | None:
+        """The file of the feature's record, and the bytes it takes there; None if there is none.
+
+        Raises :class:`FeatureIndexError` for bytes that no record takes.
+        """
         if not 0 <= feature.layer < len(self._layers) or feature.index < 0:
             return None
         layer = self._layers[feature.layer]
@@ -129,55 +215,49 @@ class FeatureIndex:
         if feature.index + 1 >= len(offsets):
             return None
         start, stop = offsets[feature.index], offsets[feature.index + 1]
-        if start == stop:
-            return None
+        whole = isinstance(start, int) and isinstance(stop, int)
+        if not whole or not 0 <= start <= stop <= start + MAX_RECORD_BYTES:
+            raise self._damaged(feature, f"bytes {start} to {stop} are no record")
+        return None if start == stop else (layer["filename"], start, stop)
+
+    def card_of_record(self, feature: FeatureId, record: bytes) -> FeatureCard:
+        """The card in a feature's record; raises :class:`FeatureIndexError` if it is damaged."""
         try:
-            with (self._folder / layer["filename"]).open("rb") as file:
-                file.seek(start)
-                record = file.read(stop - start)
             (length,) = struct.unpack_from("<I", record)
-            raw = json.loads(zlib.decompress(record[4 : 4 + length], wbits=47))
-            return _card(feature, raw, self.labels.get(feature))
-        except (OSError, struct.error, zlib.error, ValueError, KeyError, TypeError) as error:
-            raise FeatureIndexError(
-                f"the examples of feature {feature} in {self._folder} cannot be read ({error}): "
-                "build the index again"
-            ) from error
+            raw = json.loads(unpacked(record[4 : 4 + length]))
+            return card_of(feature, raw, self._labels.get(feature))
+        except UNREADABLE as error:
+            raise self._damaged(feature, error) from error
 
-    def search(self, words: str, limit: int = 30) -> tuple[FeatureId, ...]:
-        """Features whose label holds every one of ``words``, the best labels first.
+    def _damaged(self, feature: FeatureId, error: object) -> FeatureIndexError:
+        return FeatureIndexError(
+            f"the examples of feature {feature} in {self._folder} cannot be read ({error}): "
+            "build the index again"
+        )
 
-        ``L1/887`` or ``1/887`` is the feature of that number, labelled or not.
-        """
-        asked = words.casefold().split()
-        layer, slash, index = words.strip().casefold().removeprefix("l").partition("/")
-        if slash and layer.isdecimal() and index.isdecimal():
-            feature = FeatureId(int(layer), int(index))
-            return (feature,) if self.card(feature) is not None else ()
-        found = [
-            feature
-            for feature, label in self.labels.items()
-            if asked and all(word in label.text.casefold() for word in asked)
-        ]
-        found.sort(key=lambda f: (len(self.labels[f].text), -(self.labels[f].precision or 0), f))
-        return tuple(found[:limit])
 
-    def name(self, feature: FeatureId) -> str:
-        """What to call a feature: its label, else the tokens it fires on most; empty if unknown.
+UNREADABLE: Final = (
+    struct.error,
+    zlib.error,
+    AttributeError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What reading a damaged record can raise."""
 
-        Late features often fire on the same few words whatever they are about, so the unlabelled
-        ones of the last two fifths of the layers also name what they promote: ``is → Austin, TX``.
-        Raises :class:`FeatureIndexError` when the index is damaged.
-        """
-        if feature in self.labels:
-            return self.labels[feature].text
-        card = self.card(feature)
-        if card is None:
-            return ""
-        if 5 * feature.layer >= 3 * len(self._layers) and card.promoted and card.groups:
-            promoted = (token.strip() or token for token in card.promoted[:2])
-            return " · ".join(card.top_tokens(1)) + " → " + ", ".join(promoted)
-        return " · ".join(card.top_tokens())
+
+def unpacked(packed: bytes) -> bytes:
+    """zlib or gzip contents, unless they swell beyond all measure (then ``ValueError``)."""
+    inflater = zlib.decompressobj(wbits=47)
+    contents = inflater.decompress(packed, MAX_RECORD_BYTES)
+    if inflater.unconsumed_tail:
+        raise ValueError(f"unpacked they take more than {MAX_RECORD_BYTES} bytes")
+    if not inflater.eof:
+        raise ValueError("they are cut short")
+    return contents
 
 
 def _read_json_gz(path: Path, absent: Any) -> Any:
@@ -198,30 +278,43 @@ def _label(entry: Mapping[str, Any]) -> Label:
     return Label(str(entry["label"]), None if precision is None else float(precision))
 
 
-def _card(feature: FeatureId, raw: Mapping[str, Any], label: Label | None) -> FeatureCard:
+def card_of(feature: FeatureId, raw: Mapping[str, Any], label: Label | None) -> FeatureCard:
+    """The card in a record of the published layout; raises one of ``UNREADABLE`` otherwise."""
     groups = tuple(
         ExampleGroup(
             str(group["quantile_name"]),
-            tuple(
-                Example(tuple(example["tokens"]), tuple(map(float, example["tokens_acts_list"])))
-                for example in group["examples"]
-            ),
+            tuple(_example(entry) for entry in group["examples"] if entry["tokens"]),
         )
         for group in raw["examples_quantiles"]
     )
     frequency = raw.get("activation_frequency")
-    act_max = float(raw.get("act_max") or 0.0)
+    act_max = _number(raw.get("act_max") or 0.0)
     histogram = tuple(int(count) for count in raw.get("histogram") or ())
-    step = float(raw.get("histogram_step") or 0.0)
+    step = _number(raw.get("histogram_step") or 0.0)
     return FeatureCard(
         feature=feature,
         label=label,
         groups=groups,
-        promoted=tuple(raw.get("top_logits") or ()),
-        suppressed=tuple(raw.get("bottom_logits") or ()),
+        promoted=tuple(map(str, raw.get("top_logits") or ())),
+        suppressed=tuple(map(str, raw.get("bottom_logits") or ())),
         act_max=act_max,
-        frequency=None if frequency is None else float(frequency),
+        frequency=None if frequency is None else _number(frequency),
         histogram=histogram,
         histogram_top=len(histogram) * step if step else act_max,
-        quantile_values=tuple(float(value) for value in raw.get("quantile_values") or ()),
+        quantile_values=tuple(_number(value) for value in raw.get("quantile_values") or ()),
     )
+
+
+def _example(raw: Mapping[str, Any]) -> Example:
+    tokens = tuple(map(str, raw["tokens"]))
+    activations = tuple(map(_number, raw["tokens_acts_list"]))
+    if len(tokens) != len(activations):
+        raise ValueError(f"an example has {len(tokens)} tokens and {len(activations)} activations")
+    return Example(tokens, activations)
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is no activation")
+    return number

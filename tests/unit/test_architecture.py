@@ -183,6 +183,7 @@ def test_reading_a_graph_and_its_features_needs_no_torch() -> None:
         "tracer.sources",
         "tracer.features",
         "tracer.hub",
+        "tracer.explanations",
     ]
     assert loaded_by(light) == set()
 

@@ -51,6 +51,8 @@ class HubServer:
         """What every request is answered with, when set."""
         self.ranges = True
         """Whether a part of a file can be asked for."""
+        self.cdn: str | None = None
+        """Where large files are redirected to, when set: another server's address."""
         self.login_page = False
         """Answer everything with a page of HTML, as hotel networks do."""
         self.connections: list[socket.socket] = []
@@ -247,6 +249,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             }
             if any(path.endswith(end) for end in hub.damaged):
                 content = content[:-1] + bytes([content[-1] ^ 1])
+            if hub.cdn is not None and body and len(content) >= LFS_FROM:
+                return self._answer(302, b"", headers | {"Location": hub.cdn + self.path})
             status, size = 200, len(content)
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
             if asked and hub.ranges:

@@ -10,7 +10,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer
+from hub_server import HubServer, etag
 
 from tracer import errors
 from tracer.hub import (
@@ -209,6 +209,37 @@ def test_a_cancelled_download_stops_and_continues_later(hub: HubServer) -> None:
     assert continued is not None and int(continued[6:-1]) >= 2_000_000
 
 
+def test_waiting_for_another_download_can_be_cancelled(hub: HubServer) -> None:
+    from huggingface_hub.utils import WeakFileLock
+
+    hub.add("org/set", {"big.bin": BIG})
+    lock = cache.lock_file(cache.blob_file("org/set", etag(BIG)))
+    lock.parent.mkdir(parents=True)
+    told: list[str] = []
+
+    def progress(_done: int, _total: int, what: str) -> None:
+        told.append(what)
+        if "waiting" in what:
+            raise errors.Cancelled("stopped")
+
+    with WeakFileLock(lock), pytest.raises(errors.Cancelled):
+        fetch(SET, ["big.bin"], progress)
+    assert told[-1] == "waiting for another download of big.bin"
+    assert hub.asked("big.bin") == []
+
+
+def test_an_older_pinned_commit_does_not_become_the_branch(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = hub.add("org/set", {"a.txt": "old", "b.txt": "old"})
+    fetch(SET, ["a.txt"], commit=old)
+    new = hub.add("org/set", {"a.txt": "new"})
+    fetch(SET, ["a.txt"])
+    fetch(SET, ["b.txt"], commit=old)
+    monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
+    assert look_up(SET).commit == new
+
+
 def test_damaged_contents_are_noticed_and_thrown_away(hub: HubServer) -> None:
     hub.add("org/set", {"big.bin": BIG, "small.txt": "abc"})
     hub.damaged = {"big.bin", "small.txt"}
@@ -235,6 +266,24 @@ def test_a_gated_repository_says_how_to_get_in(
     monkeypatch.setenv("HF_TOKEN", "good")
     assert (fetch(SET, ["a.txt"]) / "a.txt").read_text() == "x"
     assert hub.asked("a.txt")[-1].token == "good"
+
+
+def test_the_token_stays_with_the_hub_when_contents_lie_elsewhere(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("org/set", {"big.bin": BIG}, gated=True, token="good")
+    monkeypatch.setenv("HF_TOKEN", "good")
+    with HubServer() as elsewhere:
+        hub.cdn = elsewhere.url
+        commit = look_up(SET).commit
+        elsewhere.add("org/set", {"big.bin": BIG})
+        elsewhere.tag("org/set", commit, elsewhere.repos["org/set"].revisions["main"])
+        elsewhere.break_after("big.bin", 3_000_000)
+        root = fetch(SET, ["big.bin"])
+        assert (root / "big.bin").read_bytes() == BIG
+        assert {request.token for request in elsewhere.requests} == {None}
+        assert elsewhere.requests[-1].byte_range == "bytes=3000000-"
+        assert {request.token for request in hub.requests} == {"good"}
 
 
 def test_a_missing_or_private_repository(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

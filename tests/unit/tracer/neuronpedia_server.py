@@ -1,0 +1,82 @@
+"""A stand-in for Neuronpedia's feature API, with the answers of a test."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class NeuronpediaServer:
+    """Answers ``GET /api/feature/<model>/<layer>-<source set>/<index>`` from ``answers``."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Any] = {}
+        """``"model/3-set/417"`` -> what is sent as JSON, or bytes to send as they are."""
+        self.status = 200
+        self.headers: dict[str, str] = {}
+        self.requests: list[str] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+
+    def __enter__(self) -> NeuronpediaServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop answering: from now on the address is unreachable."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+
+
+def _handler(neuronpedia: NeuronpediaServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):  # HTTP/1.0: a connection for every request
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            place = self.path.removeprefix("/api/feature/")
+            neuronpedia.requests.append(place)
+            answer = neuronpedia.answers.get(place)
+            status = neuronpedia.status
+            if status == 200 and answer is None:
+                status = 404
+            self.send_response(status)
+            for name, value in neuronpedia.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            try:
+                self.wfile.write(content)
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True  # the client has read enough
+
+    return Handler
+
+
+def feature(**changes: Any) -> dict[str, Any]:
+    """An answer in the API's form."""
+    answer = {
+        "explanations": [{"description": "Texan cities", "typeName": "np_acts-logits-general"}],
+        "activations": [
+            {"tokens": [" in", " Dallas"], "values": [0.0, 2.5], "maxValue": 2.5},
+            {"tokens": [" in", " Austin"], "values": [0.5, 9.5], "maxValue": 9.5},
+        ],
+        "pos_str": [" Texas", " TX"],
+        "pos_values": [1.5, 1.0],
+        "neg_str": [" Paris"],
+        "neg_values": [-0.5],
+        "maxActApprox": 9.5,
+        "frac_nonzero": 0.002,
+        "freq_hist_data_bar_heights": [5, 2],
+        "freq_hist_data_bar_values": [2.0, 7.0],
+    }
+    return answer | changes

@@ -1,0 +1,499 @@
+"""Examples come from the nearest place that has them, are fetched once, and trouble is said."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from feature_files import save_index
+from hub_server import HubServer
+from neuronpedia_server import NeuronpediaServer, feature
+
+from tracer import explanations
+from tracer.errors import (
+    Cancelled,
+    ExplanationError,
+    ExplanationSilenceError,
+    FeatureIndexError,
+)
+from tracer.explanations import NO_EXAMPLES, Explanations
+from tracer.features import Example, FeatureCard, FeatureIndex, Label
+from tracer.types import FeatureId
+
+F = FeatureId(0, 1)
+SET = "model/0-set/1"
+LATE = FeatureId(3, 417)
+
+
+@pytest.fixture
+def neuronpedia(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[NeuronpediaServer]:
+    with NeuronpediaServer() as server:
+        monkeypatch.setenv("NEURONPEDIA_URL", server.url)
+        yield server
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Callable[..., Explanations]:
+    """Opens explanations over the given places, always with the same cache folder."""
+
+    def open_them(
+        folder: Path | None = None,
+        commit: str | None = None,
+        neuronpedia: bool = True,
+        hub_folder: str = "",
+        **more: Any,
+    ) -> Explanations:
+        return Explanations.open(
+            folder or tmp_path / "nothing",
+            hub=None if commit is None else ("org/set", hub_folder, commit),
+            neuronpedia=("model", "set") if neuronpedia else None,
+            cache_folder=tmp_path / "cache",
+            **more,
+        )
+
+    return open_them
+
+
+def known(card: FeatureCard | None) -> FeatureCard:
+    assert card is not None
+    return card
+
+
+def test_the_nearest_place_answers_and_the_next_is_not_asked(
+    hub: HubServer,
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    tmp_path: Path,
+) -> None:
+    near = save_index(tmp_path / "near")
+    extra = save_index(tmp_path / "extra")
+    commit = hub.add("org/set", save_index(tmp_path / "far"))
+    neuronpedia.answers[SET] = feature()
+
+    assert known(opened(near, commit).card(F)).act_max == 3.0
+    assert known(opened(None, commit, extra_index=extra).card(F)).act_max == 3.0
+    assert known(opened(None, commit, extra_index=extra / "features").card(F)).act_max == 3.0
+    assert hub.requests == [] and neuronpedia.requests == []
+
+    assert known(opened(None, commit).card(F)).label == Label("letters", 0.9)
+    assert hub.requests != [] and neuronpedia.requests == []
+
+    assert known(opened().card(F)).label == Label("Texan cities", None)
+    assert neuronpedia.requests == [SET]
+
+    assert opened().card(FeatureId(0, 2)) is None
+    assert opened(neuronpedia=False).card(F) is None
+    assert NO_EXAMPLES.endswith("python -m tracer index")
+
+
+def test_the_hub_sends_one_feature_out_of_a_file_and_only_once(
+    hub: HubServer, opened: Callable[..., Explanations], tmp_path: Path
+) -> None:
+    folder = save_index(tmp_path / "repo" / "sub")
+    commit = hub.add("org/set", tmp_path / "repo")
+    card = opened(commit=commit, hub_folder="sub", neuronpedia=False).card(F)
+    assert card == FeatureIndex.open(folder).card(F)
+    (request,) = hub.asked("layer_0.bin")
+    assert request.byte_range is not None and request.status == 206
+    asked = len(hub.requests)
+    again = opened(commit=commit, hub_folder="sub", neuronpedia=False)
+    assert again.card(F) == card
+    assert again.card(FeatureId(0, 99)) is None and again.card(FeatureId(7, 0)) is None
+    assert len(hub.requests) == asked
+
+
+def test_a_repository_without_features_is_asked_once(
+    hub: HubServer, opened: Callable[..., Explanations]
+) -> None:
+    commit = hub.add("org/set", {"config.yaml": "x"})
+    assert opened(commit=commit, neuronpedia=False).card(F) is None
+    asked = len(hub.requests)
+    assert opened(commit=commit, neuronpedia=False).card(F) is None
+    assert len(hub.requests) == asked
+
+
+def test_labels_need_not_be_published(
+    hub: HubServer, opened: Callable[..., Explanations], tmp_path: Path
+) -> None:
+    folder = save_index(tmp_path / "repo")
+    (folder / "features" / "labels.json.gz").unlink()
+    found = opened(commit=hub.add("org/set", folder), neuronpedia=False)
+    assert known(found.card(F)).label is None
+    assert found.name(F) == "b · c"
+
+
+def test_an_answer_of_neuronpedia_becomes_a_card(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    neuronpedia.answers["model/3-set/417"] = feature()
+    card = known(opened().card(LATE))
+    assert card.feature == LATE and card.label == Label("Texan cities", None)
+    (group,) = card.groups
+    assert group.name == "Top activations"
+    assert group.examples == (
+        Example((" in", " Austin"), (0.5, 9.5)),
+        Example((" in", " Dallas"), (0.0, 2.5)),
+    )
+    assert (card.promoted, card.suppressed) == ((" Texas", " TX"), (" Paris",))
+    assert (card.act_max, card.frequency, card.histogram) == (9.5, 0.002, (5, 2))
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        {"explanations": []},
+        {"explanations": None, "activations": None, "pos_str": None, "frac_nonzero": None},
+        {"explanations": [{}], "freq_hist_data_bar_heights": [0.5, 0.25]},
+    ],
+)
+def test_what_neuronpedia_leaves_out_is_left_out(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations], absent: dict[str, Any]
+) -> None:
+    neuronpedia.answers[SET] = feature(**absent)
+    card = known(opened().card(F))
+    assert card.label is None
+    assert card.histogram == (() if "freq_hist_data_bar_heights" in absent else (5, 2))
+    neuronpedia.answers["model/0-set/2"] = {}
+    assert known(opened().card(FeatureId(0, 2))).groups[0].examples == ()
+    assert opened().name(FeatureId(0, 2)) == ""
+
+
+def test_what_was_fetched_is_read_from_disk_also_offline(
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    neuronpedia.answers[SET] = feature()
+    card = opened().card(F)
+    assert opened().card(F) == card
+    monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
+    assert opened().card(F) == card
+    assert opened().card(FeatureId(0, 2)) is None
+    assert neuronpedia.requests == [SET]
+
+
+def test_offline_nothing_is_asked_of_anybody(
+    hub: HubServer,
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    commit = hub.add("org/set", save_index(tmp_path / "repo"))
+    neuronpedia.answers[SET] = feature()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "true")
+    found = opened(commit=commit)
+    assert found.card(F) is None and found.name(F) == "" and found.search("L0/1") == ()
+    assert found.fetch_many([F]) == {}
+    assert hub.requests == [] and neuronpedia.requests == []
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert found.card(F) is not None
+
+
+def test_a_feature_that_is_not_there_is_asked_for_once_a_day(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations], tmp_path: Path
+) -> None:
+    assert opened().card(F) is None and opened().card(F) is None
+    assert neuronpedia.requests == [SET]
+    (note,) = (tmp_path / "cache").rglob("*.absent")
+    yesterday = time.time() - 25 * 3600
+    os.utime(note, (yesterday, yesterday))
+    neuronpedia.answers[SET] = feature()
+    assert opened().card(F) is not None
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "sentence"),
+    [
+        (429, {"Retry-After": "17"}, r"asked too often \(status 429\): try again in 17 seconds"),
+        (429, {}, r"try again in a minute"),
+        (503, {}, r"cannot answer now \(status 503\)"),
+        (403, {}, r"refuses to answer for model, source set set \(status 403\)"),
+    ],
+)
+def test_a_refusal_is_said_and_not_kept(
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    status: int,
+    headers: dict[str, str],
+    sentence: str,
+) -> None:
+    neuronpedia.status, neuronpedia.headers = status, headers
+    neuronpedia.answers[SET] = feature()
+    with pytest.raises(ExplanationSilenceError, match=sentence):
+        opened().card(F)
+    neuronpedia.status = 200
+    assert opened().card(F) is not None
+
+
+def test_a_silent_source_is_left_alone_for_a_while(
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = opened()
+    neuronpedia.status = 503
+    for index in range(3):
+        with pytest.raises(ExplanationSilenceError, match="status 503"):
+            found.card(FeatureId(0, index))
+    assert len(neuronpedia.requests) == 1
+    monkeypatch.setattr(explanations, "PAUSE", 0.0)
+    other = opened()
+    for index in range(3):
+        with pytest.raises(ExplanationSilenceError, match="status 503"):
+            other.card(FeatureId(0, index))
+    assert len(neuronpedia.requests) == 4
+
+
+def test_no_answer_at_all_names_the_host(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    neuronpedia.stop()
+    host = neuronpedia.url.removeprefix("http://")
+    with pytest.raises(ExplanationSilenceError, match=rf"no answer from {host} for feature L0/1"):
+        opened().card(F)
+
+
+def test_a_source_that_takes_too_long(
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tracer.neuronpedia.DEADLINE", -1.0)
+    neuronpedia.answers[SET] = feature()
+    with pytest.raises(ExplanationSilenceError, match="took too long to answer for feature L0/1"):
+        opened().card(F)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>maintenance</html>",
+        b"\xff\xfe",
+        b"[]",
+        b'"text"',
+        b"[" * 100_000,
+        feature(activations=[{"tokens": [" a"], "values": [1.0, 2.0], "maxValue": 2}]),
+        feature(activations=[{"tokens": [" a"], "values": ["x"], "maxValue": 2}]),
+        feature(activations=[{"tokens": [" a"], "values": [float("nan")], "maxValue": 2}]),
+        feature(activations={"a": 1}),
+        feature(explanations="none"),
+        feature(maxActApprox=float("inf")),
+        feature(freq_hist_data_bar_heights=["many"]),
+        feature(pos_str=7),
+    ],
+)
+def test_an_answer_in_another_form_is_said_and_not_kept(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations], answer: Any
+) -> None:
+    neuronpedia.answers[SET] = answer
+    with pytest.raises(ExplanationError, match=r"feature L0/1 is not in the form that is known"):
+        opened().card(F)
+    neuronpedia.answers[SET] = feature()
+    assert opened().card(F) is not None
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tracer.neuronpedia.MAX_ANSWER_BYTES", 2**20)
+    neuronpedia.answers[SET] = b" " * 2**20 + json.dumps(feature()).encode()
+    with pytest.raises(ExplanationError, match="sends more than 1 MB for feature L0/1"):
+        opened().card(F)
+
+
+def test_long_examples_are_cut_around_their_peak(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    tokens = [f" {number}" for number in range(5000)]
+    long = {"tokens": tokens, "values": [0.0] * 4000 + [7.0] + [0.0] * 999, "maxValue": 7}
+    neuronpedia.answers[SET] = feature(
+        activations=[long] * 100,
+        explanations=[{"description": "x" * 10_000}],
+        pos_str=["y" * 10_000],
+    )
+    card = known(opened().card(F))
+    examples = card.groups[0].examples
+    assert len(examples) == 40 and len(examples[0].tokens) == 256
+    assert examples[0].tokens[examples[0].activations.index(7.0)] == " 4000"
+    assert card.label is not None and len(card.label.text) == 500
+    assert len(card.promoted[0]) == 200
+
+
+def test_text_is_kept_as_text(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    markup = "<script>alert(1)</script> $x$ [a](javascript:b) **bold**\n"
+    neuronpedia.answers[SET] = feature(
+        explanations=[{"description": markup}],
+        activations=[{"tokens": [markup], "values": [1.0], "maxValue": 1.0}],
+    )
+    for card in (known(opened().card(F)), known(opened().card(F))):
+        assert card.label == Label(markup.strip(), None)
+        assert card.groups[0].examples[0].tokens == (markup,)
+
+
+def test_labels_that_were_fetched_are_searched_and_survive(
+    hub: HubServer,
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    tmp_path: Path,
+) -> None:
+    commit = hub.add("org/set", save_index(tmp_path / "repo"))
+    neuronpedia.answers["model/3-set/417"] = feature()
+    found = opened(commit=commit)
+    assert found.search("texan") == () and found.cached_name(LATE) == ""
+    assert found.search("L3/417") == (LATE,)
+    for reader in (found, opened(commit=commit)):
+        assert reader.search("texan") == (LATE,) and reader.search("letters") == (F,)
+        assert reader.labels[LATE] == Label("Texan cities", None)
+        assert reader.cached_name(LATE) == reader.name(LATE) == "Texan cities"
+    assert neuronpedia.requests == ["model/3-set/417"]
+
+
+def test_a_name_without_the_network_comes_from_this_disk_alone(
+    hub: HubServer,
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    tmp_path: Path,
+) -> None:
+    commit = hub.add("org/set", save_index(tmp_path / "repo"))
+    unnamed = FeatureId(0, 2)
+    found = opened(commit=commit)
+    assert found.cached_name(unnamed) == "" and found.cached_card(unnamed) is None
+    assert hub.requests == [] and neuronpedia.requests == []
+    found.card(unnamed)
+    asked = len(hub.requests)
+    assert found.cached_name(unnamed) == found.name(unnamed) == "b · c"
+    assert len(hub.requests) == asked
+    near = opened(save_index(tmp_path / "near"))
+    assert near.cached_name(F) == "letters" and near.cached_name(unnamed) == "b · c"
+
+
+def test_late_features_also_name_what_they_promote(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    neuronpedia.answers["model/3-set/417"] = feature(explanations=[])
+    assert opened(n_layers=5).name(LATE) == "Austin → Texas, TX"
+    assert opened(n_layers=6).name(LATE) == "Austin · Dallas"
+    assert opened().name(LATE) == "Austin · Dallas"
+
+
+def test_many_are_fetched_with_progress(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    wanted = [FeatureId(0, index) for index in range(20)]
+    for index in range(0, 20, 2):
+        neuronpedia.answers[f"model/0-set/{index}"] = feature(maxActApprox=index)
+    told: list[tuple[int, int, str]] = []
+    cards = opened().fetch_many([*wanted, F], lambda *report: told.append(report))
+    assert list(cards) == wanted[::2]
+    assert all(card.act_max == card.feature.index for card in cards.values())
+    assert [report[:2] for report in told] == [(done, 20) for done in range(21)]
+    assert len(neuronpedia.requests) == 20
+
+
+def test_fetching_many_can_be_cancelled(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    def progress(done: int, _total: int, _what: str) -> None:
+        if done == 3:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        opened().fetch_many([FeatureId(0, index) for index in range(500)], progress)
+    assert len(neuronpedia.requests) < 400
+
+
+def test_one_bad_answer_does_not_cost_the_others(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    wanted = [FeatureId(0, index) for index in range(6)]
+    for index in range(6):
+        neuronpedia.answers[f"model/0-set/{index}"] = feature() if index else b"nonsense"
+    with pytest.raises(ExplanationError, match="feature L0/0 is not in the form"):
+        opened().fetch_many(wanted)
+    found = opened()
+    assert all(found.cached_card(feature) is not None for feature in wanted[1:])
+
+
+def test_when_one_place_is_silent_the_next_may_know(
+    hub: HubServer, neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    commit = hub.add("org/set", {"config.yaml": "x"})
+    neuronpedia.answers[SET] = feature()
+    hub.stop()
+    found = opened(commit=commit)
+    assert known(found.card(F)).label == Label("Texan cities", None)
+    host = hub.url.removeprefix("http://")
+    with pytest.raises(ExplanationSilenceError, match=rf"cannot be fetched: no answer from {host}"):
+        found.card(FeatureId(0, 2))
+
+
+def test_a_damaged_index_of_a_repository_is_named_and_labels_go_on(
+    hub: HubServer, neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    damaged = gzip.compress(b'[{"filename": 1}]')
+    commit = hub.add("org/set", {"features/index.json.gz": damaged})
+    found = opened(commit=commit)
+    for _ in range(2):
+        with pytest.raises(FeatureIndexError, match="not in the published layout"):
+            found.card(F)
+    assert dict(found.labels) == {} and found.n_layers == 0
+    neuronpedia.answers["model/0-set/2"] = feature()
+    assert known(found.card(FeatureId(0, 2))).label == Label("Texan cities", None)
+
+
+@pytest.mark.parametrize("offsets", [[0, -5], [9, 3], [0, 2**40], ["0", "9"], [0, 9]])
+def test_a_repository_cannot_make_us_read_anything(
+    hub: HubServer, opened: Callable[..., Explanations], offsets: list[Any]
+) -> None:
+    index = gzip.compress(json.dumps([{"filename": "l.bin", "offsets": offsets}]).encode())
+    files = {"features/index.json.gz": index, "features/l.bin": b"\xff" * 20}
+    found = opened(commit=hub.add("org/set", files), neuronpedia=False)
+    with pytest.raises(FeatureIndexError, match=r"feature L0/0 .*cannot be read"):
+        found.card(FeatureId(0, 0))
+
+
+def test_a_kept_file_that_was_damaged_is_fetched_again(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations], tmp_path: Path
+) -> None:
+    neuronpedia.answers[SET] = feature()
+    card = opened().card(F)
+    (kept,) = (tmp_path / "cache").rglob("*.bin")
+    kept.write_bytes(b"damaged")
+    assert opened().card(F) == card
+    assert len(neuronpedia.requests) == 2
+
+
+def test_names_of_places_cannot_lead_out_of_the_cache_folder(
+    neuronpedia: NeuronpediaServer, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    neuronpedia.answers["..%2F..%2Fx/0-..%2Fset/1"] = feature()
+    found = Explanations.open(
+        tmp_path, hub=None, neuronpedia=("../../x", "../set"), cache_folder=cache
+    )
+    assert found.card(F) is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    assert len(list(cache.rglob("1.bin"))) == 1
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(
+    neuronpedia: NeuronpediaServer, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").touch()
+    neuronpedia.answers[SET] = feature()
+    found = Explanations.open(
+        tmp_path, hub=None, neuronpedia=("model", "set"), cache_folder=tmp_path / "cache"
+    )
+    with pytest.raises(ExplanationError, match="feature examples cannot be kept in"):
+        found.card(F)
