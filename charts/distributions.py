@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 from typing import Any, Final
 
 import plotly.graph_objects as go
@@ -31,7 +32,7 @@ def token_figure(
         **_bar_text(palette),
         hovertext=[
             f"{plotly_text(token_text(entry.token))}<br>probability {entry.probability:.4f}"
-            f"<br>logit {entry.logit:.2f}"
+            + ("" if isnan(entry.logit) else f"<br>logit {entry.logit:.2f}")
             for entry in shown
         ],
         hovertemplate="%{hovertext}<extra></extra>",

@@ -12,7 +12,15 @@ from charts.graph_frame import SYMBOLS, column_label, curves, diameter, frame, n
 from charts.graph_layout import GraphLayout, LayoutNode, PlacedNode, layout_graph
 from charts.graph_view import GraphView
 from charts.palette import LIGHT, Palette, translucent
-from charts.wording import percent, place, plotly_text, signed, token_text, truncate
+from charts.wording import (
+    activation_text,
+    percent,
+    place,
+    plotly_text,
+    signed,
+    token_text,
+    truncate,
+)
 from tracer.types import NodeId
 
 _LEGEND: Final = {"feature": "feature", "error": "error", "token": "token", "logit": "next token"}
@@ -52,6 +60,8 @@ def layout_view(view: GraphView, width: float = 760.0, max_labels: int = 32) -> 
             label = f"{truncate(token_text(target.label), 24)} {percent(target.probability)}"
         elif node.kind == "feature" and node.feature in view.names:
             label = view.names[node.feature]
+        elif node.kind == "feature" and not view.names:
+            label = f"{node.index}"  # a file that names none: the number is what they go by
         nodes.append(LayoutNode(node, view.influence(node), label))
     return layout_graph(nodes, graph.tokens, graph.n_layers, width, max_labels)
 
@@ -160,7 +170,7 @@ def _hover(view: GraphView, node: NodeId) -> str:
     ]
     if node.kind == "feature":
         activation = float(graph.activations[graph.index.row(node)])
-        lines[1] += f" · {node.feature} · activation {activation:.2f}"
+        lines[1] += f" · {node.feature} · activation {activation_text(activation)}"
     if node.kind == "logit":
         number = graph.index.row(node) - graph.index.logit_rows.start
         lines.append(f"probability {percent(graph.targets[number].probability)}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from charts.wording import node_name
 from tracer.graph import FloatArray, IntArray
-from tracer.pruning import PrunedGraph
+from tracer.pruning import PrunedGraph, whole
 from tracer.types import FeatureId, NodeId
 
 STRONGEST_INPUTS: Final = 3
@@ -142,8 +142,13 @@ def _strongest_inputs(pruned: PrunedGraph, limit: int) -> IntArray:
 def shown_sentence(view: GraphView) -> str:
     """What of the graph is on the screen and what is not, in one line."""
     pruned, graph = view.pruned, view.pruned.graph
-    nodes, hidden = len(view.rows), graph.n_nodes - len(view.rows)
-    text = f"{nodes:,} of {graph.n_nodes:,} nodes shown: {hidden:,} below the threshold"
+    imported = bool(graph.provenance.get("imported"))
+    # an imported graph has no other errors than those with an edge
+    total = len(whole(graph).rows) if imported else graph.n_nodes
+    nodes = len(view.rows)
+    text = f"{nodes:,} of {total:,} nodes{' of the file' if imported else ''} shown"
+    if nodes < total:
+        text += f": {total - nodes:,} below the threshold"
     unexpanded = graph.n_active_features - graph.index.n_features
     if unexpanded > 0:
         text += f", {unexpanded:,} more active features were not traced"

@@ -37,6 +37,11 @@ def percent(share: float) -> str:
     return f"{share * 100:.0f} %"
 
 
+def activation_text(activation: float) -> str:
+    """``"2.50"``, or ``"unknown"``: files of other tools do not always say."""
+    return "unknown" if activation != activation else f"{activation:.2f}"
+
+
 def signed(weight: float) -> str:
     """A direct effect with its sign, in three digits: ``+1.24``, ``−0.031``."""
     magnitude = f"{abs(weight):.3g}"

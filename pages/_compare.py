@@ -22,11 +22,17 @@ from charts.comparison_views import (
 )
 from charts.palette import Palette, palette
 from charts.wording import node_name, percent, token_text
-from pages import _prompt, _resources, _session
+from pages import _prompt, _resources, _session, _stored
 from pages._session import Session
 from pages._text import plain
 from tracer.atlas.gallery import gallery
-from tracer.comparison import Alignment, ComparedNode, Comparison, compare_graphs
+from tracer.comparison import (
+    Alignment,
+    ComparedNode,
+    Comparison,
+    compare_graphs,
+    same_dictionary,
+)
 from tracer.errors import TracerError
 from tracer.graph import AttributionGraph
 from tracer.pruning import PrunedGraph
@@ -55,12 +61,18 @@ def draw() -> None:
     session = _session.read()
     compared = session.compared
     left_choice, right_choice = session.choice, _right_choice(session)
-    left = _traced(session.prompt, left_choice, compared.left_target, "Left")
-    right = _traced(_right_prompt(session), right_choice, compared.right_target, "Right")
+    if session.graph:
+        left: PrunedGraph | None = _resources.pruned_graph(job.key, session.thresholds)
+    else:
+        left = _traced(session.prompt, left_choice, compared.left_target, "Left")
+    if compared.graph:
+        right = _stored_graph(compared.graph)
+    else:
+        right = _traced(_right_prompt(session), right_choice, compared.right_target, "Right")
     if left is None or right is None:
         return
     names = (_resources.names(left_choice, left), _resources.names(right_choice, right))
-    by_name = left_choice != right_choice
+    by_name = not same_dictionary(left.graph, right.graph)
     comparison = compare_graphs(left, right, compared.alignment, names if by_name else None)
     theme = palette(st.context.theme.type)
     _summary(comparison, by_name, theme)
@@ -68,7 +80,8 @@ def draw() -> None:
     figure = merged_figure(comparison, name, theme)
     with st.container(key="merged frame"):
         st.plotly_chart(figure, key="merged", theme=None, config=_STATIC)
-    _send(comparison, left_choice == right_choice)
+    imported = any(_resources.is_imported(side.graph) for side in (left, right))
+    _send(comparison, not by_name and not imported)
     st.markdown("#### What matters more on one side")
     figure = difference_figure(comparison, name, theme)
     st.plotly_chart(figure, key="differences", theme=None, config=_STATIC)
@@ -102,16 +115,18 @@ def _choices(session: Session) -> None:
         args=("prompt", "compared prompt"),
         help="Choose one, or type another prompt and press Enter.",
     )
+    _choose_stored(session)
     how, which = st.columns([1.6, 1], gap="medium")
-    _session.show("compared transcoders", right.transcoders)
-    which.segmented_control(
-        "The other one traced with",
-        ATLAS_TRANSCODERS,
-        required=True,
-        key="compared transcoders",
-        on_change=_changed,
-        args=("transcoders", "compared transcoders"),
-    )
+    if not session.compared.graph:
+        _session.show("compared transcoders", right.transcoders)
+        which.segmented_control(
+            "The other one traced with",
+            ATLAS_TRANSCODERS,
+            required=True,
+            key="compared transcoders",
+            on_change=_changed,
+            args=("transcoders", "compared transcoders"),
+        )
     _session.show("alignment", session.compared.alignment)
     how.segmented_control(
         "Aligned",
@@ -124,6 +139,8 @@ def _choices(session: Session) -> None:
         help="By token: equal words share a column. From the end: the last tokens do. By feature: "
         "a feature counts once, wherever it stands.",
     )
+    if session.graph or session.compared.graph:
+        return  # a stored graph explains what it explains
     with st.expander("Explain another token than the likeliest ones", expanded=_aims(session)):
         sides = st.columns(2, gap="medium")
         for column, side in zip(sides, ("left", "right"), strict=True):
@@ -137,6 +154,34 @@ def _choices(session: Session) -> None:
             )
 
 
+def _choose_stored(session: Session) -> None:
+    """A graph of the library in the place of a prompt; nothing where there is none to choose."""
+    entries = {e.key: e for e in _resources.backend().stored() if e.key != session.graph}
+    imported = [key for key, entry in entries.items() if entry.imported]
+    chosen = session.compared.graph
+    if not imported and not chosen:
+        return
+    _session.show("compared graph", chosen)
+    st.selectbox(
+        "Or with a graph that was imported",
+        ["", *dict.fromkeys([*([chosen] if chosen else []), *imported])],
+        key="compared graph",
+        format_func=lambda key: (
+            (entries[key].title or entries[key].prompt) if key in entries else key or "none"
+        ),
+        on_change=_changed,
+        args=("graph", "compared graph"),
+    )
+
+
+def _stored_graph(key: str) -> PrunedGraph | None:
+    """A graph of the library, pruned as it is first shown."""
+    found = _stored.pruned(key)
+    if found is None:
+        st.error("Right: this graph is not in the library any more. Choose another one above.")
+    return found
+
+
 def _aims(session: Session) -> bool:
     return bool(session.compared.left_target or session.compared.right_target)
 
@@ -146,6 +191,8 @@ def _changed(name: str, key: str) -> None:
     if name == "prompt" and not value:
         return
     change: dict[str, Any] = {name: value}
+    if name == "prompt":
+        change["graph"] = ""
     _session.write(compared=replace(_session.read().compared, **change))
 
 

@@ -30,10 +30,13 @@ def view(session: Session, pruned: PrunedGraph) -> GraphView:
     """The pruned graph as the session looks at it; nodes it does not have are dropped."""
     index = pruned.graph.index
     names = _resources.names(session.choice, pruned)
+    imported = _resources.is_imported(pruned.graph)
     marked = {*session.pinned, *(node for group in session.supernodes for node in group.nodes)}
     chosen = [*session.off, *marked, *([session.selected] if session.selected else [])]
     for node in chosen:
-        if node.kind == "feature" and node.feature not in names and node in index:
+        if imported or node.kind != "feature" or node not in index:
+            continue
+        if node.feature not in names:
             name = _resources.feature_name(session.choice, node.feature)
             if name:
                 names[node.feature] = name

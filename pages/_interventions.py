@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import streamlit as st
@@ -41,6 +42,10 @@ def draw() -> None:
     if job is None:
         _session.mirror()
         return
+    if _resources.is_imported(job.result()):
+        _session.mirror()
+        _no_model()
+        return
     _pins.sync(job.key)
     _session.mirror()
     graph, session = job.result(), _session.read()
@@ -78,6 +83,17 @@ def draw() -> None:
     if session.scenarios:
         _experiments.sweep(groups, _run, theme)
     _experiments.switch_off_in_turn(view, _run, theme)
+
+
+def _no_model() -> None:
+    """What to do with a graph that nothing can be tried on."""
+    st.info(
+        "This graph was imported: there is no model behind it that could be run with a feature "
+        "changed. Close it to try what-ifs on a prompt of your own, or look at it on the Trace "
+        "page."
+    )
+    if st.button("Look at it on the Trace page", key="to trace", type="primary"):
+        st.switch_page(Path(__file__).with_name("trace.py"))
 
 
 def _is_marked(group: Group, view: GraphView) -> bool:

@@ -11,8 +11,8 @@ from charts.distributions import comparison_figure, histogram_figure, token_figu
 from charts.graph_view import GraphView, Neighbour
 from charts.palette import Palette
 from charts.sentences import change_sentence
-from charts.wording import percent, place, signed, token_text
-from pages import _resources, _session
+from charts.wording import activation_text, percent, place, signed, token_text
+from pages import _resources, _session, _stored
 from pages._session import Session
 from pages._text import chips_html, example_html, plain
 from tracer.atlas.gallery import gallery
@@ -39,7 +39,7 @@ def _next_token(view: GraphView, session: Session, palette: Palette) -> None:
     graph = view.pruned.graph
     index = graph.index
     edits = [(node, factor) for node, factor in session.edits if node in index]
-    if not edits:
+    if not edits or _resources.is_imported(graph):
         st.markdown("##### Next token")
         figure = token_figure(graph.next_tokens, palette)
         st.plotly_chart(figure, key="next tokens", theme=None, config=_STATIC)
@@ -83,6 +83,8 @@ def _next_token(view: GraphView, session: Session, palette: Palette) -> None:
 def _where_to_begin(view: GraphView, session: Session) -> None:
     """What to look for, and the features most of the influence runs through."""
     note = next((entry.note for entry in gallery() if entry.prompt == session.prompt), None)
+    if session.graph:
+        note = None  # the prompt is another one
     if note is not None:
         st.markdown(f"##### What to look for\n{plain(note)}")
     st.markdown("##### Most influential features")
@@ -104,11 +106,12 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
             args=(node,),
             help="Pinned nodes stay in view, have a diagram of their own, and can be named as one.",
         )
-    card = _card(session, node) if node.kind == "feature" else None
+    imported = _resources.is_imported(graph)
+    card = _card(session, node) if node.kind == "feature" and not imported else None
     facts = [place(graph, node)]
     if node.kind == "feature":
         activation = float(graph.activations[graph.index.row(node)])
-        facts += [f"feature {node.index}", f"activation {activation:.2f}"]
+        facts += [f"feature {node.index}", f"activation {activation_text(activation)}"]
         if card is not None and card.label is not None and card.label.precision is not None:
             facts.append(f"label covers {percent(card.label.precision)} of its activation")
     if node.kind == "logit":
@@ -119,7 +122,7 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
     st.caption(plain(" · ".join(facts)))
     if node not in view.pruned.nodes:
         st.caption("Below the threshold: drawn because it is selected.")
-    if node.kind == "feature":
+    if node.kind == "feature" and not imported:
         _switch(node, session)
     if node.kind == "error":
         st.caption(
@@ -128,7 +131,12 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
         )
     _neighbours("Strongest inputs", "in", view.inputs(node, 6), view)
     _neighbours("Strongest outputs", "out", view.outputs(node, 6), view)
-    if node.kind == "feature":
+    if node.kind == "feature" and imported:
+        st.caption(
+            "There are no examples for the features of an imported graph: its model and "
+            f"transcoders are not here. {plain(_stored.sources(graph))}"
+        )
+    elif node.kind == "feature":
         _what_it_is(card, float(graph.activations[graph.index.row(node)]), palette)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from cache import Job, StoreError, TraceRequest
-from pages import _resources, _session
+from pages import _resources, _session, _stored
 from pages._text import plain
 from tracer.atlas.gallery import gallery
 from tracer.errors import TracerError
@@ -18,10 +18,12 @@ _BOX = "prompt box"
 
 
 def traced() -> Job[AttributionGraph] | None:
-    """Draw the prompt bar; the finished trace of the session's prompt, or None when what there is
-    to see instead (progress, an error) has been drawn."""
-    _bar()
+    """Draw the prompt bar; the finished trace of the session's prompt, or the stored graph that is
+    looked at instead. None when what there is to see in its place (progress, an error) is drawn."""
     session = _session.read()
+    if session.graph:
+        return _stored.opened(session.graph)
+    _bar()
     try:
         job = _resources.backend().trace(TraceRequest(session.prompt, session.choice))
     except StoreError as error:

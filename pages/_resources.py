@@ -5,16 +5,19 @@ Nothing here is ever changed by a page; `st.cache_data` would copy every graph o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import streamlit as st
 
-from cache import Backend, ModelChoice, open_backend
+from cache import Backend, ModelChoice, TraceRequest, open_backend, stored_labels
 from tracer.errors import FeatureIndexError
 from tracer.features import FeatureCard
 from tracer.graph import AttributionGraph
-from tracer.pruning import PrunedGraph, prune
+from tracer.pruning import PrunedGraph, prune, whole
+from tracer.sources import ATLAS, ATLAS_TRANSCODERS
 from tracer.types import FeatureId, Thresholds
+
+WHOLE: Final = Thresholds(1.0, 1.0)
 
 
 @st.cache_resource(show_spinner=False)
@@ -29,7 +32,22 @@ def pruned_graph(key: str, thresholds: Thresholds) -> PrunedGraph:
     graph: AttributionGraph | None = backend().graph(key)
     if graph is None:
         raise KeyError(key)
+    if is_imported(graph) and thresholds == WHOLE:
+        return whole(graph)
     return prune(graph, thresholds.node, thresholds.edge)
+
+
+def is_imported(graph: AttributionGraph) -> bool:
+    """Whether a graph came from a file of another tool: there is no model behind it."""
+    return bool(graph.provenance.get("imported"))
+
+
+def request_for(graph: AttributionGraph) -> TraceRequest | None:
+    """What would trace a graph again, but for its targets; None where no model is behind it."""
+    made = graph.provenance
+    if made.get("model") != ATLAS or made.get("transcoders") not in ATLAS_TRANSCODERS:
+        return None
+    return TraceRequest(graph.prompt, ModelChoice(ATLAS, str(made["transcoders"])))
 
 
 @st.cache_resource(show_spinner=False, max_entries=4096)
@@ -39,7 +57,10 @@ def card(choice: ModelChoice, feature: FeatureId) -> FeatureCard | None:
 
 
 def names(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, str]:
-    """What to call the kept features: their label, else the tokens they fire on most."""
+    """What to call the kept features: their label, else the tokens they fire on most; of an
+    imported graph, all that its file names."""
+    if is_imported(pruned.graph):
+        return stored_labels(pruned.graph)
     found: dict[FeatureId, str] = {}
     for node in pruned.nodes:
         if node.kind == "feature":

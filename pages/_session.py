@@ -20,12 +20,14 @@ _KEY: Final = "session"
 LARGEST_FACTOR: Final = 10.0
 MOST_GENERATED: Final = 40
 MOST_RANDOM: Final = 2.0
+_LONGEST_KEY: Final = 64
 _COMPARED: Final = {
     "prompt": "with",
     "transcoders": "with_transcoders",
     "alignment": "align",
     "left_target": "explain",
     "right_target": "with_explain",
+    "graph": "with_graph",
 }
 """Query parameters of a comparison."""
 
@@ -50,6 +52,8 @@ class Compared:
     alignment: Alignment = "token"
     left_target: str = ""
     right_target: str = ""
+    graph: str = ""
+    """Key of a stored graph, which goes before a prompt."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Session:
 
     prompt: str = gallery()[0].prompt
     choice: ModelChoice = ModelChoice()
+    graph: str = ""
+    """Key of a stored graph that is looked at instead of a trace of the prompt; empty for none."""
     thresholds: Thresholds = Thresholds()
     selected: NodeId | None = None
     edits: tuple[tuple[NodeId, float], ...] = ()
@@ -98,10 +104,20 @@ def read() -> Session:
 
 
 def write(**changes: Any) -> None:
-    """Replace parts of the session; a new prompt or model drops what was selected in the old."""
+    """Replace parts of the session; a new prompt, model or stored graph drops what was selected in
+    the old, and a new prompt or model closes the stored graph."""
     session = read()
-    if "prompt" in changes or "choice" in changes:
-        dropped = {"selected": None, "edits": (), "scenarios": (), "marks": Marks(), "marks_of": ""}
+    if {"prompt", "choice", "graph"} & changes.keys():
+        dropped: dict[str, Any] = {
+            "selected": None,
+            "edits": (),
+            "scenarios": (),
+            "marks": Marks(),
+            "marks_of": "",
+        }
+        dropped["graph"] = ""
+        if session.graph:  # its thresholds were chosen for it
+            dropped["thresholds"] = Thresholds()
         changes = {**dropped, **changes}
     st.session_state[_KEY] = replace(session, **changes)
 
@@ -135,6 +151,8 @@ def mirror() -> None:
 def to_query(session: Session) -> dict[str, str]:
     """What differs from a fresh session, as query parameters."""
     fresh, query = Session(), {"prompt": session.prompt}
+    if session.graph:
+        query["graph"] = session.graph
     if session.choice != fresh.choice:
         query["transcoders"] = session.choice.transcoders
     if session.thresholds.node != fresh.thresholds.node:
@@ -183,9 +201,11 @@ def from_query(query: Mapping[str, str]) -> Session:
         marks = Marks.from_json(query.get("marks", ""))
     except ValueError:
         marks = Marks()
+    graph = query.get("graph", "")
     edits = (_edit(part) for part in query.get("off", "").split(","))
     return replace(
         session,
+        graph=graph[:_LONGEST_KEY],
         selected=_node(query.get("node", "")),
         edits=tuple(dict(edit for edit in edits if edit is not None).items()),
         scenarios=scenarios,

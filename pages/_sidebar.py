@@ -22,14 +22,14 @@ def draw(trace_page: st.Page, stays: bool) -> None:
         st.caption("Click one, or type your own on the right.")
         for group, entries in groupby(gallery(), key=lambda entry: entry.group):
             prompts = list(entries)
-            here = any(entry.prompt == session.prompt for entry in prompts)
+            here = not session.graph and any(e.prompt == session.prompt for e in prompts)
             first = group == gallery()[0].group
             with st.expander(group, expanded=here or first), st.container(gap=None):
                 for entry in prompts:
                     clicked = st.button(
                         plain(entry.title),
                         key=f"gallery {entry.prompt}",
-                        type="primary" if entry.prompt == session.prompt else "tertiary",
+                        type="primary" if here and entry.prompt == session.prompt else "tertiary",
                         on_click=_session.write,
                         kwargs={"prompt": entry.prompt},
                     )

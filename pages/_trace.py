@@ -21,8 +21,10 @@ def draw() -> None:
     _pins.sync(job.key)
     _session.mirror()
     graph, session = job.result(), _session.read()
-    _warm(session.choice)
-    _headline(graph)
+    if not _resources.is_imported(graph):
+        _warm(session.choice)
+    if not session.graph:  # it has a headline of its own
+        _headline(graph)
     _graph_and_panel(job.key, graph)
 
 

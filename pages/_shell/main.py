@@ -23,6 +23,7 @@ page = st.navigation(
         st.Page(PAGES / "trace.py", title="Trace", url_path="trace", visibility="hidden"),
         st.Page(PAGES / "interventions.py", title="Interventions", url_path="interventions"),
         st.Page(PAGES / "compare.py", title="Compare", url_path="compare"),
+        st.Page(PAGES / "library.py", title="Library", url_path="library"),
         st.Page(PAGES / "guide.py", title="How to read a graph", url_path="guide"),
     ],
     position="top",

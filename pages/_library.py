@@ -1,0 +1,191 @@
+"""The Library page: every graph that is kept, and how graphs come in and go out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import streamlit as st
+
+from cache import StoredGraph, StoreError
+from cache.imports import slug
+from charts.wording import truncate
+from pages import _resources, _session, _stored
+from pages._text import plain
+from tracer.errors import TracerError
+
+_SHOWN: Final = 40
+_SEARCHED_FROM: Final = 8
+"""Graphs from which on a search box is worth its place."""
+_UPLOAD: Final = "graph files"
+_OUTCOMES: Final = "import outcomes"
+
+
+def draw() -> None:
+    """Draw the page."""
+    st.markdown("#### Library")
+    st.caption(
+        "Every graph you traced is kept here, and graphs of other tools can be brought in. "
+        "**Open** shows one on the Trace page; **JSON** saves it, with its labels, pins and "
+        "supernodes, in the form that Neuronpedia and circuit-tracer read."
+    )
+    _upload()
+    try:
+        entries = _resources.backend().stored()
+    except StoreError as error:
+        st.error(plain(str(error)))
+        return
+    if not entries:
+        st.info(
+            "Nothing is kept yet: trace a prompt on the Trace page, or drop a graph file into the "
+            "box above."
+        )
+        return
+    for entry in _found(entries):
+        _row(entry)
+
+
+def _upload() -> None:
+    st.file_uploader(
+        "Bring in a graph: published JSON (Neuronpedia, Anthropic's front end, circuit-tracer) or "
+        "circuit-tracer's .pt",
+        type=["json", "pt"],
+        accept_multiple_files=True,
+        key=f"{_UPLOAD} {st.session_state.get(_UPLOAD, 0)}",
+        on_change=_uploaded,
+        help="The file is read, never run, and stays on this machine.",
+    )
+    outcomes: list[tuple[str, str]] = st.session_state.get(_OUTCOMES, [])
+    for number, (key, said) in enumerate(outcomes):
+        if not key:
+            st.error(plain(said))
+            continue
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.success(plain(said), width="stretch")
+            if st.button("Open it", key=f"open imported {number}", type="primary"):
+                _open(key)
+
+
+def _uploaded() -> None:
+    """Import what was dropped, once, and empty the box for the next files."""
+    number = st.session_state.get(_UPLOAD, 0)
+    outcomes = []
+    for file in st.session_state[f"{_UPLOAD} {number}"] or []:
+        try:
+            key = _resources.backend().import_graph(file.getvalue(), file.name)
+        except TracerError as error:
+            outcomes.append(("", f"{file.name}: {error}."))
+            continue
+        pruned = _stored.pruned(key)
+        count = "" if pruned is None else f" with {pruned.graph.index.n_features:,} features"
+        outcomes.append((key, f"{file.name} is in the library{count}."))
+    st.session_state[_OUTCOMES] = outcomes
+    st.session_state[_UPLOAD] = number + 1
+
+
+def _found(entries: tuple[StoredGraph, ...]) -> list[StoredGraph]:
+    """What the search box leaves of the entries, the latest used first."""
+    wanted = ""
+    if len(entries) >= _SEARCHED_FROM:
+        wanted = st.text_input(
+            "Search titles and prompts",
+            key="library search",
+            placeholder="Search titles and prompts",
+            label_visibility="collapsed",
+        )
+    words = wanted.lower().split()
+    found = [
+        entry
+        for entry in entries
+        if all(word in f"{entry.title} {entry.prompt} {entry.model}".lower() for word in words)
+    ]
+    if len(found) > _SHOWN:
+        st.caption(f"The latest {_SHOWN} of {len(found):,}: search to find the others.")
+    elif not found:
+        st.caption("No graph has these words in its title or prompt.")
+    return found[:_SHOWN]
+
+
+def _row(entry: StoredGraph) -> None:
+    with (
+        st.container(border=True, key=f"graph {entry.key}"),
+        st.container(horizontal=True, vertical_alignment="center"),
+    ):
+        when = datetime.fromtimestamp(entry.created).strftime("%d %b %Y, %H:%M")
+        where = "imported" if entry.imported else "traced here"
+        title = truncate(entry.title or entry.prompt, 90)
+        about = [truncate(entry.prompt, 110)] if entry.title else []
+        about += [entry.model or "unknown model", where, when]
+        st.markdown(
+            f"**{plain(title)}**  \n:gray[{plain(' · '.join(about))}]",
+            width="stretch",
+        )
+        if st.button("Open", key=f"open {entry.key}", type="primary"):
+            _open(entry.key)
+        _download(entry)
+        with st.popover("More", key=f"more {entry.key}"):
+            _more(entry)
+
+
+def _open(key: str) -> None:
+    _stored.open_in_session(key)
+    st.switch_page(Path(__file__).with_name("trace.py"))
+
+
+def _download(entry: StoredGraph) -> None:
+    thresholds, backend = _session.read().thresholds, _resources.backend()
+
+    def content() -> bytes:
+        """Made only when it is asked for."""
+        return backend.export_graph(entry.key, thresholds)
+
+    st.download_button(
+        "JSON",
+        content,
+        f"{slug(entry.title or entry.prompt)}.json",
+        "application/json",
+        key=f"download {entry.key}",
+        on_click="ignore",
+        help="An imported graph goes out whole, as it came, with your pins and supernodes; one "
+        "traced here is pruned at the thresholds of the Trace page.",
+    )
+
+
+def _more(entry: StoredGraph) -> None:
+    key = f"title {entry.key}"
+    st.text_input(
+        "Title",
+        value=entry.title,
+        key=key,
+        placeholder=truncate(entry.prompt, 60),
+        on_change=_renamed,
+        args=(entry, key),
+    )
+    st.button(
+        "Delete this graph",
+        key=f"delete {entry.key}",
+        on_click=_deleted,
+        args=(entry.key,),
+        help="With its pins, supernodes and history. There is no way back.",
+    )
+
+
+def _renamed(entry: StoredGraph, key: str) -> None:
+    title = str(st.session_state[key]).strip()
+    if not title and entry.imported:  # its title keeps it from being evicted
+        return
+    try:
+        _resources.backend().annotate(entry.key, title=title)
+    except StoreError as error:
+        st.session_state[_OUTCOMES] = [("", str(error))]
+
+
+def _deleted(key: str) -> None:
+    try:
+        _resources.backend().forget(key)
+    except StoreError as error:
+        st.session_state[_OUTCOMES] = [("", str(error))]
+        return
+    if _session.read().graph == key:
+        _session.write(graph="")
