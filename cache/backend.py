@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic
@@ -22,16 +22,17 @@ from cache.request import (
     ScenarioRequest,
     TraceRequest,
     graph_key,
+    identity,
     intervene_digest,
     scenarios_digest,
     token_digest,
     trace_digest,
     warm_digest,
 )
+from cache.shelf import Resolve, Shelf
 from cache.store import DEFAULT_QUOTA, Store
 from cache.worker import Worker
 from tracer.errors import TracerError
-from tracer.features import FeatureIndex
 from tracer.graph import AttributionGraph
 from tracer.scenarios import Scenario
 from tracer.shared_nodes import stored_labels
@@ -47,9 +48,6 @@ GRAPH_BYTES: Final = 512 * 1024**2
 """Decoded graphs kept in memory, in bytes of their arrays."""
 INTERVENTION_BYTES: Final = 64 * 1024**2
 _NAMES_KEPT: Final = 4096
-_INDEXES_KEPT: Final = 4
-
-Resolve = Callable[[str, str], ModelSource]
 
 
 class Backend(Generic[M]):
@@ -71,7 +69,8 @@ class Backend(Generic[M]):
             INTERVENTION_BYTES, _intervention_bytes
         )
         self._scenario_runs: Lru[str, ScenarioRun] = Lru(INTERVENTION_BYTES, _scenario_bytes)
-        self._indexes: Lru[tuple[Path, int], FeatureIndex] = Lru(_INDEXES_KEPT)
+        self.shelf: Shelf[M] = Shelf(self._worker, resolve)
+        """The models that can be opened, and what their features fire on."""
 
     @property
     def device(self) -> str | None:
@@ -89,13 +88,13 @@ class Backend(Generic[M]):
             source = self._source(request.choice)
         except TracerError as error:
             return Job.refused("", error, request.prompt)
-        digest = trace_digest(source.fingerprint, request)
+        digest = trace_digest(identity(source, request.choice), request)
         graph = self.graph(digest)
         if graph is not None:
             return Job.found(digest, graph, request.prompt)
 
         def work(model: M, job: Job[AttributionGraph]) -> AttributionGraph:
-            key = graph_key(source.fingerprint, model.encode(request.prompt), request)
+            key = graph_key(identity(source, request.choice), model.encode(request.prompt), request)
             graph = self._known(key)
             if graph is not None:
                 job.from_cache = True
@@ -106,7 +105,7 @@ class Backend(Generic[M]):
             return graph
 
         return self._worker.submit(
-            digest, request.prompt, request.choice, source.fingerprint, work, session
+            digest, request.prompt, request.choice, identity(source, request.choice), work, session
         )
 
     def intervene(self, request: InterveneRequest, session: str = "") -> Job[InterventionResult]:
@@ -115,7 +114,7 @@ class Backend(Generic[M]):
             source = self._source(request.choice)
         except TracerError as error:
             return Job.refused("", error, request.prompt)
-        digest = intervene_digest(source.fingerprint, request)
+        digest = intervene_digest(identity(source, request.choice), request)
         known = self._interventions.get(digest)
         if known is not None:
             return Job.found(digest, known, request.prompt)
@@ -127,7 +126,7 @@ class Backend(Generic[M]):
             return result
 
         return self._worker.submit(
-            digest, request.prompt, request.choice, source.fingerprint, work, session
+            digest, request.prompt, request.choice, identity(source, request.choice), work, session
         )
 
     def scenarios(self, request: ScenarioRequest, session: str = "") -> Job[ScenarioRun]:
@@ -136,7 +135,7 @@ class Backend(Generic[M]):
             source = self._source(request.choice)
         except TracerError as error:
             return Job.refused("", error, request.prompt)
-        digest = scenarios_digest(source.fingerprint, request)
+        digest = scenarios_digest(identity(source, request.choice), request)
         known = self._scenario_runs.get(digest)
         if known is not None:
             return Job.found(digest, known, request.prompt)
@@ -147,7 +146,7 @@ class Backend(Generic[M]):
             return result
 
         return self._worker.submit(
-            digest, request.prompt, request.choice, source.fingerprint, work, session
+            digest, request.prompt, request.choice, identity(source, request.choice), work, session
         )
 
     def token(self, choice: ModelChoice, text: str, session: str = "") -> Job[int]:
@@ -160,8 +159,8 @@ class Backend(Generic[M]):
         def work(model: M, job: Job[int]) -> int:
             return model.token_id(text)
 
-        digest = token_digest(source.fingerprint, text)
-        return self._worker.submit(digest, text, choice, source.fingerprint, work, session)
+        digest = token_digest(identity(source, choice), text)
+        return self._worker.submit(digest, text, choice, identity(source, choice), work, session)
 
     def warm(self, choice: ModelChoice, session: str = "") -> Job[str]:
         """Have the model open before it is needed; the result is the device it is on."""
@@ -173,9 +172,9 @@ class Backend(Generic[M]):
         def work(model: M, job: Job[str]) -> str:
             return str(model.device)
 
-        digest = warm_digest(source.fingerprint)
+        digest = warm_digest(identity(source, choice))
         return self._worker.submit(
-            digest, f"open {choice.model}", choice, source.fingerprint, work, session
+            digest, f"open {choice.model}", choice, identity(source, choice), work, session
         )
 
     def graph(self, key: str) -> AttributionGraph | None:
@@ -192,20 +191,6 @@ class Backend(Generic[M]):
             return None
         self._keys.put(key, stored)
         return self._known(stored)
-
-    def features(self, choice: ModelChoice) -> FeatureIndex:
-        """What the features of a transcoder set fire on.
-
-        Raises a :class:`TracerError` when the set or its index cannot be read.
-        """
-        folder = self._source(choice).transcoder_folder
-        index_file = folder / "features" / "index.json.gz"
-        changed = index_file.stat().st_mtime_ns if index_file.is_file() else 0
-        index = self._indexes.get((folder, changed))
-        if index is None:
-            index = FeatureIndex.open(folder)
-            self._indexes.put((folder, changed), index)
-        return index
 
     def import_graph(self, content: bytes, name: str) -> str:
         """Keep a graph of another tool: published JSON, or a `.pt` of circuit-tracer.
@@ -245,20 +230,21 @@ class Backend(Generic[M]):
         if not {"model", "transcoders"} <= made.keys():
             return stored_labels(graph)
         try:
-            index = self.features(ModelChoice(str(made["model"]), str(made["transcoders"])))
+            choice = ModelChoice(str(made["model"]), str(made["transcoders"]))
+            index = self.shelf.features(choice)
         except TracerError:  # the transcoders are gone, or were never indexed: no names
             return {}
         found = {FeatureId(int(f[0]), int(f[2])) for f in graph.features}
-        return {feature: index.name(feature) for feature in found}
+        return {feature: index.cached_name(feature) for feature in found}
 
     def key_of(self, request: TraceRequest) -> str | None:
         """Key of the stored graph that a request would be answered with; None where it is not."""
         with _as_store_error("the store could not be asked"):
             try:
-                digest = trace_digest(self._source(request.choice).fingerprint, request)
+                source = self._source(request.choice)
             except TracerError:  # of a model that is gone
                 return None
-            return self.store.key_of(digest)
+            return self.store.key_of(trace_digest(identity(source, request.choice), request))
 
     def forget(self, key: str) -> None:
         """Delete a graph and what was kept with it; raises :class:`StoreError`."""
@@ -304,6 +290,7 @@ class Backend(Generic[M]):
 
     def close(self, timeout: float | None = None) -> None:
         """Finish the queue, end the worker's thread and close the store."""
+        self.shelf.close(timeout)
         self._worker.close(timeout)
         self.store.close()
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from cache.machine import Gpu, Machine, looked_at
 from cache.request import (
-    DTYPE,
     TRACE_OPTIONS,
     InterveneRequest,
     ModelChoice,
@@ -66,6 +67,9 @@ class Engine(Protocol[M]):
     def free_memory(self) -> None:
         """Give back what dropped models and failed work held."""
 
+    def machine(self) -> Machine:
+        """What this machine has; may be called from any thread."""
+
 
 class TracerEngine:
     """The real engine, on the device that ``tracer.load`` calls ``device``."""
@@ -82,7 +86,7 @@ class TracerEngine:
     def load(self, choice: ModelChoice) -> Model:
         import tracer
 
-        return tracer.load(choice.model, choice.transcoders, device=self._device, dtype=DTYPE)
+        return tracer.load(choice.model, choice.transcoders, self._device, choice.dtype)
 
     def trace(self, model: Model, request: TraceRequest, progress: Progress) -> AttributionGraph:
         import tracer
@@ -119,6 +123,19 @@ class TracerEngine:
             seed=request.seed,
             progress=progress,
         )
+
+    def machine(self) -> Machine:
+        import torch
+
+        from tracer.models import chosen_device
+
+        device = chosen_device(self._device)
+        found = looked_at()
+        if device.type != "cuda":
+            return replace(found, device=str(device))
+        free, total = torch.cuda.mem_get_info(device)
+        name = torch.cuda.get_device_name(device)
+        return replace(found, device=str(device), gpu=Gpu(name, total, free))
 
     def free_memory(self) -> None:
         gc.collect()

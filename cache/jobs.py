@@ -104,6 +104,12 @@ class Job(Generic[T]):
             if self._state == "queued":
                 self._end("cancelled", error=_cancelled())
 
+    def abandon(self) -> None:
+        """Cancel for every session."""
+        with self._lock:
+            self._sessions.clear()
+        self.cancel()
+
     def join(self, session: str = "") -> bool:
         """Have ``session`` want this job too; False when it is too late for that."""
         with self._lock:

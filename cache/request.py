@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import tracer.graph
 from tracer.scenarios import Scenario
+from tracer.sources import ModelSource
 from tracer.types import Intervention, NodeId
 
-DTYPE: Final = "float32"
+Dtype = Literal["float32", "bfloat16"]
 
 TRACE_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType(
     {"max_logits": 10, "logit_mass": 0.95, "rank_every": 1024}
@@ -35,10 +36,17 @@ _KEY_DIGITS: Final = 32
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A model and one of its transcoder sets, by the names that `tracer.load` takes."""
+    """A model, one of its transcoder sets and a data type, as `tracer.load` takes them."""
 
     model: str = "atlas"
     transcoders: str = "per-layer"
+    dtype: Dtype = "float32"
+
+
+def identity(source: ModelSource, choice: ModelChoice) -> str:
+    """What the digests below call a fingerprint: the files, and the data type they are read in."""
+    plain = choice.dtype == "float32"
+    return source.fingerprint if plain else f"{source.fingerprint}-{choice.dtype}"
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ def _trace_options(request: TraceRequest) -> dict[str, Any]:
 
 
 def _digest(*parts: object) -> str:
-    text = json.dumps([*parts, DTYPE, method_fingerprint()], sort_keys=True)
+    text = json.dumps([*parts, method_fingerprint()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
 
 

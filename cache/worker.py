@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from cache.engine import Engine, M
 from cache.jobs import Job
-from cache.request import ModelChoice
+from cache.request import ModelChoice, identity
 from tracer.errors import MemoryLimitError, ModelError, TracerError
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,9 @@ class Worker(Generic[M]):
     def __init__(self, engine: Engine[M], models_kept: int = MODELS_KEPT) -> None:
         self.engine = engine
         self._models_kept = models_kept
-        self._models: OrderedDict[str, M] = OrderedDict()
+        self._models: OrderedDict[str, tuple[ModelChoice, M]] = OrderedDict()
+        self._opened: tuple[ModelChoice, ...] = ()
+        self._unwanted: set[ModelChoice] = set()
         self._device: str | None = None
         self._wake = threading.Condition()
         self._waiting: deque[_Task[M]] = deque()
@@ -54,6 +56,18 @@ class Worker(Generic[M]):
     def device(self) -> str | None:
         """Where the models are; None until the first one is open."""
         return self._device
+
+    @property
+    def opened(self) -> tuple[ModelChoice, ...]:
+        """The models in memory, the one used last at the end."""
+        return self._opened
+
+    def unload(self, choice: ModelChoice) -> None:
+        """Let a model go once no job is running; nothing happens where it is not open."""
+        with self._wake:
+            if choice in self._opened:
+                self._unwanted.add(choice)
+                self._wake.notify()
 
     @property
     def queue(self) -> tuple[Job[Any], ...]:
@@ -115,10 +129,15 @@ class Worker(Generic[M]):
                 self._running = None
             del task  # its closure must not keep anything alive while the queue is empty
         self._models.clear()
+        self._note_opened()
 
     def _next(self) -> _Task[M] | None:
         with self._wake:
-            self._wake.wait_for(lambda: self._waiting or self._closed)
+            while True:
+                self._wake.wait_for(lambda: self._waiting or self._closed or self._unwanted)
+                if not self._unwanted:
+                    break
+                self._let_go()
             if not self._waiting:
                 return None
             task = self._waiting.popleft()
@@ -139,6 +158,7 @@ class Worker(Generic[M]):
                     f"{job.title!r}: shorten the prompt, or allow fewer features"
                 )
                 self._models.clear()
+                self._note_opened()
             else:
                 failure = TracerError(
                     f"{job.title!r} failed for an unexpected reason "
@@ -151,26 +171,40 @@ class Worker(Generic[M]):
         else:
             job.succeed(result)
 
+    def _let_go(self) -> None:
+        for key, (choice, _) in list(self._models.items()):
+            if choice in self._unwanted:
+                del self._models[key]
+        self._unwanted.clear()
+        self._note_opened()
+        self.engine.free_memory()
+
+    def _note_opened(self) -> None:
+        self._opened = tuple(choice for choice, _ in self._models.values())
+
     def _model(self, task: _Task[M]) -> M:
         """The model a task needs, opened if it is not among those kept open."""
-        model = self._models.get(task.fingerprint)
-        if model is not None:
+        known = self._models.get(task.fingerprint)
+        if known is not None:
             self._models.move_to_end(task.fingerprint)
-            return model
+            self._note_opened()
+            return known[1]
         if not self._started:
             task.job.report(0, 0, "starting")
             self.engine.start()
             self._started = True
         while len(self._models) >= self._models_kept:
             self._models.popitem(last=False)
+            self._note_opened()
             self.engine.free_memory()
         task.job.report(0, 0, f"opening {task.choice.model}")
         model = self.engine.load(task.choice)
-        if model.source.fingerprint != task.fingerprint:
+        if identity(model.source, task.choice) != task.fingerprint:
             raise ModelError(
                 f"the files of {task.choice.model} changed while it was being opened: ask again"
             )
-        self._models[task.fingerprint] = model
+        self._models[task.fingerprint] = (task.choice, model)
+        self._note_opened()
         self._device = str(model.device)
         return model
 

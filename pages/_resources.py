@@ -53,7 +53,7 @@ def request_for(graph: AttributionGraph) -> TraceRequest | None:
 @st.cache_resource(show_spinner=False, max_entries=4096)
 def card(choice: ModelChoice, feature: FeatureId) -> FeatureCard | None:
     """What the index knows of a feature; raises :class:`FeatureIndexError` when it is damaged."""
-    return backend().features(choice).card(feature)
+    return backend().shelf.features(choice).card(feature)
 
 
 def names(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, str]:
@@ -74,6 +74,6 @@ def names(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, str]:
 def feature_name(choice: ModelChoice, feature: FeatureId) -> str | None:
     """The name of one feature; None when nothing is known of it."""
     try:
-        return backend().features(choice).name(feature) or None
+        return backend().shelf.features(choice).cached_name(feature) or None
     except FeatureIndexError:
         return None  # the panel says so, once, for the feature that is opened

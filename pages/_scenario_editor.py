@@ -200,7 +200,7 @@ def _from_a_search(graph: AttributionGraph, scenarios: tuple[Scenario, ...]) -> 
     )
     choice = _session.read().choice
     try:
-        index = _resources.backend().features(choice)
+        index = _resources.backend().shelf.features(choice)
         found = index.search(words) if words else ()
     except TracerError as error:
         st.error(plain(str(error)))

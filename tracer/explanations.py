@@ -11,6 +11,7 @@ import time
 from collections import ChainMap
 from collections.abc import Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol, cast
@@ -106,10 +107,11 @@ class Explanations(FeatureReader):
         :class:`FeatureIndexError`, or its subclass :class:`tracer.errors.ExplanationError` when no
         other place knew the feature and one could not be asked or not be understood.
         """
-        found, trouble = self._look(feature, hub.network_allowed())
+        network = hub.network_allowed()
+        found, trouble = self._look(feature, network)
         if found is None and trouble is not None:
             raise trouble
-        return found
+        return None if found is None else self._labelled(found, network)
 
     def cached_card(self, feature: FeatureId) -> FeatureCard | None:
         """What this disk knows of ``feature``, without touching the network.
@@ -119,7 +121,7 @@ class Explanations(FeatureReader):
         found, trouble = self._look(feature, False)
         if found is None and trouble is not None:
             raise trouble
-        return found
+        return None if found is None else self._labelled(found, False)
 
     def cached_name(self, feature: FeatureId) -> str:
         """Like :meth:`name` from what is on this disk; the network is never touched."""
@@ -176,8 +178,7 @@ class Explanations(FeatureReader):
             try:
                 card = source.card(feature, network and silence is None)
             except ExplanationSilenceError as error:
-                with self._lock:
-                    self._silent[number] = (time.monotonic() + PAUSE, str(error))
+                self._leave_alone(number, error)
                 trouble = trouble or error
                 continue
             except FeatureIndexError as error:
@@ -188,6 +189,26 @@ class Explanations(FeatureReader):
             if network:
                 trouble = trouble or silence
         return None, trouble
+
+    def _labelled(self, card: FeatureCard, network: bool) -> FeatureCard:
+        """With the label of a place further away, where the one that has examples has none."""
+        for number, source in enumerate(self._sources):
+            if card.label is not None:
+                break
+            try:
+                other = source.card(card.feature, network and self._silence(number) is None)
+            except ExplanationSilenceError as error:
+                self._leave_alone(number, error)
+            except FeatureIndexError:
+                continue  # the examples are here: only the label is missing
+            else:
+                label = other.label if other is not None else None
+                card = replace(card, label=label)
+        return card
+
+    def _leave_alone(self, number: int, error: ExplanationSilenceError) -> None:
+        with self._lock:
+            self._silent[number] = (time.monotonic() + PAUSE, str(error))
 
     def _silence(self, number: int) -> ExplanationSilenceError | None:
         """Why a source is left alone for now, or None when it may be asked."""

@@ -125,6 +125,14 @@ class FeatureReader(ABC):
         label = self.labels.get(feature)
         return label.text if label is not None else self._name_by_card(self.card(feature))
 
+    def cached_card(self, feature: FeatureId) -> FeatureCard | None:
+        """What this disk knows of ``feature``; the network is never touched."""
+        return self.card(feature)
+
+    def cached_name(self, feature: FeatureId) -> str:
+        """As :meth:`name`, from what is on this disk."""
+        return self.name(feature)
+
     def _name_by_card(self, card: FeatureCard | None) -> str:
         if card is None:
             return ""

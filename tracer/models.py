@@ -245,7 +245,7 @@ def load(
     if dtype not in DTYPES:
         raise ModelError(f"dtype is {dtype!r}: expected one of {', '.join(DTYPES)}")
     source = obtain(name, transcoders, progress)
-    bridge = Bridge(source.model_folder, _device(device), DTYPES[dtype])
+    bridge = Bridge(source.model_folder, chosen_device(device), DTYPES[dtype])
     transcoder_set = load_transcoders(
         source.transcoder_folder,
         bridge.n_layers,
@@ -259,7 +259,8 @@ def load(
     return Model(source, bridge, transcoder_set)
 
 
-def _device(name: str) -> torch.device:
+def chosen_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is CUDA, else Apple MPS, else the CPU."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

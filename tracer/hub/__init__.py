@@ -17,11 +17,21 @@ from tracer.errors import (
     NetworkOffError,
 )
 from tracer.hub import answers, cache
+from tracer.hub.cache import cache_folder
 from tracer.hub.reference import Reference
 from tracer.hub.transfer import contents_at, download, part_of
 from tracer.types import Progress
 
-__all__ = ["HubFile", "Listing", "Reference", "fetch", "look_up", "network_allowed", "read_range"]
+__all__ = [
+    "HubFile",
+    "Listing",
+    "Reference",
+    "cache_folder",
+    "fetch",
+    "look_up",
+    "network_allowed",
+    "read_range",
+]
 
 _MAIN = "main"
 _asked: dict[tuple[str, str, str], str] = {}

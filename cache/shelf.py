@@ -1,0 +1,160 @@
+"""`Shelf`: the models that can be opened, got ready for it, and what their features fire on.
+
+Beside `Backend`, which answers questions with them. Nothing here runs a model; whatever asks the
+network is a :class:`Job`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final, Generic
+
+from cache.engine import M
+from cache.errands import Errands
+from cache.jobs import Job
+from cache.lru import Lru
+from cache.machine import Machine, looked_at
+from cache.request import ModelChoice, identity
+from cache.worker import Worker
+from tracer import places
+from tracer.errors import TracerError
+from tracer.explanations import Explanations
+from tracer.features import FeatureIndex, FeatureReader
+from tracer.hub import network_allowed
+from tracer.sources import ModelSource, missing, obtain
+from tracer.types import FeatureId
+
+Resolve = Callable[[str, str], ModelSource]
+_READERS_KEPT: Final = 4
+_GLANCE: Final = 0.05
+"""Seconds that a page waits for a look at the accelerator."""
+
+
+class Shelf(Generic[M]):
+    """Downloads, what is open, feature examples, and what the machine has."""
+
+    def __init__(self, worker: Worker[M], resolve: Resolve) -> None:
+        self._worker = worker
+        self._resolve = resolve
+        self._downloads = Errands("downloads")
+        self._errands = Errands("errands")
+        self._seen: Machine | None = None
+        self._readers: Lru[tuple[object, ...], FeatureReader] = Lru(_READERS_KEPT)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Stop downloading: what has arrived is kept."""
+        self._downloads.close(timeout)
+        self._errands.close(timeout)
+
+    # Models
+
+    def machine(self) -> Machine:
+        """Memory and disk, at once; with the accelerator once somebody has looked."""
+        job = self._errands.run("machine", "looking at this machine", self._look)
+        job.wait(_GLANCE)
+        now = looked_at()
+        return replace(now, device=self._seen.device, gpu=self._seen.gpu) if self._seen else now
+
+    def _look(self, job: Job[None]) -> None:
+        job.report(0, 0, "looking at this machine")
+        self._seen = self._worker.engine.machine()
+
+    @property
+    def opened(self) -> tuple[ModelChoice, ...]:
+        """The models that are in memory, the one used last at the end."""
+        return self._worker.opened
+
+    def unload(self, choice: ModelChoice) -> None:
+        """Let a model go, as soon as the work that is running is done."""
+        self._worker.unload(choice)
+
+    def is_here(self, choice: ModelChoice) -> bool:
+        """Whether a model can be opened without asking the network."""
+        try:
+            self._resolve(choice.model, choice.transcoders)
+        except TracerError:
+            return False
+        return True
+
+    def to_download(self, choice: ModelChoice) -> Job[int]:
+        """Bytes that would have to be downloaded, by the hub's own account."""
+
+        def ask(job: Job[int]) -> int:
+            job.report(0, 0, "asking the hub")
+            return sum(plan.n_bytes for plan in missing(choice.model, choice.transcoders))
+
+        return self._errands.run(f"size {_name(choice)}", f"the size of {choice.model}", ask)
+
+    def download(
+        self, choice: ModelChoice, session: str = "", update: bool = False
+    ) -> Job[ModelSource]:
+        """Have all files of a model and a set on this disk; progress is in bytes."""
+
+        def fetch(job: Job[ModelSource]) -> ModelSource:
+            job.report(0, 0, "asking the hub")
+            return obtain(choice.model, choice.transcoders, job.report, update)
+
+        return self._downloads.run(_name(choice), f"download {choice.model}", fetch, session)
+
+    def downloading(self, choice: ModelChoice) -> Job[ModelSource] | None:
+        """The latest download of a model, ended or not."""
+        return self._downloads.get(_name(choice))
+
+    @property
+    def downloads(self) -> tuple[Job[Any], ...]:
+        """Those that run or wait."""
+        return self._downloads.queue
+
+    # What features fire on
+
+    def features(self, choice: ModelChoice) -> FeatureReader:
+        """What the features of a set fire on, from this disk or, where it is published, further.
+
+        Raises a :class:`TracerError` when the set or its index cannot be read.
+        """
+        source = self._resolve(choice.model, choice.transcoders)
+        index_file = source.index_folder / "index.json.gz"
+        changed = index_file.stat().st_mtime_ns if index_file.is_file() else 0
+        key = (identity(source, choice), changed)
+        reader = self._readers.get(key)
+        if reader is None:
+            reader = self._open_reader(source)
+            self._readers.put(key, reader)
+        return reader
+
+    def _open_reader(self, source: ModelSource) -> FeatureReader:
+        if source.set_repository is None and source.neuronpedia is None:
+            return FeatureIndex.open(source.transcoder_folder)
+        place = source.set_repository
+        return Explanations.open(
+            source.transcoder_folder,
+            hub=(place.repo, place.folder, place.revision or "") if place else None,
+            neuronpedia=source.neuronpedia,
+            cache_folder=places.explanations(),
+            extra_index=source.index_folder,
+        )
+
+    def explain(
+        self, choice: ModelChoice, features: Sequence[FeatureId], key: str
+    ) -> Job[int] | None:
+        """Fetch the examples of features from where they are published, once for each ``key``.
+
+        None where all there is to know is on this disk; the result is how many were found.
+        """
+        reader = self.features(choice)
+        if not isinstance(reader, Explanations) or not network_allowed():
+            return None
+        name = f"explain {_name(choice)} {key}"
+        known = self._errands.get(name)
+        if known is not None:
+            return known
+
+        def fetch(job: Job[int]) -> int:
+            return len(reader.fetch_many(features, job.report))
+
+        return self._errands.run(name, "feature examples", fetch)
+
+
+def _name(choice: ModelChoice) -> str:
+    return f"{choice.model} {choice.transcoders}"
