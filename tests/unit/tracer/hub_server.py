@@ -25,6 +25,7 @@ class Request:
     path: str
     byte_range: str | None
     token: str | None
+    encoding: str | None
     status: int
 
 
@@ -171,6 +172,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                     unquote(self.path),
                     self.headers.get("Range"),
                     bearer.removeprefix("Bearer ") or None,
+                    self.headers.get("Accept-Encoding"),
                     status,
                 )
             )

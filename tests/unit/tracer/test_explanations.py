@@ -22,6 +22,7 @@ from tracer.errors import (
     ExplanationSilenceError,
     FeatureIndexError,
 )
+from tracer.explanation_store import ExplanationStore
 from tracer.explanations import NO_EXAMPLES, Explanations
 from tracer.features import Example, FeatureCard, FeatureIndex, Label
 from tracer.types import FeatureId
@@ -485,6 +486,12 @@ def test_names_of_places_cannot_lead_out_of_the_cache_folder(
     assert found.card(F) is not None
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
     assert len(list(cache.rglob("1.bin"))) == 1
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "/etc", "a/../../b", ".hidden"])
+def test_a_source_has_one_visible_folder_of_its_own(tmp_path: Path, name: str) -> None:
+    folder = ExplanationStore(tmp_path, "hub", name).folder.resolve()
+    assert folder.parent == tmp_path / "hub" and not folder.name.startswith(".")
 
 
 def test_a_cache_folder_that_cannot_be_written_is_named(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,48 @@ def test_damage_is_named_not_hidden(tmp_path: Path) -> None:
     (folder / "features" / "index.json.gz").write_bytes(b"not gzip")
     with pytest.raises(FeatureIndexError, match=r"index\.json\.gz"):
         FeatureIndex.open(folder)
+
+
+def packed(raw: object, cut: int = 0) -> bytes:
+    contents = zlib.compress(json.dumps(raw).encode())
+    contents = contents[: len(contents) - cut]
+    return struct.pack("<I", len(contents)) + contents
+
+
+def test_a_record_that_swells_or_is_cut_short_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = FeatureIndex.open(save_index(tmp_path))
+    raw = {"examples_quantiles": [], "act_max": 1.0}
+    assert index.card_of_record(FeatureId(0, 0), packed(raw)).act_max == 1.0
+    with pytest.raises(FeatureIndexError, match="cut short"):
+        index.card_of_record(FeatureId(0, 0), packed(raw, cut=4))
+    monkeypatch.setattr("tracer.features.MAX_RECORD_BYTES", 1000)
+    with pytest.raises(FeatureIndexError, match="more than 1000 bytes"):
+        index.card_of_record(FeatureId(0, 0), packed(raw | {"padding": "a" * 10_000}))
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        {"tokens": [" a", " b"], "tokens_acts_list": [1.0]},
+        {"tokens": [" a"], "tokens_acts_list": [float("nan")]},
+        {"tokens": [" a"], "tokens_acts_list": [10**400]},
+        {"tokens": [" a"]},
+    ],
+)
+def test_an_example_in_another_shape_is_refused(tmp_path: Path, example: object) -> None:
+    index = FeatureIndex.open(save_index(tmp_path))
+    group = {"quantile_name": "Top activations", "examples": [example]}
+    with pytest.raises(FeatureIndexError, match="L0/0"):
+        index.card_of_record(FeatureId(0, 0), packed({"examples_quantiles": [group]}))
+
+
+def test_an_example_without_tokens_is_left_out(tmp_path: Path) -> None:
+    index = FeatureIndex.open(save_index(tmp_path))
+    group = {"quantile_name": "Top", "examples": [{"tokens": [], "tokens_acts_list": []}]}
+    card = index.card_of_record(FeatureId(0, 0), packed({"examples_quantiles": [group]}))
+    assert card.groups[0].examples == () and card.top_tokens() == ()
 
 
 def test_an_index_cannot_point_outside_its_folder(tmp_path: Path) -> None:
