@@ -152,7 +152,8 @@ def odd_answer(place: Reference, why: object) -> HubAnswerError:
 
 def network_is_off(what: str) -> NetworkOffError:
     """The error for ``what`` (a sentence without its end) when the network may not be used."""
-    switch = " and ".join(switches()) or _SWITCHES[0]
+    # The library also goes by what stood in the environment when it was imported.
+    switch = " and ".join(switches()) or "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE"
     return NetworkOffError(
         f"{what}, and the network is switched off by {switch}: unset it to download, or fill the "
         "cache on another machine and copy it here"

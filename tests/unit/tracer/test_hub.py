@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -406,6 +407,29 @@ def test_a_full_disk_is_noticed_before_the_download(
     with pytest.raises(errors.DiskFullError, match=r"5\.1 MB have to be.*1\.0 MB are free"):
         fetch(SET, ["big.bin"])
     assert hub.asked("big.bin") == []
+
+
+def test_a_disk_that_fills_up_during_the_download(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    hub.add("org/set", {"big.bin": BIG})
+    with monkeypatch.context() as patched:
+        patched.setattr("tracer.hub.transfer._append", full)
+        with pytest.raises(errors.DiskFullError, match=r"5\.1 MB have to be.*0 bytes are free"):
+            fetch(SET, ["big.bin"])
+    assert (fetch(SET, ["big.bin"]) / "big.bin").read_bytes() == BIG
+
+
+def test_the_librarys_own_switch_is_respected(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(errors.NetworkOffError, match="HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE"):
+        look_up(SET)
+    assert hub.requests == []
 
 
 def test_a_cache_folder_that_cannot_be_written(
