@@ -23,6 +23,8 @@ DOT: Final = 21.0
 """Pitch of packed nodes."""
 CHARACTER: Final = 6.1
 """Mean width of a character at the size of the labels."""
+_BOLD_CHARACTER: Final = 7.4
+"""The same for the answers, which are bold and larger."""
 GUTTER: Final = 62.0
 """Room for the layers' names, left of the first column."""
 STAGGER: Final = 9.0
@@ -265,7 +267,7 @@ def _logit_lines(
     lines: list[list[tuple[LayoutNode, float]]] = [[]]
     x = GUTTER
     for node in logits:
-        size = DOT + _LABEL_GAP + len(node.label) * CHARACTER
+        size = DOT + _LABEL_GAP + len(node.label) * _BOLD_CHARACTER
         if lines[-1] and x + size > width:
             lines.append([])
             x = GUTTER

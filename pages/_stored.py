@@ -85,7 +85,7 @@ def origin_sentence(graph: AttributionGraph) -> str:
     if shares:
         text += f". It was pruned to {' and '.join(shares)}; influence and scores below are of "
         text += "the part that was kept"
-    elif graph.n_active_features == graph.index.n_features:
+    elif not made.get("unpruned"):
         text += ". Influence and scores are of what the file holds, which may have been pruned"
     return text + "."
 
@@ -100,7 +100,8 @@ def sources(graph: AttributionGraph) -> str:
 
 def first_thresholds(graph: AttributionGraph) -> Thresholds:
     """How a stored graph is shown when it is opened: as it was pruned where that can be drawn."""
-    if _resources.is_imported(graph) and len(whole(graph).rows) <= _DRAWN_WHOLE:
+    pruned = _resources.is_imported(graph) and not graph.provenance.get("unpruned")
+    if pruned and len(whole(graph).rows) <= _DRAWN_WHOLE:
         return _resources.WHOLE
     return Thresholds()
 

@@ -270,7 +270,8 @@ def _elsewhere(
 
 def _activation(pruned: PrunedGraph, nodes: Sequence[NodeId]) -> float:
     rows = [pruned.graph.index.row(node) for node in nodes]
-    if not rows and pruned.graph.provenance.get("imported"):
+    made = pruned.graph.provenance
+    if not rows and made.get("imported") and not made.get("unpruned"):
         return float("nan")  # it may have been active, and pruned before it came here
     return float(max(pruned.graph.activations[rows], default=0.0))
 

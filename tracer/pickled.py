@@ -100,7 +100,7 @@ def read_graph_pt(
             for target, token_id in zip(targets, target_ids, strict=True)
         ),
         n_active_features=n_active,
-        provenance={"scan": _scan(stored.get("scan")), "tool": "circuit-tracer"},
+        provenance={"scan": _scan(stored.get("scan")), "tool": "circuit-tracer", "unpruned": True},
     )
 
 

@@ -1,0 +1,98 @@
+"""A graph of another tool in a real browser: brought in, drawn, pinned, taken away."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import App, settled, with_query
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.browser
+
+
+def published() -> dict[str, Any]:
+    """Three layers, a label, a kind that nobody knows."""
+
+    def node(name: str, kind: str, layer: str, position: int, **more: Any) -> dict[str, Any]:
+        stored = {"node_id": name, "feature": 0, "layer": layer, "ctx_idx": position}
+        return stored | {"feature_type": kind, "jsNodeId": name, "clerp": ""} | more
+
+    feature = "cross layer transcoder"
+    ends = [("E_5_1", "0_7_1", 1.5), ("0_7_1", "2_9_2", -0.5), ("2_9_2", "4_11_2", 2.0)]
+    return {
+        "metadata": {
+            "slug": "big-dog",
+            "scan": "gemma-2-2b",
+            "prompt_tokens": ["<bos>", " big", " dog"],
+            "prompt": "<bos> big dog",
+        },
+        "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both"},
+        "nodes": [
+            node("E_5_1", "embedding", "E", 1),
+            node("0_7_1", feature, "0", 1, clerp="large <b>things</b>", activation=1.0),
+            node("2_9_2", feature, "2", 2, activation=2.5),
+            node("strange", "lorsa", "1", 2),
+            node("4_11_2", "logit", "4", 2, clerp='Output " bark" (p=0.700)', token_prob=0.7),
+        ],
+        "links": [{"source": s, "target": t, "weight": w} for s, t, w in ends],
+    }
+
+
+def drop(page: Page, name: str, content: bytes) -> None:
+    file = {"name": name, "mimeType": "application/octet-stream", "buffer": content}
+    page.locator("input[type=file]").set_input_files([file])  # type: ignore[list-item]
+
+
+def download(page: Page) -> dict[str, Any]:
+    with page.expect_download() as found:
+        page.get_by_role("button", name="JSON", exact=True).click()
+    stored: dict[str, Any] = json.loads(Path(found.value.path()).read_bytes())
+    return stored
+
+
+def test_a_graph_comes_in_is_pinned_and_goes_out_with_the_pin(app: App, page: Page) -> None:
+    page.goto(f"{app.url}/library")
+    expect(page.get_by_text("Nothing is kept yet")).to_be_visible()
+    drop(page, "dog.json", json.dumps(published()).encode())
+    expect(page.get_by_text("dog.json is in the library")).to_be_visible()
+    settled(page)
+    assert download(page) == published()
+
+    page.get_by_role("button", name="Open it").click()
+    expect(page.get_by_text("imported from the model gemma-2-2b")).to_be_visible()
+    settled(page)
+    graph = page.locator(".st-key-graph .js-plotly-plot")
+    expect(graph.get_by_text("large <b>things</b>")).to_be_visible()
+    kinds = graph.evaluate("plot => plot.data.filter(t => t.customdata).map(t => t.name)")
+    assert kinds == ["feature", "token", "next token"]
+    page.get_by_role("button", name="large <b>things</b>").first.click()
+    expect(page.get_by_text("There are no examples for the features of an")).to_be_visible()
+    page.get_by_role("button", name="Pin", exact=True).click()
+    expect(page.get_by_role("button", name="Unpin")).to_be_visible()
+    settled(page)
+
+    page.get_by_role("link", name="Library").click()
+    expect(page.get_by_text("gemma-2-2b · imported")).to_be_visible()
+    settled(page)
+    changed = published()
+    changed["qParams"]["pinnedIds"] = ["0_7_1"]
+    assert download(page) == changed
+
+
+def test_a_cold_link_to_the_library_and_a_file_that_is_no_graph(app: App, page: Page) -> None:
+    page.goto(f"{app.url}/library")
+    expect(page.get_by_role("heading", name="Library")).to_be_visible()
+    settled(page)
+    drop(page, "notes.pt", b"not a graph")
+    expect(page.get_by_text("notes.pt: the graph is no .pt file")).to_be_visible()
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+
+
+def test_a_link_to_a_graph_that_is_not_here_leads_back(app: App, page: Page) -> None:
+    page.goto(with_query(app.url, graph="f" * 32))
+    expect(page.get_by_text("This graph is not in the library")).to_be_visible()
+    page.get_by_role("button", name="Back to the prompts").click()
+    expect(page.get_by_label("Prompt: the text whose next token")).to_be_visible()

@@ -1,0 +1,165 @@
+"""Graphs of other tools on the pages, without a browser: shown as far as their files go."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from pages import _resources, _stored
+
+MAIN = Path(__file__).resolve().parents[3] / "pages" / "_shell" / "main.py"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("CIRCUIT_STORE", str(tmp_path_factory.mktemp("imported") / "store"))
+    st.cache_resource.clear()
+    yield
+    patch.undo()
+    st.cache_resource.clear()
+
+
+def published() -> dict[str, Any]:
+    def node(name: str, kind: str, layer: str, position: int, **more: Any) -> dict[str, Any]:
+        stored = {"node_id": name, "feature": 0, "layer": layer, "ctx_idx": position}
+        return stored | {"feature_type": kind, "jsNodeId": name, "clerp": ""} | more
+
+    feature = "cross layer transcoder"
+    ends = [("E_5_1", "0_7_1", 1.5), ("0_7_1", "1_9_2", -0.5), ("1_9_2", "3_11_2", 2.0)]
+    return {
+        "metadata": {
+            "slug": "big-dog",
+            "scan": "gemma-2-2b",
+            "prompt_tokens": ["<bos>", " big", " dog"],
+            "prompt": "<bos> big dog",
+            "info": {
+                "source_urls": ["https://example.org/set", "javascript:alert(1)"],
+                "generator": {"name": "circuit-tracer", "version": "0.2"},
+            },
+            "pruning_settings": {"node_threshold": 0.8, "edge_threshold": 0.85},
+        },
+        "qParams": {"pinnedIds": ["1_9_2"], "supernodes": [["size", "0_7_1"]]},
+        "nodes": [
+            node("E_5_1", "embedding", "E", 1),
+            node("0_7_1", feature, "0", 1, clerp="large <b>things</b>"),
+            node("1_9_2", feature, "1", 2, activation=2.5),
+            node("3_11_2", "logit", "3", 2, clerp='Output " bark" (p=0.700)', token_prob=0.7),
+        ],
+        "links": [{"source": s, "target": t, "weight": w} for s, t, w in ends],
+    }
+
+
+@pytest.fixture(scope="module")
+def key(store: None) -> str:
+    content = json.dumps(published()).encode()
+    return _resources.backend().import_graph(content, "big.json")
+
+
+def opened(**query: str) -> AppTest:
+    test = AppTest.from_file(str(MAIN), default_timeout=60)
+    for name, value in query.items():
+        test.query_params[name] = value
+    test.run()
+    assert not test.exception
+    return test
+
+
+def shown(app: AppTest) -> str:
+    parts = [*app.markdown, *app.caption, *app.info, *app.error]
+    # without the backslashes that keep Markdown from being read into a text
+    return re.sub(r"\\(.)", r"\1", "\n".join(part.value for part in parts))
+
+
+def test_the_graph_is_drawn_whole_and_the_page_says_what_it_is(key: str) -> None:
+    app = opened(graph=key, nodes="1", edges="1")
+    text = shown(app)
+    assert "<bos> big dog **bark**" in text
+    assert "big-dog: imported, made by circuit-tracer 0.2 from the model gemma-2-2b" in text
+    assert "pruned to 80 % of the influence of nodes and 85 % of the influence of edges" in text
+    assert "influence and scores below are of the part that was kept" in text
+    assert "6 of 6 nodes of the file shown." in text
+    assert any("large" in button.label for button in app.button)
+    assert not any(box.key == "prompt box" for box in app.text_input)
+
+
+def test_its_pins_and_supernodes_are_there_and_can_be_changed(key: str) -> None:
+    app = opened(graph=key)
+    assert "**size** :gray[1 node]" in shown(app)
+    assert len(app.multiselect(key="pinned nodes").value) == 1
+    next(button for button in app.button if button.label == "Ungroup").click().run()
+    assert not app.exception
+    marks = _resources.backend().marks(key)
+    assert marks.supernodes == () and len(marks.pinned) == 2
+
+
+@pytest.mark.parametrize(
+    ("node", "activation"), [("feature-0-1-7", "unknown"), ("feature-1-2-9", "2.50")]
+)
+def test_a_feature_says_what_the_file_says_and_has_no_switch(
+    key: str, node: str, activation: str
+) -> None:
+    app = opened(graph=key, node=node)
+    text = shown(app)
+    assert f"activation {activation} " in text
+    assert "There are no examples for the features of an imported graph" in text
+    assert "https://example.org/set" in text
+    assert not any("Turn this feature off" in toggle.label for toggle in app.toggle)
+
+
+def test_the_model_is_not_opened_for_it(key: str) -> None:
+    opened(graph=key)
+    backend = _resources.backend()
+    assert backend.device is None and backend.queue == ()
+
+
+def test_another_prompt_closes_it(key: str) -> None:
+    app = opened(graph=key, nodes="1", edges="1")
+    app.button(key="close graph").click().run()
+    assert "graph" not in app.query_params and "nodes" not in app.query_params
+    assert app.text_input(key="prompt box").value
+    app = opened(graph=key)
+    next(button for button in app.button if "Sacramento" in button.label).click().run()
+    assert "graph" not in app.query_params
+    assert "Oakland" in app.text_input(key="prompt box").value
+
+
+def test_a_graph_that_is_gone_is_a_sentence_and_a_way_back(store: None) -> None:
+    app = opened(graph="f" * 32)
+    assert len(app.error) == 1 and "not in the library" in app.error[0].value
+    app.button(key="close graph").click().run()
+    assert not app.error and app.text_input(key="prompt box").value
+
+
+def test_interventions_say_that_there_is_no_model(key: str) -> None:
+    app = opened(graph=key)
+    app.switch_page(str(MAIN.parents[1] / "interventions.py")).run()
+    assert not app.exception
+    assert "there is no model behind it" in shown(app)
+    assert not app.slider
+
+
+def test_the_library_lists_and_opens_and_renames(key: str) -> None:
+    app = opened(graph=key)
+    app.switch_page(str(MAIN.parents[1] / "library.py")).run()
+    assert not app.exception
+    text = shown(app)
+    assert "**big-dog**" in text and "gemma-2-2b · imported · " in text
+    app.text_input(key=f"title {key}").set_value("Barking").run()
+    assert "**Barking**" in shown(app)
+    assert [e.title for e in _resources.backend().stored() if e.key == key] == ["Barking"]
+
+
+def test_a_small_graph_is_opened_as_it_was_pruned(key: str, monkeypatch: Any) -> None:
+    graph = _resources.backend().graph(key)
+    assert graph is not None
+    assert _stored.first_thresholds(graph) == _resources.WHOLE
+    monkeypatch.setattr(_stored, "_DRAWN_WHOLE", 5)
+    assert _stored.first_thresholds(graph).node == 0.8
