@@ -142,8 +142,9 @@ def _strongest_inputs(pruned: PrunedGraph, limit: int) -> IntArray:
 def shown_sentence(view: GraphView) -> str:
     """What of the graph is on the screen and what is not, in one line."""
     pruned, graph = view.pruned, view.pruned.graph
-    imported = bool(graph.provenance.get("imported"))
-    # an imported graph has no other errors than those with an edge
+    made = graph.provenance
+    imported = bool(made.get("imported")) and not made.get("unpruned")
+    # a graph that was pruned elsewhere has no other errors than those with an edge
     total = len(whole(graph).rows) if imported else graph.n_nodes
     nodes = len(view.rows)
     text = f"{nodes:,} of {total:,} nodes{' of the file' if imported else ''} shown"

@@ -77,8 +77,8 @@ def _uploaded() -> None:
         except TracerError as error:
             outcomes.append(("", f"{file.name}: {error}."))
             continue
-        pruned = _stored.pruned(key)
-        count = "" if pruned is None else f" with {pruned.graph.index.n_features:,} features"
+        graph = _resources.backend().graph(key)
+        count = "" if graph is None else f" with {graph.index.n_features:,} features"
         outcomes.append((key, f"{file.name} is in the library{count}."))
     st.session_state[_OUTCOMES] = outcomes
     st.session_state[_UPLOAD] = number + 1

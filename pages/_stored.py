@@ -39,6 +39,7 @@ def opened(key: str) -> Job[AttributionGraph] | None:
             if st.button("Open the library", key="to library"):
                 st.switch_page(Path(__file__).with_name("library.py"))
         return None
+    _follow(key, graph)
     title = entry.title if entry and entry.title else graph.prompt
     with st.container(horizontal=True, vertical_alignment="center", key="stored graph"):
         first = graph.next_tokens[0]
@@ -53,6 +54,20 @@ def opened(key: str) -> Job[AttributionGraph] | None:
     else:
         st.caption(plain(f"From the library: {title}"))
     return Job.found(key, graph, graph.prompt)
+
+
+def _follow(key: str, graph: AttributionGraph) -> None:
+    """Where a model is behind the graph, have the session speak of its prompt: what-ifs run it."""
+    session, request = _session.read(), _resources.request_for(graph)
+    if request and (session.prompt, session.choice) != (request.prompt, request.choice):
+        _session.write(
+            prompt=request.prompt,
+            choice=request.choice,
+            graph=key,
+            thresholds=session.thresholds,
+            selected=session.selected,
+            marks=session.marks,
+        )
 
 
 def _close_button(label: str, kind: str) -> None:

@@ -206,8 +206,15 @@ def _node(stored: Mapping[str, Any], n_tokens: int, name: str) -> SharedNode:
 def _index(stored: Mapping[str, Any], what: str) -> int:
     """The middle of the id; where that is no number, the field, which may be Cantor-paired."""
     parts = str(stored["node_id"]).split("_")
-    if len(parts) == 3 and parts[1].isdecimal() and len(parts[1]) < 16:
-        return int(parts[1])
+    if len(parts) == 3 and len(parts[1]) < 16:
+        if parts[1].isdecimal():
+            return int(parts[1])
+        if (
+            _KINDS[str(stored["feature_type"])] == "logit"
+            and parts[1].startswith("-")
+            and parts[1][1:].isdecimal()
+        ):
+            return -int(parts[1][1:])  # a target of ours that is no single token
     feature = stored.get("feature")
     if not isinstance(feature, int) or feature < 0:
         raise SharedGraphError(f"{what} says neither in its id nor in 'feature' which one it is")

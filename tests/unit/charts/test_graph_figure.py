@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -236,3 +237,14 @@ def test_a_label_is_cut_only_where_its_column_has_no_room() -> None:
     shown = {p.node.position: len(p.label) for p in narrow.nodes if p.node.kind == "feature"}
     assert narrow.width == 640
     assert 10 <= shown[7] < shown[8] < 28, "the column with more cut labels gets what is left"
+
+
+def test_features_of_a_file_without_names_go_by_their_numbers_and_unknown_is_said() -> None:
+    graph = dallas_graph()
+    unknown = replace(graph, activations=np.full(len(graph.activations), np.nan, np.float32))
+    view = GraphView(prune(unknown, 1.0, 1.0))
+    labels = {p.node: p.label for p in layout_view(view).nodes if p.node.kind == "feature"}
+    assert all(label == str(node.index) for node, label in labels.items()) and labels
+    figure = graph_figure(view)
+    hovers = next(trace.hovertext for trace in figure.data if trace.name == "feature")
+    assert all("activation unknown" in text for text in hovers)

@@ -12,6 +12,8 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+import tracer
+from cache import TraceRequest
 from pages import _resources, _stored
 
 MAIN = Path(__file__).resolve().parents[3] / "pages" / "_shell" / "main.py"
@@ -163,3 +165,45 @@ def test_a_small_graph_is_opened_as_it_was_pruned(key: str, monkeypatch: Any) ->
     assert _stored.first_thresholds(graph) == _resources.WHOLE
     monkeypatch.setattr(_stored, "_DRAWN_WHOLE", 5)
     assert _stored.first_thresholds(graph).node == 0.8
+
+
+def test_a_graph_traced_here_is_opened_with_its_model_behind_it(store: None) -> None:
+    backend, prompt = _resources.backend(), "The capital of the state containing Oakland is"
+    plain_job = backend.trace(TraceRequest(prompt))
+    aimed_job = backend.trace(TraceRequest(prompt, targets=(" California",)))
+    graphs = [job.result(60) for job in (plain_job, aimed_job)]
+    keys = [backend.store.key_of(job.key) or job.key for job in (plain_job, aimed_job)]
+    assert keys[0] != keys[1]
+
+    app = opened()
+    app.switch_page(str(MAIN.parents[1] / "library.py")).run()
+    app.button(key=f"open {keys[0]}").click().run()  # the prompt leads to it
+    assert "graph" not in app.query_params
+    assert app.text_input(key="prompt box").value == prompt
+
+    feature = next(n for n in tracer.prune(graphs[1]).nodes if n.kind == "feature")
+    app = opened(graph=keys[1], node=str(feature))
+    assert app.query_params["prompt"] == prompt and app.query_params["graph"] == keys[1]
+    assert "**California**" not in shown(app) and "From the library" in shown(app)
+    toggle = next(t for t in app.toggle if "Turn this feature off" in t.label)
+    toggle.set_value(True).run()
+    assert "KL divergence" in shown(app)
+
+
+def test_two_imported_graphs_are_compared_and_what_is_not_in_a_file_is_unknown(key: str) -> None:
+    other = published()
+    other["metadata"]["slug"] = "small-cat"
+    other["nodes"][2]["node_id"] = other["links"][1]["target"] = "1_10_2"
+    other["links"][2]["source"] = "1_10_2"
+    second = _resources.backend().import_graph(json.dumps(other).encode(), "cat.json")
+    app = opened(graph=key, with_graph=second)
+    app.switch_page(str(MAIN.parents[1] / "compare.py")).run()
+    assert not app.exception
+    assert "1 feature in both, 1 only left, 1 only right" in shown(app)
+    table = app.dataframe[0].value.set_index("index")
+    assert table.loc[9, "activation left"] == 2.5
+    assert table.loc[9, "activation right"] != table.loc[9, "activation right"]  # not a number
+    assert not any(button.key == "send differences" for button in app.button)
+    app = opened(with_graph="f" * 32)
+    app.switch_page(str(MAIN.parents[1] / "compare.py")).run()
+    assert any("not in the library any more" in error.value for error in app.error)

@@ -254,3 +254,11 @@ def test_a_trace_of_ours_comes_back_with_every_edge_pin_and_label(model: Model) 
     assert first.label.startswith('Output "') and first.stored["is_target_logit"] is True
     entered = [n.stored["influence"] for n in again.nodes if n.node and n.node.kind == "feature"]
     assert 0 < min(entered) <= max(entered) <= 1
+
+
+def test_a_target_that_is_no_token_comes_back_by_its_name(model: Model) -> None:
+    graph = tracer.trace(model, tiny.IDS, targets=[tracer.Contrast("w3", "w5")])
+    shared = shared_from_trace(tracer.prune(graph), "mine")
+    imported = graph_from_shared(read_graph_json(write_graph_json(shared)))
+    assert [target.label for target in imported.targets] == [graph.targets[0].label]
+    assert imported.index.node(imported.n_nodes - 1).index < 0
