@@ -33,6 +33,7 @@ from tracer.types import (
 
 if TYPE_CHECKING:
     from tracer.attribution import trace
+    from tracer.indexing import IndexSummary, build_index
     from tracer.interventions import (
         InterventionResult,
         Outcome,
@@ -50,6 +51,7 @@ __all__ = [
     "Edit",
     "FeatureId",
     "FeatureTarget",
+    "IndexSummary",
     "Intervention",
     "InterventionResult",
     "Model",
@@ -63,6 +65,7 @@ __all__ = [
     "Thresholds",
     "TokenProbability",
     "TracerError",
+    "build_index",
     "graph_from_shared",
     "intervene",
     "load",
@@ -77,10 +80,12 @@ __all__ = [
 ]
 
 _NEEDS_TORCH = {
+    "IndexSummary": "tracer.indexing",
     "InterventionResult": "tracer.interventions",
     "Model": "tracer.models",
     "Outcome": "tracer.interventions",
     "ScenarioRun": "tracer.interventions",
+    "build_index": "tracer.indexing",
     "intervene": "tracer.interventions",
     "read_graph_pt": "tracer.pickled",
     "run_scenarios": "tracer.interventions",

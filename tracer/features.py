@@ -70,12 +70,18 @@ class FeatureCard:
     quantile_values: tuple[float, ...]
 
     def top_tokens(self, limit: int = 3) -> tuple[str, ...]:
-        """The tokens at which the strongest examples peak, most frequent first."""
+        """The tokens at which the strongest examples peak, most frequent first.
+
+        Examples are varied on purpose; those not half as strong as the strongest do not count.
+        """
         counts: dict[str, int] = {}
-        for example in self.groups[0].examples if self.groups else ():
+        examples = self.groups[0].examples if self.groups else ()
+        strongest = max((max(example.activations) for example in examples), default=0.0)
+        for example in examples:
             peak = max(range(len(example.tokens)), key=lambda i: example.activations[i])
-            token = example.tokens[peak].strip() or example.tokens[peak]
-            counts[token] = counts.get(token, 0) + 1
+            if example.activations[peak] >= strongest / 2:
+                token = example.tokens[peak].strip() or example.tokens[peak]
+                counts[token] = counts.get(token, 0) + 1
         ranked = sorted(counts, key=lambda token: -counts[token])
         return tuple(ranked[:limit])
 

@@ -16,6 +16,7 @@ from tracer.atlas.prefixes import Prefixes, prompts_by_length
 from tracer.atlas.tags import GROUPS, position_tags
 from tracer.indexing import LabelRule, build_index
 from tracer.indexing.build import VERSION
+from tracer.indexing.corpus import Tag
 from tracer.models import Model
 from tracer.types import Progress
 
@@ -23,11 +24,13 @@ LABEL_RULE: Final = LabelRule(precision=0.8, recall=0.4, fewest=1)
 """One observation is enough: the prompts are all there is."""
 INDEX_RULE: Final[dict[str, Any]] = {**asdict(LABEL_RULE), "tags": 5, "version": VERSION}
 CONTEXT: Final = 16
+BATCH_TOKENS: Final = 8192
 """Tokens; the longest prompt has fewer."""
 
 
 def write_corpus(prefixes: Prefixes, names: list[str], path: Path) -> None:
-    """Write the prompts as JSONL: token ids, and for each token the tags that hold there.
+    """Write the prompts as JSONL: token ids, and for each token the tags that hold there,
+    where its prefix stands for the first time: a repeated one is not counted.
 
     ``names`` are the vocabulary's tokens without the space they begin with. The file appears whole
     or not at all.
@@ -40,7 +43,9 @@ def write_corpus(prefixes: Prefixes, names: list[str], path: Path) -> None:
             tokens = [names[token] for token in ids]
             tags: list[list[Any]] = [[]]
             for position, prefix in enumerate(prefixes.positions[place], 1):
-                held = position_tags(tokens, position, names[prefixes.said[prefix]])
+                held: list[Tag] = []
+                if prefixes.first_use[prefix] == (place, position):
+                    held = position_tags(tokens, position, names[prefixes.said[prefix]])
                 tags.append([[*tag] if tag.group else tag.label for tag in held])
             _write_line(file, {"tokens": ids, "tags": tags})
     partial.replace(path)
@@ -56,6 +61,12 @@ def build_atlas_index(
     """Build the index of one of atlas's sets from what :func:`write_corpus` wrote; in a line, what
     it holds."""
     summary = build_index(
-        model, corpus, folder, context=CONTEXT, label=LABEL_RULE, progress=progress
+        model,
+        corpus,
+        folder,
+        context=CONTEXT,
+        batch_tokens=BATCH_TOKENS,
+        label=LABEL_RULE,
+        progress=progress,
     )
     return str(summary)

@@ -5,7 +5,7 @@ tags, a feature is labelled by
 
 1. one tag that it also fires on in ``recall`` of the places where the tag holds; of several the one
    with the best harmonic mean of both;
-2. two or three tags of a group, for features that mix a few things.
+2. up to three tags of a group, for features that mix a few things, or fire on part of one.
 
 Then, on any corpus: 3. the tokens it promotes most, if the model then says one of them. And where
 the corpus has no tags: 4. the one, two or three tokens it fires on. Every other feature has none.
@@ -29,6 +29,8 @@ Array = NDArray[Any]
 
 _MAX_LABEL: Final = 40
 _JOINED: Final = 3
+_NAMED: Final = 0.01
+"""Share of the activation from which on a tag is worth naming beside others."""
 _AT_ONCE: Final = 512
 """Features whose shares of all tags are laid out at a time."""
 _SAME: Final = 6
@@ -54,7 +56,7 @@ def tag_labels(
     counts: Array,
     totals: Array,
 ) -> Labels:
-    """Features that one tag, or two or three of a group, describe.
+    """Features that one tag, or up to three of a group, describe.
 
     ``held (tags,)``: tokens at which each tag holds. ``sums``, ``counts`` ``(tags, features)``:
     the activation there, and the tokens among them on which the feature fires. ``totals
@@ -85,15 +87,15 @@ def tag_labels(
 
 
 def _unions(rule: LabelRule, shares: Array) -> dict[int, tuple[list[int], float]]:
-    """Per feature the rows of the two or three tags that cover it; their shares add up."""
+    """Per feature the rows of the at most three tags that cover it; their shares add up."""
     order = (-shares.round(_SAME)).argsort(0, kind="stable")[:_JOINED]
     reached = np.take_along_axis(shares, order, 0).cumsum(0)
     found = {}
     for column in range(shares.shape[1]):
-        for count in range(2, len(order) + 1):
-            total = float(reached[count - 1, column])
-            if total >= rule.precision:
-                found[column] = order[:count, column].tolist(), min(total, 1.0)
+        for count in range(min(2, len(order)), len(order) + 1):
+            if reached[count - 1, column] >= rule.precision:
+                named = [k for k in order[:count, column].tolist() if shares[k, column] >= _NAMED]
+                found[column] = named, min(float(shares[named, column].sum()), 1.0)
                 break
     return found
 

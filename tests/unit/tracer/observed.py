@@ -1,0 +1,114 @@
+"""A small corpus, and what a feature index of it must say, worked out the slow and plain way."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import struct
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tracer.models import Model
+
+CONTEXT = 16
+BOS = 1
+
+
+def documents(n: int = 140, words: int = 20, longest: int = 30, seed: int = 3) -> list[str]:
+    """Random texts; some begin alike, some are repeated, some are longer than a window."""
+    generator = random.Random(seed)
+    made: list[str] = []
+    for _ in range(n):
+        start = made[-1].split()[:2] if made and generator.random() < 0.3 else []
+        rest = [f"w{generator.randrange(words)}" for _ in range(generator.randrange(1, longest))]
+        made.append(" ".join([*start, *rest]))
+    return [*made, made[0], made[1]]
+
+
+def save_text(path: Path, texts: list[str]) -> Path:
+    path.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+def read_index(folder: Path) -> list[list[dict[str, Any]]]:
+    """Records by layer and feature, read from the published layout with nothing of ours."""
+    with gzip.open(folder / "index.json.gz", "rt") as file:
+        layers = json.load(file)
+    found = []
+    for layer in layers:
+        data, records = (folder / layer["filename"]).read_bytes(), []
+        for start, stop in zip(layer["offsets"][:-1], layer["offsets"][1:], strict=True):
+            (length,) = struct.unpack_from("<I", data, start)
+            assert start + 4 + length == stop
+            records.append(json.loads(zlib.decompress(data[start + 4 : stop])))
+        found.append(records)
+    return found
+
+
+def file_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@dataclass
+class Firing:
+    """One feature on the whole corpus: one entry for each distinct prefix it fires on."""
+
+    values: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    shown: list[tuple[tuple[int, ...], list[float], int]] = field(default_factory=list)
+    """The window's tokens, the activations on them, and the position."""
+    said: list[int] = field(default_factory=list)
+    least: float = 0.0
+
+    def greedy(self, count: int = 12) -> list[int]:
+        """The strongest, at most three of one token; then the strongest others."""
+        order = sorted(range(len(self.values)), key=lambda i: (-self.values[i], i))
+        first: list[int] = []
+        for place in order:
+            if sum(self.tokens[i] == self.tokens[place] for i in first) < 3:
+                first.append(place)
+        first = first[:count]
+        return [*first, *[i for i in order if i not in first]][:count]
+
+
+def observe(model: Model, texts: list[str]) -> tuple[list[list[Firing]], int]:
+    """What every feature fires on, one window at a time, and how many prefixes were counted."""
+    seen: set[tuple[int, ...]] = set()
+    firings = [[Firing() for _ in range(layer.n_features)] for layer in model.transcoders.layers]
+    names = [model.read_hook(layer) for layer in range(model.n_layers)]
+    for text in texts:
+        own = model.bridge.tokenizer(text, add_special_tokens=False)["input_ids"]
+        for start in range(0, len(own), CONTEXT - 1):
+            ids = (BOS, *own[start : start + CONTEXT - 1])
+            new = [p for p in range(1, len(ids)) if ids[: p + 1] not in seen]
+            if not new:
+                continue
+            seen |= {ids[: p + 1] for p in new}
+            logits, inputs = model.bridge.capture(torch.tensor(ids), names)
+            said = logits.argmax(-1).tolist()
+            for layer, name in enumerate(names):
+                active = model.transcoders[layer].activations(inputs[name])
+                active[0] = 0
+                for feature, column in enumerate(active.T.tolist()):
+                    firing = firings[layer][feature]
+                    firing.least = min(firing.least, *column)
+                    for position in new:
+                        if column[position] > 0:
+                            firing.values.append(column[position])
+                            firing.tokens.append(ids[position])
+                            firing.shown.append((ids, column, position))
+                            firing.said.append(said[position])
+    return firings, len(seen)
+
+
+def moved(model: Model, layer: int) -> np.ndarray:
+    """``(features, vocab)``: what each feature adds to the logits against their mean."""
+    written = model.transcoders[layer].decoder().sum(1)
+    logits = written @ model.unembedding
+    return (logits - logits.mean(1, keepdim=True)).numpy()
