@@ -17,16 +17,19 @@ Importing this package is light: torch is imported by the worker's thread, on it
 from cache.backend import Backend, open_backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError
 from cache.jobs import Job, JobState
+from cache.machine import Machine
 from cache.marks import Marks, StoredRun, scenarios_from_json, scenarios_to_json
-from cache.request import InterveneRequest, ModelChoice, ScenarioRequest, TraceRequest
+from cache.request import Dtype, InterveneRequest, ModelChoice, ScenarioRequest, TraceRequest
 from tracer.shared_nodes import stored_labels
 
 __all__ = [
     "Backend",
     "DamagedFile",
+    "Dtype",
     "InterveneRequest",
     "Job",
     "JobState",
+    "Machine",
     "Marks",
     "ModelChoice",
     "ScenarioRequest",

@@ -37,6 +37,13 @@ def percent(share: float) -> str:
     return f"{share * 100:.0f} %"
 
 
+def size_text(size: int) -> str:
+    """Bytes as ``"14.4 GB"`` or ``"512 MB"``."""
+    if size < 10**9:
+        return f"{size / 1e6:,.0f} MB"
+    return f"{size / 1e9:,.1f} GB"
+
+
 def activation_text(activation: float) -> str:
     """``"2.50"``, or ``"unknown"``: files of other tools do not always say."""
     return "unknown" if activation != activation else f"{activation:.2f}"

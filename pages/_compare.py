@@ -23,6 +23,7 @@ from charts.comparison_views import (
 from charts.palette import Palette, palette
 from charts.wording import node_name, percent, token_text
 from pages import _prompt, _resources, _session, _stored
+from pages._choices import sets_of
 from pages._session import Session
 from pages._text import plain
 from tracer.atlas.gallery import gallery
@@ -37,7 +38,6 @@ from tracer.errors import TracerError
 from tracer.graph import AttributionGraph
 from tracer.pruning import PrunedGraph
 from tracer.scenarios import Scenario
-from tracer.sources import ATLAS_TRANSCODERS
 from tracer.types import FeatureId
 
 _WAIT: Final = 30.0
@@ -98,7 +98,9 @@ def _right_prompt(session: Session) -> str:
 
 
 def _right_choice(session: Session) -> ModelChoice:
-    transcoders = session.compared.transcoders or session.choice.transcoders
+    chosen = session.compared.transcoders
+    known = chosen in sets_of(session.choice)
+    transcoders = chosen if known else session.choice.transcoders
     return replace(session.choice, transcoders=transcoders)
 
 
@@ -121,7 +123,7 @@ def _choices(session: Session) -> None:
         _session.show("compared transcoders", right.transcoders)
         which.segmented_control(
             "The other one traced with",
-            ATLAS_TRANSCODERS,
+            sets_of(session.choice),
             required=True,
             key="compared transcoders",
             on_change=_changed,

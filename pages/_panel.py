@@ -12,7 +12,7 @@ from charts.graph_view import GraphView, Neighbour
 from charts.palette import Palette
 from charts.sentences import change_sentence
 from charts.wording import activation_text, percent, place, signed, token_text
-from pages import _resources, _session, _stored
+from pages import _explanations, _resources, _session, _stored
 from pages._session import Session
 from pages._text import chips_html, example_html, plain
 from tracer.atlas.gallery import gallery
@@ -107,7 +107,8 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
             help="Pinned nodes stay in view, have a diagram of their own, and can be named as one.",
         )
     imported = _resources.is_imported(graph)
-    card = _card(session, node) if node.kind == "feature" and not imported else None
+    known = node.kind == "feature" and not imported
+    card = _explanations.card(session.choice, node.feature) if known else None
     facts = [place(graph, node)]
     if node.kind == "feature":
         activation = float(graph.activations[graph.index.row(node)])
@@ -201,18 +202,9 @@ def _jump(node: NodeId, label: str, key: str) -> None:
     )
 
 
-def _card(session: Session, node: NodeId) -> FeatureCard | None:
-    try:
-        return _resources.card(session.choice, node.feature)
-    except TracerError as error:
-        st.warning(plain(str(error)))
-        return None
-
-
 def _what_it_is(card: FeatureCard | None, activation: float, palette: Palette) -> None:
     if card is None:
-        st.caption("There are no examples for this feature: the set has no feature index.")
-        return
+        return  # why, is said above
     for number, group in enumerate(card.groups):
         if not group.examples:
             continue

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
-from cache import Job, StoreError, TraceRequest
+from cache import Job, ModelChoice, StoreError, TraceRequest
 from pages import _resources, _session, _stored
 from pages._text import plain
 from tracer.atlas.gallery import gallery
-from tracer.errors import TracerError
+from tracer.errors import ModelError, TracerError, TranscoderError
 from tracer.graph import AttributionGraph
 
 _FIRST_WAIT = 0.8
@@ -73,6 +75,17 @@ def _step(by: int) -> None:
 def _refused(error: TracerError) -> None:
     """What is wrong with the prompt, in one sentence, and a way back."""
     st.error(plain(str(error)[:1].upper() + str(error)[1:] + "."))
+    if isinstance(error, ModelError | TranscoderError):
+        with st.container(horizontal=True):
+            if st.button("Models", key="to models", type="primary"):
+                st.switch_page(Path(__file__).with_name("models.py"))
+            st.button(
+                "Back to atlas",
+                key="back to atlas",
+                on_click=_session.write,
+                kwargs={"choice": ModelChoice()},
+            )
+        return
     last = st.session_state.get("last traced", gallery()[0].prompt)
     st.button(
         plain(f"Back to “{last}”"), on_click=_session.write, kwargs={"prompt": last}, key="go back"

@@ -6,15 +6,15 @@ Nothing here is ever changed by a page; `st.cache_data` would copy every graph o
 from __future__ import annotations
 
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import streamlit as st
 
-from cache import Backend, ModelChoice, TraceRequest, open_backend, stored_labels
-from tracer.errors import FeatureIndexError
-from tracer.features import FeatureCard
+from cache import Backend, Dtype, ModelChoice, TraceRequest, open_backend, stored_labels
+from tracer.errors import TracerError
+from tracer.features import FeatureCard, FeatureReader
 from tracer.graph import AttributionGraph
 from tracer.pruning import PrunedGraph, prune, whole
-from tracer.sources import ATLAS, ATLAS_TRANSCODERS
 from tracer.types import FeatureId, Thresholds
 
 WHOLE: Final = Thresholds(1.0, 1.0)
@@ -45,15 +45,16 @@ def is_imported(graph: AttributionGraph) -> bool:
 def request_for(graph: AttributionGraph) -> TraceRequest | None:
     """What would trace a graph again, but for its targets; None where no model is behind it."""
     made = graph.provenance
-    if made.get("model") != ATLAS or made.get("transcoders") not in ATLAS_TRANSCODERS:
+    if not {"model", "transcoders"} <= made.keys():
         return None
-    return TraceRequest(graph.prompt, ModelChoice(ATLAS, str(made["transcoders"])))
+    dtype: Dtype = "bfloat16" if made.get("dtype") == "bfloat16" else "float32"
+    choice = ModelChoice(str(made["model"]), str(made["transcoders"]), dtype)
+    return TraceRequest(graph.prompt, choice) if backend().shelf.is_here(choice) else None
 
 
-@st.cache_resource(show_spinner=False, max_entries=4096)
 def card(choice: ModelChoice, feature: FeatureId) -> FeatureCard | None:
-    """What the index knows of a feature; raises :class:`FeatureIndexError` when it is damaged."""
-    return backend().shelf.features(choice).card(feature)
+    """What this disk knows of a feature; raises a :class:`TracerError` when that is damaged."""
+    return backend().shelf.features(choice).cached_card(feature)
 
 
 def names(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, str]:
@@ -70,10 +71,22 @@ def names(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, str]:
     return found
 
 
-@st.cache_resource(show_spinner=False, max_entries=8192)
+@st.cache_resource(show_spinner=False)
+def _names_found() -> WeakKeyDictionary[FeatureReader, dict[FeatureId, str]]:
+    """Names by who knew them; what nobody knew may be known later, and is asked for again."""
+    return WeakKeyDictionary()
+
+
 def feature_name(choice: ModelChoice, feature: FeatureId) -> str | None:
-    """The name of one feature; None when nothing is known of it."""
+    """The name of one feature; None when nothing is known of it, on this disk."""
     try:
-        return backend().shelf.features(choice).cached_name(feature) or None
-    except FeatureIndexError:
+        reader = backend().shelf.features(choice)
+        found = _names_found().setdefault(reader, {})
+        if feature not in found:
+            name = reader.cached_name(feature)
+            if not name:
+                return None
+            found[feature] = name
+        return found[feature]
+    except TracerError:
         return None  # the panel says so, once, for the feature that is opened

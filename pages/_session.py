@@ -8,12 +8,13 @@ from typing import Any, Final, get_args
 
 import streamlit as st
 
-from cache import Marks, ModelChoice, scenarios_from_json, scenarios_to_json
+from cache import Dtype, Marks, ModelChoice, scenarios_from_json, scenarios_to_json
+from pages._choices import sets_of
 from tracer.atlas.gallery import gallery
 from tracer.comparison import Alignment
 from tracer.errors import ThresholdError
 from tracer.scenarios import Scenario
-from tracer.sources import ATLAS_TRANSCODERS
+from tracer.sources import ATLAS, ATLAS_TRANSCODERS
 from tracer.types import NodeId, Supernode, Thresholds
 
 _KEY: Final = "session"
@@ -21,6 +22,7 @@ LARGEST_FACTOR: Final = 10.0
 MOST_GENERATED: Final = 40
 MOST_RANDOM: Final = 2.0
 _LONGEST_KEY: Final = 64
+_LONGEST_NAME: Final = 400
 _COMPARED: Final = {
     "prompt": "with",
     "transcoders": "with_transcoders",
@@ -62,6 +64,8 @@ class Session:
 
     prompt: str = gallery()[0].prompt
     choice: ModelChoice = ModelChoice()
+    look: str = ""
+    """The model that the Models page describes; empty for the one in use."""
     graph: str = ""
     """Key of a stored graph that is looked at instead of a trace of the prompt; empty for none."""
     thresholds: Thresholds = Thresholds()
@@ -153,8 +157,11 @@ def to_query(session: Session) -> dict[str, str]:
     fresh, query = Session(), {"prompt": session.prompt}
     if session.graph:
         query["graph"] = session.graph
-    if session.choice != fresh.choice:
-        query["transcoders"] = session.choice.transcoders
+    if session.look:
+        query["look"] = session.look
+    for name, value in asdict(session.choice).items():
+        if value != getattr(fresh.choice, name):
+            query[name] = value
     if session.thresholds.node != fresh.thresholds.node:
         query["nodes"] = f"{session.thresholds.node:g}"
     if session.thresholds.edge != fresh.thresholds.edge:
@@ -183,8 +190,7 @@ def from_query(query: Mapping[str, str]) -> Session:
     session = Session()
     if query.get("prompt"):
         session = replace(session, prompt=query["prompt"])
-    if query.get("transcoders") in ATLAS_TRANSCODERS:
-        session = replace(session, choice=ModelChoice("atlas", query["transcoders"]))
+    session = replace(session, choice=_choice(query))
     try:
         thresholds = Thresholds(
             float(query.get("nodes", session.thresholds.node)),
@@ -206,13 +212,25 @@ def from_query(query: Mapping[str, str]) -> Session:
     return replace(
         session,
         graph=graph[:_LONGEST_KEY],
+        look=query.get("look", "")[:_LONGEST_NAME],
         selected=_node(query.get("node", "")),
         edits=tuple(dict(edit for edit in edits if edit is not None).items()),
         scenarios=scenarios,
         marks=marks,
-        compared=_compared(query),
+        compared=_compared(query, session.choice),
         run=_run_options(query),
     )
+
+
+def _choice(query: Mapping[str, str]) -> ModelChoice:
+    """The model of a link, whether it can be opened here or not: the page says so."""
+    fresh = ModelChoice()
+    model = query.get("model", fresh.model)[:_LONGEST_NAME]
+    transcoders = query.get("transcoders", fresh.transcoders)[:_LONGEST_NAME]
+    if model == ATLAS and transcoders not in ATLAS_TRANSCODERS:
+        transcoders = fresh.transcoders
+    dtype: Dtype = "bfloat16" if query.get("dtype") == "bfloat16" else "float32"
+    return ModelChoice(model, transcoders, dtype)
 
 
 def _run_options(query: Mapping[str, str]) -> RunOptions:
@@ -230,9 +248,9 @@ def _run_options(query: Mapping[str, str]) -> RunOptions:
     return options if usable and 0 <= options.seed < 2**31 else fresh
 
 
-def _compared(query: Mapping[str, str]) -> Compared:
+def _compared(query: Mapping[str, str], choice: ModelChoice) -> Compared:
     given = {name: query[key] for name, key in _COMPARED.items() if query.get(key)}
-    if given.get("transcoders") not in ATLAS_TRANSCODERS:
+    if given.get("transcoders") not in sets_of(choice):
         given.pop("transcoders", None)
     if given.get("alignment") not in get_args(Alignment):
         given.pop("alignment", None)

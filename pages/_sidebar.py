@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 
 import streamlit as st
 
-from cache import ModelChoice, StoreError
+from cache import StoreError
 from pages import _resources, _session
+from pages._choices import sets_of, short
 from pages._text import plain
 from tracer.atlas.gallery import gallery
-from tracer.sources import ATLAS_TRANSCODERS
+from tracer.sources import ATLAS
 
 
-def draw(trace_page: st.Page, stays: bool) -> None:
+def draw(trace_page: st.Page, models_page: st.Page, stays: bool) -> None:
     """Draw it; called on every page. A prompt that is clicked leads to the Trace page, unless the
     page ``stays`` because it shows the prompt itself."""
     session = _session.read()
@@ -38,12 +40,15 @@ def draw(trace_page: st.Page, stays: bool) -> None:
         st.markdown("#### Model")
         _choose_transcoders(session)
         _machine()
+        st.page_link(models_page, label="Other models", icon=":material/deployed_code:")
 
 
 def _choose_transcoders(session: _session.Session) -> None:
+    sets = sets_of(session.choice)
     st.segmented_control(
-        "atlas, with transcoders",
-        ATLAS_TRANSCODERS,
+        f"{short(session.choice.model)}, with transcoders",
+        sets,
+        format_func=short,
         default=session.choice.transcoders,
         required=True,
         key=f"transcoders {session.choice.transcoders}",
@@ -55,7 +60,8 @@ def _choose_transcoders(session: _session.Session) -> None:
 
 
 def _transcoders_chosen(key: str) -> None:
-    _session.write(choice=ModelChoice("atlas", st.session_state[key]))
+    choice = _session.read().choice
+    _session.write(choice=replace(choice, transcoders=st.session_state[key]))
 
 
 def _machine() -> None:
@@ -67,4 +73,5 @@ def _machine() -> None:
     device, queue = backend.device, backend.queue
     state = f"on {device}" if device else "not loaded yet"
     work = f" · {len(queue)} in the queue" if queue else ""
-    st.caption(f"Embedded model, {state}{work}")
+    kind = "Embedded model" if _session.read().choice.model == ATLAS else "Model"
+    st.caption(f"{kind}, {state}{work}")

@@ -7,7 +7,7 @@ import streamlit as st
 from cache import ModelChoice
 from charts.palette import palette
 from charts.wording import percent, token_text
-from pages import _graph, _panel, _pins, _prompt, _resources, _session
+from pages import _explanations, _graph, _panel, _pins, _prompt, _resources, _session
 from pages._text import plain
 from tracer.graph import AttributionGraph
 
@@ -52,6 +52,8 @@ def _graph_and_panel(key: str, graph: AttributionGraph) -> None:
         left, right = st.columns([2.1, 1], gap="medium")
     with left:
         _graph.draw(view, session, theme)
+        if not _resources.is_imported(graph):
+            _explanations.fetch_names(view, key, session.choice)
         _pins.draw(view, session, theme)
     with right:
         _panel.draw(view, session, theme)

@@ -105,18 +105,18 @@ def _needs(model: ListedModel, transcoders: ListedSet, model_item: int, set_item
     return Needs(weights, matrix * model.layers, matrix * outputs)
 
 
-def registry() -> tuple[ListedModel, ...]:
-    """The user's models, then the published ones.
+def registry(own: bool = True) -> tuple[ListedModel, ...]:
+    """The user's models, then the published ones; without ``own``, those alone.
 
     Raises :class:`RegistryError` naming what is wrong with the user's list.
     """
     own_file = places.user_registry()
-    own: tuple[ListedModel, ...] = ()
-    if own_file.is_file():
+    mine: tuple[ListedModel, ...] = ()
+    if own and own_file.is_file():
         stamp = own_file.stat()
-        own = _read(own_file, True, stamp.st_mtime_ns, stamp.st_size)
-    taken = {model.name for model in own}
-    return (*own, *(model for model in _read(_PUBLISHED, False) if model.name not in taken))
+        mine = _read(own_file, True, stamp.st_mtime_ns, stamp.st_size)
+    taken = {model.name for model in mine}
+    return (*mine, *(model for model in _read(_PUBLISHED, False) if model.name not in taken))
 
 
 def listed(name: str, transcoders: str | None = None) -> tuple[ListedModel, ListedSet] | None:

@@ -16,6 +16,7 @@ from pages import _sidebar, _style  # noqa: E402
 st.set_page_config(page_title="Circuit tracing", layout="wide", initial_sidebar_state="expanded")
 PAGES = ROOT / "pages"
 trace = st.Page(PAGES / "trace.py", title="Trace", default=True, url_path="start")
+models = st.Page(PAGES / "models.py", title="Models", url_path="models")
 page = st.navigation(
     [
         trace,
@@ -24,10 +25,11 @@ page = st.navigation(
         st.Page(PAGES / "interventions.py", title="Interventions", url_path="interventions"),
         st.Page(PAGES / "compare.py", title="Compare", url_path="compare"),
         st.Page(PAGES / "library.py", title="Library", url_path="library"),
+        models,
         st.Page(PAGES / "guide.py", title="How to read a graph", url_path="guide"),
     ],
     position="top",
 )
 _style.draw()
-_sidebar.draw(trace, stays=page.title in ("Trace", "Interventions", "Compare"))
+_sidebar.draw(trace, models, stays=page.title in ("Trace", "Interventions", "Compare"))
 page.run()

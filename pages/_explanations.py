@@ -1,0 +1,77 @@
+"""What features fire on, where it has to be fetched first: shown as it comes, and trouble said."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import streamlit as st
+
+from cache import Job, ModelChoice
+from charts.graph_view import GraphView
+from pages import _resources
+from pages._text import plain
+from tracer.errors import TracerError
+from tracer.explanations import NO_EXAMPLES
+from tracer.features import FeatureCard
+from tracer.types import FeatureId
+
+_POLL: Final = 1.0
+_WAIT: Final = 4.0
+"""Seconds that the panel waits for the examples of one feature."""
+
+
+def card(choice: ModelChoice, feature: FeatureId) -> FeatureCard | None:
+    """What is known of a feature; where it is None, the reason has been drawn."""
+    try:
+        known = _resources.card(choice, feature)
+        if known is not None:
+            return known
+        job = _resources.backend().shelf.explain(choice, [feature], str(feature))
+        if job is not None and not job.wait(_WAIT):
+            st.caption("The examples of this feature are being fetched …")
+            _until_done(job)
+            return None
+        if job is not None:
+            job.result()
+            known = _resources.card(choice, feature)
+    except TracerError as error:
+        st.warning(plain(str(error)))
+        return None
+    if known is None:
+        st.caption(plain(f"{NO_EXAMPLES}."))
+    return known
+
+
+def fetch_names(view: GraphView, key: str, choice: ModelChoice) -> None:
+    """Fetch the examples of the features that are drawn, to name them; say how far that is."""
+    nameless = [
+        node.feature
+        for node in view.pruned.nodes
+        if node.kind == "feature" and not _resources.feature_name(choice, node.feature)
+    ]
+    if not nameless:
+        return
+    try:
+        job = _resources.backend().shelf.explain(choice, nameless, f"{key} {len(nameless)}")
+        if job is None:
+            return
+        if job.state in ("queued", "running"):
+            _names_coming(job)
+            return
+        job.result()
+    except TracerError as error:
+        st.caption(plain(f"Not every feature could be named: {error}."))
+
+
+@st.fragment(run_every=_POLL)
+def _names_coming(job: Job[Any]) -> None:
+    if job.state not in ("queued", "running"):
+        st.rerun()
+    done, total, _ = job.progress
+    st.caption(f"Finding out what the features are: {done} of {total} …")
+
+
+@st.fragment(run_every=_POLL)
+def _until_done(job: Job[Any]) -> None:
+    if job.state not in ("queued", "running"):
+        st.rerun()

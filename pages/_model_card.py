@@ -1,0 +1,251 @@
+"""What one model is, what it takes against what this machine has, and opening or fetching it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import streamlit as st
+
+from cache import Dtype, Job, Machine, ModelChoice
+from charts.wording import size_text
+from pages import _choices, _resources, _session
+from pages._session import Session
+from pages._text import plain
+from tracer.errors import TracerError
+from tracer.hub import network_allowed
+from tracer.registry import KINDS, ListedModel, ListedSet, memory
+from tracer.sources import ATLAS, ATLAS_TRANSCODERS
+
+_POLL: Final = 1.0
+_HUB: Final = "https://huggingface.co"
+
+
+def draw(name: str, session: Session, machine: Machine) -> None:
+    """The card of the model ``name``, with the choices of the session where it is in use."""
+    if name == ATLAS:
+        _atlas(session)
+        return
+    model = _choices.found(name)
+    if model is None:
+        _unlisted(session if name == session.choice.model else None, name)
+        return
+    st.markdown(f"##### {plain(model.name)}")
+    facts = [f"{model.parameters / 1e9:.2f} billion parameters"] if model.parameters else []
+    facts += [f"{model.layers} layers"] if model.layers else []
+    facts += [f"width {model.d_model}"] if model.d_model else []
+    st.caption(plain(" · ".join([model.reference, *facts])))
+    if not model.sets:
+        st.warning("No transcoder set is listed for this model.")
+        return
+    entry, dtype = _chosen(model, session)
+    choice = ModelChoice(model.name, entry.name, dtype)
+    _about(model, entry)
+    here = _resources.backend().shelf.is_here(choice)
+    _needs(model, entry, dtype, machine)
+    if here:
+        _open_button(choice, session)
+    else:
+        _fetch(model, entry, choice, machine)
+
+
+def _atlas(session: Session) -> None:
+    st.markdown("##### atlas")
+    st.caption("The model that this project trained and brings along: 5 layers, width 128.")
+    st.markdown(
+        "It answers questions about cities, states, countries, opposites in four languages and "
+        "sums, and every one of its features has examples. Nothing is downloaded."
+    )
+    kept = session.choice.transcoders if session.choice.model == ATLAS else ATLAS_TRANSCODERS[0]
+    chosen = st.segmented_control(
+        "Transcoders", ATLAS_TRANSCODERS, default=kept, required=True, key="atlas set"
+    )
+    _open_button(ModelChoice(ATLAS, chosen), session)
+
+
+def _unlisted(session: Session | None, name: str) -> None:
+    """A model that a link or a folder brought, which no list has."""
+    st.markdown(f"##### {plain(_choices.short(name))}")
+    if session is None:
+        st.info("No list has this model: choose one on the left, or add it below.")
+        return
+    st.caption(plain(f"In use, with {session.choice.transcoders}; it is on no list."))
+    if not _resources.backend().shelf.is_here(session.choice):
+        _download(session.choice, "")
+
+
+def _chosen(model: ListedModel, session: Session) -> tuple[ListedSet, Dtype]:
+    used = session.choice if session.choice.model in (model.name, model.reference) else None
+    first = (_choices.found_set(model, used.transcoders) if used else None) or model.sets[0]
+    name = st.segmented_control(
+        "Transcoders",
+        [entry.name for entry in model.sets],
+        default=first.name,
+        required=True,
+        key=f"set of {model.name}",
+    )
+    dtype: Dtype = st.segmented_control(
+        "Weights in",
+        get_args(Dtype),
+        default=used.dtype if used else "float32",
+        required=True,
+        key=f"dtype of {model.name}",
+        help="bfloat16 takes half the memory; every graph then says how far its edges are from "
+        "float32 (well below one percent of their weight where it was measured).",
+    )
+    return _choices.found_set(model, name) or first, dtype
+
+
+def _about(model: ListedModel, entry: ListedSet) -> None:
+    features = f"{entry.features:,} features a layer" if entry.features else ""
+    explained = "examples from its repository" if entry.examples else "no published examples"
+    if entry.neuronpedia:
+        explained += ", labels from Neuronpedia"
+    facts = [entry.reference, KINDS[entry.cross_layer], features, explained]
+    st.caption(plain(" · ".join(fact for fact in facts if fact)))
+    if model.gated:
+        address = f"{_HUB}/{model.reference.partition('@')[0]}"
+        st.info(
+            f"Gated ({plain(model.licence)}): accept the licence on [its page]({address}), then "
+            "give this machine your token once: `hf auth login`, or the variable `HF_TOKEN`.",
+            icon=":material/lock:",
+        )
+
+
+def _needs(model: ListedModel, entry: ListedSet, dtype: Dtype, machine: Machine) -> None:
+    """Memory, line by line, and whether there is room for it."""
+    needs = memory(model, entry, dtype)
+    if needs.lazily is None:
+        st.markdown(
+            "Memory: unknown before its files are here (how many features it has is published "
+            "nowhere)."
+        )
+        return
+    decoders = needs.decoders or 0
+    rows = [
+        ("the model's weights", size_text(needs.model or 0)),
+        ("encoders of the transcoders", size_text(needs.encoders or 0)),
+        ("**memory it takes**", f"**{size_text(needs.lazily)}**"),
+        ("decoders, which stay on the disk", f":gray[{size_text(decoders)}]"),
+    ]
+    lines = "\n".join(f"| {what} | {size} |" for what, size in rows)
+    st.markdown(f"| in {dtype} | |\n|:--|--:|\n{lines}")
+    room = machine.room
+    place = "the accelerator" if machine.gpu is not None else "this machine"
+    if needs.lazily > room:
+        st.error(
+            f"It does not fit: {size_text(needs.lazily)} are needed, {size_text(room)} are free "
+            f"on {place}. {_remedy(model, entry, dtype, room)}"
+        )
+    else:
+        left = room - needs.lazily
+        st.success(f"It fits: {size_text(left)} are left on {place} for prompts.")
+
+
+def _remedy(model: ListedModel, entry: ListedSet, dtype: Dtype, room: int) -> str:
+    narrow = memory(model, entry, "bfloat16").lazily
+    if dtype == "float32" and narrow is not None and narrow <= room:
+        return "In bfloat16 it would."
+    return "Unload what is open, choose a smaller model, or run this on a larger machine."
+
+
+def _open_button(choice: ModelChoice, session: Session) -> None:
+    if choice == session.choice:
+        st.success("In use.", icon=":material/check:")
+        if st.button("Go to its graphs", key="to trace", type="primary"):
+            st.switch_page(Path(__file__).with_name("trace.py"))
+        return
+    if st.button("Use this model", key=f"use {choice}", type="primary"):
+        _session.write(choice=choice, compared=replace(session.compared, transcoders=""))
+        _resources.backend().shelf.features(choice)
+        st.switch_page(Path(__file__).with_name("trace.py"))
+
+
+def _fetch(model: ListedModel, entry: ListedSet, choice: ModelChoice, machine: Machine) -> None:
+    running = _resources.backend().shelf.downloading(choice)
+    if running is not None and running.state in ("queued", "running"):
+        _progress(running)
+        return
+    if running is not None and running.state in ("failed", "cancelled"):
+        _say_why(running)
+    if not network_allowed():
+        st.warning(
+            "It is not on this disk, and the network is switched off: unset CIRCUIT_OFFLINE and "
+            "HF_HUB_OFFLINE to download it."
+        )
+        return
+    _download(choice, _about_size(choice, machine))
+
+
+def _about_size(choice: ModelChoice, machine: Machine) -> str:
+    """What the hub said of the download, once it was asked."""
+    key = f"size of {choice.model} {choice.transcoders}"
+    asked: Job[int] | None = st.session_state.get(key)
+    if asked is None:
+        if st.button("How large is it?", key=f"ask {key}", help="Asks the hub."):
+            st.session_state[key] = _resources.backend().shelf.to_download(choice)
+            st.rerun()
+        return ""
+    if not asked.wait(_POLL):
+        _waiting(asked)
+        return ""
+    try:
+        size = asked.result()
+    except TracerError as error:
+        del st.session_state[key]
+        st.error(plain(str(error)))
+        return ""
+    if size > machine.free_disk:
+        st.error(
+            f"The download is {size_text(size)}, and {size_text(machine.free_disk)} are free on "
+            "the disk: make room, or point HF_HOME to another disk."
+        )
+    return f" {size_text(size)}"
+
+
+@st.fragment(run_every=_POLL)
+def _waiting(job: Job[Any]) -> None:
+    if job.state not in ("queued", "running"):
+        st.rerun()
+    st.caption("Asking the hub …")
+
+
+def _download(choice: ModelChoice, size: str) -> None:
+    st.button(
+        f"Download{size}",
+        key=f"download {choice}",
+        type="primary",
+        on_click=_start_download,
+        args=(choice,),
+        help="From the hub, at the commit that it has now; a download that stops goes on later.",
+    )
+
+
+def _start_download(choice: ModelChoice) -> None:
+    _resources.backend().shelf.download(choice)
+
+
+def _say_why(job: Job[Any]) -> None:
+    try:
+        job.result()
+    except TracerError as error:
+        if job.state == "cancelled":
+            st.info("The download was stopped; what has arrived is kept for the next time.")
+        else:
+            st.error(plain(str(error)[:1].upper() + str(error)[1:] + "."))
+
+
+@st.fragment(run_every=_POLL)
+def _progress(job: Job[Any]) -> None:
+    """How far a download is; ends with a run of the whole page."""
+    if job.state not in ("queued", "running"):
+        st.rerun()
+    done, total, what = job.progress
+    st.progress(min(done / total, 1.0) if total else 0.0, text=plain(f"{what} …"))
+    if total:
+        speed = f" · {size_text(int(done / job.seconds))}/s" if job.seconds and done else ""
+        st.caption(f"{size_text(done)} of {size_text(total)}{speed}")
+    if st.button("Stop", key="stop download"):
+        job.cancel()
+        st.rerun()

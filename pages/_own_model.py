@@ -1,0 +1,70 @@
+"""A visitor's own models: put on their list, and taken off it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import streamlit as st
+
+from pages import _session
+from pages._text import plain
+from tracer.errors import TracerError
+from tracer.own_models import described
+from tracer.places import user_registry
+from tracer.registry import ListedModel, add_own, remove_own
+
+_SAID: Final = "own model said"
+
+
+def draw(listed: tuple[ListedModel, ...]) -> None:
+    """The form, and what is on the list already."""
+    with st.expander("Add your own", expanded=False, key="add your own"):
+        st.caption(
+            "A model of the hub (org/name, with @revision if you like) or a folder with a Hugging "
+            "Face config.json, and a transcoder set in any published layout. It is kept in "
+            f"{plain(str(user_registry()))}, which you can edit as well."
+        )
+        with st.form("own model", border=False, clear_on_submit=False):
+            name = st.text_input("Name", key="own name", placeholder="my-gpt2")
+            model = st.text_input(
+                "Model", key="own reference", placeholder="openai-community/gpt2 or /path/to/model"
+            )
+            transcoders = st.text_input(
+                "Transcoders", key="own set", placeholder="org/name/folder or /path/to/transcoders"
+            )
+            if st.form_submit_button("Add it"):
+                _add(name.strip(), model.strip(), transcoders.strip())
+        said = st.session_state.pop(_SAID, None)
+        if said is not None:
+            (st.success if said[0] else st.error)(plain(said[1]))
+        for entry in listed:
+            if entry.own:
+                with st.container(horizontal=True, vertical_alignment="center"):
+                    st.markdown(f"**{plain(entry.name)}** :gray[{plain(entry.reference)}]")
+                    st.button(
+                        "Take it off the list",
+                        key=f"remove {entry.name}",
+                        on_click=_remove,
+                        args=(entry.name,),
+                        help="Its files stay where they are.",
+                    )
+
+
+def _add(name: str, model: str, transcoders: str) -> None:
+    try:
+        add_own(described(name, model, transcoders))
+    except TracerError as error:
+        st.session_state[_SAID] = (False, f"{error}.")
+    else:
+        st.session_state[_SAID] = (True, f"{name} is on the list.")
+        _session.write(look=name)
+    st.rerun()
+
+
+def _remove(name: str) -> None:
+    try:
+        remove_own(name)
+    except TracerError as error:
+        st.session_state[_SAID] = (False, f"{error}.")
+    if _session.read().look == name:
+        _session.write(look="")

@@ -1,0 +1,63 @@
+"""An entry for a person's own list of models, checked as far as that goes without opening them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tracer.errors import HubReferenceError, ModelError, RegistryError, TranscoderError
+from tracer.hub import Reference
+from tracer.registry import ListedModel, ListedSet
+from tracer.set_config import CONFIG, read_config
+from tracer.sources import ATLAS
+
+
+def described(name: str, model: str, transcoders: str) -> ListedModel:
+    """A model and a set, each a folder or a place on the hub, under a name.
+
+    Shapes are read from the configurations of folders. Raises :class:`RegistryError`,
+    :class:`ModelError` or :class:`TranscoderError` for what cannot be opened.
+    """
+    if not name or name == ATLAS or "/" in name:
+        raise RegistryError(f"{name!r} cannot be a model's name: choose a word that is not taken")
+    folder, config_folder = Path(model).expanduser(), Path(transcoders).expanduser()
+    layers = d_model = None
+    if (folder / "config.json").is_file():
+        model = str(folder.resolve())
+        layers, d_model = _shape(folder / "config.json")
+    else:
+        _check_place(model, "a folder that holds a config.json", ModelError)
+    cross_layer, set_name = False, transcoders.rstrip("/").partition("@")[0].rpartition("/")[2]
+    if (config_folder / CONFIG).is_file():
+        transcoders = str(config_folder.resolve())
+        cross_layer = read_config(config_folder).cross_layer
+    else:
+        _check_place(transcoders, f"a folder that holds a {CONFIG}", TranscoderError)
+    entry = ListedSet(set_name or "transcoders", transcoders, cross_layer, None, 4, None, None)
+    return ListedModel(name, model, None, layers, d_model, False, "", (entry,), own=True)
+
+
+def _check_place(text: str, else_: str, error: type[ModelError] | type[TranscoderError]) -> None:
+    try:
+        Reference.parse(text)
+    except HubReferenceError as refused:
+        raise error(f"{text!r} is neither {else_} nor org/name on the hub") from refused
+    if text.startswith(("/", "~", ".")):
+        raise error(f"there is nothing to open at {text!r}: expected {else_}")
+
+
+def _shape(path: Path) -> tuple[int | None, int | None]:
+    """Layers and width, where the configuration says them under a name that is known."""
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config = config.get("text_config") or config
+        layers = config.get("num_hidden_layers", config.get("n_layer"))
+        width = config.get("hidden_size", config.get("n_embd"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path} cannot be read ({error}): fetch the model again") from error
+    return _number(layers), _number(width)
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
