@@ -167,11 +167,11 @@ class _Build:
             hashes = load_tensors(self.work, known["state"], self._tensors())
             prefixes = hashes.numpy().view(np.uint64)
         self.prefixes = PrefixSet(PREFIXES, prefixes)
+        self.corpus = corpus
+        self.reader = WindowReader(model, corpus, context, self.tags, limit, position)
         self.spill = Spill(
             self.work, *((known["n_tokens"], known["n_windows"]) if known is not None else (0, 0))
         )
-        self.reader = WindowReader(model, corpus, context, self.tags, limit, position)
-        self.corpus = corpus
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
