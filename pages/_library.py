@@ -108,24 +108,20 @@ def _found(entries: tuple[StoredGraph, ...]) -> list[StoredGraph]:
 
 
 def _row(entry: StoredGraph) -> None:
-    with (
-        st.container(border=True, key=f"graph {entry.key}"),
-        st.container(horizontal=True, vertical_alignment="center"),
-    ):
-        when = datetime.fromtimestamp(entry.created).strftime("%d %b %Y, %H:%M")
-        where = "imported" if entry.imported else "traced here"
-        title = truncate(entry.title or entry.prompt, 90)
-        about = [truncate(entry.prompt, 110)] if entry.title else []
-        about += [entry.model or "unknown model", where, when]
-        st.markdown(
-            f"**{plain(title)}**  \n:gray[{plain(' · '.join(about))}]",
-            width="stretch",
-        )
-        if st.button("Open", key=f"open {entry.key}", type="primary"):
-            _open(entry.key)
-        _download(entry)
-        with st.popover("More", key=f"more {entry.key}"):
-            _more(entry)
+    when = datetime.fromtimestamp(entry.created).strftime("%d %b %Y, %H:%M")
+    where = "imported" if entry.imported else "traced here"
+    title = truncate(entry.title or entry.prompt, 90)
+    about = [truncate(entry.prompt, 110)] if entry.title else []
+    about += [entry.model or "unknown model", where, when]
+    with st.container(border=True, key=f"graph {entry.key}"):
+        text, buttons = st.columns([1.9, 1], vertical_alignment="center")
+        text.markdown(f"**{plain(title)}**  \n:gray[{plain(' · '.join(about))}]")
+        with buttons.container(horizontal=True, horizontal_alignment="right", gap="small"):
+            if st.button("Open", key=f"open {entry.key}", type="primary"):
+                _open(entry.key)
+            _download(entry)
+            with st.popover("More", key=f"more {entry.key}"):
+                _more(entry)
 
 
 def _open(key: str) -> None:
