@@ -9,13 +9,13 @@ from typing import Any, Final, get_args
 import streamlit as st
 
 from cache import Dtype, Job, Machine, ModelChoice
-from charts.wording import size_text
+from charts.wording import count_text, size_text
 from pages import _choices, _resources, _session
 from pages._session import Session
 from pages._text import plain
 from tracer.errors import TracerError
 from tracer.hub import network_allowed
-from tracer.registry import KINDS, ListedModel, ListedSet, memory
+from tracer.registry import KINDS, ListedModel, ListedSet, disk, memory
 from tracer.sources import ATLAS, ATLAS_TRANSCODERS
 
 _POLL: Final = 1.0
@@ -32,7 +32,7 @@ def draw(name: str, session: Session, machine: Machine) -> None:
         _unlisted(session if name == session.choice.model else None, name)
         return
     st.markdown(f"##### {plain(model.name)}")
-    facts = [f"{model.parameters / 1e9:.2f} billion parameters"] if model.parameters else []
+    facts = [f"{count_text(model.parameters)} parameters"] if model.parameters else []
     facts += [f"{model.layers} layers"] if model.layers else []
     facts += [f"width {model.d_model}"] if model.d_model else []
     st.caption(plain(" · ".join([model.reference, *facts])))
@@ -158,7 +158,6 @@ def _open_button(choice: ModelChoice, session: Session) -> None:
         return
     if st.button("Use this model", key=f"use {choice}", type="primary"):
         _session.write(choice=choice, compared=replace(session.compared, transcoders=""))
-        _resources.backend().shelf.features(choice)
         st.switch_page(Path(__file__).with_name("trace.py"))
 
 
@@ -175,17 +174,27 @@ def _fetch(model: ListedModel, entry: ListedSet, choice: ModelChoice, machine: M
             "HF_HUB_OFFLINE to download it."
         )
         return
-    _download(choice, _about_size(choice, machine))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        size = _exact_size(choice, machine)
+        estimate = disk(model, entry).whole
+        about = f" about {size_text(estimate)}" if estimate and not size else ""
+        _download(choice, size or about)
+        if not size:
+            _ask_size(choice)
 
 
-def _about_size(choice: ModelChoice, machine: Machine) -> str:
+def _ask_size(choice: ModelChoice) -> None:
+    key = f"size of {choice.model} {choice.transcoders}"
+    if st.button("Ask the hub for the exact size", key=f"ask {key}", type="tertiary"):
+        st.session_state[key] = _resources.backend().shelf.to_download(choice)
+        st.rerun()
+
+
+def _exact_size(choice: ModelChoice, machine: Machine) -> str:
     """What the hub said of the download, once it was asked."""
     key = f"size of {choice.model} {choice.transcoders}"
     asked: Job[int] | None = st.session_state.get(key)
     if asked is None:
-        if st.button("How large is it?", key=f"ask {key}", help="Asks the hub."):
-            st.session_state[key] = _resources.backend().shelf.to_download(choice)
-            st.rerun()
         return ""
     if not asked.wait(_POLL):
         _waiting(asked)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import streamlit as st
 
 from cache import Machine, ModelChoice, StoreError
-from charts.wording import size_text
+from charts.wording import count_text, size_text
 from pages import _choices, _model_card, _own_model, _resources, _session
 from pages._text import plain
 from tracer.hub import network_allowed
 from tracer.registry import ListedModel, memory
 from tracer.sources import ATLAS
-
-_TIGHT: Final = 0.9
-"""Share of the free memory from which on a model is said to fit only just."""
 
 
 def draw() -> None:
@@ -109,11 +104,11 @@ def _summary(model: ListedModel, machine: Machine) -> str:
         for entry in model.sets
     ):
         return ":green[on this disk]"
-    sizes = [memory(model, entry, "bfloat16").lazily for entry in model.sets]
-    known = [size for size in sizes if size is not None]
+    needs = [memory(model, entry, "bfloat16") for entry in model.sets]
+    known = [size for need in needs if (size := need.lazily or need.model) is not None]
     parts = []
     if model.parameters:
-        parts.append(f"{model.parameters / 1e9:.1f} B")
+        parts.append(f"{count_text(model.parameters)} parameters")
     if known and min(known) > machine.room:
         parts.append("too large for here")
     elif model.gated:

@@ -12,6 +12,7 @@ from pages._text import plain
 from tracer.atlas.gallery import gallery
 from tracer.errors import ModelError, TracerError, TranscoderError
 from tracer.graph import AttributionGraph
+from tracer.sources import ATLAS
 
 _FIRST_WAIT = 0.8
 """Seconds to wait before progress is shown; a warm small model answers within."""
@@ -79,16 +80,25 @@ def _refused(error: TracerError) -> None:
         with st.container(horizontal=True):
             if st.button("Models", key="to models", type="primary"):
                 st.switch_page(Path(__file__).with_name("models.py"))
-            st.button(
-                "Back to atlas",
-                key="back to atlas",
-                on_click=_session.write,
-                kwargs={"choice": ModelChoice()},
-            )
+            _back_to_atlas()
         return
+    session = _session.read()
     last = st.session_state.get("last traced", gallery()[0].prompt)
+    if session.choice.model != ATLAS and last == session.prompt:
+        st.caption("The prompts on the left are made for atlas: type one that this model knows.")
+        _back_to_atlas()
+        return
     st.button(
         plain(f"Back to “{last}”"), on_click=_session.write, kwargs={"prompt": last}, key="go back"
+    )
+
+
+def _back_to_atlas() -> None:
+    st.button(
+        "Back to atlas",
+        key="back to atlas",
+        on_click=_session.write,
+        kwargs={"choice": ModelChoice()},
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from charts.distributions import comparison_figure, histogram_figure, token_figure
 from charts.sentences import change_sentence
-from charts.wording import percent, plotly_text, signed, token_text, truncate
+from charts.wording import count_text, percent, plotly_text, signed, size_text, token_text, truncate
 from tracer.interventions import TokenChange
 from tracer.types import TokenProbability
 
@@ -87,3 +87,18 @@ def test_the_histogram_spans_the_activations_and_marks_this_prompt() -> None:
     (line,) = figure.layout.shapes
     assert line.x0 == line.x1 == 3.0
     assert not histogram_figure([1], 1.0).layout.shapes
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(2614341888, "2.6 B"), (999885952, "1.0 B"), (268098176, "268 M"), (60_000, "60 k"), (7, "7")],
+)
+def test_parameters_are_counted_in_units_that_people_say(count: int, text: str) -> None:
+    assert count_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(14_383_000_000, "14.4 GB"), (512_000_000, "512 MB"), (81_000, "81 kB")]
+)
+def test_sizes_are_said_in_decimal_units(size: int, text: str) -> None:
+    assert size_text(size) == text

@@ -36,6 +36,8 @@ TEXAS = NodeId("feature", 1, 7, 887)
         Session(graph="0123abcd", thresholds=Thresholds(1.0, 1.0), selected=TEXAS),
         Session(compared=Compared(graph="0123abcd")),
         Session(run=RunOptions("Sacramento", 12, 0.7, 3)),
+        Session(choice=ModelChoice("lab/tiny@v1", "/sets/mine", "bfloat16")),
+        Session(look="gemma-2-2b"),
     ],
 )
 def test_a_link_brings_the_session_back(session: Session) -> None:
