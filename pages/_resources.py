@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+import pandas  # noqa: F401  # Plotly uses it wherever it is loaded, though the worker be half way
 import streamlit as st
 
 from cache import Backend, Dtype, ModelChoice, TraceRequest, open_backend, stored_labels
