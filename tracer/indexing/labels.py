@@ -94,8 +94,11 @@ def _unions(rule: LabelRule, shares: Array) -> dict[int, tuple[list[int], float]
     for column in range(shares.shape[1]):
         for count in range(min(2, len(order)), len(order) + 1):
             if reached[count - 1, column] >= rule.precision:
-                named = [k for k in order[:count, column].tolist() if shares[k, column] >= _NAMED]
-                found[column] = named, min(float(shares[named, column].sum()), 1.0)
+                rows = order[:count, column]
+                large = rows[shares[rows, column] >= _NAMED]
+                if shares[large, column].sum() >= rule.precision:
+                    rows = large
+                found[column] = rows.tolist(), min(float(shares[rows, column].sum()), 1.0)
                 break
     return found
 

@@ -58,6 +58,9 @@ def test_a_tag_needs_precision_and_recall_and_groups_fill_in() -> None:
         2: ("about a / b", 0.95),
         3: ("about a", 0.999),  # fires on part of it only; b is not worth naming
     }
+    sums[2:, 3] = 7.97, 0.05  # too little to be named, were it not needed
+    found = tag_labels(RULE, tags, {"about": "about "}, held, sums, counts, totals)
+    assert found[3] == ("about a / b", pytest.approx(0.802))
     assert tag_labels(RULE, [], {}, held[:0], sums[:0], counts[:0], totals) == {}
 
 
