@@ -19,7 +19,14 @@ from cache.catalogue import DamagedFile, StoredGraph, StoreError
 from cache.jobs import Job, JobState
 from cache.machine import Machine
 from cache.marks import Marks, StoredRun, scenarios_from_json, scenarios_to_json
-from cache.request import Dtype, InterveneRequest, ModelChoice, ScenarioRequest, TraceRequest
+from cache.request import (
+    Dtype,
+    InterveneRequest,
+    ModelChoice,
+    Published,
+    ScenarioRequest,
+    TraceRequest,
+)
 from tracer.shared_nodes import stored_labels
 
 __all__ = [
@@ -32,6 +39,7 @@ __all__ = [
     "Machine",
     "Marks",
     "ModelChoice",
+    "Published",
     "ScenarioRequest",
     "StoreError",
     "StoredGraph",

@@ -43,6 +43,14 @@ class ModelChoice:
     dtype: Dtype = "float32"
 
 
+@dataclass(frozen=True)
+class Published:
+    """A dictionary of Neuronpedia's, for graphs that were not traced here."""
+
+    model: str
+    source_set: str
+
+
 def identity(source: ModelSource, choice: ModelChoice) -> str:
     """What the digests below call a fingerprint: the files, and the data type they are read in."""
     plain = choice.dtype == "float32"

@@ -15,7 +15,7 @@ from cache.errands import Errands
 from cache.jobs import Job
 from cache.lru import Lru
 from cache.machine import Machine, looked_at
-from cache.request import ModelChoice, identity
+from cache.request import ModelChoice, Published, identity
 from cache.worker import Worker
 from tracer import places
 from tracer.errors import TracerError
@@ -108,11 +108,13 @@ class Shelf(Generic[M]):
 
     # What features fire on
 
-    def features(self, choice: ModelChoice) -> FeatureReader:
+    def features(self, choice: ModelChoice | Published) -> FeatureReader:
         """What the features of a set fire on, from this disk or, where it is published, further.
 
         Raises a :class:`TracerError` when the set or its index cannot be read.
         """
+        if isinstance(choice, Published):
+            return self._published(choice)
         source = self._resolve(choice.model, choice.transcoders)
         index_file = source.index_folder / "index.json.gz"
         changed = index_file.stat().st_mtime_ns if index_file.is_file() else 0
@@ -120,6 +122,15 @@ class Shelf(Generic[M]):
         reader = self._readers.get(key)
         if reader is None:
             reader = self._open_reader(source)
+            self._readers.put(key, reader)
+        return reader
+
+    def _published(self, where: Published) -> FeatureReader:
+        key = (where.model, where.source_set)
+        reader = self._readers.get(key)
+        if reader is None:
+            cache = places.explanations()
+            reader = Explanations.open(cache, hub=None, neuronpedia=key, cache_folder=cache)
             self._readers.put(key, reader)
         return reader
 
@@ -136,7 +147,7 @@ class Shelf(Generic[M]):
         )
 
     def explain(
-        self, choice: ModelChoice, features: Sequence[FeatureId], key: str
+        self, choice: ModelChoice | Published, features: Sequence[FeatureId], key: str
     ) -> Job[int] | None:
         """Fetch the examples of features from where they are published, once for each ``key``.
 
@@ -145,7 +156,7 @@ class Shelf(Generic[M]):
         reader = self.features(choice)
         if not isinstance(reader, Explanations) or not network_allowed():
             return None
-        name = f"explain {_name(choice)} {key}"
+        name = f"explain {choice} {key}"
         known = self._errands.get(name)
         if known is not None:
             return known

@@ -35,6 +35,10 @@ _EMPTY_ROW: Final = 24.0
 _TOKEN_BAND: Final = 56.0
 _LABEL_GAP: Final = 13.0
 _LABEL_LENGTHS: Final = (34, 30, 26, 23, 20, 17, 14, 12, 10)
+_READABLE: Final = 20
+"""Characters of a label that should be seen at least."""
+_PACKED: Final = (8, 4, 3, 2)
+"""Nodes without a label that stand side by side at most; fewer where labels need the width."""
 _TOKEN_LENGTH: Final = 14
 
 
@@ -109,8 +113,11 @@ def layout_graph(
     tokens becomes wider. The ``max_labels`` features of most influence are labelled.
     """
     cells = _cells(nodes, max_labels)
-    limits = _label_limits(cells, tokens, width - GUTTER)
-    widths = _column_widths(cells, tokens, limits)
+    for most_packed in _PACKED:
+        limits = _label_limits(cells, tokens, width - GUTTER, most_packed)
+        if not _is_cut_short(cells, limits):
+            break
+    widths = _column_widths(cells, tokens, limits, most_packed)
     logits = sorted(
         (n for n in nodes if n.node.kind == "logit"), key=lambda n: (-n.influence, n.label)
     )
@@ -159,12 +166,12 @@ def _cells(nodes: Sequence[LayoutNode], max_labels: int) -> dict[Cell, _CellLine
 
 
 def _label_limits(
-    cells: Mapping[Cell, _CellLines], tokens: Sequence[str], available: float
+    cells: Mapping[Cell, _CellLines], tokens: Sequence[str], available: float, most_packed: int
 ) -> list[int]:
     """Longest label per column: one that fits everywhere, then more where labels are still cut."""
 
     def fits(limits: list[int]) -> bool:
-        return sum(_column_widths(cells, tokens, limits)) <= available
+        return sum(_column_widths(cells, tokens, limits, most_packed)) <= available
 
     limits = [_LABEL_LENGTHS[-1]] * len(tokens)
     for length in reversed(_LABEL_LENGTHS):
@@ -182,8 +189,20 @@ def _label_limits(
     return limits
 
 
+def _is_cut_short(cells: Mapping[Cell, _CellLines], limits: Sequence[int]) -> bool:
+    """Whether a label loses more than a person can do without."""
+    return any(
+        limits[position] < min(len(node.label), _READABLE)
+        for (_, position), cell in cells.items()
+        for node in cell.labelled
+    )
+
+
 def _column_widths(
-    cells: Mapping[Cell, _CellLines], tokens: Sequence[str], limits: Sequence[int]
+    cells: Mapping[Cell, _CellLines],
+    tokens: Sequence[str],
+    limits: Sequence[int],
+    most_packed: int,
 ) -> list[float]:
     widths = [
         len(truncate(token_text(token), _TOKEN_LENGTH)) * CHARACTER + 10.0 for token in tokens
@@ -193,7 +212,7 @@ def _column_widths(
         longest = max((len(truncate(n.label, limit)) for n in cell.labelled), default=0)
         line = longest and STAGGER + DOT / 2 + _LABEL_GAP + longest * CHARACTER
         # squarish where nothing is labelled: as many columns as lines, roughly
-        packed = DOT * min(8, math.ceil(math.sqrt(len(cell.packed))))
+        packed = DOT * min(most_packed, math.ceil(math.sqrt(len(cell.packed))))
         widths[position] = max(widths[position], line + _CELL_PADDING, packed + _CELL_PADDING)
     return widths
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import streamlit as st
 
-from cache import Job, ModelChoice
+from cache import Job
 from charts.graph_view import GraphView
 from pages import _resources
 from pages._text import plain
@@ -20,7 +20,7 @@ _WAIT: Final = 4.0
 """Seconds that the panel waits for the examples of one feature."""
 
 
-def card(choice: ModelChoice, feature: FeatureId) -> FeatureCard | None:
+def card(choice: _resources.Asked, feature: FeatureId) -> FeatureCard | None:
     """What is known of a feature; where it is None, the reason has been drawn."""
     try:
         known = _resources.card(choice, feature)
@@ -42,12 +42,12 @@ def card(choice: ModelChoice, feature: FeatureId) -> FeatureCard | None:
     return known
 
 
-def fetch_names(view: GraphView, key: str, choice: ModelChoice) -> None:
+def fetch_names(view: GraphView, key: str, choice: _resources.Asked) -> None:
     """Fetch the examples of the features that are drawn, to name them; say how far that is."""
     nameless = [
         node.feature
         for node in view.pruned.nodes
-        if node.kind == "feature" and not _resources.feature_name(choice, node.feature)
+        if node.kind == "feature" and node.feature not in view.names
     ]
     if not nameless:
         return

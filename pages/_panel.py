@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import streamlit as st
@@ -107,14 +108,14 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
             help="Pinned nodes stay in view, have a diagram of their own, and can be named as one.",
         )
     imported = _resources.is_imported(graph)
-    known = node.kind == "feature" and not imported
-    card = _explanations.card(session.choice, node.feature) if known else None
+    asked = _resources.asked_about(graph, session.choice)
     facts = [place(graph, node)]
     if node.kind == "feature":
         activation = float(graph.activations[graph.index.row(node)])
         facts += [f"feature {node.index}", f"activation {activation_text(activation)}"]
-        if card is not None and card.label is not None and card.label.precision is not None:
-            facts.append(f"label covers {percent(card.label.precision)} of its activation")
+        covered = _resources.label_precision(asked, node.feature)
+        if covered is not None:
+            facts.append(f"label covers {percent(covered)} of its activation")
     if node.kind == "logit":
         number = graph.index.row(node) - graph.index.logit_rows.start
         facts.append(f"probability {percent(graph.targets[number].probability)}")
@@ -132,12 +133,13 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
         )
     _neighbours("Strongest inputs", "in", view.inputs(node, 6), view)
     _neighbours("Strongest outputs", "out", view.outputs(node, 6), view)
-    if node.kind == "feature" and imported:
+    if node.kind == "feature" and asked is None:
         st.caption(
-            "There are no examples for the features of an imported graph: its model and "
-            f"transcoders are not here. {plain(_stored.sources(graph))}"
+            "There are no examples for the features of this graph: its model and transcoders are "
+            f"not here. {plain(_stored.sources(graph))}"
         )
-    elif node.kind == "feature":
+    elif node.kind == "feature" and asked is not None:
+        card = _explanations.card(asked, node.feature)
         _what_it_is(card, float(graph.activations[graph.index.row(node)]), palette)
 
 
@@ -225,5 +227,6 @@ def _what_it_is(card: FeatureCard | None, activation: float, palette: Palette) -
     if card.histogram:
         fires = f"fires on {percent(card.frequency)} of tokens" if card.frequency else ""
         st.markdown(f"**Activations** :gray[{plain(fires)}; the line is this prompt]")
-        figure = histogram_figure(card.histogram, card.histogram_top, palette, activation)
+        here = None if math.isnan(activation) else activation
+        figure = histogram_figure(card.histogram, card.histogram_top, palette, here)
         st.plotly_chart(figure, key="histogram", theme=None, config=_STATIC)

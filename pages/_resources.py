@@ -11,12 +11,23 @@ from weakref import WeakKeyDictionary
 import pandas  # noqa: F401  # Plotly uses it wherever it is loaded, though the worker be half way
 import streamlit as st
 
-from cache import Backend, Dtype, ModelChoice, TraceRequest, open_backend, stored_labels
+from cache import (
+    Backend,
+    Dtype,
+    ModelChoice,
+    Published,
+    TraceRequest,
+    open_backend,
+    stored_labels,
+)
 from tracer.errors import TracerError
 from tracer.features import FeatureCard, FeatureReader
 from tracer.graph import AttributionGraph
 from tracer.pruning import PrunedGraph, prune, whole
+from tracer.shared_nodes import explained_by
 from tracer.types import FeatureId, Thresholds
+
+Asked = ModelChoice | Published
 
 WHOLE: Final = Thresholds(1.0, 1.0)
 
@@ -53,23 +64,40 @@ def request_for(graph: AttributionGraph) -> TraceRequest | None:
     return TraceRequest(graph.prompt, choice) if backend().shelf.is_here(choice) else None
 
 
-def card(choice: ModelChoice, feature: FeatureId) -> FeatureCard | None:
+def card(choice: Asked, feature: FeatureId) -> FeatureCard | None:
     """What this disk knows of a feature; raises a :class:`TracerError` when that is damaged."""
     return backend().shelf.features(choice).cached_card(feature)
 
 
+def asked_about(graph: AttributionGraph, choice: ModelChoice) -> Asked | None:
+    """Who knows what the features of a graph are; None of an imported one that does not say."""
+    if not is_imported(graph):
+        return choice
+    found = explained_by(graph.provenance)
+    return Published(*found) if found else None
+
+
 def names(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, str]:
     """What to call the kept features: their label, else the tokens they fire on most; of an
-    imported graph, all that its file names."""
-    if is_imported(pruned.graph):
-        return stored_labels(pruned.graph)
-    found: dict[FeatureId, str] = {}
+    imported graph, first of all what its file calls them."""
+    imported = is_imported(pruned.graph)
+    found = stored_labels(pruned.graph) if imported else {}
+    asked = asked_about(pruned.graph, choice)
     for node in pruned.nodes:
-        if node.kind == "feature":
-            name = feature_name(choice, node.feature)
+        if asked is not None and node.kind == "feature" and node.feature not in found:
+            name = feature_name(asked, node.feature)
             if name:
                 found[node.feature] = name
     return found
+
+
+def label_precision(asked: Asked | None, feature: FeatureId) -> float | None:
+    """The share of a feature's activation that its label describes, where that was measured."""
+    try:
+        label = backend().shelf.features(asked).labels.get(feature) if asked else None
+    except TracerError:
+        return None  # the panel says why, where the examples would be
+    return label.precision if label is not None else None
 
 
 @st.cache_resource(show_spinner=False)
@@ -78,7 +106,7 @@ def _names_found() -> WeakKeyDictionary[FeatureReader, dict[FeatureId, str]]:
     return WeakKeyDictionary()
 
 
-def feature_name(choice: ModelChoice, feature: FeatureId) -> str | None:
+def feature_name(choice: Asked, feature: FeatureId) -> str | None:
     """The name of one feature; None when nothing is known of it, on this disk."""
     try:
         reader = backend().shelf.features(choice)

@@ -52,8 +52,9 @@ def _graph_and_panel(key: str, graph: AttributionGraph) -> None:
         left, right = st.columns([2.1, 1], gap="medium")
     with left:
         _graph.draw(view, session, theme)
-        if not _resources.is_imported(graph):
-            _explanations.fetch_names(view, key, session.choice)
+        asked = _resources.asked_about(graph, session.choice)
+        if asked is not None:
+            _explanations.fetch_names(view, key, asked)
         _pins.draw(view, session, theme)
     with right:
         _panel.draw(view, session, theme)

@@ -6,15 +6,17 @@ Data only. Places are ours (a :class:`NodeId`), ids are the file's.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from tracer.errors import SharedGraphError
 from tracer.graph import AttributionGraph, NodeIndex
 from tracer.published import MAX_NODES, SharedGraph
+from tracer.registry import registry
 from tracer.types import FeatureId, NodeId, Supernode
 
 
@@ -70,7 +72,8 @@ def origin(shared: SharedGraph) -> dict[str, Any]:
     """Where a published graph is from, as far as it says: JSON values only.
 
     ``imported`` (its slug), ``scan``, and where they are known ``tool``, ``transcoder_set``,
-    ``source_urls``, ``node_threshold``, ``edge_threshold``; ``labels`` by ``str(FeatureId)``.
+    ``source_set`` (Neuronpedia's), ``source_urls``, ``node_threshold``, ``edge_threshold``;
+    ``labels`` by ``str(FeatureId)``.
     """
     metadata = shared.metadata
     info, pruning, generator = (
@@ -84,9 +87,11 @@ def origin(shared: SharedGraph) -> dict[str, Any]:
         )
     )
     urls = info.get("source_urls")
+    details = metadata.get("feature_details")
     found: dict[str, Any] = {
         "tool": " ".join(str(generator[k]) for k in ("name", "version") if generator.get(k)),
         "transcoder_set": info.get("transcoder_set"),
+        "source_set": details.get("neuronpedia_source_set") if isinstance(details, dict) else None,
         "source_urls": [str(url) for url in urls] if isinstance(urls, list) else None,
         "node_threshold": pruning.get("node_threshold", metadata.get("node_threshold")),
         "edge_threshold": pruning.get("edge_threshold"),
@@ -97,6 +102,30 @@ def origin(shared: SharedGraph) -> dict[str, Any]:
         "imported": str(metadata["slug"]),
         **{key: value for key, value in found.items() if value},
     }
+
+
+_NEURONPEDIA: Final = re.compile(r"neuronpedia\.org/([\w.-]+)/([\w.-]+)/?$")
+
+
+def explained_by(provenance: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Neuronpedia's model and source set that explain the features of an imported graph.
+
+    By the graph's own word, else by the entry of its transcoder set in the registry; None where
+    neither says.
+    """
+    scan, source_set = provenance.get("scan"), provenance.get("source_set")
+    if scan and source_set:
+        return str(scan), str(source_set)
+    for url in provenance.get("source_urls") or []:
+        found = _NEURONPEDIA.search(str(url))
+        if found:
+            return found[1], found[2]
+    known = provenance.get("transcoder_set")
+    for model in registry(own=False):
+        for entry in model.sets:
+            if known and entry.reference == known:
+                return entry.neuronpedia
+    return None
 
 
 def shared_labels(shared: SharedGraph) -> dict[FeatureId, str]:

@@ -40,7 +40,7 @@ def browser_path() -> str | None:
 class App:
     """A running server."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, environment: dict[str, str] | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -48,11 +48,12 @@ class App:
         command = [sys.executable, "-m", "streamlit", "run", "app.py"]
         options = ["--server.port", str(self.port), "--server.showEmailPrompt", "false"]
         self.log = store.with_suffix(".log")
+        chosen = {"CIRCUIT_OFFLINE": "1", "CIRCUIT_STORE": str(store)} | (environment or {})
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *options],
                 cwd=ROOT,
-                env={**os.environ, "CIRCUIT_STORE": str(store)},
+                env=os.environ | chosen,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

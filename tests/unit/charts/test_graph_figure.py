@@ -248,3 +248,19 @@ def test_features_of_a_file_without_names_go_by_their_numbers_and_unknown_is_sai
     figure = graph_figure(view)
     hovers = next(trace.hovertext for trace in figure.data if trace.name == "feature")
     assert all("activation unknown" in text for text in hovers)
+
+
+def test_nodes_without_a_label_make_way_for_labels_that_would_be_cut() -> None:
+    """Many packed nodes in every other column: they stack up, and the answer's column is read."""
+    logit = NodeId("logit", 5, 8, 90)
+    packed = [(0, position, index) for position in range(1, 8) for index in range(30)]
+    named = [(layer, 8, 100 + layer) for layer in range(1, 5)]
+    names = {FeatureId(layer, index): "a name of 26 characters it" for layer, _, index in named}
+    edges = {(NodeId("feature", *place), logit): 0.01 for place in packed}
+    edges |= {(NodeId("feature", *place), logit): 5.0 for place in named}
+    edges |= {(token(place[1]), NodeId("feature", *place)): 1.0 for place in packed + named}
+    view = GraphView(prune(graph_of(sorted(packed + named), edges), 1.0, 1.0), names)
+    layout = layout_view(view, 760.0, max_labels=4)
+    shown = [p.label for p in layout.nodes if p.node.kind == "feature" and p.label]
+    assert len(shown) == 4 and min(len(label) for label in shown) >= 20
+    assert layout.width == 760

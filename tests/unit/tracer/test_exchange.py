@@ -17,6 +17,7 @@ from tracer.errors import SharedGraphError
 from tracer.exchange import graph_from_shared, shared_from_trace
 from tracer.models import Model
 from tracer.published import cantor_pair, cantor_unpair, read_graph_json, write_graph_json
+from tracer.shared_nodes import explained_by
 from tracer.types import NodeId, Supernode
 
 TOKENS = ["<bos>", " big", " dog"]
@@ -262,3 +263,31 @@ def test_a_target_that_is_no_token_comes_back_by_its_name(model: Model) -> None:
     imported = graph_from_shared(read_graph_json(write_graph_json(shared)))
     assert [target.label for target in imported.targets] == [graph.targets[0].label]
     assert imported.index.node(imported.n_nodes - 1).index < 0
+
+
+@pytest.mark.parametrize(
+    ("provenance", "found"),
+    [
+        ({"scan": "gemma-2-2b", "source_set": "clt-hp"}, ("gemma-2-2b", "clt-hp")),
+        (
+            {"scan": "x", "source_urls": ["https://a.org/b/c", "https://neuronpedia.org/m-2/s-hp"]},
+            ("m-2", "s-hp"),
+        ),
+        ({"transcoder_set": "mntss/clt-gemma-2-2b-2.5M"}, ("gemma-2-2b", "clt-hp")),
+        ({"transcoder_set": "mntss/clt-gemma-2-2b-426k"}, None),
+        ({"scan": "gemma-2-2b", "source_urls": ["https://neuronpedia.org/gemma-2-2b"]}, None),
+        ({"source_urls": ["https://neuronpedia.org/m/../../etc"]}, None),
+        ({}, None),
+    ],
+)
+def test_an_imported_graph_says_who_explains_its_features(
+    provenance: dict[str, Any], found: tuple[str, str] | None
+) -> None:
+    assert explained_by(provenance) == found
+
+
+def test_neuronpedias_own_word_for_the_set_is_kept() -> None:
+    stored = published()
+    stored["metadata"]["feature_details"] = {"neuronpedia_source_set": "clt-hp"}
+    graph = graph_from_shared(read_graph_json(json.dumps(stored).encode()))
+    assert explained_by(graph.provenance) == ("gemma", "clt-hp")

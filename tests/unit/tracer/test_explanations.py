@@ -373,10 +373,10 @@ def test_a_name_without_the_network_comes_from_this_disk_alone(
     assert hub.requests == [] and neuronpedia.requests == []
     found.card(unnamed)
     asked = len(hub.requests)
-    assert found.cached_name(unnamed) == found.name(unnamed) == "b · c"
+    assert found.cached_name(unnamed) == found.name(unnamed) == "b"
     assert len(hub.requests) == asked
     near = opened(save_index(tmp_path / "near"))
-    assert near.cached_name(F) == "letters" and near.cached_name(unnamed) == "b · c"
+    assert near.cached_name(F) == "letters" and near.cached_name(unnamed) == "b"
 
 
 def test_late_features_also_name_what_they_promote(
@@ -384,8 +384,8 @@ def test_late_features_also_name_what_they_promote(
 ) -> None:
     neuronpedia.answers["model/3-set/417"] = feature(explanations=[])
     assert opened(n_layers=5).name(LATE) == "Austin → Texas, TX"
-    assert opened(n_layers=6).name(LATE) == "Austin · Dallas"
-    assert opened().name(LATE) == "Austin · Dallas"
+    assert opened(n_layers=6).name(LATE) == "Austin"
+    assert opened().name(LATE) == "Austin"
 
 
 def test_many_are_fetched_with_progress(
