@@ -10,7 +10,7 @@ import streamlit as st
 
 from cache import Dtype, Job, Machine, ModelChoice
 from charts.wording import count_text, size_text
-from pages import _choices, _resources, _session
+from pages import _choices, _own_model, _resources, _session
 from pages._session import Session
 from pages._text import plain
 from tracer.errors import TracerError
@@ -48,6 +48,8 @@ def draw(name: str, session: Session, machine: Machine) -> None:
         _open_button(choice, session)
     else:
         _fetch(model, entry, choice, machine)
+    if model.own:
+        _own_model.draw_remove(model)
 
 
 def _atlas(session: Session) -> None:

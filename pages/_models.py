@@ -35,7 +35,7 @@ def draw() -> None:
         _list(listed, looked_at, machine)
     with right:
         _model_card.draw(looked_at, session, machine)
-    _own_model.draw(listed)
+    _own_model.draw()
 
 
 def _this_machine(machine: Machine) -> None:

@@ -16,8 +16,8 @@ from tracer.registry import ListedModel, add_own, remove_own
 _SAID: Final = "own model said"
 
 
-def draw(listed: tuple[ListedModel, ...]) -> None:
-    """The form, and what is on the list already."""
+def draw() -> None:
+    """The form that adds one."""
     with st.expander("Add your own", expanded=False, key="add your own"):
         st.caption(
             "A model of the hub (org/name, with @revision if you like) or a folder with a Hugging "
@@ -37,17 +37,6 @@ def draw(listed: tuple[ListedModel, ...]) -> None:
         said = st.session_state.pop(_SAID, None)
         if said is not None:
             (st.success if said[0] else st.error)(plain(said[1]))
-        for entry in listed:
-            if entry.own:
-                with st.container(horizontal=True, vertical_alignment="center"):
-                    st.markdown(f"**{plain(entry.name)}** :gray[{plain(entry.reference)}]")
-                    st.button(
-                        "Take it off the list",
-                        key=f"remove {entry.name}",
-                        on_click=_remove,
-                        args=(entry.name,),
-                        help="Its files stay where they are.",
-                    )
 
 
 def _add(name: str, model: str, transcoders: str) -> None:
@@ -59,6 +48,18 @@ def _add(name: str, model: str, transcoders: str) -> None:
         st.session_state[_SAID] = (True, f"{name} is on the list.")
         _session.write(look=name)
     st.rerun()
+
+
+def draw_remove(model: ListedModel) -> None:
+    """A way off the list, for one that a visitor put there."""
+    st.button(
+        "Take it off my list",
+        key=f"remove {model.name}",
+        type="tertiary",
+        on_click=_remove,
+        args=(model.name,),
+        help="Its files stay where they are.",
+    )
 
 
 def _remove(name: str) -> None:

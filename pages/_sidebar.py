@@ -7,7 +7,7 @@ from itertools import groupby
 
 import streamlit as st
 
-from cache import StoreError
+from cache import ModelChoice, StoreError
 from pages import _resources, _session
 from pages._choices import sets_of, short
 from pages._text import plain
@@ -44,24 +44,27 @@ def draw(trace_page: st.Page, models_page: st.Page, stays: bool) -> None:
 
 
 def _choose_transcoders(session: _session.Session) -> None:
-    sets = sets_of(session.choice)
+    choice = session.choice
+    sets, key = sets_of(choice), f"transcoders of {choice.model}: {choice.transcoders}"
     st.segmented_control(
-        f"{short(session.choice.model)}, with transcoders",
+        f"{short(choice.model)}, with transcoders",
         sets,
         format_func=short,
-        default=session.choice.transcoders,
+        default=choice.transcoders,
         required=True,
-        key=f"transcoders {session.choice.transcoders}",
+        key=key,
         on_change=_transcoders_chosen,
-        args=(f"transcoders {session.choice.transcoders}",),
+        args=(key, choice),
         help="Per-layer features write to their own layer only; cross-layer features write to "
         "all later ones too, so a chain of copies becomes one node.",
     )
 
 
-def _transcoders_chosen(key: str) -> None:
-    choice = _session.read().choice
-    _session.write(choice=replace(choice, transcoders=st.session_state[key]))
+def _transcoders_chosen(key: str, shown: ModelChoice) -> None:
+    # The browser may tell of a control of another model, which a click elsewhere has replaced.
+    chosen = st.session_state.get(key)
+    if chosen is not None and _session.read().choice == shown:
+        _session.write(choice=replace(shown, transcoders=chosen))
 
 
 def _machine() -> None:

@@ -1,0 +1,173 @@
+"""The Models page in a real browser: what is listed, fetched, refused, used and let go."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import App, settled, with_query
+from playwright.sync_api import Page, expect
+
+sys.path.append(str(Path(__file__).parent.parent / "unit" / "tracer"))
+import tiny
+from hub_server import HubServer
+from neuronpedia_server import NeuronpediaServer, feature
+
+pytestmark = pytest.mark.browser
+
+OWN = {
+    "models": [
+        {
+            "name": "tiny",
+            "repo": "lab/tiny",
+            "parameters": 60_000,
+            "layers": 3,
+            "d_model": 32,
+            "sets": [
+                {"name": "plain", "repo": "lab/set", "features": 24, "neuronpedia": "tiny/set"}
+            ],
+        },
+        {
+            "name": "closed",
+            "repo": "lab/closed",
+            "gated": True,
+            "licence": "Lab",
+            "sets": [{"name": "plain", "repo": "lab/set", "features": 24}],
+        },
+        {
+            "name": "huge",
+            "repo": "lab/huge",
+            "parameters": 10**15,
+            "layers": 3,
+            "d_model": 32,
+            "sets": [{"name": "plain", "repo": "lab/set", "features": 24}],
+        },
+    ]
+}
+
+
+class Everything(dict[str, Any]):
+    """Neuronpedia knows every feature, and calls it by its number."""
+
+    def get(self, place: str, default: Any = None) -> Any:
+        name = f"named {place.rpartition('/')[2]}"
+        return feature(explanations=[{"description": name}])
+
+
+@pytest.fixture(scope="module")
+def networked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The app with a hub and a Neuronpedia on this machine."""
+    root = tmp_path_factory.mktemp("models")
+    with HubServer() as hub, NeuronpediaServer() as neuronpedia:
+        neuronpedia.answers = Everything()
+        hub.add("lab/tiny", tiny.save_model(root / "model"))
+        hub.add("lab/set", tiny.save_transcoders(root / "set"))
+        hub.add("lab/closed", root / "model", gated=True, token="good")
+        (root / "models.yaml").write_text(yaml.safe_dump(OWN))
+        app = App(
+            root / "store",
+            {
+                "CIRCUIT_OFFLINE": "",
+                "CIRCUIT_HOME": str(root / "home"),
+                "CIRCUIT_MODELS": str(root / "models.yaml"),
+                "HF_ENDPOINT": hub.url,
+                "HF_HOME": str(root / "hf"),
+                "HF_HUB_CACHE": str(root / "hf" / "hub"),
+                "HF_TOKEN": "",
+                "HF_HUB_DISABLE_XET": "1",
+                "NEURONPEDIA_URL": neuronpedia.url,
+                "NO_PROXY": "127.0.0.1,localhost",
+            },
+        )
+        yield app
+        app.stop()
+
+
+def look_at(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name).click()
+    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
+    settled(page)
+
+
+def test_a_model_is_fetched_used_explained_and_let_go(networked: App, page: Page) -> None:
+    page.goto(f"{networked.url}/models")
+    expect(page.get_by_text("This machine:")).to_be_visible()
+    look_at(page, "tiny")
+    expect(page.get_by_text("It fits:")).to_be_visible()
+    page.get_by_role("button", name="Ask the hub for the exact size").click()
+    expect(page.get_by_role("button", name="Download 1")).to_contain_text("kB")
+    page.get_by_role("button", name="Download").click()
+    page.get_by_role("button", name="Use this model").click()
+    box = page.get_by_role("textbox", name="Prompt")
+    box.fill("w1 w7 w2 w30 w11")
+    box.press("Enter")
+    expect(page.get_by_text("Most influential features")).to_be_visible()
+    named = page.get_by_role("button", name="named ").first
+    expect(named).to_be_visible()  # fetched beside the page, which then draws itself again
+    named.click()
+    expect(page.get_by_text("Top activations")).to_be_visible()
+    expect(page.get_by_text("Austin").first).to_be_visible()
+    assert "model=tiny" in page.url and "transcoders=plain" in page.url
+    page.get_by_role("link", name="Models", exact=True).click()
+    expect(page.get_by_text("In use.")).to_be_visible()
+    page.get_by_role("button", name="Unload").click()
+    settled(page)
+    page.reload()
+    expect(page.get_by_text("In use.")).to_be_visible()
+    expect(page.get_by_role("button", name="Unload")).to_have_count(0)
+
+
+def test_a_gated_model_says_what_to_do(networked: App, page: Page) -> None:
+    page.goto(with_query(f"{networked.url}/models", look="closed"))
+    expect(page.get_by_text("Gated (Lab)")).to_be_visible()
+    page.get_by_role("button", name="Download").click()
+    expect(page.get_by_text("lab/closed is gated")).to_be_visible()
+    expect(page.get_by_role("button", name="Download")).to_be_visible()
+
+
+def test_a_model_that_is_too_large_says_by_how_much(networked: App, page: Page) -> None:
+    page.goto(with_query(f"{networked.url}/models", look="huge"))
+    expect(page.get_by_text("It does not fit: 4,000,000.0 GB are needed")).to_be_visible()
+    expect(page.get_by_text("too large for here").first).to_be_visible()
+
+
+def test_one_of_ones_own_is_added_and_taken_off(networked: App, page: Page, tmp_path: Path) -> None:
+    model, transcoders = (
+        tiny.save_model(tmp_path / "m"),
+        tiny.save_transcoders(tmp_path / "own-set"),
+    )
+    page.goto(f"{networked.url}/models")
+    page.get_by_text("Add your own").click()
+    page.get_by_role("textbox", name="Name", exact=True).fill("mine")
+    page.get_by_role("textbox", name="Model", exact=True).fill("/no/where")
+    page.get_by_role("textbox", name="Transcoders", exact=True).fill(str(transcoders))
+    page.get_by_role("button", name="Add it").click()
+    expect(page.get_by_text("/no/where")).to_be_visible()
+    page.get_by_role("textbox", name="Model", exact=True).fill(str(model))
+    page.get_by_role("button", name="Add it").click()
+    expect(page.get_by_role("heading", name="mine", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Use this model")).to_be_visible()
+    page.get_by_role("button", name="Take it off my list").click()
+    expect(page.get_by_role("button", name="mine")).to_have_count(0)
+
+
+def test_a_link_to_a_model_that_is_not_here_leads_to_it(networked: App, page: Page) -> None:
+    link = with_query(networked.url, model="lab/other", transcoders="lab/set", prompt="w1 w2")
+    page.goto(link)
+    expect(page.get_by_text("is no folder here and was not downloaded")).to_be_visible()
+    page.get_by_role("button", name="Models", exact=True).click()
+    expect(page.get_by_text("it is on no list")).to_be_visible()
+    page.go_back()
+    page.goto(link)
+    page.get_by_role("button", name="Back to atlas").click()
+    expect(page.get_by_text("atlas, with transcoders")).to_be_visible()
+
+
+def test_offline_is_said(app: App, page: Page) -> None:
+    page.goto(with_query(f"{app.url}/models", look="gemma-2-2b"))
+    expect(page.get_by_text("the network is switched off").first).to_be_visible()
+    expect(page.get_by_role("button", name="Download")).to_have_count(0)
