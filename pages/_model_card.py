@@ -118,11 +118,15 @@ def _about(model: ListedModel, entry: ListedSet) -> None:
 def _needs(model: ListedModel, entry: ListedSet, dtype: Dtype, machine: Machine) -> None:
     """Memory, line by line, and whether there is room for it."""
     needs = memory(model, entry, dtype)
+    place = "the accelerator" if machine.gpu is not None else "this machine"
     if needs.lazily is None:
+        known = f"{size_text(needs.model)} in {dtype}" if needs.model else "not known"
         st.markdown(
-            "Memory: unknown before its files are here (how many features it has is published "
-            "nowhere)."
+            f"Memory of the model's weights: **{known}**. The transcoders' encoders come on top; "
+            "how many features they have is seen when the files are here."
         )
+        if needs.model and needs.model > machine.room:
+            st.error(f"It does not fit: {size_text(machine.room)} are free on {place}.")
         return
     decoders = needs.decoders or 0
     rows = [
@@ -134,7 +138,6 @@ def _needs(model: ListedModel, entry: ListedSet, dtype: Dtype, machine: Machine)
     lines = "\n".join(f"| {what} | {size} |" for what, size in rows)
     st.markdown(f"| in {dtype} | |\n|:--|--:|\n{lines}")
     room = machine.room
-    place = "the accelerator" if machine.gpu is not None else "this machine"
     if needs.lazily > room:
         st.error(
             f"It does not fit: {size_text(needs.lazily)} are needed, {size_text(room)} are free "

@@ -108,9 +108,9 @@ def _summary(model: ListedModel, machine: Machine) -> str:
     known = [size for need in needs if (size := need.lazily or need.model) is not None]
     parts = []
     if model.parameters:
-        parts.append(f"{count_text(model.parameters)} parameters")
+        parts.append(count_text(model.parameters))
     if known and min(known) > machine.room:
-        parts.append("too large for here")
+        parts.append("too large here")
     elif model.gated:
         parts.append("gated")
     return f":gray[{plain(' · '.join(parts))}]" if parts else ""

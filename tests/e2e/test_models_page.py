@@ -132,7 +132,7 @@ def test_a_gated_model_says_what_to_do(networked: App, page: Page) -> None:
 def test_a_model_that_is_too_large_says_by_how_much(networked: App, page: Page) -> None:
     page.goto(with_query(f"{networked.url}/models", look="huge"))
     expect(page.get_by_text("It does not fit: 4,000,000.0 GB are needed")).to_be_visible()
-    expect(page.get_by_text("too large for here").first).to_be_visible()
+    expect(page.get_by_text("too large here").first).to_be_visible()
 
 
 def test_one_of_ones_own_is_added_and_taken_off(networked: App, page: Page, tmp_path: Path) -> None:
