@@ -119,7 +119,7 @@ def _needs(model: ListedModel, entry: ListedSet, dtype: Dtype, machine: Machine)
     """Memory, line by line, and whether there is room for it."""
     needs = memory(model, entry, dtype)
     place = "the accelerator" if machine.gpu is not None else "this machine"
-    if needs.lazily is None:
+    if needs.least is None:
         known = f"{size_text(needs.model)} in {dtype}" if needs.model else "not known"
         st.markdown(
             f"Memory of the model's weights: **{known}**. The transcoders' encoders come on top; "
@@ -128,28 +128,35 @@ def _needs(model: ListedModel, entry: ListedSet, dtype: Dtype, machine: Machine)
         if needs.model and needs.model > machine.room:
             st.error(f"It does not fit: {size_text(machine.room)} are free on {place}.")
         return
-    decoders = needs.decoders or 0
+    decoders = ("decoders of the transcoders", size_text(needs.decoders or 0))
+    stay = ("decoders, which stay on the disk", f":gray[{size_text(needs.decoders or 0)}]")
     rows = [
         ("the model's weights", size_text(needs.model or 0)),
         ("encoders of the transcoders", size_text(needs.encoders or 0)),
-        ("**memory it takes**", f"**{size_text(needs.lazily)}**"),
-        ("decoders, which stay on the disk", f":gray[{size_text(decoders)}]"),
+        *([] if needs.decoders_stay else [decoders]),
+        ("**memory it takes**", f"**{size_text(needs.least)}**"),
+        *([stay] if needs.decoders_stay else []),
     ]
     lines = "\n".join(f"| {what} | {size} |" for what, size in rows)
     st.markdown(f"| in {dtype} | |\n|:--|--:|\n{lines}")
+    if not needs.decoders_stay:
+        st.caption(
+            "Its files are read whole. Converted once, decoders stay on the disk: "
+            f"`python -m tracer convert {entry.reference} FOLDER`, then add the folder below."
+        )
     room = machine.room
-    if needs.lazily > room:
+    if needs.least > room:
         st.error(
-            f"It does not fit: {size_text(needs.lazily)} are needed, {size_text(room)} are free "
+            f"It does not fit: {size_text(needs.least)} are needed, {size_text(room)} are free "
             f"on {place}. {_remedy(model, entry, dtype, room)}"
         )
     else:
-        left = room - needs.lazily
+        left = room - needs.least
         st.success(f"It fits: {size_text(left)} are left on {place} for prompts.")
 
 
 def _remedy(model: ListedModel, entry: ListedSet, dtype: Dtype, room: int) -> str:
-    narrow = memory(model, entry, "bfloat16").lazily
+    narrow = memory(model, entry, "bfloat16").least
     if dtype == "float32" and narrow is not None and narrow <= room:
         return "In bfloat16 it would."
     return "Unload what is open, choose a smaller model, or run this on a larger machine."

@@ -105,7 +105,7 @@ def _summary(model: ListedModel, machine: Machine) -> str:
     ):
         return ":green[on this disk]"
     needs = [memory(model, entry, "bfloat16") for entry in model.sets]
-    known = [size for need in needs if (size := need.lazily or need.model) is not None]
+    known = [size for need in needs if (size := need.least or need.model) is not None]
     parts = []
     if model.parameters:
         parts.append(count_text(model.parameters))

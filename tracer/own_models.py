@@ -34,7 +34,16 @@ def described(name: str, model: str, transcoders: str) -> ListedModel:
         cross_layer = read_config(config_folder).cross_layer
     else:
         _check_place(transcoders, f"a folder that holds a {CONFIG}", TranscoderError)
-    entry = ListedSet(set_name or "transcoders", transcoders, cross_layer, None, 4, None, None)
+    entry = ListedSet(
+        name=set_name or "transcoders",
+        reference=transcoders,
+        cross_layer=cross_layer,
+        features=None,
+        stored=4,
+        by_rows=True,
+        examples=None,
+        neuronpedia=None,
+    )
     return ListedModel(name, model, None, layers, d_model, False, "", (entry,), own=True)
 
 

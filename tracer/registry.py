@@ -26,8 +26,8 @@ _MODEL_KEYS: Final = {
     "licence": str, "sets": list,
 }  # fmt: skip
 _SET_KEYS: Final = {
-    "name": str, "repo": str, "kind": str, "features": int, "stored": int, "examples": bool,
-    "neuronpedia": str,
+    "name": str, "repo": str, "kind": str, "features": int, "stored": int, "by_rows": bool,
+    "examples": bool, "neuronpedia": str,
 }  # fmt: skip
 
 
@@ -43,6 +43,8 @@ class ListedSet:
     """Per layer; None where it is not known before the files are there."""
     stored: int
     """Bytes a number takes in the published files."""
+    by_rows: bool
+    """Whether its files can be read row by row; decoders are held whole where not."""
     examples: bool | None
     """Whether its repository holds feature examples; None where nobody said."""
     neuronpedia: tuple[str, str] | None
@@ -72,18 +74,22 @@ class Needs:
     model: int | None
     encoders: int | None
     decoders: int | None
+    decoders_stay: bool
+    """Whether decoders are left in their files, as large ones are where that is possible."""
 
     @property
-    def lazily(self) -> int | None:
-        """With decoders left in their files, as large ones are."""
-        known = self.model is not None and self.encoders is not None
-        return (self.model or 0) + (self.encoders or 0) if known else None
+    def least(self) -> int | None:
+        """With the decoders left in their files, if they can be."""
+        if self.model is None or self.encoders is None or self.decoders is None:
+            return None
+        return self.model + self.encoders + (0 if self.decoders_stay else self.decoders)
 
     @property
     def whole(self) -> int | None:
         """With everything in memory."""
-        lazily = self.lazily
-        return None if lazily is None or self.decoders is None else lazily + self.decoders
+        if self.model is None or self.encoders is None or self.decoders is None:
+            return None
+        return self.model + self.encoders + self.decoders
 
 
 def memory(model: ListedModel, transcoders: ListedSet, dtype: str) -> Needs:
@@ -99,10 +105,10 @@ def disk(model: ListedModel, transcoders: ListedSet) -> Needs:
 def _needs(model: ListedModel, transcoders: ListedSet, model_item: int, set_item: int) -> Needs:
     weights = None if model.parameters is None else model.parameters * model_item
     if model.layers is None or model.d_model is None or transcoders.features is None:
-        return Needs(weights, None, None)
+        return Needs(weights, None, None, transcoders.by_rows)
     matrix = transcoders.features * model.d_model * set_item
     outputs = model.layers * (model.layers + 1) // 2 if transcoders.cross_layer else model.layers
-    return Needs(weights, matrix * model.layers, matrix * outputs)
+    return Needs(weights, matrix * model.layers, matrix * outputs, transcoders.by_rows)
 
 
 def registry(own: bool = True) -> tuple[ListedModel, ...]:
@@ -173,6 +179,7 @@ def _stored(model: ListedModel) -> dict[str, Any]:
             "kind": KINDS[entry.cross_layer],
             "features": entry.features,
             "stored": entry.stored,
+            "by_rows": entry.by_rows,
             "examples": entry.examples,
             "neuronpedia": "/".join(entry.neuronpedia) if entry.neuronpedia else None,
         }
@@ -257,6 +264,7 @@ def _set(stored: Any, model: str, path: Path) -> ListedSet:
         cross_layer=kind == KINDS[1],
         features=what.get("features"),
         stored=what.get("stored", 4),
+        by_rows=what.get("by_rows", True),
         examples=what.get("examples"),
         neuronpedia=(explained, source_set) if slash else None,
     )

@@ -75,7 +75,7 @@ def _models(options: argparse.Namespace) -> None:
             f"{report['model']:22}{report['transcoders']:14}{report['kind']:13}{sizes}"
             f"  {', '.join(note for note in notes if note)}"
         )
-    print("Memory of the weights with decoders left on disk; a prompt comes on top.")
+    print("Memory of the weights, decoders left on disk where they can be; a prompt comes on top.")
 
 
 def _report(model: ListedModel, entry: ListedSet) -> dict[str, Any]:
@@ -98,8 +98,8 @@ def _report(model: ListedModel, entry: ListedSet) -> dict[str, Any]:
         "gated": model.gated,
         "licence": model.licence,
         "examples": entry.examples,
-        "float32": memory(model, entry, "float32").lazily,
-        "bfloat16": memory(model, entry, "bfloat16").lazily,
+        "float32": memory(model, entry, "float32").least,
+        "bfloat16": memory(model, entry, "bfloat16").least,
         "disk": disk(model, entry).whole,
         "downloaded": here(model.reference) and here(entry.reference),
         "own": model.own,

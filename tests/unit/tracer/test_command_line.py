@@ -121,11 +121,11 @@ def test_models_lists_what_can_be_opened_and_what_it_takes(
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     gemma = next(line for line in lines if "gemma-scope" in line)
-    assert gemma.startswith("gemma-2-2b") and "14.4 GB" in gemma and "gated" in gemma
+    assert gemma.startswith("gemma-2-2b") and "18.3 GB" in gemma and "gated" in gemma
     assert main(["models", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)
     entry = next(e for e in entries if e["transcoders"] == "gemma-scope")
-    assert entry["float32"] == 2 * entry["bfloat16"] == 4 * (2614341888 + 26 * 16384 * 2304)
+    assert entry["float32"] == 2 * entry["bfloat16"] == 4 * (2614341888 + 2 * 26 * 16384 * 2304)
     assert not any(entry["downloaded"] for entry in entries)
 
 

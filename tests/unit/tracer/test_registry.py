@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,9 +73,11 @@ def test_memory_follows_from_the_shapes(own_list: Path) -> None:
     needs = registry.memory(*entry, "float32")
     matrix = 7 * 10 * 4
     assert (needs.model, needs.encoders, needs.decoders) == (4000, 3 * matrix, (3 + 2 + 1) * matrix)
-    assert needs.whole == needs.lazily + 6 * matrix == 4000 + 9 * matrix
+    assert needs.whole == needs.least + 6 * matrix == 4000 + 9 * matrix
     halved = registry.memory(*entry, "bfloat16")
     assert halved.whole == needs.whole / 2
+    npz = replace(entry[1], by_rows=False)
+    assert registry.memory(entry[0], npz, "float32").least == needs.whole
     gemma = registry.listed("gemma-2-2b", "gemma-scope")
     assert gemma is not None
     encoders = registry.memory(*gemma, "float32").encoders
@@ -85,7 +88,7 @@ def test_what_is_not_known_is_not_made_up() -> None:
     entry = registry.listed("gpt-oss-20b")
     assert entry is not None
     needs = registry.memory(*entry, "bfloat16")
-    assert (needs.encoders, needs.lazily, needs.whole) == (None, None, None)
+    assert (needs.encoders, needs.least, needs.whole) == (None, None, None)
 
 
 def test_a_list_of_ones_own_adds_replaces_and_is_kept(own_list: Path) -> None:
