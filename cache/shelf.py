@@ -17,10 +17,9 @@ from cache.lru import Lru
 from cache.machine import Machine, looked_at
 from cache.request import ModelChoice, Published, identity
 from cache.worker import Worker
-from tracer import places
 from tracer.errors import TracerError
-from tracer.explanations import Explanations
-from tracer.features import FeatureIndex, FeatureReader
+from tracer.explanations import Explanations, explanations_of, explanations_on_neuronpedia
+from tracer.features import FeatureReader
 from tracer.hub import network_allowed
 from tracer.sources import ModelSource, missing, obtain
 from tracer.types import FeatureId
@@ -39,6 +38,7 @@ class Shelf(Generic[M]):
         self._resolve = resolve
         self._downloads = Errands("downloads")
         self._errands = Errands("errands")
+        self._explaining = Errands("explanations")
         self._seen: Machine | None = None
         self._readers: Lru[tuple[object, ...], FeatureReader] = Lru(_READERS_KEPT)
 
@@ -46,6 +46,7 @@ class Shelf(Generic[M]):
         """Stop downloading: what has arrived is kept."""
         self._downloads.close(timeout)
         self._errands.close(timeout)
+        self._explaining.close(timeout)
 
     # Models
 
@@ -121,7 +122,7 @@ class Shelf(Generic[M]):
         key = (identity(source, choice), changed)
         reader = self._readers.get(key)
         if reader is None:
-            reader = self._open_reader(source)
+            reader = explanations_of(source)
             self._readers.put(key, reader)
         return reader
 
@@ -129,22 +130,9 @@ class Shelf(Generic[M]):
         key = (where.model, where.source_set)
         reader = self._readers.get(key)
         if reader is None:
-            cache = places.explanations()
-            reader = Explanations.open(cache, hub=None, neuronpedia=key, cache_folder=cache)
+            reader = explanations_on_neuronpedia(*key)
             self._readers.put(key, reader)
         return reader
-
-    def _open_reader(self, source: ModelSource) -> FeatureReader:
-        if source.set_repository is None and source.neuronpedia is None:
-            return FeatureIndex.open(source.transcoder_folder)
-        place = source.set_repository
-        return Explanations.open(
-            source.transcoder_folder,
-            hub=(place.repo, place.folder, place.revision or "") if place else None,
-            neuronpedia=source.neuronpedia,
-            cache_folder=places.explanations(),
-            extra_index=source.index_folder,
-        )
 
     def explain(
         self, choice: ModelChoice | Published, features: Sequence[FeatureId], key: str
@@ -157,14 +145,14 @@ class Shelf(Generic[M]):
         if not isinstance(reader, Explanations) or not network_allowed():
             return None
         name = f"explain {choice} {key}"
-        known = self._errands.get(name)
+        known = self._explaining.get(name)
         if known is not None:
             return known
 
         def fetch(job: Job[int]) -> int:
             return len(reader.fetch_many(features, job.report))
 
-        return self._errands.run(name, "feature examples", fetch)
+        return self._explaining.run(name, "feature examples", fetch)
 
 
 def _name(choice: ModelChoice) -> str:

@@ -18,6 +18,8 @@ from tracer.types import FeatureId
 _POLL: Final = 1.0
 _WAIT: Final = 4.0
 """Seconds that the panel waits for the examples of one feature."""
+_NAMED: Final = 120
+"""Features that are named unasked, the most influential ones; others when they are opened."""
 
 
 def card(choice: _resources.Asked, feature: FeatureId) -> FeatureCard | None:
@@ -44,11 +46,9 @@ def card(choice: _resources.Asked, feature: FeatureId) -> FeatureCard | None:
 
 def fetch_names(view: GraphView, key: str, choice: _resources.Asked) -> None:
     """Fetch the examples of the features that are drawn, to name them; say how far that is."""
-    nameless = [
-        node.feature
-        for node in view.pruned.nodes
-        if node.kind == "feature" and node.feature not in view.names
-    ]
+    features = [node for node in view.pruned.nodes if node.kind == "feature"]
+    features.sort(key=view.influence, reverse=True)
+    nameless = [n.feature for n in features[:_NAMED] if n.feature not in view.names]
     if not nameless:
         return
     try:

@@ -16,11 +16,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol, cast
 
-from tracer import hub
+from tracer import hub, places
 from tracer.errors import ExplanationSilenceError, FeatureIndexError
 from tracer.features import FeatureCard, FeatureIndex, FeatureReader, Label
 from tracer.hub_features import HubFeatures
 from tracer.neuronpedia import Neuronpedia
+from tracer.sources import ModelSource
 from tracer.types import FeatureId, Progress
 
 NO_EXAMPLES: Final = "No examples for this feature: build an index with python -m tracer index"
@@ -44,6 +45,31 @@ class Source(Protocol):
 
     def card(self, feature: FeatureId, network: bool = True) -> FeatureCard | None:
         """What it says of ``feature``; without ``network``, as far as it is here."""
+
+
+def explanations_of(source: ModelSource) -> FeatureReader:
+    """What the features of a set fire on: an index on this disk, or places further away too.
+
+    Nothing is asked of the network yet. Raises :class:`FeatureIndexError` when an index on this
+    disk cannot be read.
+    """
+    place = source.set_repository
+    if place is None and source.neuronpedia is None:
+        return FeatureIndex.open(source.transcoder_folder)
+    return Explanations.open(
+        source.transcoder_folder,
+        hub=(place.repo, place.folder, place.revision or "") if place else None,
+        neuronpedia=source.neuronpedia,
+        cache_folder=places.explanations(),
+        extra_index=source.index_folder,
+    )
+
+
+def explanations_on_neuronpedia(model: str, source_set: str) -> FeatureReader:
+    """The same for a dictionary that only Neuronpedia knows of, as that of an imported graph."""
+    cache = places.explanations()
+    where = (model, source_set)
+    return Explanations.open(cache, hub=None, neuronpedia=where, cache_folder=cache)
 
 
 class Explanations(FeatureReader):

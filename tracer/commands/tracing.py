@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,19 @@ from tracer.commands.options import (
     open_model,
     print_json,
 )
-from tracer.errors import TargetError, TracerError
-from tracer.shared_nodes import stored_labels
+from tracer.errors import FeatureIndexError, TargetError, TracerError
+from tracer.explanations import (
+    Explanations,
+    explanations_of,
+    explanations_on_neuronpedia,
+)
+from tracer.hub import network_allowed
+from tracer.shared_nodes import explained_by, stored_labels
+from tracer.sources import resolve
 from tracer.types import Contrast, FeatureId, FeatureTarget, TargetChoice
 
 if TYPE_CHECKING:
-    from tracer.features import FeatureIndex
+    from tracer.features import FeatureReader
     from tracer.graph import AttributionGraph
     from tracer.pruning import PrunedGraph
 
@@ -148,27 +157,36 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _names(pruned: PrunedGraph) -> dict[FeatureId, str]:
-    """What the kept features are called, where anybody knows."""
-    labels = stored_labels(pruned.graph)
-    if labels:
-        return labels
-    index = _index(pruned.graph)
-    if index is None:
-        return {}
-    features = (node.feature for node in pruned.nodes if node.kind == "feature")
-    return {feature: index.name(feature) for feature in features}
-
-
-def _index(graph: AttributionGraph) -> FeatureIndex | None:
-    """None where the transcoders are gone: labels are a courtesy, the graph stands without."""
-    from tracer.features import FeatureIndex
-    from tracer.sources import resolve
-
+    """What the kept features are called, where anybody knows; that nobody does is no failure."""
+    found = stored_labels(pruned.graph)
+    features = {node.feature for node in pruned.nodes if node.kind == "feature"}
+    nameless = sorted(features - found.keys())
+    reader: FeatureReader | None = None
     try:
-        made = graph.provenance
-        return FeatureIndex.open(resolve(made["model"], made["transcoders"]).transcoder_folder)
-    except (KeyError, TracerError):
-        return None
+        reader = _reader(pruned.graph)
+        if isinstance(reader, Explanations) and network_allowed():
+            with Progress() as progress:
+                reader.fetch_many(nameless, progress.count)
+    except TracerError as error:
+        print(f"not every feature could be named: {error}", file=sys.stderr)
+    if reader is not None:
+        for feature in nameless:
+            with suppress(FeatureIndexError):  # as was said
+                found[feature] = reader.cached_name(feature)
+    return found
+
+
+def _reader(graph: AttributionGraph) -> FeatureReader | None:
+    """Who knows what the features are; None where the transcoders are gone."""
+    made = graph.provenance
+    if {"model", "transcoders"} <= made.keys():
+        try:
+            source = resolve(str(made["model"]), str(made["transcoders"]))
+        except TracerError:
+            return None  # the graph stands without them
+        return explanations_of(source)
+    published = explained_by(made)
+    return explanations_on_neuronpedia(*published) if published else None
 
 
 def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:
