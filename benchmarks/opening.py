@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "unit" / "tracer")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "stand_ins")]
 LAYERS, D_MODEL, FEATURES, VOCABULARY = 26, 2304, 16_384, 256_000
 SHARD_VALUES = 5 * 10**8
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent.parent / "unit" / "tracer"))
+sys.path.append(str(Path(__file__).parent.parent / "stand_ins"))
 import tiny
 from cases import CASES, Case
 

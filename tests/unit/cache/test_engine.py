@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 import tracer
 from cache import Backend, InterveneRequest, ModelChoice, TraceRequest
@@ -21,9 +22,6 @@ from cache.worker import Worker
 from tracer.errors import Cancelled, EmptyPromptError, PromptTooLongError, UnknownTokenError
 from tracer.sources import resolve
 from tracer.types import Intervention
-
-sys.path.append(str(Path(__file__).parents[1] / "tracer"))
-import tiny
 
 
 @pytest.fixture(scope="module")

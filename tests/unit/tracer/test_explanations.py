@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,6 @@ from tracer.types import FeatureId
 F = FeatureId(0, 1)
 SET = "model/0-set/1"
 LATE = FeatureId(3, 417)
-
-
-@pytest.fixture
-def neuronpedia(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[NeuronpediaServer]:
-    with NeuronpediaServer() as server:
-        monkeypatch.setenv("NEURONPEDIA_URL", server.url)
-        yield server
 
 
 @pytest.fixture
