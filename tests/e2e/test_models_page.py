@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import yaml
 from conftest import App, settled, with_query
-from playwright.sync_api import Page, expect
-
-sys.path.append(str(Path(__file__).parent.parent / "unit" / "tracer"))
-import tiny
 from hub_server import HubServer
 from neuronpedia_server import NeuronpediaServer, feature
+from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
 
