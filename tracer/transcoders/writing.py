@@ -60,6 +60,7 @@ def save_transcoders(transcoders: TranscoderSet, target: Path | str) -> None:
     Raises :class:`TranscoderError` when the target is in the way.
     """
     k = {layer.k for layer in transcoders.layers}
+    one_k = len(k) == 1  # then it stands in the config, where circuit-tracer looks for it
     config = SetConfig(
         model_name=transcoders.model_name,
         cross_layer=transcoders.is_cross_layer,
@@ -67,12 +68,12 @@ def save_transcoders(transcoders: TranscoderSet, target: Path | str) -> None:
         write_point=transcoders.write_point,
         scan=transcoders.scan,
         activation="topk" if None not in k else "",
-        k=next(iter(k)) if len(k) == 1 else None,
+        k=next(iter(k)) if one_k else None,
     )
-    _write(Path(target), config, (_tensors(layer) for layer in transcoders.layers))
+    _write(Path(target), config, (_tensors(layer, not one_k) for layer in transcoders.layers))
 
 
-def _tensors(layer: Transcoder) -> dict[str, Tensor]:
+def _tensors(layer: Transcoder, with_k: bool) -> dict[str, Tensor]:
     def held(matrix: Tensor | StoredRows) -> Tensor:
         return matrix.whole() if isinstance(matrix, StoredRows) else matrix
 
@@ -86,7 +87,7 @@ def _tensors(layer: Transcoder) -> dict[str, Tensor]:
         tensors["threshold"] = layer.threshold
     if layer.W_skip is not None:
         tensors["W_skip"] = layer.W_skip
-    if layer.k is not None:
+    if with_k and layer.k is not None:
         tensors["k"] = torch.tensor([layer.k])
     return tensors
 
