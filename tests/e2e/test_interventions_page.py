@@ -32,7 +32,7 @@ def open_page(app: App, page: Page) -> None:
 def column(page: Page, number: int) -> Locator:
     """The bordered column that holds the figure of scenario ``number``."""
     figure = page.locator(f".st-key-column-{number} .js-plotly-plot")
-    expect(figure.locator(".bars .point").first).to_be_attached()
+    expect(figure.locator(".bars .point").first).to_be_attached(timeout=60_000)
     settled(page)
     return page.get_by_test_id("stColumn").filter(has=figure)
 
@@ -74,7 +74,7 @@ def test_texas_pushed_away_in_one_column_and_california_in_its_place_in_another(
     expect(pushed.get_by_text(re.compile("−2× about Texas at “Dallas”"))).to_be_visible()
 
     # The other column: the same group at −1×, and California's features from Oakland's prompt.
-    choose(page, GROUPS, "about Texas · 4 features")
+    choose(page, GROUPS, "about Texas · 5 features")
     press(page, "Strength, times their own activation", "ArrowLeft", 4)
     page.get_by_role("button", name="Add", exact=True).click()
     expect(column(page, 1).get_by_text(re.compile("Austin 99.9 % → "))).to_be_visible()
@@ -85,7 +85,7 @@ def test_texas_pushed_away_in_one_column_and_california_in_its_place_in_another(
     page.get_by_role("option", name=re.compile("^2: −1×")).click()
     page.get_by_role("button", name="Put in", exact=True).click()
     swapped = column(page, 1)
-    expect(swapped.get_by_text(re.compile(r"Sacramento is first \(9\d %\)"))).to_be_visible()
+    expect(swapped.get_by_text(re.compile(r"Sacramento is first \([89]\d %\)"))).to_be_visible()
     expect(swapped.get_by_text("put in: about California at “Dallas”")).to_be_visible()
     marked = swapped.locator("span", has_text=re.compile("^Sacramento$"))
     expect(marked.first).to_be_visible()  # the first token that differs is marked
