@@ -27,6 +27,7 @@ from cache.request import (
     ScenarioRequest,
     TraceRequest,
 )
+from cache.shelf import ToDownload
 from tracer.shared_nodes import stored_labels
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "StoreError",
     "StoredGraph",
     "StoredRun",
+    "ToDownload",
     "TraceRequest",
     "open_backend",
     "scenarios_from_json",

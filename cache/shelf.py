@@ -7,7 +7,7 @@ network is a :class:`Job`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic
 
 from cache.engine import M
@@ -22,12 +22,22 @@ from tracer.explanations import Explanations, explanations_of, explanations_on_n
 from tracer.features import FeatureReader
 from tracer.hub import network_allowed
 from tracer.sources import ModelSource, missing, obtain
+from tracer.stored_shapes import features_here, features_planned
 from tracer.types import FeatureId
 
 Resolve = Callable[[str, str], ModelSource]
 _READERS_KEPT: Final = 4
 _GLANCE: Final = 0.05
 """Seconds that a page waits for a look at the accelerator."""
+
+
+@dataclass(frozen=True)
+class ToDownload:
+    """What the hub says of a download before it begins."""
+
+    n_bytes: int
+    features: int | None
+    """Per layer of the set; None where its layout does not say, or it is here already."""
 
 
 class Shelf(Generic[M]):
@@ -70,6 +80,13 @@ class Shelf(Generic[M]):
         """Let a model go, as soon as the work that is running is done."""
         self._worker.unload(choice)
 
+    def features_here(self, choice: ModelChoice) -> int | None:
+        """Features per layer of a set on this disk; None where it is not, or does not say."""
+        try:
+            return features_here(self._resolve(choice.model, choice.transcoders))
+        except (TracerError, OSError):
+            return None
+
     def is_here(self, choice: ModelChoice) -> bool:
         """Whether a model can be opened without asking the network."""
         try:
@@ -78,12 +95,17 @@ class Shelf(Generic[M]):
             return False
         return True
 
-    def to_download(self, choice: ModelChoice) -> Job[int]:
-        """Bytes that would have to be downloaded, by the hub's own account."""
+    def to_download(self, choice: ModelChoice) -> Job[ToDownload]:
+        """What would have to be downloaded, by the hub's own account."""
 
-        def ask(job: Job[int]) -> int:
+        def ask(job: Job[ToDownload]) -> ToDownload:
             job.report(0, 0, "asking the hub")
-            return sum(plan.n_bytes for plan in missing(choice.model, choice.transcoders))
+            plans = missing(choice.model, choice.transcoders)
+            features = (features_planned(plan) for plan in plans)
+            return ToDownload(
+                sum(plan.n_bytes for plan in plans),
+                next((count for count in features if count is not None), None),
+            )
 
         return self._errands.run(f"size {_name(choice)}", f"the size of {choice.model}", ask)
 

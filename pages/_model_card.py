@@ -8,7 +8,7 @@ from typing import Any, Final, get_args
 
 import streamlit as st
 
-from cache import Dtype, Job, Machine, ModelChoice
+from cache import Dtype, Job, Machine, ModelChoice, ToDownload
 from charts.wording import count_text, size_text
 from pages import _choices, _own_model, _resources, _session
 from pages._session import Session
@@ -19,6 +19,7 @@ from tracer.registry import KINDS, ListedModel, ListedSet, disk, memory
 from tracer.sources import ATLAS, ATLAS_TRANSCODERS
 
 _POLL: Final = 1.0
+_GLANCE: Final = 0.8
 _HUB: Final = "https://huggingface.co"
 
 
@@ -43,6 +44,8 @@ def draw(name: str, session: Session, machine: Machine) -> None:
     choice = ModelChoice(model.name, entry.name, dtype)
     _about(model, entry)
     here = _resources.backend().shelf.is_here(choice)
+    if entry.features is None:
+        entry = replace(entry, features=_features(choice, here))
     _needs(model, entry, dtype, machine)
     if here:
         _open_button(choice, session)
@@ -123,7 +126,7 @@ def _needs(model: ListedModel, entry: ListedSet, dtype: Dtype, machine: Machine)
         known = f"{size_text(needs.model)} in {dtype}" if needs.model else "not known"
         st.markdown(
             f"Memory of the model's weights: **{known}**. The transcoders' encoders come on top; "
-            "how many features they have is seen when the files are here."
+            "how many features they have, the hub says."
         )
         if needs.model and needs.model > machine.room:
             st.error(f"It does not fit: {size_text(machine.room)} are free on {place}.")
@@ -186,43 +189,56 @@ def _fetch(model: ListedModel, entry: ListedSet, choice: ModelChoice, machine: M
             "HF_HUB_OFFLINE to download it."
         )
         return
+    found = _asked(choice)
+    if found is not None and found.n_bytes > machine.free_disk:
+        st.error(
+            f"The download is {size_text(found.n_bytes)}, and {size_text(machine.free_disk)} are "
+            "free on the disk: make room, or point HF_HOME to another disk."
+        )
+    estimate = disk(model, entry).whole
+    size = f" about {size_text(estimate)}" if estimate else ""
     with st.container(horizontal=True, vertical_alignment="center"):
-        size = _exact_size(choice, machine)
-        estimate = disk(model, entry).whole
-        about = f" about {size_text(estimate)}" if estimate and not size else ""
-        _download(choice, size or about)
-        if not size:
-            _ask_size(choice)
+        _download(choice, f" {size_text(found.n_bytes)}" if found is not None else size)
+        if found is None:
+            _ask(choice)
 
 
-def _ask_size(choice: ModelChoice) -> None:
-    key = f"size of {choice.model} {choice.transcoders}"
-    if st.button("Ask the hub for the exact size", key=f"ask {key}", type="tertiary"):
+def _ask(choice: ModelChoice) -> None:
+    """A way to learn the exact size, and how far that is."""
+    key = _question(choice)
+    if st.session_state.get(key) is not None:
+        _waiting(st.session_state[key])
+    elif st.button("Ask the hub for the exact size", key=f"ask {key}", type="tertiary"):
         st.session_state[key] = _resources.backend().shelf.to_download(choice)
         st.rerun()
 
 
-def _exact_size(choice: ModelChoice, machine: Machine) -> str:
-    """What the hub said of the download, once it was asked."""
-    key = f"size of {choice.model} {choice.transcoders}"
-    asked: Job[int] | None = st.session_state.get(key)
-    if asked is None:
-        return ""
-    if not asked.wait(_POLL):
-        _waiting(asked)
-        return ""
+def _asked(choice: ModelChoice) -> ToDownload | None:
+    """What the hub said of the download, once it was asked and has answered."""
+    key = _question(choice)
+    job: Job[ToDownload] | None = st.session_state.get(key)
+    if job is None or not job.wait(_GLANCE):
+        return None
     try:
-        size = asked.result()
+        return job.result()
     except TracerError as error:
         del st.session_state[key]
         st.error(plain(str(error)))
-        return ""
-    if size > machine.free_disk:
-        st.error(
-            f"The download is {size_text(size)}, and {size_text(machine.free_disk)} are free on "
-            "the disk: make room, or point HF_HOME to another disk."
-        )
-    return f" {size_text(size)}"
+        return None
+
+
+def _question(choice: ModelChoice) -> str:
+    return f"size of {choice.model} {choice.transcoders}"
+
+
+def _features(choice: ModelChoice, here: bool) -> int | None:
+    """How many features a layer has, where the list does not say: by the files, here or there."""
+    if here:
+        return _resources.backend().shelf.features_here(choice)
+    job: Job[ToDownload] | None = st.session_state.get(_question(choice))
+    if job is None or job.state != "done":
+        return None
+    return job.result().features
 
 
 @st.fragment(run_every=_POLL)
