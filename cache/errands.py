@@ -14,6 +14,7 @@ from tracer.errors import TracerError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_Errand = tuple[Job[Any], Callable[[Job[Any]], Any]]
 _KEPT: Final = 32
 """Jobs that have ended and can still be asked for their result."""
 
@@ -24,7 +25,7 @@ class Errands:
     def __init__(self, name: str) -> None:
         self._name = name
         self._wake = threading.Condition()
-        self._waiting: deque[tuple[Job[Any], Callable[[Job[Any]], Any]]] = deque()
+        self._waiting: deque[_Errand] = deque()
         self._jobs: dict[str, Job[Any]] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -72,27 +73,36 @@ class Errands:
 
     def _forget(self) -> None:
         ended = [k for k, job in self._jobs.items() if job.state not in ("queued", "running")]
-        for key in ended[: max(0, len(self._jobs) - _KEPT)]:
+        for key in ended[: max(0, len(ended) - _KEPT)]:
             del self._jobs[key]
 
+    # Everything below runs in the thread.
+
     def _loop(self) -> None:
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._waiting or self._closed)
-                if not self._waiting:
-                    return
-                job, work = self._waiting.popleft()
-            if not job.begin():
-                continue
-            try:
-                job.succeed(work(job))
-            except TracerError as error:
-                job.fail(error)
-            except Exception as error:  # an errand that breaks ends alone
-                logger.exception("the errand %s (%s) failed", job.key, job.title)
-                job.fail(
-                    TracerError(
-                        f"{job.title!r} failed for an unexpected reason ({type(error).__name__}: "
-                        f"{error}): the log of the server says where"
-                    )
-                )
+        while (errand := self._next()) is not None:
+            _run(*errand)
+            del errand  # it must not keep anything alive while nothing is left to do
+
+    def _next(self) -> _Errand | None:
+        with self._wake:
+            self._wake.wait_for(lambda: self._waiting or self._closed)
+            return self._waiting.popleft() if self._waiting else None
+
+
+def _run(job: Job[Any], work: Callable[[Job[Any]], Any]) -> None:
+    if not job.begin():
+        return
+    try:
+        result = work(job)
+    except TracerError as error:
+        job.fail(error)
+    except BaseException as error:  # not even SystemExit in a library may end the thread
+        logger.exception("the errand %s (%s) failed", job.key, job.title)
+        job.fail(
+            TracerError(
+                f"{job.title!r} failed for an unexpected reason ({type(error).__name__}: "
+                f"{error}): the log of the server says where"
+            )
+        )
+    else:
+        job.succeed(result)

@@ -98,17 +98,14 @@ class Job(Generic[T]):
         """
         with self._lock:
             self._sessions.discard(session)
-            if self._sessions or self._finished.is_set():
-                return
-            self._cancel_wanted = True
-            if self._state == "queued":
-                self._end("cancelled", error=_cancelled())
+            if not self._sessions:
+                self._stop()
 
     def abandon(self) -> None:
         """Cancel for every session."""
         with self._lock:
             self._sessions.clear()
-        self.cancel()
+            self._stop()
 
     def join(self, session: str = "") -> bool:
         """Have ``session`` want this job too; False when it is too late for that."""
@@ -151,6 +148,13 @@ class Job(Generic[T]):
             error = error.with_traceback(None)
             error.__cause__ = error.__context__ = None
             self._end("cancelled" if isinstance(error, Cancelled) else "failed", error=error)
+
+    def _stop(self) -> None:
+        if self._finished.is_set():
+            return
+        self._cancel_wanted = True
+        if self._state == "queued":
+            self._end("cancelled", error=_cancelled())
 
     def _end(self, state: JobState, error: TracerError | None = None) -> None:
         self._state = state

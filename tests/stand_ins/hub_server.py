@@ -46,6 +46,8 @@ class HubServer:
         self.repos: dict[str, Repo] = {}
         self.breaks: dict[str, tuple[int, int]] = {}
         """A path's end -> after how many bytes of an answer the connection is cut, how often."""
+        self.slowed: dict[str, tuple[int, threading.Event]] = {}
+        """A path's end -> after how many bytes of an answer it slows down, until when."""
         self.damaged: set[str] = set()
         """Ends of paths whose bytes are changed on their way."""
         self.status: int | None = None
@@ -115,6 +117,12 @@ class HubServer:
         """Cut the next ``times`` answers that hold this file's contents after ``sent`` bytes."""
         self.breaks[path] = (sent, times)
 
+    def slow_after(self, path: str, sent: int) -> threading.Event:
+        """From ``sent`` bytes on send this file byte by byte, until the event is set."""
+        quick = threading.Event()
+        self.slowed[path] = (sent, quick)
+        return quick
+
     def asked(self, part: str, method: str = "GET") -> list[Request]:
         """The requests whose path holds ``part``."""
         return [r for r in self.requests if part in r.path and r.method == method]
@@ -164,6 +172,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             headers: Mapping[str, str] | None = None,
             body: bool = True,
             cut: int | None = None,
+            slow: tuple[int, threading.Event] | None = None,
         ) -> None:
             bearer = self.headers.get("Authorization", "")
             hub.requests.append(
@@ -183,12 +192,22 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if body:
                 try:
+                    if slow is not None:
+                        content = self._trickle(content, *slow)
                     self.wfile.write(content[:cut])
                     self.wfile.flush()
                 except (BrokenPipeError, ConnectionResetError):
                     self.close_connection = True  # the client has gone: it was cancelled
             if cut is not None:
                 self.close_connection = True
+
+        def _trickle(self, content: bytes, sent: int, quick: threading.Event) -> bytes:
+            """Send a part of ``content``, its end slowly; returns what is left."""
+            self.wfile.write(content[:sent])
+            while sent < len(content) and not quick.wait(0.01):
+                self.wfile.write(content[sent : sent + 1])
+                sent += 1
+            return content[sent:]
 
         def _refuse(self, status: int, code: str, body: bool) -> None:
             self._answer(status, b"", {"X-Error-Code": code, "X-Error-Message": code}, body)
@@ -265,6 +284,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             for end, (sent, times) in list(hub.breaks.items()):
                 if body and path.endswith(end) and times > 0:
                     cut, hub.breaks[end] = sent, (sent, times - 1)
-            return self._answer(status, content, headers, body, cut)
+            slow = next((s for end, s in hub.slowed.items() if path.endswith(end)), None)
+            return self._answer(status, content, headers, body, cut, slow)
 
     return Handler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import InterveneRequest, ModelChoice, ScenarioRequest, TraceRequest
+from cache import InterveneRequest, Machine, ModelChoice, ScenarioRequest, TraceRequest
 from tracer.errors import EmptyPromptError, ModelError, TargetError
 from tracer.graph import AttributionGraph
 from tracer.interventions import Outcome, ScenarioRun
@@ -19,6 +20,14 @@ from tracer.sources import ModelSource
 from tracer.types import Progress, Target, TokenProbability
 
 BATCHES = 4
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does, ten seconds at most."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.005)
 
 
 def make_graph(
@@ -109,6 +118,9 @@ class FakeEngine:
         self.folders = folders
         self.on_batch: Callable[[str, int], None] = lambda prompt, batch: None
         self.loads: list[str] = []
+        self.choices: list[ModelChoice] = []
+        self.freed = 0
+        self.look: Callable[[], Machine] = lambda: Machine(64, 32, 16, "fake")
         self.batches: list[tuple[str, int]] = []
         self.traced: list[str] = []
         self.intervened: list[str] = []
@@ -134,6 +146,7 @@ class FakeEngine:
     def load(self, choice: ModelChoice) -> FakeModel:
         self.threads.add(threading.get_ident())
         self.loads.append(choice.model)
+        self.choices.append(choice)
         return FakeModel(self.folders(choice.model, choice.transcoders))
 
     def trace(
@@ -162,5 +175,8 @@ class FakeEngine:
         said = Outcome("baseline", (), np.zeros(3, np.float32))
         return ScenarioRun(request.prompt, tokens, said, (said,) * len(request.scenarios))
 
+    def machine(self) -> Machine:
+        return self.look()
+
     def free_memory(self) -> None:
-        pass
+        self.freed += 1

@@ -16,6 +16,7 @@ from fakes import BATCHES, FakeEngine, FakeFolders, make_graph
 from cache import (
     Backend,
     InterveneRequest,
+    Job,
     ModelChoice,
     ScenarioRequest,
     StoreError,
@@ -262,6 +263,53 @@ def test_a_text_is_looked_up_as_one_token_or_refused(backend: Backend) -> None:
     assert found != backend.token(ModelChoice(), " Dallas").result(10)
     with pytest.raises(TargetError, match="not one token"):
         backend.token(ModelChoice(), "two words").result(10)
+
+
+def test_two_data_types_of_a_model_share_no_answer_and_no_open_model(
+    open_again: Restart, engine: FakeEngine
+) -> None:
+    backend = open_again()
+    plain, narrow = ModelChoice(), ModelChoice(dtype="bfloat16")
+
+    def ask_all(choice: ModelChoice) -> list[Job]:
+        scenarios = ScenarioRequest(DALLAS.prompt, (), choice)
+        jobs = [
+            backend.trace(dataclasses.replace(DALLAS, choice=choice)),
+            backend.intervene(dataclasses.replace(OFF, choice=choice)),
+            backend.scenarios(scenarios),
+            backend.token(choice, " Austin"),
+            backend.warm(choice),
+        ]
+        for job in jobs:
+            job.result(10)
+        return jobs
+
+    first = ask_all(plain)
+    second = ask_all(narrow)
+    assert not {job.key for job in first} & {job.key for job in second}
+    assert not any(job.from_cache for job in second)
+    assert engine.choices == [plain, narrow]
+    assert backend.shelf.opened == (plain, narrow)
+    assert len(engine.traced) == len(engine.intervened) == len(engine.ran) == 2
+    assert len(backend.stored()) == 2
+    assert all(job.from_cache for job in ask_all(plain)[:3] + ask_all(narrow)[:3])
+    again = open_again()
+    for choice, job in ((plain, first[0]), (narrow, second[0])):
+        assert again.trace(dataclasses.replace(DALLAS, choice=choice)).key == job.key
+        assert again.key_of(dataclasses.replace(DALLAS, choice=choice)) is not None
+    assert len(engine.traced) == 2
+
+
+def test_two_data_types_that_wait_at_once_are_two_jobs(
+    backend: Backend, engine: FakeEngine
+) -> None:
+    gate = engine.hold()
+    plain = backend.trace(DALLAS)
+    narrow = backend.trace(dataclasses.replace(DALLAS, choice=ModelChoice(dtype="bfloat16")))
+    gate.open()
+    assert narrow is not plain
+    plain.result(10), narrow.result(10)
+    assert engine.traced == [DALLAS.prompt] * 2
 
 
 def test_warming_opens_the_model_and_tells_the_device(backend: Backend, engine: FakeEngine) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import subprocess
 import sys
+import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +19,18 @@ import tiny
 import tracer
 from cache import Backend, InterveneRequest, ModelChoice, TraceRequest
 from cache.engine import TracerEngine
+from cache.machine import Gpu
 from cache.request import TRACE_OPTIONS
 from cache.store import Store
 from cache.worker import Worker
-from tracer.errors import Cancelled, EmptyPromptError, PromptTooLongError, UnknownTokenError
+from tracer.errors import (
+    Cancelled,
+    EmptyPromptError,
+    ModelError,
+    PromptTooLongError,
+    UnknownTokenError,
+)
+from tracer.models import Model
 from tracer.sources import resolve
 from tracer.types import Intervention
 
@@ -110,6 +121,63 @@ def test_tracer_stops_within_a_batch_of_being_told(choice: ModelChoice) -> None:
     with pytest.raises(Cancelled, match="enough"):
         engine.trace(engine.load(choice), TraceRequest(tiny.PROMPT, choice), stop_at_the_second)
     assert len(reports) == 2
+
+
+def test_the_data_type_of_a_choice_is_that_of_the_weights_and_of_the_answers(
+    backend: Backend, choice: ModelChoice
+) -> None:
+    import torch
+
+    narrow = dataclasses.replace(choice, dtype="bfloat16")
+    engine = TracerEngine("cpu")
+    assert engine.load(choice).bridge.dtype == torch.float32
+    assert engine.load(narrow).bridge.dtype == torch.bfloat16
+    graphs = [
+        backend.trace(TraceRequest(tiny.PROMPT, asked)).result(120)
+        for asked in (choice, narrow, choice)
+    ]
+    told = [graph.provenance["dtype"] for graph in graphs]
+    assert told == ["float32", "bfloat16", "float32"]
+    assert graphs[0] is graphs[2] and graphs[0].to_bytes() != graphs[1].to_bytes()
+    assert backend.shelf.opened == (choice, narrow)
+
+
+def test_an_unloaded_model_leaves_memory(choice: ModelChoice, tmp_path: Path) -> None:
+    engine, gone = TracerEngine("cpu"), threading.Event()
+    load = engine.load
+
+    def watched(asked: ModelChoice) -> Model:
+        model = load(asked)
+        weakref.finalize(model, gone.set)
+        return model
+
+    engine.load = watched
+    backend = Backend(Store(tmp_path), engine)
+    backend.trace(TraceRequest(tiny.PROMPT, choice)).result(120)
+    assert backend.shelf.opened == (choice,) and not gone.is_set()
+    backend.shelf.unload(choice)
+    assert gone.wait(30)
+    assert backend.shelf.opened == ()
+    backend.close(10)
+
+
+def test_the_engine_says_where_models_are_opened() -> None:
+    found = TracerEngine("cpu").machine()
+    assert (found.device, found.gpu) == ("cpu", None)
+    assert 0 < found.room == found.free_memory <= found.memory
+    with pytest.raises(ModelError, match="no device 'abacus'"):
+        TracerEngine("abacus").machine()
+
+
+def test_the_engine_says_what_the_accelerator_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3, 8))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A fast one")
+    found = TracerEngine("auto").machine()
+    assert (found.device, found.gpu) == ("cuda", Gpu("A fast one", memory=8, free=3))
+    assert found.room == 3
 
 
 @pytest.mark.parametrize("cores", [1, 2])

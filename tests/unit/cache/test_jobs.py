@@ -129,3 +129,24 @@ def test_cancelling_a_finished_job_changes_nothing() -> None:
     job = Job.found("k", 1)
     job.cancel()
     assert (job.state, job.result(), job.from_cache) == ("done", 1, True)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_an_abandoned_job_stops_whoever_wants_it(running: bool) -> None:
+    job = Job[int]("k")
+    assert job.join("anna") and job.join("ben")
+    if running:
+        job.begin()
+    job.abandon()
+    assert not job.join("anna")
+    if running:
+        with pytest.raises(Cancelled):
+            job.report(1, 2, "tracing")
+        job.succeed(1)
+    assert job.state == "cancelled"
+
+
+def test_abandoning_a_finished_job_changes_nothing() -> None:
+    job = Job.found("k", 1)
+    job.abandon()
+    assert (job.state, job.result()) == ("done", 1)

@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import cache.request
-from cache import InterveneRequest, ModelChoice, TraceRequest
-from cache.request import graph_key, intervene_digest, trace_digest
+from cache import InterveneRequest, ModelChoice, ScenarioRequest, TraceRequest
+from cache.request import (
+    graph_key,
+    identity,
+    intervene_digest,
+    scenarios_digest,
+    token_digest,
+    trace_digest,
+    warm_digest,
+)
+from tracer.sources import ModelSource
 from tracer.types import Intervention
 
 TRACE = TraceRequest("the capital of Texas is")
@@ -73,3 +84,34 @@ def test_a_corrected_formula_is_not_answered_with_old_numbers(
 
 def test_requests_can_be_keys() -> None:
     assert len({TRACE, TraceRequest(TRACE.prompt), INTERVENE, ModelChoice(), ModelChoice()}) == 3
+
+
+SOURCE = ModelSource("gemma", "scope", Path("m"), Path("t"), fingerprint="0123")
+
+
+def test_the_plain_data_type_is_identified_by_the_files_alone() -> None:
+    """Graphs that were stored before there was a choice of data type keep their address."""
+    assert identity(SOURCE, ModelChoice()) == identity(SOURCE, ModelChoice("other", "x")) == "0123"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        lambda files: trace_digest(files, TRACE),
+        lambda files: graph_key(files, (1, 2), TRACE),
+        lambda files: intervene_digest(files, INTERVENE),
+        lambda files: scenarios_digest(files, ScenarioRequest("x", ())),
+        lambda files: token_digest(files, " Austin"),
+        warm_digest,
+    ],
+)
+def test_two_data_types_share_no_address(address: Callable[[str], str]) -> None:
+    plain, narrow = (identity(SOURCE, ModelChoice(dtype=d)) for d in ("float32", "bfloat16"))
+    assert address(plain) != address(narrow)
+    assert address(narrow) == address(identity(SOURCE, ModelChoice(dtype="bfloat16")))
+
+
+def test_another_data_type_of_other_files_is_another_one_too() -> None:
+    other = replace(SOURCE, fingerprint="4567")
+    narrow = ModelChoice(dtype="bfloat16")
+    assert identity(SOURCE, narrow) != identity(other, narrow)

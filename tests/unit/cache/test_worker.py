@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
-from fakes import FakeEngine, FakeFolders, FakeModel
+from fakes import FakeEngine, FakeFolders, FakeModel, until
 
 from cache import Job, ModelChoice
 from cache.worker import Worker
@@ -107,6 +107,90 @@ def test_an_idle_worker_holds_nothing_of_the_last_job(worker: Worker[FakeModel])
     job.result(10)
     del held
     assert gone.wait(10)
+
+
+def opened_with(worker: Worker[FakeModel], *names: str) -> list[weakref.ref[FakeModel]]:
+    """Opens models by name; returns what tells whether they are still there."""
+    seen: list[weakref.ref[FakeModel]] = []
+
+    def look(model: FakeModel, job: Job) -> None:
+        seen.append(weakref.ref(model))
+
+    for name in names:
+        ask(worker, name, look, ModelChoice(name, "x")).result(10)
+    return seen
+
+
+def test_what_is_open_is_told_with_the_one_used_last_at_the_end(
+    worker: Worker[FakeModel],
+) -> None:
+    one, two, three = (ModelChoice(name, "x") for name in ("one", "two", "three"))
+    assert worker.opened == ()
+    for choice, expected in [
+        (one, (one,)),
+        (two, (one, two)),
+        (one, (two, one)),
+        (three, (one, three)),
+    ]:
+        ask(worker, "x", choice=choice).result(10)
+        assert worker.opened == expected
+    worker.close(10)
+    assert worker.opened == ()
+
+
+def test_what_ran_out_of_memory_is_not_open_any_more(worker: Worker[FakeModel]) -> None:
+    opened_with(worker, "one")
+    ask(worker, "bad", _raiser(MemoryError()), ModelChoice("one", "x")).wait(10)
+    assert worker.opened == ()
+
+
+def test_an_unloaded_model_is_let_go_at_once_while_nothing_runs(
+    worker: Worker[FakeModel], engine: FakeEngine
+) -> None:
+    one, two = opened_with(worker, "one", "two")
+    freed = engine.freed
+    worker.unload(ModelChoice("one", "x"))
+    until(lambda: engine.freed > freed)
+    assert (one(), two() is None) == (None, False)
+    assert worker.opened == (ModelChoice("two", "x"),)
+    opened_with(worker, "two", "one")
+    assert engine.loads == ["one", "two", "one"]
+
+
+def test_a_model_is_let_go_only_after_the_job_that_runs_and_before_the_next(
+    worker: Worker[FakeModel], engine: FakeEngine
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    choice = ModelChoice("one", "x")
+
+    def hold(model: FakeModel, job: Job) -> bool:
+        started.set()
+        go_on.wait(10)
+        return worker.opened == (choice,)
+
+    (seen,) = opened_with(worker, "one")
+    running = ask(worker, "first", hold, choice)
+    assert started.wait(10)
+    worker.unload(choice)
+    after = ask(worker, "second", lambda model, job: seen() is None, choice)
+    assert seen() is not None and worker.opened == (choice,)
+    go_on.set()
+    assert running.result(10), "it was there to the end"
+    assert after.result(10), "the next one has a model of its own"
+    assert engine.loads == ["one", "one"]
+
+
+def test_unloading_a_model_that_is_not_open_does_nothing_now_or_later(
+    worker: Worker[FakeModel], engine: FakeEngine
+) -> None:
+    worker.unload(ModelChoice("two", "x"))
+    opened_with(worker, "one")
+    freed = engine.freed
+    worker.unload(ModelChoice("two", "x"))
+    worker.unload(ModelChoice("one", "x", "bfloat16"))
+    opened_with(worker, "two", "one")
+    assert worker.opened == (ModelChoice("two", "x"), ModelChoice("one", "x"))
+    assert (engine.loads, engine.freed) == (["one", "two"], freed)
 
 
 def _raiser(error: BaseException):
