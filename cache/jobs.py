@@ -74,6 +74,11 @@ class Job(Generic[T]):
             return None
         return (time.perf_counter() if ended is None else ended) - begun
 
+    @property
+    def age(self) -> float | None:
+        """Seconds since the work ended; None before, and where it never began."""
+        return None if self._ended is None else time.perf_counter() - self._ended
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the job has ended one way or another; False if ``timeout`` seconds passed."""
         return self._finished.wait(timeout)

@@ -17,6 +17,7 @@ from cache.lru import Lru
 from cache.machine import Machine, looked_at
 from cache.request import ModelChoice, Published, identity
 from cache.worker import Worker
+from tracer import explanations
 from tracer.errors import TracerError
 from tracer.explanations import Explanations, explanations_of, explanations_on_neuronpedia
 from tracer.features import FeatureReader
@@ -161,20 +162,25 @@ class Shelf(Generic[M]):
     ) -> Job[int] | None:
         """Fetch the examples of features from where they are published, once for each ``key``.
 
-        None where all there is to know is on this disk; the result is how many were found.
+        None where all there is to know is on this disk; the result is how many were found. What
+        failed is tried again after :data:`tracer.explanations.PAUSE`.
         """
         reader = self.features(choice)
         if not isinstance(reader, Explanations) or not network_allowed():
             return None
         name = f"explain {choice} {key}"
         known = self._explaining.get(name)
-        if known is not None:
+        if known is not None and not _may_be_tried_again(known):
             return known
 
         def fetch(job: Job[int]) -> int:
             return len(reader.fetch_many(features, job.report))
 
         return self._explaining.run(name, "feature examples", fetch)
+
+
+def _may_be_tried_again(job: Job[Any]) -> bool:
+    return job.state == "failed" and (job.age or 0.0) > explanations.PAUSE
 
 
 def _name(choice: ModelChoice) -> str:

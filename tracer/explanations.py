@@ -57,11 +57,10 @@ def explanations_of(source: ModelSource) -> FeatureReader:
     if place is None and source.neuronpedia is None:
         return FeatureIndex.open(source.transcoder_folder)
     return Explanations.open(
-        source.transcoder_folder,
+        source.index_folder,  # not the snapshot's features/, of which only parts are fetched
         hub=(place.repo, place.folder, place.revision or "") if place else None,
         neuronpedia=source.neuronpedia,
         cache_folder=places.explanations(),
-        extra_index=source.index_folder,
     )
 
 
@@ -89,31 +88,27 @@ class Explanations(FeatureReader):
     @classmethod
     def open(
         cls,
-        transcoder_folder: Path,
+        index_folder: Path,
         *,
         hub: tuple[str, str, str] | None,
         neuronpedia: tuple[str, str] | None,
         cache_folder: Path,
-        extra_index: Path | None = None,
         n_layers: int = 0,
     ) -> Explanations:
         """Name the places to look in; nothing is asked of the network yet.
 
-        ``hub`` is (repository, folder in it, commit); ``neuronpedia`` is its name of the model and
-        of the source set; ``extra_index`` is a folder that holds ``features/``, or that folder;
-        ``n_layers`` is the set's, where no index can tell. Raises :class:`FeatureIndexError` when
-        an index on this disk cannot be read.
+        ``index_folder`` is a ``features/`` that is whole, there or not, or the folder that holds
+        it: not the hub's, of which only the parts that were asked for are here. ``hub`` is
+        (repository, folder in it, commit); ``neuronpedia`` is its name of the model and of the
+        source set; ``n_layers`` is the set's, where no index can tell. Raises
+        :class:`FeatureIndexError` when the index on this disk cannot be read.
         """
-        indexes = [FeatureIndex.open(transcoder_folder)]
-        if extra_index is not None:
-            inside = extra_index.name == "features"
-            indexes.append(FeatureIndex.open(extra_index.parent if inside else extra_index))
         sources: list[Source] = []
         if hub is not None:
             sources.append(HubFeatures(*hub, cache_folder))
         if neuronpedia is not None:
             sources.append(Neuronpedia(*neuronpedia, cache_folder))
-        return cls(indexes, sources, n_layers)
+        return cls([FeatureIndex.open(index_folder)], sources, n_layers)
 
     @property
     def labels(self) -> Mapping[FeatureId, Label]:

@@ -70,11 +70,11 @@ class HubFeatures:
                 return index.card_of_record(feature, kept)
             except FeatureIndexError:
                 self._store.forget(feature)
-        if not network:
-            return None
         name, start, stop = span
+        path = f"{self._inside}/{name}"
+        if not network and not (snapshot(self._place.repo, self._commit) / path).is_file():
+            return None
         try:
-            path = f"{self._inside}/{name}"
             record = hub.read_range(self._place.repo, path, self._commit, start, stop)
         except HubFileMissingError as error:
             raise ExplanationError(

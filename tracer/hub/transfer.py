@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from httpx2 import Response
 
 REPORT_BYTES: Final = 2**20
+REPORT_SECONDS: Final = 0.5
+"""Progress is told this often on a slow line, too: it is also where a download can be stopped."""
 _LARGEST: Final = 50 * 10**9  # the hub serves no larger file by plain HTTP
 _PATIENCE: Final = 10.0  # seconds without a byte
 
@@ -211,7 +213,7 @@ def _append(place: Reference, content: Content, partial: Path, meter: _Meter) ->
     with _stream(place, f"bytes={done}-" if done else None) as response:
         if done and response.status_code != 206:  # it starts from the beginning
             digest, done = cache.hasher(content.etag, content.size), 0
-        reported = done
+        reported, told = done, time.monotonic()
         with partial.open("ab" if done else "wb") as file:
             for chunk in response.iter_bytes():
                 file.write(chunk)
@@ -219,9 +221,10 @@ def _append(place: Reference, content: Content, partial: Path, meter: _Meter) ->
                 done += len(chunk)
                 if done > content.size:
                     break
-                if done - reported >= REPORT_BYTES:
+                now = time.monotonic()
+                if done - reported >= REPORT_BYTES or now - told >= REPORT_SECONDS:
                     meter(done)
-                    reported = done
+                    reported, told = done, now
     if done != content.size:
         raise BrokenTransferError(
             f"{place.folder} of {place.repo} did not arrive whole ({done} of {content.size} bytes):"

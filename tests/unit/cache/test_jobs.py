@@ -29,6 +29,16 @@ def test_its_time_stands_still_once_it_has_ended() -> None:
     assert 0 <= running <= ended == job.seconds
 
 
+def test_its_age_counts_from_its_end() -> None:
+    job = Job[int]("k")
+    assert job.age is None
+    job.begin()
+    assert job.age is None
+    job.succeed(1)
+    first, second = job.age, job.age
+    assert first is not None and second is not None and 0 <= first <= second
+
+
 def test_a_result_may_be_waited_for() -> None:
     job = Job[int]("k", "a prompt")
     with pytest.raises(TimeoutError, match="a prompt"):

@@ -66,13 +66,11 @@ def test_the_nearest_place_answers_and_the_next_is_not_asked(
     tmp_path: Path,
 ) -> None:
     near = save_index(tmp_path / "near")
-    extra = save_index(tmp_path / "extra")
     commit = hub.add("org/set", save_index(tmp_path / "far"))
     neuronpedia.answers[SET] = feature()
 
     assert known(opened(near, commit).card(F)).act_max == 3.0
-    assert known(opened(None, commit, extra_index=extra).card(F)).act_max == 3.0
-    assert known(opened(None, commit, extra_index=extra / "features").card(F)).act_max == 3.0
+    assert known(opened(near / "features", commit).card(F)).act_max == 3.0
     assert hub.requests == [] and neuronpedia.requests == []
 
     assert known(opened(None, commit).card(F)).label == Label("letters", 0.9)
