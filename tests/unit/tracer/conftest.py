@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 
 import tracer
+from tracer.explanations import Explanations
 from tracer.models import Model
 
 
@@ -43,3 +45,25 @@ def open_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
 @pytest.fixture
 def model(open_tiny: Callable[..., Model]) -> Model:
     return open_tiny()
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Callable[..., Explanations]:
+    """Opens explanations over the given places, always with the same cache folder."""
+
+    def open_them(
+        folder: Path | None = None,
+        commit: str | None = None,
+        neuronpedia: bool = True,
+        hub_folder: str = "",
+        **more: Any,
+    ) -> Explanations:
+        return Explanations.open(
+            folder or tmp_path / "nothing",
+            hub=None if commit is None else ("org/set", hub_folder, commit),
+            neuronpedia=("model", "set") if neuronpedia else None,
+            cache_folder=tmp_path / "cache",
+            **more,
+        )
+
+    return open_them

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from feature_files import save_index
+from feature_files import known, save_index
 from hub_server import HubServer
 from neuronpedia_server import NeuronpediaServer, feature
 
@@ -24,39 +24,12 @@ from tracer.errors import (
 )
 from tracer.explanation_store import ExplanationStore
 from tracer.explanations import NO_EXAMPLES, Explanations
-from tracer.features import Example, FeatureCard, FeatureIndex, Label
+from tracer.features import Example, FeatureIndex, Label
 from tracer.types import FeatureId
 
 F = FeatureId(0, 1)
 SET = "model/0-set/1"
 LATE = FeatureId(3, 417)
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Callable[..., Explanations]:
-    """Opens explanations over the given places, always with the same cache folder."""
-
-    def open_them(
-        folder: Path | None = None,
-        commit: str | None = None,
-        neuronpedia: bool = True,
-        hub_folder: str = "",
-        **more: Any,
-    ) -> Explanations:
-        return Explanations.open(
-            folder or tmp_path / "nothing",
-            hub=None if commit is None else ("org/set", hub_folder, commit),
-            neuronpedia=("model", "set") if neuronpedia else None,
-            cache_folder=tmp_path / "cache",
-            **more,
-        )
-
-    return open_them
-
-
-def known(card: FeatureCard | None) -> FeatureCard:
-    assert card is not None
-    return card
 
 
 def test_the_nearest_place_answers_and_the_next_is_not_asked(

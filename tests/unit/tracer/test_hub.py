@@ -221,6 +221,23 @@ def test_a_cancelled_download_stops_and_continues_later(hub: HubServer) -> None:
     assert continued is not None and int(continued[6:-1]) >= 2_000_000
 
 
+def test_a_download_that_barely_gets_on_is_told_and_stops_when_it_is_cancelled(
+    hub: HubServer,
+) -> None:
+    hub.add("org/set", {"big.bin": BIG})
+    hub.slow_after("big.bin", 1000)
+    told: list[int] = []
+
+    def progress(done: int, total: int, what: str) -> None:
+        told.append(done)
+        if done > 1000:
+            raise errors.Cancelled("stopped")
+
+    with pytest.raises(errors.Cancelled):
+        fetch(SET, ["big.bin"], progress)
+    assert 1000 < told[-1] < 2**20
+
+
 def test_waiting_for_another_download_can_be_cancelled(hub: HubServer) -> None:
     from huggingface_hub.utils import WeakFileLock
 
