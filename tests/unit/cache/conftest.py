@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeEngine, FakeFolders
+from hub_server import HubServer
+from published import publish
 
 from cache import Backend
+from cache.shelf import Shelf
 from cache.store import Store
+from tracer.sources import resolve
 
 
 @pytest.fixture
@@ -41,3 +45,25 @@ def open_again(
 @pytest.fixture
 def backend(open_again: Callable[[], Backend]) -> Backend:
     return open_again()
+
+
+@pytest.fixture
+def backend_here(tmp_path: Path, engine: FakeEngine) -> Iterator[Backend]:
+    """Finds what is really on this disk; runs nothing of it."""
+    engine.folders = resolve
+    backend = Backend(Store(tmp_path / "store"), engine, resolve)
+    yield backend
+    engine.let_go()
+    backend.close(20)
+
+
+@pytest.fixture
+def shelf(backend_here: Backend) -> Shelf:
+    return backend_here.shelf
+
+
+@pytest.fixture
+def published(hub: HubServer, tmp_path: Path) -> HubServer:
+    """A hub that has ``published.MODEL`` and ``published.SET``."""
+    publish(hub, tmp_path / "published")
+    return hub
