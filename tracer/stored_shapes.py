@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from tracer import hub
 from tracer.downloads import Plan
+from tracer.errors import BrokenTransferError
 from tracer.sources import ModelSource
 
 _FIRST: Final = ("layer_0.safetensors", "W_enc_0.safetensors")
@@ -33,7 +34,10 @@ def features_planned(plan: Plan) -> int | None:
     part, path = (listed or named or alone or [(plan.main, "")])[0]
     if not path.endswith(".safetensors"):
         return None
-    return _features(lambda start, stop: hub.read_range(part.repo, path, part.commit, start, stop))
+    try:
+        return _features(lambda a, b: hub.read_range(part.repo, path, part.commit, a, b))
+    except BrokenTransferError:
+        return None  # it is shorter than any header
 
 
 def features_here(source: ModelSource) -> int | None:

@@ -56,7 +56,7 @@ def test_a_download_runs_while_a_trace_runs_and_neither_waits_for_the_other(
 
 def test_progress_is_in_bytes_of_all_files_together(shelf: Shelf, published: HubServer) -> None:
     assert not shelf.is_here(THERE)
-    size = shelf.to_download(THERE).result(10)
+    size = shelf.to_download(THERE).result(10).n_bytes
     assert size == len(BIG) + len("{}") + len(b"tensors"), "the set's config is here: it was read"
     quick = published.slow_after("model.safetensors", 2_000_000)
     job = shelf.download(THERE)
@@ -71,7 +71,7 @@ def test_progress_is_in_bytes_of_all_files_together(shelf: Shelf, published: Hub
     assert job.progress[:2] == (size, size)
     assert shelf.downloads == () and shelf.downloading(THERE) is job
     assert shelf.is_here(THERE)
-    assert shelf.to_download(THERE).result(10) == 0
+    assert shelf.to_download(THERE).result(10).n_bytes == 0
 
 
 def test_what_is_here_can_be_opened_and_what_is_nowhere_cannot(
