@@ -135,8 +135,8 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
     _neighbours("Strongest outputs", "out", view.outputs(node, 6), view)
     if node.kind == "feature" and asked is None:
         st.caption(
-            "There are no examples for the features of this graph: its model and transcoders are "
-            f"not here. {plain(_stored.sources(graph))}"
+            "There are no examples for the features of an imported graph: its model and "
+            f"transcoders are not here. {plain(_stored.sources(graph))}"
         )
     elif node.kind == "feature" and asked is not None:
         card = _explanations.card(asked, node.feature)
