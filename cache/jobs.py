@@ -109,7 +109,6 @@ class Job(Generic[T]):
     def abandon(self) -> None:
         """Cancel for every session."""
         with self._lock:
-            self._sessions.clear()
             self._stop()
 
     def join(self, session: str = "") -> bool:

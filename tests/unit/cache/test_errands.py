@@ -103,11 +103,11 @@ def test_the_same_errand_for_two_sessions_runs_once_and_stops_when_both_cancel(
     job = errands.run("a", "", held, "anna")
     held.wait_until_begun()
     assert errands.run("a", "", held, "ben") is job
-    job.cancel("anna")
+    job.cancel("ben")
     before = held.reports
     until(lambda: held.reports > before + 1)
     assert (job.state, errands.queue) == ("running", (job,))
-    job.cancel("ben")
+    job.cancel("anna")
     with pytest.raises(Cancelled):
         job.result(10)
     assert held.times == 1

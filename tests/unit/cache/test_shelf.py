@@ -22,10 +22,12 @@ from tracer.errors import (
 )
 
 DALLAS = TraceRequest("The capital of the state containing Dallas is")
+OURS = {"downloads", "errands", "worker"}
+"""Names of the threads of a backend."""
 
 
-def threads() -> set[str]:
-    return {thread.name for thread in threading.enumerate()}
+def threads() -> set[threading.Thread]:
+    return set(threading.enumerate())
 
 
 def partial_bytes() -> list[int]:
@@ -110,10 +112,11 @@ def test_closing_stops_a_download_keeps_what_has_arrived_and_leaves_no_thread(
     backend_here.shelf.machine()
     backend_here.trace(DALLAS).result(10)
     until(lambda: job.progress[0] > 1_000_000)
-    assert {"downloads", "errands", "worker"} <= threads()
+    started = [thread for thread in threads() - before if thread.name in OURS]
+    assert {thread.name for thread in started} == OURS
     backend_here.close(20)
     assert job.state == "cancelled"
-    assert not {"downloads", "errands", "worker"} & threads() - before
+    assert not any(thread.is_alive() for thread in started)
     (kept,) = partial_bytes()
     assert kept > 1_000_000
 
@@ -125,6 +128,8 @@ def test_the_same_download_for_two_sessions_runs_once_and_stops_when_both_cancel
     job = shelf.download(THERE, "anna")
     until(lambda: job.progress[0] > 1_000_000)
     assert shelf.download(THERE, "ben") is job
+    for other in (ModelChoice("lab/other", SET), ModelChoice(MODEL, "lab/other")):
+        assert shelf.downloading(other) is None
     narrow = ModelChoice(MODEL, SET, "bfloat16")
     assert shelf.download(narrow, "carl") is job, "the files are the same"
     for session in ("anna", "carl"):

@@ -84,8 +84,12 @@ def test_a_set_of_the_hub_is_explained_by_what_is_published_with_it(
 
 
 def test_each_key_is_fetched_once(
-    shelf: Shelf, published: HubServer, downloaded: ModelSource
+    shelf: Shelf,
+    published: HubServer,
+    downloaded: ModelSource,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("tracer.explanations.PAUSE", 0.0)
     first = shelf.explain(THERE, [F], "a")
     assert first is not None and first.result(10) == 1
     asked = len(published.requests)
