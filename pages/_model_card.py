@@ -12,7 +12,7 @@ from cache import Dtype, Job, Machine, ModelChoice, ToDownload
 from charts.wording import count_text, size_text
 from pages import _choices, _own_model, _resources, _session
 from pages._session import Session
-from pages._text import plain
+from pages._text import plain, sentence
 from tracer.errors import TracerError
 from tracer.hub import network_allowed
 from tracer.registry import KINDS, ListedModel, ListedSet, disk, memory
@@ -270,7 +270,7 @@ def _say_why(job: Job[Any]) -> None:
         if job.state == "cancelled":
             st.info("The download was stopped; what has arrived is kept for the next time.")
         else:
-            st.error(plain(str(error)[:1].upper() + str(error)[1:] + "."))
+            st.error(plain(sentence(error)))
 
 
 @st.fragment(run_every=_POLL)

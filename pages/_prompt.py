@@ -8,7 +8,7 @@ import streamlit as st
 
 from cache import Job, ModelChoice, StoreError, TraceRequest
 from pages import _resources, _session, _stored
-from pages._text import plain
+from pages._text import plain, sentence
 from tracer.atlas.gallery import gallery
 from tracer.errors import ModelError, TracerError, TranscoderError
 from tracer.graph import AttributionGraph
@@ -75,7 +75,7 @@ def _step(by: int) -> None:
 
 def _refused(error: TracerError) -> None:
     """What is wrong with the prompt, in one sentence, and a way back."""
-    st.error(plain(str(error)[:1].upper() + str(error)[1:] + "."))
+    st.error(plain(sentence(error)))
     if isinstance(error, ModelError | TranscoderError):
         with st.container(horizontal=True):
             if st.button("Models", key="to models", type="primary"):

@@ -18,6 +18,14 @@ def plain(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", text)
 
 
+def sentence(error: Exception) -> str:
+    """An error's message as a sentence; the name of a place keeps its small letter."""
+    text = str(error)
+    first = text.partition(" ")[0]
+    is_name = any(mark in first for mark in "/._-")
+    return f"{text if is_name else text[:1].upper() + text[1:]}."
+
+
 def example_html(example: Example, strongest: float, palette: Palette, around: int = 12) -> str:
     """An example's tokens, shaded by activation; at most ``around`` either side of the peak.
 

@@ -70,11 +70,6 @@ def known(reference: str) -> Download | None:
     return found if found.folder.is_dir() and all(p.is_file() for p in found.files) else None
 
 
-def forget(reference: str) -> None:
-    """Have the next opening ask the hub what the reference stands for now. Files stay."""
-    _note(reference).unlink(missing_ok=True)
-
-
 def _note(reference: str) -> Path:
     name = hashlib.sha256(str(hub.Reference.parse(reference)).encode()).hexdigest()[:24]
     return places.downloads() / f"{name}.json"

@@ -8,7 +8,7 @@ from cache import Marks, ModelChoice
 from charts.palette import LIGHT
 from pages import _session
 from pages._session import Compared, RunOptions, Session, from_query, to_query
-from pages._text import chips_html, example_html, plain
+from pages._text import chips_html, example_html, plain, sentence
 from tracer.features import Example
 from tracer.scenarios import Scenario, edit_all
 from tracer.types import NodeId, Supernode, Thresholds
@@ -152,3 +152,15 @@ def test_a_click_on_a_column_that_is_another_by_now_does_nothing(
     assert _session.read().scenarios == (one,)
     _session.change_scenario(0, one, two)
     assert _session.read().scenarios == (two,)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("the prompt is empty: write one", "The prompt is empty: write one."),
+        ("lab/other is no folder here", "lab/other is no folder here."),
+        ("gemma-2-2b has no token for “ß”", "gemma-2-2b has no token for “ß”."),
+    ],
+)
+def test_a_sentence_begins_large_but_a_name_stays_as_it_is(said: str, shown: str) -> None:
+    assert sentence(ValueError(said)) == shown
