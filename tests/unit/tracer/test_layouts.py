@@ -16,7 +16,13 @@ from safetensors.torch import load_file, save_file
 
 import tracer
 from tracer.errors import TranscoderError
-from tracer.transcoders import TranscoderSet, convert, load_transcoders, save_transcoders
+from tracer.transcoders import (
+    TranscoderSet,
+    convert,
+    load_transcoders,
+    save_transcoders,
+    writing,
+)
 from tracer.transcoders.stored import StoredRows
 
 ARCHITECTURES = (
@@ -153,6 +159,20 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "target" / "mine").write_text("a person's file")
     with pytest.raises(TranscoderError, match="there already"):
         convert(LAYOUTS["TopK"](tmp_path / "other"), tmp_path / "target")
+
+
+def test_a_disk_that_fills_up_while_converting_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        if path.name == "layer_2.safetensors":
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path)
+
+    monkeypatch.setattr(writing, "save_file", full)
+    with pytest.raises(TranscoderError, match="target cannot be written: No space left"):
+        convert(LAYOUTS["Gemma Scope"](tmp_path / "set"), tmp_path / "target")
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_an_npz_is_not_read_by_rows(tmp_path: Path) -> None:

@@ -202,3 +202,25 @@ def test_a_file_that_is_deleted_is_fetched_again(published: HubServer) -> None:
     with pytest.raises(NotDownloadedError):
         resolve(MODEL, SET)
     assert obtain(MODEL, SET).fingerprint == source.fingerprint
+
+
+def test_weights_in_other_forms_are_left_where_they_are(
+    published: HubServer, tmp_path: Path
+) -> None:
+    """Some repositories hold their weights twice, for other tools."""
+    (tmp_path / "model" / "consolidated.safetensors").write_bytes(b"the same again")
+    published.add(MODEL, tmp_path / "model")
+    obtain(MODEL, SET)
+    assert published.asked("model.safetensors") and not published.asked("consolidated")
+
+
+def test_what_is_here_already_counts_as_done(published: HubServer) -> None:
+    source = obtain(MODEL, SET)
+    lost = source.transcoder_folder / "layer_1.safetensors"
+    size = lost.stat().st_size
+    lost.resolve().unlink()
+    lost.unlink(missing_ok=True)
+    heard: list[tuple[int, int, str]] = []
+    obtain(MODEL, SET, lambda *told: heard.append(told))
+    assert heard[0][0] >= heard[0][1] - size > 0
+    assert heard[-1][0] == heard[-1][1]
