@@ -15,7 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Error,
+    Page,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [
@@ -28,7 +36,17 @@ FLAGS = [
     "--disable-sync",
 ]
 
-expect.set_options(timeout=20_000)  # a busy machine may take long to load the model
+PATIENCE = (
+    120_000  # milliseconds; a busy machine may take long, and a passing test waits for nothing
+)
+# Streamlit unfolds an expander in half a second, during which its contents move: on a busy machine
+# what was under the mouse when it went down is elsewhere when it comes up, and the click is lost.
+NO_ANIMATION = """
+const animate = Element.prototype.animate;
+Element.prototype.animate = function (frames) { return animate.call(this, frames, 0); };
+"""
+
+expect.set_options(timeout=PATIENCE)
 
 
 def browser_path() -> str | None:
@@ -60,7 +78,7 @@ class App:
         self._wait_until_healthy()
 
     def _wait_until_healthy(self) -> None:
-        for _ in range(300):
+        for _ in range(900):
             if self.process.poll() is not None:
                 break
             try:
@@ -119,12 +137,20 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     server.stop()
 
 
+def visitor(browser: Browser) -> BrowserContext:
+    """Somebody who was never here, 1440 wide."""
+    size: ViewportSize = {"width": 1440, "height": 1000}
+    context = browser.new_context(viewport=size, reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE)
+    context.add_init_script(NO_ANIMATION)
+    return context
+
+
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A fresh visitor, 1440 wide. The page must speak to nobody but its own server."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    """A fresh visitor. The page must speak to nobody but its own server."""
+    context = visitor(browser)
     opened = context.new_page()
-    opened.set_default_timeout(20_000)
     asked: list[str] = []
     opened.on("request", lambda request: asked.append(request.url))
     yield opened

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 def counts(page: Page) -> str:
     """What is said of the comparison, once it is there."""
     said = page.get_by_text(re.compile(r"\d+ features? in both, \d+ only left"))
-    expect(said).to_be_visible(timeout=60_000)
+    expect(said).to_be_visible()
     settled(page)
     return said.inner_text()
 

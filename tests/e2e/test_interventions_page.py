@@ -25,14 +25,14 @@ MARKS = {
 def open_page(app: App, page: Page) -> None:
     """Also after other tests have left runs in the history of the prompt."""
     page.goto(f"{app.url}/interventions")
-    expect(page.get_by_text("Start with one of these")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Start with one of these")).to_be_visible()
     settled(page)
 
 
 def column(page: Page, number: int) -> Locator:
     """The bordered column that holds the figure of scenario ``number``."""
     figure = page.locator(f".st-key-column-{number} .js-plotly-plot")
-    expect(figure.locator(".bars .point").first).to_be_attached(timeout=60_000)
+    expect(figure.locator(".bars .point").first).to_be_attached()
     settled(page)
     return page.get_by_test_id("stColumn").filter(has=figure)
 
@@ -95,7 +95,7 @@ def test_texas_pushed_away_in_one_column_and_california_in_its_place_in_another(
 
 def test_one_supernode_changes_the_language(app: App, page: Page) -> None:
     page.goto(with_query(f"{app.url}/interventions", prompt="Das Gegenteil von klein ist"))
-    expect(page.get_by_text("Start with one of these")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Start with one of these")).to_be_visible()
     settled(page)
     page.get_by_text("Add a what-if").click()
     choose(page, GROUPS, "say a German word")
@@ -176,7 +176,7 @@ def test_a_link_to_a_feature_that_is_not_there_fails_in_its_own_column(
     )
     bad = good.replace("good", "bad").replace("887", "99999")
     page.goto(f"{app.url}/interventions?scenarios=[{bad},{good}]")
-    expect(page.get_by_text("layer 1 has no feature 99999")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("layer 1 has no feature 99999")).to_be_visible()
     expect(column(page, 1).get_by_text(re.compile(r"Austin 99\.9 % → 0\.1 %"))).to_be_visible()
 
 
@@ -195,7 +195,7 @@ def test_an_emptied_box_keeps_the_prompt_and_the_columns(app: App, page: Page) -
 def test_pins_are_watched_and_a_chosen_token_is_followed(app: App, page: Page) -> None:
     page.goto(with_query(f"{app.url}/interventions", scenarios=[OFF], marks=MARKS))
     watched = page.locator(".st-key-pins-0 .js-plotly-plot")
-    expect(watched.get_by_text("Texas", exact=True)).to_be_visible(timeout=60_000)
+    expect(watched.get_by_text("Texas", exact=True)).to_be_visible()
     follow = page.get_by_label("Follow the probability of")
     follow.fill("Sacramento")
     follow.press("Enter")
@@ -240,7 +240,7 @@ def test_any_feature_is_found_by_its_label_and_set_from_there_on(app: App, page:
 
 def test_the_graph_is_checked_against_the_model(app: App, page: Page) -> None:
     page.goto(with_query(f"{app.url}/interventions", marks=MARKS | {"pinned": []}))
-    page.get_by_text("Check it").click(timeout=60_000)
+    page.get_by_text("Check it").click()
     ranked = page.locator(".st-key-ranked .js-plotly-plot")
     expect(ranked.locator(".bars .point")).to_have_count(3)
     page.get_by_role("radio", name="the strongest features").click()
@@ -253,7 +253,7 @@ def test_the_graph_is_checked_against_the_model(app: App, page: Page) -> None:
 
 def test_supernodes_are_switched_off_in_a_flow_diagram(app: App, page: Page) -> None:
     page.goto(with_query(f"{app.url}/interventions", marks=MARKS))
-    page.get_by_text("Check it").click(timeout=60_000)
+    page.get_by_text("Check it").click()
     measured = page.locator(".st-key-flow-Measured .js-plotly-plot")
     expect(measured.get_by_text("Texas", exact=True)).to_be_visible()
     expect(measured.get_by_text("off", exact=True)).to_be_visible()
@@ -264,7 +264,7 @@ def test_a_run_comes_back_from_the_history_and_goes_to_other_prompts_and_files(
     app: App, page: Page
 ) -> None:
     page.goto(with_query(f"{app.url}/interventions", scenarios=[OFF]))
-    expect(column(page, 0)).to_be_visible(timeout=60_000)
+    expect(column(page, 0)).to_be_visible()
     with page.expect_download() as table:
         page.get_by_role("button", name="Download as CSV").click()
     text = table.value.path().read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import App, settled, with_query
+from conftest import App, settled, visitor, with_query
 from playwright.sync_api import Browser, Locator, Page, expect
 
 pytestmark = pytest.mark.browser
@@ -14,7 +14,7 @@ PROMPT = "The capital of the state containing Oakland is"
 
 def open_node(app: App, page: Page, node: str) -> None:
     page.goto(with_query(app.url, prompt=PROMPT, node=node))
-    expect(page.get_by_text("Strongest inputs", exact=True)).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Strongest inputs", exact=True)).to_be_visible()
     settled(page)
 
 
@@ -66,10 +66,10 @@ def test_nodes_are_pinned_named_as_one_and_kept_with_the_trace(
     expect(flow.get_by_text("Sacramento").first).to_be_visible()
 
     # Another visitor, without the link: the marks were kept with the trace.
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    context = visitor(browser)
     other = context.new_page()
     other.goto(with_query(app.url, prompt=PROMPT))
-    expect(other.get_by_text("California & co 3 nodes")).to_be_visible(timeout=60_000)
+    expect(other.get_by_text("California & co 3 nodes")).to_be_visible()
     context.close()
 
     # A supernode is a group of the Interventions page.
@@ -88,7 +88,7 @@ def test_nodes_are_pinned_named_as_one_and_kept_with_the_trace(
 
 def test_a_pin_is_searched_for_and_the_link_carries_it(app: App, page: Page) -> None:
     page.goto(with_query(app.url, prompt="calc: 36+59="))
-    expect(page.get_by_text("Pin what matters")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Pin what matters")).to_be_visible()
     settled(page)
     search = page.locator(".st-key-pinned-nodes input")
     search.click()
@@ -107,5 +107,5 @@ def test_a_pin_is_searched_for_and_the_link_carries_it(app: App, page: Page) -> 
 
 def test_damaged_marks_in_a_link_open_the_trace_without_them(app: App, page: Page) -> None:
     page.goto(with_query(app.url, prompt="calc: 80+40=", marks='{"pinned":["<b>"]}'))
-    expect(page.get_by_text("Pin what matters")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Pin what matters")).to_be_visible()
     expect(page.get_by_test_id("stException")).to_have_count(0)
