@@ -17,11 +17,14 @@ from typing import Any, Final, Generic, TypeVar
 from cache.engine import Engine, M
 from cache.jobs import Job
 from cache.request import ModelChoice, identity
-from tracer.errors import MemoryLimitError, ModelError, TracerError
+from tracer.errors import Cancelled, MemoryLimitError, ModelError, TracerError
 
 logger = logging.getLogger(__name__)
 
 MODELS_KEPT: Final = 2
+PAUSE: Final = 30.0
+"""Seconds for which a failure stands before the same request is worked on again. A page asks again
+whenever it is drawn: without a pause, what takes a while to fail would be begun for ever."""
 T = TypeVar("T")
 
 
@@ -38,9 +41,13 @@ class _Task(Generic[M]):
 class Worker(Generic[M]):
     """Runs jobs one after another in a thread of its own, which starts with the first job."""
 
-    def __init__(self, engine: Engine[M], models_kept: int = MODELS_KEPT) -> None:
+    def __init__(
+        self, engine: Engine[M], models_kept: int = MODELS_KEPT, pause: float = PAUSE
+    ) -> None:
         self.engine = engine
         self._models_kept = models_kept
+        self._pause = pause
+        self._failed: dict[tuple[str, str], Job[Any]] = {}
         self._models: OrderedDict[str, tuple[ModelChoice, M]] = OrderedDict()
         self._opened: tuple[ModelChoice, ...] = ()
         self._unwanted: set[ModelChoice] = set()
@@ -90,7 +97,8 @@ class Worker(Generic[M]):
         """Queue ``work(model, job)``, or join the job that already does ``key``.
 
         ``fingerprint`` says which files the caller means by ``choice``. The work reports progress
-        through ``job.report``, which is also where a cancelled job stops.
+        through ``job.report``, which is also where a cancelled job stops. A job that failed less
+        than :data:`PAUSE` seconds ago is answered with itself, unless a model was unloaded since.
         """
         with self._wake:
             if self._closed:
@@ -98,6 +106,9 @@ class Worker(Generic[M]):
             for job in self._open_jobs():
                 if job.key == key and job.join(session):
                     return job
+            self._failed = {k: job for k, job in self._failed.items() if self._stands(job)}
+            if (key, fingerprint) in self._failed:
+                return self._failed[key, fingerprint]
             job = Job[T](key, title)
             job.join(session)
             self._waiting.append(_Task(job, choice, fingerprint, work))
@@ -118,6 +129,9 @@ class Worker(Generic[M]):
     def _open_jobs(self) -> list[Job[Any]]:
         jobs = [task.job for task in self._waiting]
         return jobs if self._running is None else [self._running, *jobs]
+
+    def _stands(self, failed: Job[Any]) -> bool:
+        return failed.age is None or failed.age < self._pause
 
     # Everything below runs in the worker's thread.
 
@@ -149,7 +163,7 @@ class Worker(Generic[M]):
         try:
             result = task.work(self._model(task), job)
         except TracerError as error:
-            job.fail(error)
+            self._fail(task, error)
         except BaseException as error:  # not even SystemExit in a library may end the thread
             logger.exception("the job %s (%s) failed", job.key, job.title)
             if _out_of_memory(error):
@@ -167,15 +181,22 @@ class Worker(Generic[M]):
             # The error's frames hold the tensors that filled the memory.
             error.__traceback__ = error.__cause__ = error.__context__ = None
             self.engine.free_memory()
-            job.fail(failure)
+            self._fail(task, failure)
         else:
             job.succeed(result)
+
+    def _fail(self, task: _Task[M], error: TracerError) -> None:
+        if not isinstance(error, Cancelled):
+            with self._wake:  # before anybody learns of it, and asks again
+                self._failed[task.job.key, task.fingerprint] = task.job
+        task.job.fail(error)
 
     def _let_go(self) -> None:
         for key, (choice, _) in list(self._models.items()):
             if choice in self._unwanted:
                 del self._models[key]
         self._unwanted.clear()
+        self._failed.clear()  # what had no room may have some now
         self._note_opened()
         self.engine.free_memory()
 

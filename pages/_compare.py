@@ -22,7 +22,7 @@ from charts.comparison_views import (
 )
 from charts.palette import Palette, palette
 from charts.wording import node_name, percent, token_text
-from pages import _prompt, _resources, _session, _stored
+from pages import _prompt, _resources, _session, _stored, _waiting
 from pages._choices import sets_of
 from pages._session import Session
 from pages._text import plain
@@ -40,7 +40,6 @@ from tracer.pruning import PrunedGraph
 from tracer.scenarios import Scenario
 from tracer.types import FeatureId
 
-_WAIT: Final = 30.0
 _STATIC: Final = {"displayModeBar": False, "staticPlot": False}
 _ALIGNMENTS: Final[dict[Alignment, str]] = {
     "token": "by token",
@@ -205,8 +204,7 @@ def _traced(prompt: str, choice: ModelChoice, target: str, side: str) -> PrunedG
         job: Job[AttributionGraph] = _resources.backend().trace(
             TraceRequest(prompt, choice, targets)
         )
-        if not job.wait(_WAIT):
-            st.info(f"{side}: still tracing. The comparison appears when the page is drawn again.")
+        if not _waiting.ended(job, side):
             return None
         try:
             job.result()

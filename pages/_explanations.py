@@ -8,14 +8,13 @@ import streamlit as st
 
 from cache import Job
 from charts.graph_view import GraphView
-from pages import _resources
+from pages import _resources, _waiting
 from pages._text import plain
 from tracer.errors import TracerError
 from tracer.explanations import NO_EXAMPLES
 from tracer.features import FeatureCard
 from tracer.types import FeatureId
 
-_POLL: Final = 1.0
 _WAIT: Final = 4.0
 """Seconds that the panel waits for the examples of one feature."""
 _NAMED: Final = 120
@@ -55,7 +54,7 @@ def fetch_names(view: GraphView, key: str, choice: _resources.Asked) -> None:
         job = _resources.backend().shelf.explain(choice, nameless, f"{key} {len(nameless)}")
         if job is None:
             return
-        if job.state in ("queued", "running"):
+        if _waiting.going_on(job):
             _names_coming(job)
             return
         job.result()
@@ -63,15 +62,15 @@ def fetch_names(view: GraphView, key: str, choice: _resources.Asked) -> None:
         st.caption(plain(f"Not every feature could be named: {error}."))
 
 
-@st.fragment(run_every=_POLL)
+@st.fragment(run_every=_waiting.POLL)
 def _names_coming(job: Job[Any]) -> None:
-    if job.state not in ("queued", "running"):
+    if not _waiting.going_on(job):
         st.rerun()
     done, total, _ = job.progress
     st.caption(f"Finding out what the features are: {done} of {total} …")
 
 
-@st.fragment(run_every=_POLL)
+@st.fragment(run_every=_waiting.POLL)
 def _until_done(job: Job[Any]) -> None:
-    if job.state not in ("queued", "running"):
+    if not _waiting.going_on(job):
         st.rerun()

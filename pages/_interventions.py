@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -23,6 +23,7 @@ from pages import (
     _resources,
     _scenario_editor,
     _session,
+    _waiting,
 )
 from pages._text import plain
 from tracer.errors import TracerError
@@ -32,7 +33,6 @@ from tracer.types import NodeId
 if TYPE_CHECKING:
     from tracer.interventions import ScenarioRun
 
-_WAIT: Final = 20.0
 """Seconds that scenarios are waited for; they are a few forward passes."""
 
 
@@ -114,8 +114,7 @@ def _run(
         session.prompt, scenarios, session.choice, generate, watch, temperature, seed
     )
     job = _resources.backend().scenarios(request)
-    if not job.wait(_WAIT):
-        st.info("Still working: the outcome appears when the page is drawn again.")
+    if not _waiting.ended(job):
         return None
     try:
         return job.result()
@@ -184,7 +183,7 @@ def _followed(text: str) -> _columns.Followed:
     error: TracerError | None = None
     for candidate in (f" {text}", text):
         job = _resources.backend().token(_session.read().choice, candidate)
-        if not job.wait(_WAIT):
+        if not _waiting.ended(job):
             return None
         try:
             return job.result(), candidate

@@ -10,7 +10,7 @@ import streamlit as st
 
 from cache import Dtype, Job, Machine, ModelChoice, ToDownload
 from charts.wording import count_text, size_text
-from pages import _choices, _own_model, _resources, _session
+from pages import _choices, _own_model, _resources, _session, _waiting
 from pages._session import Session
 from pages._text import plain, sentence
 from tracer.errors import TracerError
@@ -18,8 +18,6 @@ from tracer.hub import network_allowed
 from tracer.registry import KINDS, ListedModel, ListedSet, disk, memory
 from tracer.sources import ATLAS, ATLAS_TRANSCODERS
 
-_POLL: Final = 1.0
-_GLANCE: Final = 0.8
 _HUB: Final = "https://huggingface.co"
 
 
@@ -207,7 +205,7 @@ def _ask(choice: ModelChoice) -> None:
     """A way to learn the exact size, and how far that is."""
     key = _question(choice)
     if st.session_state.get(key) is not None:
-        _waiting(st.session_state[key])
+        _asking(st.session_state[key])
     elif st.button("Ask the hub for the exact size", key=f"ask {key}", type="tertiary"):
         st.session_state[key] = _resources.backend().shelf.to_download(choice)
         st.rerun()
@@ -217,7 +215,7 @@ def _asked(choice: ModelChoice) -> ToDownload | None:
     """What the hub said of the download, once it was asked and has answered."""
     key = _question(choice)
     job: Job[ToDownload] | None = st.session_state.get(key)
-    if job is None or not job.wait(_GLANCE):
+    if job is None or not job.wait(_waiting.PATIENCE):
         return None
     try:
         return job.result()
@@ -241,9 +239,9 @@ def _features(choice: ModelChoice, here: bool) -> int | None:
     return job.result().features
 
 
-@st.fragment(run_every=_POLL)
-def _waiting(job: Job[Any]) -> None:
-    if job.state not in ("queued", "running"):
+@st.fragment(run_every=_waiting.POLL)
+def _asking(job: Job[Any]) -> None:
+    if not _waiting.going_on(job):
         st.rerun()
     st.caption("Asking the hub …")
 
@@ -273,10 +271,10 @@ def _say_why(job: Job[Any]) -> None:
             st.error(plain(sentence(error)))
 
 
-@st.fragment(run_every=_POLL)
+@st.fragment(run_every=_waiting.POLL)
 def _progress(job: Job[Any]) -> None:
     """How far a download is; ends with a run of the whole page."""
-    if job.state not in ("queued", "running"):
+    if not _waiting.going_on(job):
         st.rerun()
     done, total, what = job.progress
     st.progress(min(done / total, 1.0) if total else 0.0, text=plain(f"{what} …"))

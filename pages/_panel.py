@@ -13,7 +13,7 @@ from charts.graph_view import GraphView, Neighbour
 from charts.palette import Palette
 from charts.sentences import change_sentence
 from charts.wording import activation_text, percent, place, signed, token_text
-from pages import _explanations, _resources, _session, _stored
+from pages import _explanations, _resources, _session, _stored, _waiting
 from pages._session import Session
 from pages._text import chips_html, example_html, plain
 from tracer.atlas.gallery import gallery
@@ -23,7 +23,6 @@ from tracer.types import Intervention, NodeId
 
 _STATIC = {"displayModeBar": False, "staticPlot": False}
 _FACTORS = (0.0, -1.0, -2.0, -4.0)
-_WAIT = 20.0
 """Seconds that a small intervention is waited for; it is one forward pass."""
 
 
@@ -61,8 +60,7 @@ def _next_token(view: GraphView, session: Session, palette: Palette) -> None:
     job = _resources.backend().intervene(
         InterveneRequest(session.prompt, interventions, session.choice)
     )
-    if not job.wait(_WAIT):
-        st.info("Still working: the comparison appears when the page is drawn again.")
+    if not _waiting.ended(job):
         return
     try:
         result = job.result()

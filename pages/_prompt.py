@@ -7,16 +7,13 @@ from pathlib import Path
 import streamlit as st
 
 from cache import Job, ModelChoice, StoreError, TraceRequest
-from pages import _resources, _session, _stored
+from pages import _resources, _session, _stored, _waiting
 from pages._text import plain, sentence
 from tracer.atlas.gallery import gallery
 from tracer.errors import ModelError, TracerError, TranscoderError
 from tracer.graph import AttributionGraph
 from tracer.sources import ATLAS
 
-_FIRST_WAIT = 0.8
-"""Seconds to wait before progress is shown; a warm small model answers within."""
-_POLL = 1.0
 _BOX = "prompt box"
 
 
@@ -32,7 +29,7 @@ def traced() -> Job[AttributionGraph] | None:
     except StoreError as error:
         st.error(plain(str(error)))
         return None
-    if not job.wait(_FIRST_WAIT):
+    if not job.wait(_waiting.PATIENCE):
         _progress(job)
         return None
     try:
@@ -102,10 +99,10 @@ def _back_to_atlas() -> None:
     )
 
 
-@st.fragment(run_every=_POLL)
+@st.fragment(run_every=_waiting.POLL)
 def _progress(job: Job[AttributionGraph]) -> None:
     """How far the work is; ends with a run of the whole page."""
-    if job.state not in ("queued", "running"):
+    if not _waiting.going_on(job):
         st.rerun()
     done, total, what = job.progress
     st.progress(done / total if total else 0.0, text=plain(f"{what} …"))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import streamlit as st
 
-from cache import ScenarioRequest, StoreError, TraceRequest
+from cache import Job, ScenarioRequest, StoreError, TraceRequest
 from charts.scenario_export import other_prompts_table, outcomes_table, python_script
 from charts.scenario_figures import outcome_sentence
-from pages import _resources, _session
+from pages import _resources, _session, _waiting
 from pages._text import plain
 from tracer.atlas.gallery import gallery
 from tracer.errors import TracerError
@@ -19,7 +19,8 @@ from tracer.graph import AttributionGraph
 if TYPE_CHECKING:
     from tracer.interventions import ScenarioRun
 
-_WAIT: Final = 20.0
+_PATIENCE: Final = 3.0
+"""Seconds; a few prompts of the embedded model take less."""
 
 
 def remember(key: str, run: ScenarioRun) -> None:
@@ -118,24 +119,37 @@ def other_prompts(graph: AttributionGraph) -> None:
         )
         if not chosen or not st.toggle("Run them", key="run others"):
             return
+        backend = _resources.backend()
+        jobs = [backend.trace(TraceRequest(prompt, session.choice)) for prompt in chosen]
+        if not _waiting.all_ended(jobs, "Tracing the other prompts", _PATIENCE):
+            return
+        runs = [
+            _moved(job, prompt, len(graph.tokens)) for job, prompt in zip(jobs, chosen, strict=True)
+        ]
+        waiting = [run for run in runs if isinstance(run, Job)]
+        if not _waiting.all_ended(waiting, "Trying the columns on them", _PATIENCE):
+            return
         table = other_prompts_table(
-            [(prompt, _there(prompt, len(graph.tokens))) for prompt in chosen],
+            [(prompt, _came_out(run)) for prompt, run in zip(chosen, runs, strict=True)],
             [scenario.name for scenario in session.scenarios],
         )
         st.dataframe(table, hide_index=True, key="other outcomes")
 
 
-def _there(prompt: str, n_pos: int) -> ScenarioRun | str:
-    """The session's scenarios moved to another prompt, or why they cannot be."""
+def _moved(traced: Job[AttributionGraph], prompt: str, n_pos: int) -> Job[ScenarioRun] | str:
+    """The session's scenarios, moved to another prompt of which ``traced`` is the trace; or why
+    they cannot be."""
     session = _session.read()
-    backend = _resources.backend()
-    traced = backend.trace(TraceRequest(prompt, session.choice))
-    if not traced.wait(_WAIT):
-        return "still tracing"
     try:
         by = len(traced.result().tokens) - n_pos
         moved = tuple(scenario.moved(by) for scenario in session.scenarios)
-        job = backend.scenarios(ScenarioRequest(prompt, moved, session.choice))
-        return job.result() if job.wait(_WAIT) else "still running"
+    except TracerError as error:
+        return str(error)
+    return _resources.backend().scenarios(ScenarioRequest(prompt, moved, session.choice))
+
+
+def _came_out(run: Job[ScenarioRun] | str) -> ScenarioRun | str:
+    try:
+        return run if isinstance(run, str) else run.result()
     except TracerError as error:
         return str(error)

@@ -10,7 +10,7 @@ import streamlit as st
 from cache import TraceRequest
 from charts.groups import Group, feature_groups, group_of, own_groups, transplant
 from charts.wording import percent, token_text, truncate
-from pages import _graph, _resources, _session
+from pages import _graph, _resources, _session, _waiting
 from pages._columns import STRONGEST_PUSH
 from pages._text import plain
 from tracer.atlas.gallery import gallery
@@ -22,7 +22,6 @@ from tracer.types import FeatureId
 NEW: Final = "a new column"
 _WAYS: Final = ("This graph", "Another prompt", "Any feature")
 _WHERE: Final = ("where they stand", "from there on")
-_WAIT: Final = 20.0
 _SUGGESTED: Final = 3
 
 
@@ -83,13 +82,13 @@ def _swap(graph: AttributionGraph, strongest: Group) -> Scenario | None:
 
 
 def _groups_of(prompt: str) -> tuple[AttributionGraph, tuple[Group, ...]] | None:
-    """Another prompt's graph and its groups; None while it is being traced.
+    """Another prompt's graph and its groups; None while it is being traced, which is then shown.
 
     Raises the error that its trace ended with.
     """
     session = _session.read()
     job = _resources.backend().trace(TraceRequest(prompt, session.choice))
-    if not job.wait(_WAIT):
+    if not _waiting.ended(job, prompt):
         return None
     graph = job.result()
     pruned = _resources.pruned_graph(job.key, session.thresholds)
@@ -167,7 +166,6 @@ def _from_another_prompt(graph: AttributionGraph, scenarios: tuple[Scenario, ...
         st.error(plain(str(error)))
         return
     if found is None:
-        st.info("Still tracing that prompt.")
         return
     other, groups = found
     first = other.next_tokens[0]

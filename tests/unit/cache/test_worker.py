@@ -29,6 +29,32 @@ def ask(worker: Worker[FakeModel], key: str, work=None, choice: ModelChoice = AT
     return worker.submit(key, key, choice, fingerprint, work or (lambda model, job: key))
 
 
+def test_a_failure_stands_for_a_while_so_that_a_page_that_asks_again_can_say_it(
+    engine: FakeEngine,
+) -> None:
+    tries: list[float] = []
+
+    def fail(model: FakeModel, job: Job) -> None:
+        tries.append(1)
+        raise ModelError("this takes a while to fail")
+
+    patient = Worker(engine)
+    first = ask(patient, "a", fail)
+    assert first.wait(10)
+    assert ask(patient, "a", fail) is first and len(tries) == 1
+    assert ask(patient, "b", fail).wait(10) and len(tries) == 2  # another request is another matter
+    patient.unload(ATLAS)  # what had no room may have some now
+    until(lambda: patient.opened == ())
+    until(lambda: ask(patient, "a", fail) is not first)
+    patient.close(10)
+
+    eager = Worker(engine, pause=0)
+    again = ask(eager, "a", fail)
+    assert again.wait(10)
+    until(lambda: ask(eager, "a", fail) is not again)
+    eager.close(10)
+
+
 def test_nothing_runs_before_the_first_job(worker: Worker[FakeModel], engine: FakeEngine) -> None:
     assert (worker.device, worker.queue, engine.starts) == (None, (), 0)
     assert ask(worker, "a").result(10) == "a"

@@ -1,0 +1,46 @@
+"""What the pages say of work that outlasts a person's patience, and then ends badly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from cache.engine import TracerEngine
+from pages import _resources, _waiting
+from tracer.errors import ModelError
+
+MAIN = Path(__file__).resolve().parents[3] / "pages" / "_shell" / "main.py"
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
+    """The app, whose model cannot be opened; which takes longer to find out than a page waits."""
+    opened: list[str] = []
+
+    def load(self: TracerEngine, choice: object) -> None:
+        opened.append(str(choice))
+        time.sleep(3 * _waiting.PATIENCE)
+        raise ModelError(f"layer 3 is missing, found at try {len(opened)}")
+
+    monkeypatch.setenv("CIRCUIT_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(TracerEngine, "load", load)
+    st.cache_resource.clear()
+    yield AppTest.from_file(str(MAIN), default_timeout=60)
+    st.cache_resource.clear()
+
+
+def test_what_takes_long_to_fail_is_said_when_it_has_and_not_begun_again(app: AppTest) -> None:
+    app.run()
+    assert not app.error and not app.exception
+    assert len(app.get("progress")) == 1
+    for job in _resources.backend().queue:
+        job.wait(60)
+    app.run()  # as the page does by itself once the work has ended
+    assert [error.value for error in app.error] == ["Layer 3 is missing, found at try 1\\."]
+    app.run()
+    assert [error.value for error in app.error] == ["Layer 3 is missing, found at try 1\\."]
