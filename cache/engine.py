@@ -52,7 +52,7 @@ class Engine(Protocol[M]):
     def start(self) -> None:
         """Prepare the calling thread, once."""
 
-    def load(self, choice: ModelChoice) -> M:
+    def load(self, choice: ModelChoice, progress: Progress) -> M:
         """Open a model; raises ``ModelError`` or ``TranscoderError``."""
 
     def trace(self, model: M, request: TraceRequest, progress: Progress) -> AttributionGraph:
@@ -83,10 +83,12 @@ class TracerEngine:
 
         torch.set_num_threads(usable_cores())
 
-    def load(self, choice: ModelChoice) -> Model:
+    def load(self, choice: ModelChoice, progress: Progress) -> Model:
         import tracer
 
-        return tracer.load(choice.model, choice.transcoders, self._device, choice.dtype)
+        return tracer.load(
+            choice.model, choice.transcoders, self._device, choice.dtype, progress=progress
+        )
 
     def trace(self, model: Model, request: TraceRequest, progress: Progress) -> AttributionGraph:
         import tracer

@@ -18,6 +18,7 @@ from cache.engine import Engine, M
 from cache.jobs import Job
 from cache.request import ModelChoice, identity
 from tracer.errors import Cancelled, MemoryLimitError, ModelError, TracerError
+from tracer.types import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +220,7 @@ class Worker(Generic[M]):
             self._note_opened()
             self.engine.free_memory()
         task.job.report(0, 0, f"opening {task.choice.model}")
-        model = self.engine.load(task.choice)
+        model = self.engine.load(task.choice, _opening(task))
         if identity(model.source, task.choice) != task.fingerprint:
             raise ModelError(
                 f"the files of {task.choice.model} changed while it was being opened: ask again"
@@ -228,6 +229,15 @@ class Worker(Generic[M]):
         self._note_opened()
         self._device = str(model.device)
         return model
+
+
+def _opening(task: _Task[Any]) -> Progress:
+    """Progress of opening a task's model, said to be that."""
+
+    def report(done: int, total: int, what: str) -> None:
+        task.job.report(done, total, f"opening {task.choice.model}: {what}")
+
+    return report
 
 
 def _out_of_memory(error: BaseException) -> bool:

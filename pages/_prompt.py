@@ -104,10 +104,7 @@ def _progress(job: Job[AttributionGraph]) -> None:
     """How far the work is; ends with a run of the whole page."""
     if not _waiting.going_on(job):
         st.rerun()
-    done, total, what = job.progress
-    st.progress(done / total if total else 0.0, text=plain(f"{what} …"))
-    if total:
-        st.caption(f"{done} of {total} rows")
+    _waiting.bar(job)
     if st.button("Cancel", key="cancel"):
         job.cancel()
         last = st.session_state.get("last traced")

@@ -43,13 +43,20 @@ def all_ended(jobs: Sequence[Job[Any]], what: str, patience: float = PATIENCE) -
     return False
 
 
+def bar(job: Job[Any], what: str = "") -> None:
+    """How far a job is: what is done now, and how much of it."""
+    done, total, doing = job.progress
+    said = f"{what}: {doing}" if what else doing
+    if total > 1:
+        said += f", {done:,} of {total:,}"
+    st.progress(min(done / total, 1.0) if total else 0.0, text=plain(f"{said} …"))
+
+
 @st.fragment(run_every=POLL)
 def _progress(job: Job[Any], what: str) -> None:
     if not going_on(job):
         st.rerun()
-    done, total, doing = job.progress
-    said = f"{what}: {doing}" if what else doing
-    st.progress(min(done / total, 1.0) if total else 0.0, text=plain(f"{said} …"))
+    bar(job, what)
 
 
 @st.fragment(run_every=POLL)

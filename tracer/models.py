@@ -231,8 +231,9 @@ def load(
     or ``"cross-layer"``), a name from :func:`tracer.registry.registry` such as ``"gemma-2-2b"``
     (``transcoders`` then one of its sets, the first by default), ``org/name[@revision]`` on the hub
     or the folder of a Hugging Face model; ``transcoders`` may be ``org/name[/sub][@revision]`` or a
-    folder as well. What is not on this disk is downloaded; ``progress`` then counts bytes. The
-    commits that were opened are in ``model.source.revisions`` and in every graph's provenance.
+    folder as well. What is not on this disk is downloaded; ``progress`` counts its bytes, then the
+    layers whose transcoders are read. The commits that were opened are in
+    ``model.source.revisions`` and in every graph's provenance.
 
     ``device="auto"`` takes CUDA, else Apple MPS, else the CPU. ``dtype="bfloat16"`` is the fast
     mode: it halves the memory of the weights and multiplies in bfloat16 while it attributes; how
@@ -245,6 +246,8 @@ def load(
     if dtype not in DTYPES:
         raise ModelError(f"dtype is {dtype!r}: expected one of {', '.join(DTYPES)}")
     source = obtain(name, transcoders, progress)
+    if progress is not None:
+        progress(0, 0, "reading the model")
     bridge = Bridge(source.model_folder, chosen_device(device), DTYPES[dtype])
     transcoder_set = load_transcoders(
         source.transcoder_folder,
@@ -255,6 +258,7 @@ def load(
         lazy_decoders,
         lazy_encoders,
         source.transcoder_files,
+        progress,
     )
     return Model(source, bridge, transcoder_set)
 

@@ -15,6 +15,7 @@ from tracer.transcoders.files import StoredTensor
 from tracer.transcoders.layouts import Layer, find_layers
 from tracer.transcoders.sets import Transcoder, TranscoderSet
 from tracer.transcoders.stored import StoredRows
+from tracer.types import Progress
 
 LARGE_DECODERS: Final = 2**30
 """Bytes of decoder matrices beyond which they are left in their files unless asked otherwise."""
@@ -29,6 +30,7 @@ def load_transcoders(
     lazy_decoders: bool | None = None,
     lazy_encoders: bool = False,
     files: Sequence[Path] | None = None,
+    progress: Progress | None = None,
 ) -> TranscoderSet:
     """Open the set in ``folder`` for a model of ``n_layers`` blocks of width ``d_model``.
 
@@ -38,7 +40,8 @@ def load_transcoders(
     ``lazy_decoders`` leaves the decoder matrices in their files, to be read row by row; None does
     so when they would take more than ``LARGE_DECODERS`` bytes and their files can be read by rows
     (``.npz`` cannot: `tracer.transcoders.convert` turns them into files that can).
-    ``lazy_encoders`` reads one layer's encoder at a time, each time it is needed.
+    ``lazy_encoders`` reads one layer's encoder at a time, each time it is needed. ``progress``
+    counts layers.
 
     Raises :class:`TranscoderError` naming the file when something is missing, damaged, holds
     values that are not finite, or does not fit the model.
@@ -52,8 +55,13 @@ def load_transcoders(
         by_rows = all(layer["W_dec"].file.by_rows for layer in layers)
         lazy_decoders = by_rows and size > LARGE_DECODERS
     reader = _Reader(folder, config, n_layers, d_model, device, dtype, lazy_decoders, lazy_encoders)
+    opened = []
+    for number, layer in enumerate(layers):
+        if progress is not None:
+            progress(number, len(layers), "reading the transcoders")
+        opened.append(reader.transcoder(number, layer))
     return TranscoderSet(
-        layers=tuple(reader.transcoder(number, layer) for number, layer in enumerate(layers)),
+        layers=tuple(opened),
         read_point=config.read_point,
         write_point=config.write_point,
         scan=config.scan,

@@ -143,7 +143,7 @@ class FakeEngine:
     def start(self) -> None:
         self.starts += 1
 
-    def load(self, choice: ModelChoice) -> FakeModel:
+    def load(self, choice: ModelChoice, progress: Progress) -> FakeModel:
         self.threads.add(threading.get_ident())
         self.loads.append(choice.model)
         self.choices.append(choice)

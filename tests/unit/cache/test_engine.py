@@ -20,7 +20,7 @@ import tracer
 from cache import Backend, InterveneRequest, ModelChoice, TraceRequest
 from cache.engine import TracerEngine
 from cache.machine import Gpu
-from cache.request import TRACE_OPTIONS
+from cache.request import TRACE_OPTIONS, identity
 from cache.store import Store
 from cache.worker import Worker
 from tracer.errors import (
@@ -32,7 +32,11 @@ from tracer.errors import (
 )
 from tracer.models import Model
 from tracer.sources import resolve
-from tracer.types import Intervention
+from tracer.types import Intervention, Progress
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Progress that nobody watches."""
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +118,47 @@ def test_tracer_stops_within_a_batch_of_being_told(choice: ModelChoice) -> None:
     reports = []
 
     def stop_at_the_second(done: int, total: int, what: str) -> None:
-        reports.append(done)
+        if what == "direct effects":
+            reports.append(done)
         if len(reports) == 2:
             raise Cancelled("enough")
 
     with pytest.raises(Cancelled, match="enough"):
-        engine.trace(engine.load(choice), TraceRequest(tiny.PROMPT, choice), stop_at_the_second)
+        engine.trace(
+            engine.load(choice, silent), TraceRequest(tiny.PROMPT, choice), stop_at_the_second
+        )
     assert len(reports) == 2
+
+
+def test_opening_a_model_tells_how_far_it_is_and_stops_when_told(
+    choice: ModelChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int, str]] = []
+    TracerEngine("cpu").load(choice, lambda *step: told.append(step))
+    assert told[0] == (0, 0, "reading the model")
+    layers = [(done, tiny.N_LAYERS, "reading the transcoders") for done in range(tiny.N_LAYERS)]
+    assert told[1:] == layers
+
+    engine, said = TracerEngine("cpu"), []
+    load = engine.load
+
+    def stopped_early(asked: ModelChoice, progress: Progress) -> Model:
+        def report(done: int, total: int, what: str) -> None:
+            progress(done, total, what)
+            if done == 1:
+                (job,) = worker.queue
+                said.append(job.progress)
+                job.cancel()
+
+        return load(asked, report)
+
+    monkeypatch.setattr(engine, "load", stopped_early)
+    worker = Worker(engine)
+    source = resolve(choice.model, choice.transcoders)
+    job = worker.submit("a", "a", choice, identity(source, choice), lambda model, job: None)
+    assert job.wait(120) and job.state == "cancelled" and worker.opened == ()
+    assert said == [(1, tiny.N_LAYERS, f"opening {choice.model}: reading the transcoders")]
+    worker.close(10)
 
 
 def test_the_data_type_of_a_choice_is_that_of_the_weights_and_of_the_answers(
@@ -130,8 +168,8 @@ def test_the_data_type_of_a_choice_is_that_of_the_weights_and_of_the_answers(
 
     narrow = dataclasses.replace(choice, dtype="bfloat16")
     engine = TracerEngine("cpu")
-    assert engine.load(choice).bridge.dtype == torch.float32
-    assert engine.load(narrow).bridge.dtype == torch.bfloat16
+    assert engine.load(choice, silent).bridge.dtype == torch.float32
+    assert engine.load(narrow, silent).bridge.dtype == torch.bfloat16
     graphs = [
         backend.trace(TraceRequest(tiny.PROMPT, asked)).result(120)
         for asked in (choice, narrow, choice)
@@ -146,8 +184,8 @@ def test_an_unloaded_model_leaves_memory(choice: ModelChoice, tmp_path: Path) ->
     engine, gone = TracerEngine("cpu"), threading.Event()
     load = engine.load
 
-    def watched(asked: ModelChoice) -> Model:
-        model = load(asked)
+    def watched(asked: ModelChoice, progress: Progress) -> Model:
+        model = load(asked, progress)
         weakref.finalize(model, gone.set)
         return model
 

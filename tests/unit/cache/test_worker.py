@@ -13,6 +13,7 @@ from fakes import FakeEngine, FakeFolders, FakeModel, until
 from cache import Job, ModelChoice
 from cache.worker import Worker
 from tracer.errors import Cancelled, MemoryLimitError, ModelError, TracerError
+from tracer.types import Progress
 
 ATLAS = ModelChoice("atlas", "x")
 
@@ -276,10 +277,10 @@ def test_a_job_cancelled_while_the_model_opens_does_not_run(
     opening, go_on = threading.Event(), threading.Event()
     load = engine.load
 
-    def slow_load(choice: ModelChoice) -> FakeModel:
+    def slow_load(choice: ModelChoice, progress: Progress) -> FakeModel:
         opening.set()
         go_on.wait(10)
-        return load(choice)
+        return load(choice, progress)
 
     monkeypatch.setattr(engine, "load", slow_load)
     ran: list[str] = []

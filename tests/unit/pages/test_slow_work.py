@@ -22,7 +22,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
     """The app, whose model cannot be opened; which takes longer to find out than a page waits."""
     opened: list[str] = []
 
-    def load(self: TracerEngine, choice: object) -> None:
+    def load(self: TracerEngine, choice: object, progress: object) -> None:
         opened.append(str(choice))
         time.sleep(3 * _waiting.PATIENCE)
         raise ModelError(f"layer 3 is missing, found at try {len(opened)}")
