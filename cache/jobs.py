@@ -30,7 +30,7 @@ class Job(Generic[T]):
         self._lock = threading.Lock()
         self._finished = threading.Event()
         self._state: JobState = "queued"
-        self._progress = (0, 0, "waiting")
+        self._progress = (0, 0, "waiting for its turn")
         self._sessions: set[str] = set()
         self._cancel_wanted = False
         self._result: T | None = None

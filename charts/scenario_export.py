@@ -116,7 +116,7 @@ def other_prompts_table(
         for name, outcome in zip(names, run.outcomes, strict=True):
             row[name] = str(outcome) if isinstance(outcome, TracerError) else _said(outcome)
         rows.append(row)
-    return pd.DataFrame(rows, columns=["prompt", "unchanged", *names])
+    return pd.DataFrame(rows, columns=["prompt", "unchanged", *names]).fillna("")
 
 
 def _said(outcome: Outcome) -> str:

@@ -204,8 +204,7 @@ def _traced(prompt: str, choice: ModelChoice, target: str, side: str) -> PrunedG
         job: Job[AttributionGraph] = _resources.backend().trace(
             TraceRequest(prompt, choice, targets)
         )
-        if not _waiting.ended(job, side):
-            return None
+        _waiting.wait_for(job, side)
         try:
             job.result()
         except TracerError as refused:

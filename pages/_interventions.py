@@ -114,8 +114,7 @@ def _run(
         session.prompt, scenarios, session.choice, generate, watch, temperature, seed
     )
     job = _resources.backend().scenarios(request)
-    if not _waiting.ended(job):
-        return None
+    _waiting.wait_for(job)
     try:
         return job.result()
     except TracerError as error:
@@ -183,8 +182,7 @@ def _followed(text: str) -> _columns.Followed:
     error: TracerError | None = None
     for candidate in (f" {text}", text):
         job = _resources.backend().token(_session.read().choice, candidate)
-        if not _waiting.ended(job):
-            return None
+        _waiting.wait_for(job)
         try:
             return job.result(), candidate
         except TracerError as refused:

@@ -60,8 +60,7 @@ def _next_token(view: GraphView, session: Session, palette: Palette) -> None:
     job = _resources.backend().intervene(
         InterveneRequest(session.prompt, interventions, session.choice)
     )
-    if not _waiting.ended(job):
-        return
+    _waiting.wait_for(job)
     try:
         result = job.result()
     except TracerError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -18,9 +18,6 @@ from tracer.graph import AttributionGraph
 
 if TYPE_CHECKING:
     from tracer.interventions import ScenarioRun
-
-_PATIENCE: Final = 3.0
-"""Seconds; a few prompts of the embedded model take less."""
 
 
 def remember(key: str, run: ScenarioRun) -> None:
@@ -121,14 +118,12 @@ def other_prompts(graph: AttributionGraph) -> None:
             return
         backend = _resources.backend()
         jobs = [backend.trace(TraceRequest(prompt, session.choice)) for prompt in chosen]
-        if not _waiting.all_ended(jobs, "Tracing the other prompts", _PATIENCE):
-            return
+        _waiting.wait_for_all(jobs, "Tracing the other prompts")
         runs = [
             _moved(job, prompt, len(graph.tokens)) for job, prompt in zip(jobs, chosen, strict=True)
         ]
-        waiting = [run for run in runs if isinstance(run, Job)]
-        if not _waiting.all_ended(waiting, "Trying the columns on them", _PATIENCE):
-            return
+        moved = [run for run in runs if isinstance(run, Job)]
+        _waiting.wait_for_all(moved, "Trying the columns on them")
         table = other_prompts_table(
             [(prompt, _came_out(run)) for prompt, run in zip(chosen, runs, strict=True)],
             [scenario.name for scenario in session.scenarios],

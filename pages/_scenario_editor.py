@@ -17,6 +17,7 @@ from tracer.atlas.gallery import gallery
 from tracer.errors import InterventionError, TracerError
 from tracer.graph import AttributionGraph
 from tracer.scenarios import Edit, Scenario, edit_all
+from tracer.sources import ATLAS
 from tracer.types import FeatureId
 
 NEW: Final = "a new column"
@@ -68,12 +69,11 @@ def _swap(graph: AttributionGraph, strongest: Group) -> Scenario | None:
     session = _session.read()
     here = next((entry for entry in gallery() if entry.prompt == session.prompt), None)
     sisters = [e.prompt for e in gallery() if here and e.group == here.group and e != here]
-    if not sisters:
+    if not sisters or session.choice.model != ATLAS:
         return None
-    found = _groups_of(sisters[0])
-    if found is None or not found[1]:
+    other, groups = _groups_of(sisters[0])
+    if not groups:
         return None
-    other, groups = found
     try:
         edits = scale(strongest, -1.0) + transplant(other, groups[0].nodes, graph)
     except InterventionError:  # it stands where this prompt has no token
@@ -81,15 +81,14 @@ def _swap(graph: AttributionGraph, strongest: Group) -> Scenario | None:
     return Scenario(f"Put “{groups[0].name}” in the place of “{strongest.name}”", edits)
 
 
-def _groups_of(prompt: str) -> tuple[AttributionGraph, tuple[Group, ...]] | None:
-    """Another prompt's graph and its groups; None while it is being traced, which is then shown.
+def _groups_of(prompt: str) -> tuple[AttributionGraph, tuple[Group, ...]]:
+    """Another prompt's graph and its groups.
 
     Raises the error that its trace ended with.
     """
     session = _session.read()
     job = _resources.backend().trace(TraceRequest(prompt, session.choice))
-    if not _waiting.ended(job, prompt):
-        return None
+    _waiting.wait_for(job, prompt)
     graph = job.result()
     pruned = _resources.pruned_graph(job.key, session.thresholds)
     # What was marked there, too: a supernode of one prompt can be put into another.
@@ -159,15 +158,22 @@ def _add_groups(by_name: dict[str, Group]) -> None:
 def _from_another_prompt(graph: AttributionGraph, scenarios: tuple[Scenario, ...]) -> None:
     session = _session.read()
     prompts = [entry.prompt for entry in gallery() if entry.prompt != session.prompt]
-    prompt = st.selectbox("The prompt they come from", prompts, key="other prompt")
+    prompt = st.selectbox(
+        "The prompt they come from",
+        prompts,
+        # Another model is asked only when a person asks: its traces may take minutes.
+        index=0 if session.choice.model == ATLAS else None,
+        key=f"other prompt {session.choice.model}",
+        placeholder="Choose one, or type your own",
+        accept_new_options=True,
+    )
+    if not prompt:
+        return
     try:
-        found = _groups_of(prompt)
+        other, groups = _groups_of(prompt)
     except TracerError as error:
         st.error(plain(str(error)))
         return
-    if found is None:
-        return
-    other, groups = found
     first = other.next_tokens[0]
     st.caption(plain(f"It goes on with{first.token} ({percent(first.probability)})."))
     name = st.selectbox("Group of its features", [group.name for group in groups], key="transplant")

@@ -1,4 +1,4 @@
-"""Work that outlasts a person's patience: how far it is, and the page again when it has ended."""
+"""Work that outlasts a person's patience: how far it is, while what was drawn before stays."""
 
 from __future__ import annotations
 
@@ -22,25 +22,33 @@ def going_on(job: Job[Any]) -> bool:
     return job.state in ("queued", "running")
 
 
-def ended(job: Job[Any], what: str = "", patience: float = PATIENCE) -> bool:
-    """Whether a job has ended, well or badly, before ``patience`` seconds are over.
+def wait_for(job: Job[Any], what: str = "") -> None:
+    """Wait until a job has ended, well or badly; its progress is shown once that takes a while.
 
-    Where it has not, its progress is drawn, with ``what`` it is for; the page is drawn again as
-    soon as it ends.
+    The page keeps what was drawn below before, its open popovers too, and any click on it ends the
+    waiting. A job that may take minutes and that the whole page needs is better watched by a
+    fragment, with :func:`bar`.
     """
-    if job.wait(patience):
-        return True
-    _progress(job, what)
-    return False
+    place = st.empty()  # always there, so that what comes after it stays the same element
+    if job.wait(PATIENCE):
+        return
+    while not job.wait(POLL / 2):
+        with place:
+            bar(job, what)
+    place.empty()
 
 
-def all_ended(jobs: Sequence[Job[Any]], what: str, patience: float = PATIENCE) -> bool:
-    """The same of several jobs; the page is drawn again whenever one of them ends."""
-    until = time.monotonic() + patience
-    if all(job.wait(max(0.0, until - time.monotonic())) for job in jobs):
-        return True
-    _count([job for job in jobs if going_on(job)], len(jobs), what)
-    return False
+def wait_for_all(jobs: Sequence[Job[Any]], what: str) -> None:
+    """The same for several jobs; what is shown is how many have ended."""
+    place, until = st.empty(), time.monotonic() + PATIENCE
+    for job in jobs:
+        if job.wait(max(0.0, until - time.monotonic())):
+            continue
+        while not job.wait(POLL / 2):
+            done = sum(not going_on(job) for job in jobs)
+            text = f"{what}: {done} of {len(jobs)}, {job.title}: {job.progress[2]} …"
+            place.progress(done / len(jobs), text=plain(text))
+    place.empty()
 
 
 def bar(job: Job[Any], what: str = "") -> None:
@@ -50,18 +58,3 @@ def bar(job: Job[Any], what: str = "") -> None:
     if total > 1:
         said += f", {done:,} of {total:,}"
     st.progress(min(done / total, 1.0) if total else 0.0, text=plain(f"{said} …"))
-
-
-@st.fragment(run_every=POLL)
-def _progress(job: Job[Any], what: str) -> None:
-    if not going_on(job):
-        st.rerun()
-    bar(job, what)
-
-
-@st.fragment(run_every=POLL)
-def _count(left: Sequence[Job[Any]], total: int, what: str) -> None:
-    if not all(going_on(job) for job in left):
-        st.rerun()
-    done = total - len(left)
-    st.progress(done / total, text=plain(f"{what}: {done} of {total} …"))

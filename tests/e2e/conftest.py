@@ -19,6 +19,7 @@ from playwright.sync_api import (
     Browser,
     BrowserContext,
     Error,
+    Locator,
     Page,
     ViewportSize,
     expect,
@@ -36,9 +37,7 @@ FLAGS = [
     "--disable-sync",
 ]
 
-PATIENCE = (
-    120_000  # milliseconds; a busy machine may take long, and a passing test waits for nothing
-)
+PATIENCE = 180_000  # milliseconds; on a busy machine all takes long, and passing needs no waiting
 # Streamlit unfolds an expander in half a second, during which its contents move: on a busy machine
 # what was under the mouse when it went down is elsewhere when it comes up, and the click is lost.
 NO_ANIMATION = """
@@ -112,6 +111,18 @@ def settled(page: Page) -> None:
     running = "data-test-script-state"
     expect(page.get_by_test_id("stApp")).to_have_attribute(running, "notRunning")
     expect(page.locator("[data-stale=true]")).to_have_count(0)
+
+
+def unfold(button: Locator, inside: Locator) -> None:
+    """Open a popover until what is in it has come: one that a redrawing closed is opened again."""
+    for _ in range(5):
+        button.click()
+        try:
+            inside.wait_for(timeout=10_000)
+            return
+        except Error:
+            continue
+    pytest.fail(f"{button} never showed {inside}")
 
 
 @pytest.fixture(scope="session")

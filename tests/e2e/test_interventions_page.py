@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import App, settled, with_query
+from conftest import App, settled, unfold, with_query
 from playwright.sync_api import Error, Locator, Page, expect
 
 pytestmark = pytest.mark.browser
@@ -208,8 +208,12 @@ def test_pins_are_watched_and_a_chosen_token_is_followed(app: App, page: Page) -
 
     # The strength of an edit, in units of the feature's own activation.
     before = column(page, 0).locator("p", has_text="Austin 99.9 % →").inner_text()
-    column(page, 0).get_by_role("button", name="Change").click()
-    press(page, "about Texas at “Dallas”, times its activation", "ArrowLeft", 8)
+    slider = "about Texas at “Dallas”, times its activation"
+    unfold(
+        column(page, 0).get_by_role("button", name="Change"),
+        page.get_by_role("slider", name=slider),
+    )
+    press(page, slider, "ArrowLeft", 8)
     expect(column(page, 0).get_by_text("−2× about Texas at “Dallas”")).to_be_visible()
     expect(column(page, 0).locator("p", has_text="Austin 99.9 % →")).not_to_have_text(before)
 
