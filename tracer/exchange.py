@@ -8,7 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from tracer.graph import AttributionGraph
+from tracer.errors import SharedGraphError
+from tracer.graph import AttributionGraph, NodeIndex
+from tracer.influence import FloatArray, IntArray
 from tracer.pruning import PrunedGraph
 from tracer.published import TYPES, SharedGraph, SharedNode, cantor_pair
 from tracer.shared_nodes import origin, shared_index, shared_places
@@ -123,7 +125,8 @@ def graph_from_shared(shared: SharedGraph) -> AttributionGraph:
     :func:`tracer.shared_nodes.origin` does, and
     has the file's labels of features under ``labels``.
 
-    Raises :class:`SharedGraphError` when it explains no token, or a number cannot be one of ours.
+    Raises :class:`SharedGraphError` when it explains no token, a number cannot be one of ours, or
+    an effect runs downward or on an error.
     """
     index = shared_index(shared)
     tokens = tuple(shared.metadata["prompt_tokens"])
@@ -134,7 +137,7 @@ def graph_from_shared(shared: SharedGraph) -> AttributionGraph:
         node = index.node(row)
         entry = entries[node]
         probability = float(entry.stored.get("token_prob") or 0.0)
-        targets.append(Target(_answer(entry), (node.index,), probability))
+        targets.append(Target(_answer(entry, node), (node.index,), probability))
     activations = np.full(index.n_features, np.nan, np.float32)
     row_of = np.full(len(shared.nodes), -1, np.int64)
     for number, (entry, place) in enumerate(zip(shared.nodes, places, strict=True)):
@@ -144,10 +147,8 @@ def graph_from_shared(shared: SharedGraph) -> AttributionGraph:
         activation = entry.stored.get("activation")
         if place.kind == "feature" and activation is not None:
             activations[row_of[number]] = activation
-    sources, rows = row_of[shared.sources], row_of[shared.targets]
-    chosen = (sources >= 0) & (rows >= 0)
-    order = np.lexsort((sources[chosen], rows[chosen]))
-    counts = np.bincount(rows[chosen], minlength=len(index))
+    rows, sources, weights = _edges(shared, row_of, index)
+    counts = np.bincount(rows, minlength=len(index))
     return AttributionGraph(
         prompt=str(shared.metadata["prompt"]),
         tokens=tokens,
@@ -157,8 +158,8 @@ def graph_from_shared(shared: SharedGraph) -> AttributionGraph:
         activations=activations,
         targets=tuple(targets),
         indptr=np.r_[0, np.cumsum(counts)].astype(np.int64),
-        sources=sources[chosen][order],
-        weights=shared.weights[chosen][order].astype(np.float32),
+        sources=sources,
+        weights=weights,
         next_tokens=tuple(
             TokenProbability(t.label, t.token_ids[0], t.probability, float("nan")) for t in targets
         ),
@@ -167,6 +168,32 @@ def graph_from_shared(shared: SharedGraph) -> AttributionGraph:
     )
 
 
-def _answer(entry: SharedNode) -> str:
+def _edges(
+    shared: SharedGraph, row_of: IntArray, index: NodeIndex
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """Rows, ascending, sources and weights; several links between the same two nodes are one."""
+    sources, rows = row_of[shared.sources], row_of[shared.targets]
+    chosen = (sources >= 0) & (rows >= 0)
+    downward = index.layers[sources] >= index.layers[rows]
+    on_errors = (rows >= index.error_rows.start) & (rows < index.error_rows.stop)
+    wrong = np.flatnonzero(chosen & (downward | on_errors))
+    if len(wrong):
+        link = int(wrong[0])
+        ends = (shared.nodes[int(end[link])].id for end in (shared.sources, shared.targets))
+        raise SharedGraphError(
+            "link {} of the graph leads from {!r} to {!r}: expected effects that run upward, and "
+            "none on an error or token".format(link, *ends)
+        )
+    order = np.flatnonzero(chosen)
+    order = order[np.lexsort((sources[order], rows[order]))]
+    pairs = np.c_[rows[order], sources[order]]
+    first = np.flatnonzero(np.r_[True, (pairs[1:] != pairs[:-1]).any(axis=1)][: len(pairs)])
+    weights = np.add.reduceat(shared.weights[order].astype(np.float64), first)
+    if len(first) and np.abs(weights).max() > np.finfo(np.float32).max:
+        raise SharedGraphError("several links between two nodes of the graph add up to infinity")
+    return pairs[first, 0], pairs[first, 1], weights.astype(np.float32)
+
+
+def _answer(entry: SharedNode, node: NodeId) -> str:
     found = _OUTPUT.match(entry.label)
-    return found["token"] if found else entry.label or f"token {entry.id.split('_')[1]}"
+    return found["token"] if found else entry.label or f"token {node.index}"

@@ -211,4 +211,5 @@ def _scores(graph: AttributionGraph) -> tuple[float, float]:
     reach = influence + graph.target_weights
     replacement = tokens / (tokens + errors) if tokens + errors > 0 else 1.0
     explained = (1 - graph.influence.from_errors) * reach
-    return float(replacement), float(explained.sum() / reach.sum())
+    completeness = explained.sum() / reach.sum() if reach.sum() > 0 else 1.0
+    return float(replacement), float(completeness)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from tracer.types import NodeId, NodeKind
 MAX_BYTES: Final = 512 * 2**20
 MAX_NODES: Final = 200_000
 _MOST: Final = 3.4e38
+_CERTAIN: Final = 1.001
+"""A probability of 1, rounded."""
 _KINDS: Final[Mapping[str, NodeKind]] = {
     "cross layer transcoder": "feature",
     "unexplored node": "feature",
@@ -32,6 +35,10 @@ _KINDS: Final[Mapping[str, NodeKind]] = {
     "logit": "logit",
 }
 TYPES: Final = {kind: name for name, kind in _KINDS.items() if name != "unexplored node"}
+_LAYER: Final = re.compile(r"[0-9]{1,18}")
+_GZIPPED: Final = b"\x1f\x8b"
+_QUOTED: Final = 100
+"""Characters of a file that a message repeats."""
 _NEVER_NULL: Final = ("clerp", "node_threshold", "clickedId", "sg_pos")
 """What Neuronpedia's schema wants left out rather than null."""
 
@@ -74,13 +81,13 @@ def read_graph_json(source: str | os.PathLike[str] | bytes) -> SharedGraph:
     link, two nodes of one id, a number that is not finite, more nodes than `MAX_NODES`.
     """
     name, content = _content(source)
-    try:
-        stored = json.loads(content, parse_constant=_no_number)
-        if b"\\ud" in content.lower():  # half a character, which nothing can write again
-            json.dumps(stored, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise SharedGraphError(f"{name} is no JSON ({error}): export the graph again") from error
-    graph = _mapping(stored, name)
+    stored = _parsed(content, name)
+    if not isinstance(stored, dict):
+        raise SharedGraphError(
+            f"{name} is a {type(stored).__name__}, expected an object with metadata, nodes and "
+            "links: it is no published attribution graph"
+        )
+    graph: Mapping[str, Any] = stored
     metadata = _mapping(_required(graph, "metadata", name), f"metadata of {name}")
     tokens = _required(metadata, "prompt_tokens", f"metadata of {name}")
     for key in ("slug", "scan", "prompt"):
@@ -145,8 +152,40 @@ def _content(source: str | os.PathLike[str] | bytes) -> tuple[str, bytes]:
     return name, source if isinstance(source, bytes) else Path(source).read_bytes()
 
 
+def _parsed(content: bytes, name: str) -> Any:
+    """JSON in any Unicode encoding, with nothing in it that could not be written again."""
+    if content.startswith(_GZIPPED):
+        raise SharedGraphError(f"{name} is gzipped: unpack it first, and open what is in it")
+    if not content.strip():
+        raise SharedGraphError(f"{name} is empty: export the graph again")
+    try:
+        text = content.decode(json.detect_encoding(content))
+        # A function of ours for every float also lets other threads go on meanwhile: the parser
+        # itself would hold them up to its end.
+        stored = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        if "\\ud" in text or "\\uD" in text:  # perhaps half a character
+            json.dumps(stored, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise SharedGraphError(
+            f"{name} is no JSON ({_short(str(error))}): export the graph again"
+        ) from error
+    return stored
+
+
 def _no_number(constant: str) -> float:
     raise ValueError(f"{constant} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{_short(text)} is larger than any number that can be kept")
+    return number
+
+
+def _short(text: str) -> str:
+    """What a message quotes of a file, which may be of any length."""
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
 
 
 def _mapping(value: Any, what: str) -> Mapping[str, Any]:
@@ -169,30 +208,35 @@ def _required(mapping: Mapping[str, Any], key: str, what: str) -> Any:
 
 def _node(stored: Mapping[str, Any], n_tokens: int, name: str) -> SharedNode:
     old = str(_required(stored, "node_id", f"a node of {name}"))
-    what = f"node {old!r} of {name}"
+    what = f"node {_short(repr(old))} of {name}"
     kind = _KINDS.get(str(_required(stored, "feature_type", what)))
     position = _required(stored, "ctx_idx", what)
-    if not isinstance(position, int) or not 0 <= position < n_tokens:
+    if type(position) is not int or not 0 <= position < n_tokens:
         raise SharedGraphError(
-            f"{what} stands at position {position!r}: the prompt has positions 0 to {n_tokens - 1}"
+            f"{what} stands at position {_short(repr(position))}: the prompt has positions 0 to "
+            f"{n_tokens - 1}"
         )
     for key in ("activation", "influence", "token_prob"):
         number = stored.get(key)
         if number is not None and not _is_number(number):
-            raise SharedGraphError(f"{key} of {what} is {number!r}, expected a finite number")
-    if (stored.get("token_prob") or 0) < 0:
+            raise SharedGraphError(
+                f"{key} of {what} is {_short(repr(number))}, expected a finite number"
+            )
+    if not 0 <= (stored.get("token_prob") or 0) <= _CERTAIN:
         raise SharedGraphError(f"token_prob of {what} is {stored['token_prob']}, expected 0 to 1")
     label = str(stored.get("clerp") or "")
     if kind is None:
         return SharedNode(old, None, label, stored)
     if kind == "token":
         return SharedNode(old, NodeId("token", -1, position, _index(stored, what)), label, stored)
-    try:
-        layer = int(_required(stored, "layer", what))
-    except (TypeError, ValueError, OverflowError):
-        layer = -1
-    if layer < 0:
-        raise SharedGraphError(f"{what} is of layer {stored['layer']!r}, expected a number from 0")
+    found = _required(stored, "layer", what)
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)
+    if not _LAYER.fullmatch(str(found)):
+        raise SharedGraphError(
+            f"{what} is of layer {_short(repr(found))}, expected a number from 0"
+        )
+    layer = int(found)
     if kind == "error":
         node = NodeId("error", layer, position, -1)
         return SharedNode(f"{layer}_-1_{position}", node, label, stored)
@@ -255,11 +299,13 @@ def _links(
             end = str(_required(entry, key, f"link {row} of {name}"))
             number = numbers.get(renamed.get(end, end))
             if number is None:
-                raise SharedGraphError(f"link {row} of {name} leads to {end!r}, which is no node")
+                raise SharedGraphError(
+                    f"link {row} of {name} leads to {_short(repr(end))}, which is no node"
+                )
             ends[row, side] = number
         weight = _required(entry, "weight", f"link {row} of {name}")
         if not _is_number(weight):
-            raise SharedGraphError(f"link {row} of {name} has the weight {weight!r}")
+            raise SharedGraphError(f"link {row} of {name} has the weight {_short(repr(weight))}")
         weights[row] = weight
     return ends[:, 0], ends[:, 1], weights
 
@@ -274,8 +320,10 @@ def _ids(stored: Any, renamed: Mapping[str, str], name: str) -> tuple[str, ...]:
     try:
         if isinstance(stored, str):
             stored = json.loads(stored) if stored.startswith("[") else stored.split(",")
+        if not isinstance(stored or [], list):
+            raise TypeError(f"found a {type(stored).__name__}")
         return tuple(renamed.get(str(entry), str(entry)) for entry in stored or [] if entry)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise SharedGraphError(
             f"pinnedIds of {name} cannot be read ({error}): expected a list of node ids"
         ) from error
@@ -286,11 +334,14 @@ def _supernodes(
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
     try:
         groups = json.loads(stored) if isinstance(stored, str) and stored else stored or []
+        for group in groups:
+            if not isinstance(group, list):
+                raise TypeError(f"found a {type(group).__name__} among them")
         return tuple(
             (str(title), tuple(renamed.get(str(member), str(member)) for member in members))
             for title, *members in groups
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise SharedGraphError(
             f"the supernodes of {name} cannot be read ({error}): expected [[name, id, …], …]"
         ) from error

@@ -31,18 +31,16 @@ def shared_index(shared: SharedGraph) -> NodeIndex:
     if not logits:
         raise SharedGraphError("the graph has no logit node: it explains nothing")
     inner = [node.layer for node in known if node.kind in ("feature", "error")]
-    n_layers = max([n.node.layer for n in logits if n.node], default=0)
+    n_layers = max(0, *(n.node.layer for n in logits if n.node))
     n_layers = max(n_layers, *(layer + 1 for layer in inner)) if inner else n_layers
     largest = max(node.index for node in known)
     if n_layers * n_positions > MAX_NODES or largest >= 2**31:
         raise SharedGraphError(
             f"the graph has {n_layers:,} layers, {n_positions:,} tokens and a feature or token "
-            f"{largest:,}: no model that is known is as large"
+            f"{min(largest, 10**12):,}: no model that is known is as large"
         )
     logits.sort(key=lambda entry: -float(entry.stored.get("token_prob") or 0.0))
     features = sorted((n.layer, n.position, n.index) for n in known if n.kind == "feature")
-    if len(set(features)) < len(features):
-        raise SharedGraphError("two nodes of the graph are the same feature at the same token")
     ids = {n.position: n.index for n in known if n.kind == "token"}
     return NodeIndex(
         np.array(features, np.int32).reshape(-1, 3),
@@ -54,7 +52,10 @@ def shared_index(shared: SharedGraph) -> NodeIndex:
 
 def shared_places(shared: SharedGraph) -> tuple[NodeId | None, ...]:
     """For each node of a published graph its node among :func:`shared_index`'s; None for kinds
-    that we do not know. Logits stand at the last token there, whatever the file says."""
+    that we do not know. Logits stand at the last token there, whatever the file says.
+
+    Raises :class:`SharedGraphError` when two are the same one of ours.
+    """
     index = shared_index(shared)
     last = index.n_positions - 1
 
@@ -65,7 +66,15 @@ def shared_places(shared: SharedGraph) -> tuple[NodeId | None, ...]:
             return node._replace(index=index.token_ids[node.position])
         return node
 
-    return tuple(place(entry.node) for entry in shared.nodes)
+    places = tuple(place(entry.node) for entry in shared.nodes)
+    named: dict[NodeId, str] = {}
+    for entry, found in zip(shared.nodes, places, strict=True):
+        if found is not None and named.setdefault(found, entry.id) != entry.id:
+            raise SharedGraphError(
+                f"the nodes {named[found]!r} and {entry.id!r} of the graph are the same "
+                f"{found.kind} at the same token: export the graph again"
+            )
+    return places
 
 
 def origin(shared: SharedGraph) -> dict[str, Any]:
@@ -146,7 +155,7 @@ def _renamed(stored: Any) -> dict[str, str]:
     try:
         pairs = json.loads(stored) if isinstance(stored, str) and stored else stored or []
         return {str(name): str(label) for name, label in pairs}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return {}  # names are a courtesy: the graph is whole without them
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -177,11 +180,134 @@ def damaged(change: str, value: Any = None) -> dict[str, Any]:
         (damaged("links/1/weight"), "has no 'weight'"),
         (damaged("links/1", 3), "expected an object"),
         (damaged("qParams/supernodes", [3]), "the supernodes of the graph cannot be read"),
+        (damaged("qParams/supernodes", ["ab"]), "found a str among them"),
+        (damaged("qParams/supernodes", {"ab": ["0_7_1"]}), "found a str among them"),
+        (damaged("qParams/supernodes", "[" * 100_000), "the supernodes of the graph cannot be rea"),
+        (damaged("qParams/pinnedIds", "[" * 100_000), "pinnedIds of the graph cannot be read"),
+        (damaged("qParams/pinnedIds", {"0_7_1": 1}), "found a dict"),
+        (damaged("nodes/1/ctx_idx", True), "position True"),
+        (damaged("nodes/1/ctx_idx", 10**4000), "position 1000"),
+        (damaged("nodes/1/layer", 0.7), "layer 0.7"),
+        (damaged("nodes/1/layer", "1_0"), "layer '1_0'"),
+        (damaged("nodes/1/layer", "9" * 4000), "layer '9999"),
+        (damaged("nodes/6/token_prob", 5), "token_prob of node '3_11_2' of the graph is 5"),
     ],
 )
 def test_damage_is_named(stored: dict[str, Any], said: str) -> None:
-    with pytest.raises(SharedGraphError, match=said):
+    with pytest.raises(SharedGraphError, match=said) as raised:
         read(stored)
+    assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize("place", ["metadata/mine", "nodes/1/own", "links/1/weight"])
+def test_a_number_that_could_not_be_written_again_is_refused(place: str) -> None:
+    content = json.dumps(damaged(place, "TOO MUCH")).encode().replace(b'"TOO MUCH"', b"1e400")
+    with pytest.raises(SharedGraphError, match="1e400 is larger than any number"):
+        read_graph_json(content)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_every_encoding_of_unicode_is_read_but_no_half_characters(encoding: str) -> None:
+    text = json.dumps(damaged("nodes/1/clerp", "größer"), ensure_ascii=False)
+    assert read_graph_json(text.encode(encoding)).nodes[1].label == "größer"
+    raw = text.replace("größer", "\ud800").encode(encoding, "surrogatepass")
+    escaped = text.replace("größer", "\\uD800").encode(encoding)
+    for half in (raw, escaped):
+        with pytest.raises(SharedGraphError, match="is no JSON"):
+            read_graph_json(half)
+
+
+def test_a_file_that_is_packed_or_empty_is_called_so() -> None:
+    with pytest.raises(SharedGraphError, match="is gzipped: unpack it first"):
+        read_graph_json(gzip.compress(json.dumps(published()).encode()))
+    for nothing in (b"", b" \n"):
+        with pytest.raises(SharedGraphError, match="is empty"):
+            read_graph_json(nothing)
+
+
+def test_other_threads_go_on_while_a_large_file_is_parsed() -> None:
+    stored = damaged("mine", [0.5] * 2_000_000)
+    content = json.dumps(stored).encode()
+    stalls: list[float] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            before = time.perf_counter()
+            time.sleep(0.001)
+            stalls.append(time.perf_counter() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    begun = time.perf_counter()
+    read_graph_json(content)
+    whole = time.perf_counter() - begun
+    done.set()
+    watcher.join()
+    assert len(stalls) > 20 and max(stalls) < whole / 2
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("1_9_2", "1_9_2"),
+        ("1_9_2", "0_7_1"),
+        ("3_11_2", "1_9_2"),
+        ("0_7_1", "E_5_1"),
+        ("0_7_1", "0_1_2"),  # an error of layer 1
+    ],
+)
+def test_a_link_that_runs_in_a_circle_downward_or_to_an_error_is_refused(
+    source: str, target: str
+) -> None:
+    stored = published()
+    stored["links"].append({"source": source, "target": target, "weight": 1.0})
+    with pytest.raises(SharedGraphError, match=r"link 5 of the graph .* effects that run upward"):
+        graph_from_shared(read(stored))
+
+
+def test_links_between_the_same_two_nodes_are_one_effect() -> None:
+    stored = published()
+    stored["links"].append({"source": "0_7_1", "target": "1_9_2", "weight": 3.0})
+    shared = read(stored)
+    graph = graph_from_shared(shared)
+    assert sorted(graph.weights.tolist()) == [0.25, 1.5, 2.0, 2.5]
+    assert len(json.loads(write_graph_json(shared))["links"]) == 6
+    stored["links"] += [{"source": "0_7_1", "target": "1_9_2", "weight": 3e38}] * 2
+    with pytest.raises(SharedGraphError, match="add up to infinity"):
+        graph_from_shared(read(stored))
+
+
+def test_a_graph_without_links_is_read() -> None:
+    stored = published() | {"links": []}
+    assert graph_from_shared(read(stored)).n_edges == 0
+
+
+@pytest.mark.parametrize(
+    ("twice", "name"), [(0, "E_6_1"), (6, "4_11_2"), (1, "00_7_1"), (4, "0_-1_1_")]
+)
+def test_two_nodes_that_are_the_same_are_refused(twice: int, name: str) -> None:
+    stored = published()
+    stored["nodes"].append(stored["nodes"][twice] | {"node_id": name})
+    with pytest.raises(SharedGraphError, match=r"at the same token|are called"):
+        graph_from_shared(read(stored))
+
+
+def test_answers_without_label_probability_or_a_layer_are_still_answers() -> None:
+    stored = published()
+    tokens = [entry for entry in stored["nodes"] if entry["feature_type"] == "embedding"]
+    answer = node("mine", "logit", "0", 2, feature=11)
+    stored |= {"nodes": [*tokens, answer], "links": [], "qParams": {}}
+    graph = graph_from_shared(read(stored))
+    assert [(t.label, t.probability) for t in graph.targets] == [("token 11", 0.0)]
+    pruned = tracer.prune(graph)
+    assert pruned.replacement_score == pruned.completeness_score == 1.0
+
+
+def test_names_that_are_nested_too_deeply_are_passed_over() -> None:
+    stored = published()
+    stored["qParams"]["clerps"] = "[" * 100_000
+    assert graph_from_shared(read(stored)).provenance["imported"] == "s"
 
 
 def test_no_json_no_file_and_too_much_are_refused(
