@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic
+from uuid import uuid4
 
 from cache.catalogue import DamagedFile, StoredGraph, StoreError
 from cache.engine import Engine, M, TracerEngine
+from cache.errands import Errands
 from cache.imports import exported, read_import
 from cache.jobs import Job
 from cache.lru import Lru
@@ -69,6 +71,7 @@ class Backend(Generic[M]):
             INTERVENTION_BYTES, _intervention_bytes
         )
         self._scenario_runs: Lru[str, ScenarioRun] = Lru(INTERVENTION_BYTES, _scenario_bytes)
+        self._imports = Errands("imports")
         self.shelf: Shelf[M] = Shelf(self._worker, resolve)
         """The models that can be opened, and what their features fire on."""
 
@@ -81,6 +84,11 @@ class Backend(Generic[M]):
     def queue(self) -> tuple[Job[Any], ...]:
         """The job that is running, then those that wait, in their order."""
         return self._worker.queue
+
+    @property
+    def imports(self) -> tuple[Job[Any], ...]:
+        """The file that is being read, then those that wait."""
+        return self._imports.queue
 
     def trace(self, request: TraceRequest, session: str = "") -> Job[AttributionGraph]:
         """The attribution graph of a prompt; ``job.key`` is what :meth:`graph` finds it by."""
@@ -192,20 +200,29 @@ class Backend(Generic[M]):
         self._keys.put(key, stored)
         return self._known(stored)
 
-    def import_graph(self, content: bytes, name: str) -> str:
+    def import_graph(self, content: bytes, name: str, session: str = "") -> Job[str]:
         """Keep a graph of another tool: published JSON, or a `.pt` of circuit-tracer.
 
-        Returns its key. Its pins and supernodes become its marks, unless it is here already and
-        has some; it is never evicted. Reads the file in the calling thread, and runs no model.
+        The result is its key. Its pins and supernodes become its marks, unless it is here already
+        and has some; it is never evicted. No model is run. The files are read one after the other,
+        beside the callers: a large one takes seconds and several times its size in memory.
 
-        Raises :class:`SharedGraphError` for a file that is damaged, too large or would run code,
-        :class:`StoreError` when it cannot be kept; nothing is stored then.
+        The job fails with :class:`SharedGraphError` for a file that is damaged, too large or would
+        run code, with :class:`StoreError` when it cannot be kept; nothing is stored then.
         """
-        read = read_import(content, name)
-        with _as_store_error("the graph could not be kept"):
-            self.store.add_import(read.key, read.graph, read.original, read.title, read.marks)
-        self._graphs.put(read.key, read.graph)
-        return read.key
+
+        def read(job: Job[str]) -> str:
+            job.report(0, 0, "reading the file")
+            found = read_import(content, name)
+            job.report(0, 0, "keeping the graph")
+            with _as_store_error("the graph could not be kept"):
+                self.store.add_import(
+                    found.key, found.graph, found.original, found.title, found.marks
+                )
+            self._graphs.put(found.key, found.graph)
+            return found.key
+
+        return self._imports.run(f"import {uuid4().hex}", name, read, session)
 
     def export_graph(self, key: str, thresholds: Thresholds = Thresholds()) -> bytes:  # noqa: B008
         """A graph as published JSON, with its labels, pins and supernodes as they are now.
@@ -289,7 +306,8 @@ class Backend(Generic[M]):
         return self.store.damaged()
 
     def close(self, timeout: float | None = None) -> None:
-        """Finish the queue, end the worker's thread and close the store."""
+        """Finish the queue, end the threads and close the store."""
+        self._imports.close(timeout)
         self.shelf.close(timeout)
         self._worker.close(timeout)
         self.store.close()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 import streamlit as st
 
-from cache import StoredGraph, StoreError
+from cache import Job, StoredGraph, StoreError
 from cache.imports import slug
 from charts.wording import truncate
-from pages import _resources, _session, _stored
+from pages import _resources, _session, _stored, _waiting
 from pages._text import plain
 from tracer.errors import TracerError
 
@@ -19,7 +21,17 @@ _SHOWN: Final = 40
 _SEARCHED_FROM: Final = 8
 """Graphs from which on a search box is worth its place."""
 _UPLOAD: Final = "graph files"
-_OUTCOMES: Final = "import outcomes"
+_IMPORTS: Final = "imports"
+_TROUBLE: Final = "library trouble"
+
+
+@dataclass
+class _Import:
+    """A file that this visitor brought in; what became of it is found out once."""
+
+    job: Job[str]
+    key: str = ""
+    said: str = ""
 
 
 def draw() -> None:
@@ -56,32 +68,56 @@ def _upload() -> None:
         on_change=_uploaded,
         help="The file is read, never run, and stays on this machine.",
     )
-    outcomes: list[tuple[str, str]] = st.session_state.get(_OUTCOMES, [])
-    for number, (key, said) in enumerate(outcomes):
-        if not key:
-            st.error(plain(said))
-            continue
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.success(plain(said), width="stretch")
-            if st.button("Open it", key=f"open imported {number}", type="primary"):
-                _open(key)
+    _outcomes()
 
 
 def _uploaded() -> None:
-    """Import what was dropped, once, and empty the box for the next files."""
-    number = st.session_state.get(_UPLOAD, 0)
-    outcomes = []
-    for file in st.session_state[f"{_UPLOAD} {number}"] or []:
-        try:
-            key = _resources.backend().import_graph(file.getvalue(), file.name)
-        except TracerError as error:
-            outcomes.append(("", f"{file.name}: {error}."))
-            continue
-        graph = _resources.backend().graph(key)
-        count = "" if graph is None else f" with {graph.index.n_features:,} features"
-        outcomes.append((key, f"{file.name} is in the library{count}."))
-    st.session_state[_OUTCOMES] = outcomes
+    """Have what was dropped read beside the page, once, and empty the box for the next files."""
+    number, backend = st.session_state.get(_UPLOAD, 0), _resources.backend()
+    files = st.session_state[f"{_UPLOAD} {number}"] or []
+    # What is still being read stays; what was said of earlier files has been read.
+    going_on = [each for each in _imports() if _waiting.going_on(each.job)]
+    begun = [_Import(backend.import_graph(file.getvalue(), file.name)) for file in files]
+    st.session_state[_IMPORTS] = going_on + begun
     st.session_state[_UPLOAD] = number + 1
+    until = time.monotonic() + _waiting.PATIENCE
+    for each in begun:
+        each.job.wait(max(0.0, until - time.monotonic()))
+
+
+def _outcomes() -> None:
+    """How far the files are, and what became of them."""
+    trouble = st.session_state.pop(_TROUBLE, "")
+    if trouble:
+        st.error(plain(trouble))
+    for number, each in enumerate(_imports()):
+        if not _waiting.ended(each.job, each.job.title, patience=0.0):
+            continue
+        if not each.said:
+            each.key, each.said = _outcome(each.job)
+        if not each.key:
+            st.error(plain(each.said))
+            continue
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.success(plain(each.said), width="stretch")
+            if st.button("Open it", key=f"open imported {number}", type="primary"):
+                _open(each.key)
+
+
+def _imports() -> list[_Import]:
+    found: list[_Import] = st.session_state.get(_IMPORTS, [])
+    return found
+
+
+def _outcome(job: Job[str]) -> tuple[str, str]:
+    """The key of the graph that a file became, empty where it became none, and a sentence."""
+    try:
+        key = job.result(0)
+    except TracerError as error:
+        return "", f"{job.title}: {error}."
+    graph = _resources.backend().graph(key)
+    count = "" if graph is None else f" with {graph.index.n_features:,} features"
+    return key, f"{job.title} is in the library{count}."
 
 
 def _found(entries: tuple[StoredGraph, ...]) -> list[StoredGraph]:
@@ -174,14 +210,14 @@ def _renamed(entry: StoredGraph, key: str) -> None:
     try:
         _resources.backend().annotate(entry.key, title=title)
     except StoreError as error:
-        st.session_state[_OUTCOMES] = [("", str(error))]
+        st.session_state[_TROUBLE] = str(error)
 
 
 def _deleted(key: str) -> None:
     try:
         _resources.backend().forget(key)
     except StoreError as error:
-        st.session_state[_OUTCOMES] = [("", str(error))]
+        st.session_state[_TROUBLE] = str(error)
         return
     if _session.read().graph == key:
         _session.write(graph="")

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import torch
 from fakes import FakeEngine, make_graph
 
 from cache import Backend, Marks, ModelChoice, StoreError, TraceRequest, stored_labels
+from cache.imports import ImportedGraph, read_import
 from cache.store import Store
-from tracer.errors import SharedGraphError, TracerError
+from tracer.errors import Cancelled, SharedGraphError, TracerError
 from tracer.pruning import whole
 from tracer.types import FeatureId, NodeId, Supernode, Thresholds
 
@@ -113,6 +115,10 @@ def content(stored: dict[str, Any]) -> bytes:
     return json.dumps(stored).encode()
 
 
+def imported(backend: Backend, file: bytes, name: str) -> str:
+    return backend.import_graph(file, name).result(60)
+
+
 def graph_of(backend: Backend, key: str) -> Any:
     graph = backend.graph(key)
     assert graph is not None
@@ -123,8 +129,8 @@ def graph_of(backend: Backend, key: str) -> Any:
 def test_a_published_graph_is_kept_and_opens_after_a_restart(
     flavour: str, backend: Backend, open_again: Callable[[], Backend]
 ) -> None:
-    key = backend.import_graph(content(FLAVOURS[flavour]()), "x.json")
-    assert backend.import_graph(content(FLAVOURS[flavour]()), "y.json") == key
+    key = imported(backend, content(FLAVOURS[flavour]()), "x.json")
+    assert imported(backend, content(FLAVOURS[flavour]()), "y.json") == key
     backend = open_again()
     graph = graph_of(backend, key)
     assert graph.features.tolist() == [[0, 1, 7], [1, 2, 9]]
@@ -137,13 +143,13 @@ def test_a_published_graph_is_kept_and_opens_after_a_restart(
 
 
 def test_where_it_is_from_and_what_it_calls_its_features_is_known(backend: Backend) -> None:
-    graph = graph_of(backend, backend.import_graph(content(circuit_tracers_own()), "x.json"))
+    graph = graph_of(backend, imported(backend, content(circuit_tracers_own()), "x.json"))
     assert stored_labels(graph) == {FeatureId(0, 7): "large things", FeatureId(1, 9): "barks"}
     made = graph.provenance
     assert made["tool"] == "circuit-tracer 0.2.0" and made["transcoder_set"] == "someone/clt"
     assert made["source_urls"] == ["https://example.org/set"]
     assert (made["node_threshold"], made["edge_threshold"]) == (0.8, 0.85)
-    plain = graph_of(backend, backend.import_graph(content(bare()), "x.json"))
+    plain = graph_of(backend, imported(backend, content(bare()), "x.json"))
     assert stored_labels(plain) == {FeatureId(0, 7): "large things"}
     assert plain.provenance.keys() == {"imported", "scan", "labels"}
 
@@ -152,14 +158,14 @@ def test_where_it_is_from_and_what_it_calls_its_features_is_known(backend: Backe
 def test_pins_and_supernodes_of_the_file_are_the_graphs_marks(
     flavour: str, backend: Backend
 ) -> None:
-    key = backend.import_graph(content(FLAVOURS[flavour]()), "x.json")
+    key = imported(backend, content(FLAVOURS[flavour]()), "x.json")
     assert backend.marks(key) == Marks((ANSWER,), (Supernode("size", (FEATURE,)),))
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_what_goes_out_is_what_came_in(flavour: str, backend: Backend) -> None:
     stored = FLAVOURS[flavour]()
-    out = json.loads(backend.export_graph(backend.import_graph(content(stored), "x.json")))
+    out = json.loads(backend.export_graph(imported(backend, content(stored), "x.json")))
     assert out["metadata"] == stored["metadata"]
     assert out["qk_only_nodes"] == {"x": 1}
     assert len(out["nodes"]) == len(stored["nodes"]) and len(out["links"]) == len(stored["links"])
@@ -171,7 +177,7 @@ def test_what_goes_out_is_what_came_in(flavour: str, backend: Backend) -> None:
 
 
 def test_marks_that_changed_go_out_with_it_and_strangers_stay(backend: Backend) -> None:
-    key = backend.import_graph(content(neuronpedia()), "x.json")
+    key = imported(backend, content(neuronpedia()), "x.json")
     backend.mark(key, Marks((ANSWER,), (Supernode("size", (FEATURE, ERROR)),)))
     out = json.loads(backend.export_graph(key))
     assert out["qParams"]["pinnedIds"] == ["3_11_2", "0_7_1", "1_-1_2", "lorsa"]
@@ -183,10 +189,10 @@ def test_marks_that_changed_go_out_with_it_and_strangers_stay(backend: Backend) 
 
 
 def test_the_same_file_again_does_not_undo_what_a_person_did(backend: Backend) -> None:
-    key = backend.import_graph(content(neuronpedia()), "x.json")
+    key = imported(backend, content(neuronpedia()), "x.json")
     backend.mark(key, Marks((FEATURE,)))
     backend.annotate(key, title="mine")
-    assert backend.import_graph(content(neuronpedia()), "x.json") == key
+    assert imported(backend, content(neuronpedia()), "x.json") == key
     assert backend.marks(key) == Marks((FEATURE,)) and backend.stored()[0].title == "mine"
 
 
@@ -199,7 +205,7 @@ def test_a_graph_traced_here_goes_out_with_its_marks(backend: Backend) -> None:
     assert out["qParams"]["supernodes"] == [["both", "0_9_2"]]
     assert out["qParams"]["pinnedIds"] == ["0_9_2"]
     assert "0_9_2" in [entry["node_id"] for entry in out["nodes"]]
-    again = backend.import_graph(backend.export_graph(key, Thresholds(1.0, 1.0)), "x.json")
+    again = imported(backend, backend.export_graph(key, Thresholds(1.0, 1.0)), "x.json")
     assert backend.marks(again) == Marks((), (Supernode("both", (pinned,)),))
     assert backend.key_of(TraceRequest("a b")) == key
     assert backend.key_of(TraceRequest("a b", ModelChoice("missing"))) is None
@@ -227,7 +233,7 @@ def pt(**changes: Any) -> bytes:
 
 
 def test_a_pt_comes_in_and_goes_out_as_json(backend: Backend) -> None:
-    key = backend.import_graph(pt(), "folder/my dog.pt")
+    key = imported(backend, pt(), "folder/my dog.pt")
     assert backend.stored()[0].title == "my dog" and backend.stored()[0].imported
     assert graph_of(backend, key).n_edges == 3
     feature = NodeId("feature", 0, 1, 4)
@@ -235,6 +241,50 @@ def test_a_pt_comes_in_and_goes_out_as_json(backend: Backend) -> None:
     out = json.loads(backend.export_graph(key))
     assert out["metadata"]["slug"] == "my-dog" and out["qParams"]["pinnedIds"] == ["0_4_1"]
     assert len(out["links"]) == 3
+
+
+def test_files_are_read_one_after_the_other_and_nobody_waits_for_it(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, threads = threading.Event(), []
+
+    def slowly(file: bytes, name: str) -> ImportedGraph:
+        threads.append(threading.current_thread())
+        assert gate.wait(60)
+        return read_import(file, name)
+
+    monkeypatch.setattr("cache.backend.read_import", slowly)
+    good = backend.import_graph(content(neuronpedia()), "dog.json", "ann")
+    bad = backend.import_graph(b"{", "cat.json", "bob")
+    same = backend.import_graph(content(neuronpedia()), "dog.json", "bob")
+    assert backend.imports == (good, bad, same) and backend.queue == ()
+    assert backend.trace(TraceRequest("a b")).result(10)  # a model runs meanwhile
+    gate.set()
+    with pytest.raises(SharedGraphError, match="is no JSON"):
+        bad.result(60)
+    assert good.result(60) == same.result(60) and backend.imports == ()
+    assert set(threads) & {threading.current_thread()} == set() and len(set(threads)) == 1
+    assert [entry.imported for entry in backend.stored()].count(True) == 1
+
+
+def test_a_file_that_nobody_wants_any_more_is_not_read(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+
+    def slowly(file: bytes, name: str) -> ImportedGraph:
+        assert gate.wait(60)
+        return read_import(file, name)
+
+    monkeypatch.setattr("cache.backend.read_import", slowly)
+    jobs = [backend.import_graph(content(make()), "dog.json") for make in (neuronpedia, bare)]
+    for job in jobs:
+        job.cancel()
+    gate.set()
+    for job in jobs:
+        with pytest.raises(Cancelled):
+            job.result(60)
+    assert backend.stored() == ()
 
 
 def damaged(change: Callable[[dict[str, Any]], Any]) -> bytes:
@@ -254,7 +304,7 @@ class Touches:
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        (b"", "is no JSON"),
+        (b"", "is empty"),
         (b"[]", "expected an object"),
         (b"{" * 100_000, "is no JSON"),
         (b"[" * 100_000, "is no JSON"),
@@ -281,14 +331,14 @@ def test_what_cannot_be_read_is_one_sentence_and_nothing_is_stored(
     file: bytes, said: str, backend: Backend
 ) -> None:
     with pytest.raises(SharedGraphError, match=said):
-        backend.import_graph(file, "x.json")
+        imported(backend, file, "x.json")
     assert backend.stored() == () and not list((backend.store.root / "originals").iterdir())
 
 
 def test_a_pt_that_would_run_code_does_not(backend: Backend, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     with pytest.raises(SharedGraphError, match=r"asks for posix\.system"):
-        backend.import_graph(pt(scan=Touches(marker)), "x.pt")
+        imported(backend, pt(scan=Touches(marker)), "x.pt")
     assert not marker.exists() and backend.stored() == ()
 
 
@@ -297,7 +347,7 @@ def test_a_graph_that_does_not_fit_is_refused_and_leaves_nothing(
 ) -> None:
     backend = Backend(Store(tmp_path / "small", quota_bytes=100), engine)
     with pytest.raises(StoreError, match="set CIRCUIT_STORE_GB to more"):
-        backend.import_graph(content(neuronpedia()), "x.json")
+        imported(backend, content(neuronpedia()), "x.json")
     assert backend.stored() == () and not list((tmp_path / "small" / "originals").iterdir())
     backend.close(10)
 
@@ -305,7 +355,7 @@ def test_a_graph_that_does_not_fit_is_refused_and_leaves_nothing(
 def test_imported_graphs_are_not_evicted(tmp_path: Path, engine: FakeEngine) -> None:
     store = Store(tmp_path / "small", quota_bytes=6000)
     backend = Backend(store, engine)
-    key = backend.import_graph(content(neuronpedia()), "x.json")
+    key = imported(backend, content(neuronpedia()), "x.json")
     for number in range(12):
         store.save(f"{number:032x}", make_graph(token_ids=(1, 2, number)))
     kept = [entry.key for entry in backend.stored()]
@@ -316,7 +366,7 @@ def test_imported_graphs_are_not_evicted(tmp_path: Path, engine: FakeEngine) -> 
 def test_when_the_catalogue_is_lost_imported_graphs_are_found_and_stay(
     backend: Backend, open_again: Callable[[], Backend]
 ) -> None:
-    key = backend.import_graph(content(neuronpedia()), "x.json")
+    key = imported(backend, content(neuronpedia()), "x.json")
     root = backend.store.root
     backend.close(10)
     for file in root.glob("catalogue.sqlite*"):
@@ -327,19 +377,19 @@ def test_when_the_catalogue_is_lost_imported_graphs_are_found_and_stay(
 
 
 def test_a_damaged_original_is_said_and_mended_by_importing_again(backend: Backend) -> None:
-    key = backend.import_graph(content(neuronpedia()), "x.json")
+    key = imported(backend, content(neuronpedia()), "x.json")
     (original,) = (backend.store.root / "originals").iterdir()
     original.write_bytes(original.read_bytes()[:-20])
     with pytest.raises(StoreError, match=r"is damaged .* import the graph's file again"):
         backend.export_graph(key)
-    backend.import_graph(content(neuronpedia()), "x.json")
+    imported(backend, content(neuronpedia()), "x.json")
     assert json.loads(backend.export_graph(key)) == neuronpedia()
 
 
 def test_a_graph_that_is_not_there_is_a_sentence(backend: Backend) -> None:
     with pytest.raises(StoreError, match="no graph is stored under 'nowhere'"):
         backend.export_graph("nowhere")
-    key = backend.import_graph(content(neuronpedia()), "x.json")
+    key = imported(backend, content(neuronpedia()), "x.json")
     backend.forget(key)
     assert backend.graph(key) is None and backend.stored() == ()
     assert not backend.marks(key) and not list((backend.store.root / "originals").iterdir())
@@ -369,7 +419,7 @@ def test_real_graphs_come_in_whole_and_go_out_unchanged(backend: Backend) -> Non
     assert files
     for file in files:
         stored = json.loads(file.read_bytes())
-        key = backend.import_graph(file.read_bytes(), file.name)
+        key = imported(backend, file.read_bytes(), file.name)
         graph = graph_of(backend, key)
         assert graph.n_edges == len(stored["links"])
         kinds = [n["feature_type"] for n in stored["nodes"]]

@@ -62,7 +62,7 @@ def published() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def key(store: None) -> str:
     content = json.dumps(published()).encode()
-    return _resources.backend().import_graph(content, "big.json")
+    return _resources.backend().import_graph(content, "big.json").result(60)
 
 
 def opened(**query: str) -> AppTest:
@@ -195,7 +195,7 @@ def test_two_imported_graphs_are_compared_and_what_is_not_in_a_file_is_unknown(k
     other["metadata"]["slug"] = "small-cat"
     other["nodes"][2]["node_id"] = other["links"][1]["target"] = "1_10_2"
     other["links"][2]["source"] = "1_10_2"
-    second = _resources.backend().import_graph(json.dumps(other).encode(), "cat.json")
+    second = _resources.backend().import_graph(json.dumps(other).encode(), "cat.json").result(60)
     app = opened(graph=key, with_graph=second)
     app.switch_page(str(MAIN.parents[1] / "compare.py")).run()
     assert not app.exception

@@ -1,12 +1,18 @@
-"""The Library page of somebody who has never traced anything."""
+"""The Library page: empty, and while files are brought in."""
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
+
+from cache.imports import ImportedGraph, read_import
+from pages import _resources
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -23,3 +29,112 @@ def test_an_empty_library_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(app.info) == 1 and "trace a prompt" in app.info[0].value
     assert "drop a graph file" in app.info[0].value
     st.cache_resource.clear()
+
+
+class SlowReader:
+    """Stands between a visitor and `read_import`; lets files pass when it is told to."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+        self.open = threading.Event()
+
+    def __call__(self, content: bytes, name: str) -> ImportedGraph:
+        self.read.append(name)
+        assert self.open.wait(60)
+        return read_import(content, name)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowReader]:
+    reader = SlowReader()
+    monkeypatch.setattr("cache.backend.read_import", reader)
+    yield reader
+    reader.open.set()
+
+
+@pytest.fixture
+def visitor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], AppTest]]:
+    monkeypatch.setenv("CIRCUIT_STORE", str(tmp_path / "store"))
+    st.cache_resource.clear()
+
+    def arrive() -> AppTest:
+        app = AppTest.from_file(str(ROOT / "pages" / "_shell" / "main.py"), default_timeout=60)
+        return app.switch_page(str(ROOT / "pages" / "library.py")).run()
+
+    yield arrive
+    st.cache_resource.clear()
+
+
+def graph_file(slug: str = "big-dog") -> bytes:
+    node = {"ctx_idx": 0, "feature": 11, "jsNodeId": "x", "clerp": "bark", "token_prob": 0.5}
+    logit = node | {"node_id": "1_11_0", "layer": "1", "feature_type": "logit"}
+    metadata = {"slug": slug, "scan": "gemma", "prompt": "dog", "prompt_tokens": ["dog"]}
+    return json.dumps({"metadata": metadata, "nodes": [logit], "links": []}).encode()
+
+
+def dropped(app: AppTest, *files: tuple[str, bytes]) -> AppTest:
+    app.file_uploader[0].set_value([(name, content, "x/y") for name, content in files]).run()
+    assert not app.exception
+    return app
+
+
+def said(app: AppTest) -> list[str]:
+    return [box.value.replace("\\", "") for box in [*app.success, *app.error]]
+
+
+def going_on(app: AppTest) -> list[str]:
+    return [bar.proto.text.replace("\\", "") for bar in app.get("progress")]
+
+
+def ended() -> None:
+    for job in list(_resources.backend().imports):
+        job.wait(60)
+
+
+def test_a_file_that_takes_long_is_read_beside_the_page(
+    visitor: Callable[[], AppTest], slow: SlowReader
+) -> None:
+    app = dropped(visitor(), ("dog.json", graph_file()))
+    assert going_on(app) == ["dog.json: reading the file …"]
+    assert not said(app)
+    assert len(app.info) == 1  # the page below is there, and empty still
+    slow.open.set()
+    ended()
+    app.run()  # as the page does by itself once the file is read
+    assert said(app) == ["dog.json is in the library with 0 features."]
+    assert not app.get("progress") and slow.read == ["dog.json"]
+    app.run()
+    assert len(said(app)) == 1 and slow.read == ["dog.json"]
+    app.button(key="open imported 0").click().run()
+    assert _resources.backend().stored()[0].key in app.query_params["graph"]
+    assert not app.exception and len(app.get("plotly_chart")) >= 1
+
+
+def test_a_file_that_takes_long_to_fail_is_said_to_and_not_read_again(
+    visitor: Callable[[], AppTest], slow: SlowReader
+) -> None:
+    app = dropped(visitor(), ("dog.json", b"{"), ("cat.pt", b"no"))
+    assert len(app.get("progress")) == 2
+    slow.open.set()
+    ended()
+    for _ in range(3):
+        app.run()
+        first, second = said(app)
+        assert first.startswith("dog.json: the graph is no JSON")
+        assert second.startswith("cat.pt: the graph is no .pt file")
+    assert slow.read == ["dog.json", "cat.pt"] and not app.get("progress")
+
+
+def test_somebody_else_is_not_held_up_and_what_is_read_stays_when_more_is_dropped(
+    visitor: Callable[[], AppTest], slow: SlowReader
+) -> None:
+    app = dropped(visitor(), ("dog.json", graph_file()))
+    other = dropped(visitor(), ("cat.json", graph_file("cat")))
+    assert going_on(other) == ["cat.json: waiting …"]
+    app = dropped(app, ("cow.json", graph_file("cow")))
+    assert len(app.get("progress")) == 2
+    slow.open.set()
+    ended()
+    assert [each.partition(" ")[0] for each in said(app.run())] == ["dog.json", "cow.json"]
+    assert [each.partition(" ")[0] for each in said(other.run())] == ["cat.json"]
+    assert len(_resources.backend().stored()) == 3
