@@ -43,7 +43,7 @@ def main() -> None:
         backend = open_backend(Path(folder))
         job = backend.trace(TraceRequest(PROMPT))
         graph = job.result(600)
-        print(f"{graph.n_nodes} nodes, {graph.n_edges} edges, {backend.store.size_bytes} bytes")
+        print(f"{graph.n_nodes} nodes, {graph.n_edges} edges, {backend.store.use.traced} bytes")
         print(f"computed, model not yet open {milliseconds([job.seconds or 0.0])}")
         warm = []
         for _ in range(200):

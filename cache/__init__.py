@@ -28,6 +28,7 @@ from cache.request import (
     TraceRequest,
 )
 from cache.shelf import ToDownload
+from cache.store import StoreUse
 from tracer.shared_nodes import stored_labels
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Published",
     "ScenarioRequest",
     "StoreError",
+    "StoreUse",
     "StoredGraph",
     "StoredRun",
     "ToDownload",

@@ -32,7 +32,7 @@ from cache.request import (
     warm_digest,
 )
 from cache.shelf import Resolve, Shelf
-from cache.store import DEFAULT_QUOTA, Store
+from cache.store import DEFAULT_QUOTA, Store, StoreUse
 from cache.worker import Worker
 from tracer.errors import TracerError
 from tracer.graph import AttributionGraph
@@ -301,6 +301,11 @@ class Backend(Generic[M]):
         """Every graph in the store, the most recently used first."""
         return self.store.entries()
 
+    def use(self) -> StoreUse:
+        """What the kept graphs take on the disk; raises :class:`StoreError`."""
+        with _as_store_error("the store could not be measured"):
+            return self.store.use
+
     def damaged(self) -> tuple[DamagedFile, ...]:
         """Files that failed their check and were set aside, the latest first."""
         return self.store.damaged()
@@ -370,7 +375,7 @@ def _quota_bytes() -> int:
         gigabytes = -1.0
     if not 0 < gigabytes < float("inf"):
         raise StoreError(f"CIRCUIT_STORE_GB is {text!r}: expected a positive number of gigabytes")
-    return int(gigabytes * 1024**3)
+    return int(gigabytes * 10**9)
 
 
 def _graph_bytes(graph: AttributionGraph) -> int:

@@ -192,14 +192,20 @@ class Catalogue:
         with self._lock:
             self._db.execute("UPDATE graphs SET used = ? WHERE key = ?", (time.time(), key))
 
-    def total_bytes(self) -> int:
+    def total_bytes(self, imported: bool) -> int:
+        """Bytes of the files of all imported graphs, or of all that were traced here."""
+        query = "SELECT coalesce(sum(bytes), 0) FROM graphs WHERE imported = ?"
         with self._lock:
-            (total,) = self._db.execute("SELECT coalesce(sum(bytes), 0) FROM graphs").fetchone()
+            (total,) = self._db.execute(query, (imported,)).fetchone()
         return int(total)
 
     def evictable(self) -> tuple[StoredGraph, ...]:
-        """Graphs that nobody annotated, the least recently used first."""
-        return tuple(self._select("WHERE annotations.key IS NULL ORDER BY used, graphs.rowid"))
+        """Graphs traced here that nobody annotated, the least recently used first."""
+        return tuple(
+            self._select(
+                "WHERE annotations.key IS NULL AND NOT imported ORDER BY used, graphs.rowid"
+            )
+        )
 
     def annotate(
         self, key: str, title: str | None, notes: str | None, marks: str | None = None

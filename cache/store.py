@@ -21,6 +21,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -33,13 +34,27 @@ from tracer.scenarios import Scenario
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_QUOTA: Final = 2 * 1024**3
+DEFAULT_QUOTA: Final = 2 * 10**9
 _KEY: Final = re.compile(r"[0-9a-f]{32}")
 _PARTIAL_SECONDS: Final = 3600.0
 """A partial file older than this belongs to a process that died while writing it."""
 _TOUCH_SECONDS: Final = 60.0
 """How coarse "last used" is: finer would cost a database write on every hit."""
 _DAMAGED_KEPT: Final = 20
+_PACKED: Final = 6
+"""How hard an original is packed: 9 takes more than twice as long, for 2 % less."""
+
+
+@dataclass(frozen=True)
+class StoreUse:
+    """Bytes on the disk."""
+
+    traced: int
+    """Of graphs that were traced here; the quota bounds them by eviction."""
+    imported: int
+    """Of imported graphs, with the files that they came as."""
+    quota: int
+    """How much each of the two may take."""
 
 
 class Store:
@@ -48,7 +63,9 @@ class Store:
     def __init__(self, root: Path, quota_bytes: int = DEFAULT_QUOTA) -> None:
         """Open the store in ``root``, creating it if need be.
 
-        Beyond ``quota_bytes`` of graphs, those used longest ago are deleted, except annotated ones.
+        Beyond ``quota_bytes`` of graphs that were traced here, those used longest ago are deleted,
+        except annotated ones. Imported graphs are never deleted; they may take as much again, and
+        what is more is not taken in.
 
         Raises :class:`StoreError` when the folder cannot be written.
         """
@@ -121,6 +138,9 @@ class Store:
                 key, len(content), self.quota_bytes,
             )  # fmt: skip
             return
+        self._put(key, graph, content)
+
+    def _put(self, key: str, graph: AttributionGraph, content: bytes) -> None:
         path = self._path(key)
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name(f".{key}.{uuid4().hex}.part")
@@ -142,32 +162,43 @@ class Store:
 
         What a person had already changed of it, its title or its pins, stays as it is.
 
-        Raises :class:`StoreError` when it is larger than the store may be; nothing is kept then.
+        Raises :class:`StoreError` when imported graphs would take more than the quota with it;
+        nothing is kept then.
         """
-        known = self._catalogue.is_annotated(key)
+        content = graph.to_bytes()
+        packed = None if original is None else gzip.compress(original, _PACKED, mtime=0)
+        is_new = self._catalogue.find(key) is None
+        if is_new:
+            self._check_room(title, len(content) + len(packed or b""))
+        annotated = self._catalogue.is_annotated(key)
         path = self._original_path(key)
         try:
-            if original is not None:
+            if packed is not None:
                 partial = path.with_name(f".{key}.{uuid4().hex}.part")
                 try:
-                    _write_synced(partial, gzip.compress(original, mtime=0))
+                    _write_synced(partial, packed)
                     partial.replace(path)
                 finally:
                     partial.unlink(missing_ok=True)
-            if not known:  # before it is saved: what is annotated is not evicted
+            if not annotated:
                 self._catalogue.annotate(key, title, None, marks.to_json())
-            self.save(key, graph)
-            if self._catalogue.find(key) is None:
-                raise StoreError(
-                    f"{title!r} is larger than the {self.quota_bytes / 2**30:.1f} GB that the "
-                    "store may hold: set CIRCUIT_STORE_GB to more"
-                )
+            self._put(key, graph, content)
         except BaseException:
-            if self._catalogue.find(key) is None:
+            if is_new:
                 path.unlink(missing_ok=True)
-                if not known:
+                if not annotated:
                     self._catalogue.annotate(key, "", "", "")
             raise
+
+    def _check_room(self, title: str, size: int) -> None:
+        """Refuse a graph with which imported ones would take more than they may."""
+        taken = self.use.imported
+        if taken + size > self.quota_bytes:
+            raise StoreError(
+                f"{title!r} would take {_mb(size)}, imported graphs take {_mb(taken)} of "
+                f"{_mb(self.quota_bytes)}: delete some in the Library, or set CIRCUIT_STORE_GB to "
+                "more"
+            )
 
     def original(self, key: str) -> bytes | None:
         """The published JSON that an imported graph came as, if it came as one.
@@ -240,9 +271,14 @@ class Store:
         return self._catalogue.damaged()
 
     @property
-    def size_bytes(self) -> int:
-        """Bytes of all kept graphs together."""
-        return self._catalogue.total_bytes()
+    def use(self) -> StoreUse:
+        """What the kept graphs take."""
+        originals = sum(file.stat().st_size for file in self._originals.glob("*.json.gz"))
+        return StoreUse(
+            traced=self._catalogue.total_bytes(imported=False),
+            imported=self._catalogue.total_bytes(imported=True) + originals,
+            quota=self.quota_bytes,
+        )
 
     # Reading
 
@@ -296,7 +332,7 @@ class Store:
 
     def _evict(self) -> None:
         """Delete what was used longest ago until the quota holds; call it inside a transaction."""
-        excess = self._catalogue.total_bytes() - self.quota_bytes
+        excess = self._catalogue.total_bytes(imported=False) - self.quota_bytes
         if excess <= 0:
             return
         for entry in self._catalogue.evictable():
@@ -345,7 +381,7 @@ class Store:
 
     def _orphans(self) -> Iterator[Path]:
         known = {entry.key for entry in self._catalogue.entries()}
-        for path in sorted(self._graphs.glob("*/*")):
+        for path in sorted([*self._graphs.glob("*/*"), *self._originals.glob("*.part")]):
             if path.suffix == ".part":
                 if time.time() - path.stat().st_mtime > _PARTIAL_SECONDS:
                     path.unlink(missing_ok=True)
@@ -356,6 +392,10 @@ class Store:
 def _imported(graph: AttributionGraph) -> str:
     """What an imported graph was called where it came from; empty for one that was traced here."""
     return str(graph.provenance.get("imported") or "")
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _sha256(path: Path) -> str:

@@ -10,9 +10,9 @@ from typing import Final
 
 import streamlit as st
 
-from cache import Job, StoredGraph, StoreError
+from cache import Job, StoredGraph, StoreError, StoreUse
 from cache.imports import slug
-from charts.wording import truncate
+from charts.wording import size_text, truncate
 from pages import _resources, _session, _stored, _waiting
 from pages._text import plain
 from tracer.errors import TracerError
@@ -44,7 +44,7 @@ def draw() -> None:
     )
     _upload()
     try:
-        entries = _resources.backend().stored()
+        entries, use = _resources.backend().stored(), _resources.backend().use()
     except StoreError as error:
         st.error(plain(str(error)))
         return
@@ -56,6 +56,7 @@ def draw() -> None:
         return
     for entry in _found(entries):
         _row(entry)
+    st.caption(plain(_use_sentence(entries, use)))
 
 
 def _upload() -> None:
@@ -141,6 +142,23 @@ def _found(entries: tuple[StoredGraph, ...]) -> list[StoredGraph]:
     elif not found:
         st.caption("No graph has these words in its title or prompt.")
     return found[:_SHOWN]
+
+
+def _use_sentence(entries: tuple[StoredGraph, ...], use: StoreUse) -> str:
+    """What is kept, and for how long; each kind may take as much as the other."""
+    imported = sum(entry.imported for entry in entries)
+    traced, said, most = len(entries) - imported, [], size_text(use.quota)
+    if imported:
+        said.append(
+            f"Imported graphs ({imported:,}) take {size_text(use.imported)} of {most} and stay "
+            "until you delete them."
+        )
+    if traced:
+        said.append(
+            f"Graphs traced here ({traced:,}) take {size_text(use.traced)} of {most}; beyond that "
+            "those used longest ago make room, except where you gave a title or pins."
+        )
+    return " ".join(said)
 
 
 def _row(entry: StoredGraph) -> None:

@@ -400,7 +400,7 @@ def test_the_store_is_where_the_environment_says(
     monkeypatch.setenv("CIRCUIT_STORE_GB", "0.5")
     backend = open_backend()
     assert backend.store.root == tmp_path / "elsewhere"
-    assert backend.store.quota_bytes == 512 * 1024**2
+    assert backend.store.quota_bytes == 500_000_000
     backend.close()
 
 

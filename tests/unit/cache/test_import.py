@@ -17,7 +17,7 @@ import pytest
 import torch
 from fakes import FakeEngine, make_graph
 
-from cache import Backend, Marks, ModelChoice, StoreError, TraceRequest, stored_labels
+from cache import Backend, Marks, ModelChoice, StoreError, StoreUse, TraceRequest, stored_labels
 from cache.imports import ImportedGraph, read_import
 from cache.store import Store
 from tracer.errors import Cancelled, SharedGraphError, TracerError
@@ -352,15 +352,61 @@ def test_a_graph_that_does_not_fit_is_refused_and_leaves_nothing(
     backend.close(10)
 
 
-def test_imported_graphs_are_not_evicted(tmp_path: Path, engine: FakeEngine) -> None:
-    store = Store(tmp_path / "small", quota_bytes=6000)
+def test_imported_graphs_are_not_evicted_and_evict_nothing(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    traced = [make_graph(token_ids=(1, 2, number)) for number in range(12)]
+    size = len(traced[0].to_bytes())
+    store = Store(tmp_path / "small", quota_bytes=5 * size)
     backend = Backend(store, engine)
+    for number, graph in enumerate(traced[:5]):
+        store.save(f"{number:032x}", graph)
     key = imported(backend, content(neuronpedia()), "x.json")
-    for number in range(12):
-        store.save(f"{number:032x}", make_graph(token_ids=(1, 2, number)))
+    backend.annotate(key, title="")  # what keeps it is that it was imported, not its title
+    assert len(backend.stored()) == 6
+    for number, graph in enumerate(traced):
+        store.save(f"{number:032x}", graph)
     kept = [entry.key for entry in backend.stored()]
-    assert key in kept and len(kept) < 13
+    assert key in kept and len(kept) == 6
     backend.close(10)
+
+
+def test_imported_graphs_count_with_their_files_and_are_refused_when_they_are_too_much(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    store = Store(tmp_path / "small", quota_bytes=5_000)
+    backend = Backend(store, engine)
+    assert backend.use() == StoreUse(traced=0, imported=0, quota=5_000)
+    key = imported(backend, content(neuronpedia()), "x.json")
+    files = [f for folder in ("graphs", "originals") for f in (store.root / folder).rglob("*.*")]
+    assert len(files) == 2
+    assert backend.use().imported == sum(file.stat().st_size for file in files) > 0
+    assert backend.use().traced == 0
+    second = imported(backend, content(bare()), "y.json")
+    with pytest.raises(StoreError, match=r"imported graphs take 0\.0 MB of 0\.0 MB: delete some"):
+        for number in range(5):
+            imported(backend, damaged(lambda s, n=number: s.update(mine=n)), "z.json")
+    assert backend.use().imported <= 5_000
+    n_kept = len(backend.stored())
+    assert imported(backend, content(bare()), "y.json") == second  # here already
+    backend.forget(key)
+    imported(backend, damaged(lambda s: s.update(mine="room again")), "z.json")
+    assert len(backend.stored()) == n_kept
+    assert len(list((store.root / "originals").iterdir())) == n_kept
+    backend.close(10)
+
+
+def test_what_a_process_left_half_written_is_cleared_away(
+    backend: Backend, open_again: Callable[[], Backend]
+) -> None:
+    key = imported(backend, content(neuronpedia()), "x.json")
+    folder = backend.store.root / "originals"
+    old, new = folder / ".a.part", folder / ".b.part"
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    open_again()
+    assert sorted(file.name for file in folder.iterdir()) == [".b.part", f"{key}.json.gz"]
 
 
 def test_when_the_catalogue_is_lost_imported_graphs_are_found_and_stay(

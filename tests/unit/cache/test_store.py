@@ -86,7 +86,7 @@ def test_graphs_and_requests_survive_a_restart(store: Store, open_store: OpenSto
     assert same(again.load(A), make_graph("Dallas"))
     (entry,) = again.entries()
     assert (entry.prompt, entry.model) == ("Dallas", "fake")
-    assert entry.bytes == file_of(again, A).stat().st_size == again.size_bytes
+    assert entry.bytes == file_of(again, A).stat().st_size == again.use.traced
 
 
 def test_a_good_file_is_never_rewritten(store: Store) -> None:
@@ -172,7 +172,7 @@ def test_eviction_takes_what_was_used_longest_ago(open_store: OpenStore) -> None
     store.save(D, make_graph())
     assert keys(store) == {A, C, D}
     assert not file_of(store, B).exists()
-    assert store.size_bytes <= store.quota_bytes
+    assert store.use.traced <= store.quota_bytes
 
 
 def test_eviction_spares_annotated_graphs(open_store: OpenStore) -> None:
