@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MAX_NODES: Final = 32_768
 """Rows of the matrix; circuit-tracer's default is 7,500 features."""
 _ROWS_AT_ONCE: Final = 512
+_MOST_NUMBERS: Final = 2**27
+"""Of a list; a gigabyte once they are as wide as can be."""
 _WORD: Final = re.compile(r"<[^<>\s]+>|\s?\w+|\s?[^\w\s]|\s")
 """A special token, a word or a mark, each with the space before it."""
 _LARGEST_INDEX: Final = 2**31 - 1
@@ -70,7 +72,7 @@ def read_graph_pt(
     if not ids:
         raise SharedGraphError(f"{name} has an empty prompt")
     n_active, features, activations = _features(stored, n_layers, len(ids), name)
-    prompt = str(stored.get("input_string") or "")
+    prompt = _plain(stored.get("input_string"), "input_string", name)
     texts = _token_texts(ids, prompt, decode, tokens, name)
     targets = _targets(stored, decode, name)
     order = np.lexsort((features[:, 2], features[:, 1], features[:, 0]))
@@ -100,7 +102,11 @@ def read_graph_pt(
             for target, token_id in zip(targets, target_ids, strict=True)
         ),
         n_active_features=n_active,
-        provenance={"scan": _scan(stored.get("scan")), "tool": "circuit-tracer", "unpruned": True},
+        provenance={
+            "scan": _scan(stored.get("scan"), name),
+            "tool": "circuit-tracer",
+            "unpruned": True,
+        },
     )
 
 
@@ -112,15 +118,29 @@ def _fields(stored: Any, name: str) -> dict[str, Any]:
     raise SharedGraphError(f"cfg of {name} is a {type(stored).__name__}, expected a configuration")
 
 
-def _scan(stored: Any) -> str:
+def _scan(stored: Any, name: str) -> str:
     names = stored if isinstance(stored, list | tuple) else [stored]
-    return ", ".join(str(entry) for entry in names if entry) or "unknown"
+    return ", ".join(filter(None, (_plain(entry, "scan", name) for entry in names))) or "unknown"
+
+
+def _plain(value: Any, what: str, name: str) -> str:
+    """A text, empty where there is none. Nothing else is made one: a few lists that hold each
+    other, each twice, are longer as a text than any memory."""
+    if value is not None and not isinstance(value, str):
+        raise SharedGraphError(f"{what} of {name} is a {type(value).__name__}, expected a text")
+    return value or ""
+
+
+def _said(value: Any) -> str:
+    """What a message repeats of a value."""
+    is_short = isinstance(value, str | float) or (type(value) is int and abs(value) < 2**63)
+    return repr(value)[:60] if is_short else f"a {type(value).__name__}"
 
 
 def _count(value: Any, what: str, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_NODES:
         raise SharedGraphError(
-            f"{what} of {name} is {value!r}, expected a number from 1 to {MAX_NODES:,}"
+            f"{what} of {name} is {_said(value)}, expected a number from 1 to {MAX_NODES:,}"
         )
     return value
 
@@ -130,6 +150,11 @@ def _tensor(value: Any, what: str, name: str) -> torch.Tensor:
     import torch
 
     if isinstance(value, list | tuple):
+        strange = [entry for entry in value if not isinstance(entry, int | float)]
+        if strange:
+            raise SharedGraphError(
+                f"{what} of {name} holds no numbers, but a {type(strange[0]).__name__}"
+            )
         try:
             value = torch.tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -141,8 +166,19 @@ def _tensor(value: Any, what: str, name: str) -> torch.Tensor:
     return value.detach()
 
 
-def _integers(value: Any, what: str, name: str) -> IntArray:
+def _listed(value: Any, what: str, name: str) -> torch.Tensor:
+    """A tensor of as many numbers as may be made wider."""
     tensor = _tensor(value, what, name)
+    if tensor.numel() > _MOST_NUMBERS:
+        raise SharedGraphError(
+            f"{what} of {name} has {tensor.numel():,} numbers, at most "
+            f"{_MOST_NUMBERS:,} can be read"
+        )
+    return tensor
+
+
+def _integers(value: Any, what: str, name: str) -> IntArray:
+    tensor = _listed(value, what, name)
     if tensor.is_floating_point() and tensor.numel():
         raise SharedGraphError(f"{what} of {name} is of {tensor.dtype}, expected whole numbers")
     numbers: IntArray = tensor.long().numpy()
@@ -155,7 +191,7 @@ def _integers(value: Any, what: str, name: str) -> IntArray:
 
 
 def _numbers(value: Any, what: str, name: str) -> FloatArray:
-    numbers: FloatArray = _tensor(value, what, name).double().numpy().ravel()
+    numbers: FloatArray = _listed(value, what, name).double().numpy().ravel()
     if not np.isfinite(numbers).all():
         raise SharedGraphError(f"{what} of {name} has a number that is not finite")
     return numbers
@@ -226,7 +262,7 @@ def _targets(
 ) -> tuple[Target, ...]:
     listed = stored.get("logit_targets", stored.get("logit_tokens"))
     if isinstance(listed, list) and all(isinstance(entry, LogitRecord) for entry in listed):
-        labels = [str(entry.token_str) for entry in listed]
+        labels = [_plain(entry.token_str, "a logit target", name) for entry in listed]
         listed = [entry.vocab_idx for entry in listed]
     else:  # older files: a tensor of ids
         labels = []
@@ -242,7 +278,7 @@ def _targets(
     vocabulary = stored.get("vocab_size") or _fields(stored["cfg"], name).get("d_vocab")
     limit = _LARGEST_INDEX if vocabulary is None else vocabulary
     if not isinstance(limit, int):
-        raise SharedGraphError(f"vocab_size of {name} is {limit!r}, expected a number")
+        raise SharedGraphError(f"vocab_size of {name} is {_said(limit)}, expected a number")
     return tuple(
         Target(
             (labels[place] if labels else "") or _text(token_id, decode),

@@ -61,6 +61,9 @@ _TENSORS: Final = re.compile(
     r"|torch\.(Float|Double|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
     r"|torch\.(float(16|32|64)|bfloat16|u?int(8|16|32|64)|bool)|_codecs\.encode"
 )
+_FILES: Final = re.compile(r"[^/]+/(data\.pkl|data/\d+|version|byteorder|\.\w[\w./]*)")
+"""What stands in such a zip; TorchScript, which is code, has more."""
+_FIRST_WITH_COMPUTED_NAMES: Final = 4
 _OLD_NAMES: Final = {"__builtin__": "builtins"}
 _READING: Final = threading.Lock()
 """torch keeps the stand-ins in one place for the whole process."""
@@ -83,11 +86,21 @@ def unpack(source: str | os.PathLike[str] | bytes) -> dict[str, Any]:
         )
     import torch
 
+    if _as_torch_sees_it(content, name) != instructions:
+        raise SharedGraphError(
+            f"{name} is a zip with two directories, of which every reader takes another: nothing "
+            "was run; save the graph again"
+        )
     stand_ins = [(record, spelled) for spelled, record in _RECORDS.items()]
     try:
         with _READING, torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
             stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # damage can surface as nearly any error, and is never ours
+        if type(error).__name__ == "UnpicklingError":  # its text is for programmers, on torch
+            raise SharedGraphError(
+                f"{name} has instructions that a graph of circuit-tracer never has: they were not "
+                "followed; save the graph again"
+            ) from error
         reason = (str(error).splitlines() or [""])[0]
         raise SharedGraphError(
             f"{name} is damaged ({type(error).__name__}: {reason[:120]}): save the graph again"
@@ -98,6 +111,18 @@ def unpack(source: str | os.PathLike[str] | bytes) -> dict[str, Any]:
             "Graph.to_pt writes"
         )
     return stored
+
+
+def _as_torch_sees_it(content: bytes, name: str) -> bytes:
+    """The pickle by the reader that will follow it: there are zips that two readers read apart."""
+    import torch
+
+    try:
+        return bytes(torch._C.PyTorchFileReader(io.BytesIO(content)).get_record("data.pkl"))
+    except RuntimeError as error:
+        raise SharedGraphError(
+            f"{name} is cut off or damaged ({str(error)[:120]}): copy or save the graph again"
+        ) from error
 
 
 def _content(source: str | os.PathLike[str] | bytes, name: str) -> bytes:
@@ -133,6 +158,17 @@ def _instructions(content: bytes, name: str) -> bytes:
                 raise SharedGraphError(
                     f"{name} is a zip with {len(found)} files data.pkl, expected one: it is no "
                     "graph that circuit-tracer wrote"
+                )
+            for entry in entries:
+                if not _FILES.fullmatch(entry.filename):
+                    raise SharedGraphError(
+                        f"{name} is a zip that holds {entry.filename[:60]!r}, which a graph of "
+                        "circuit-tracer never does: nothing was run"
+                    )
+            if sum(entry.file_size for entry in entries) > len(content):
+                raise SharedGraphError(
+                    f"{name} unfolds to more than it has, which a graph of circuit-tracer never "
+                    "does: nothing was unfolded"
                 )
             if any(e.compress_type != zipfile.ZIP_STORED for e in entries):
                 raise SharedGraphError(
@@ -175,12 +211,17 @@ def _names(instructions: bytes) -> Iterator[str]:
 def _names_of_one(stream: io.BytesIO) -> Iterator[str]:
     texts: list[str] = []
     kept: dict[Any, str] = {}
+    protocol = 0
     for operation, argument, _ in pickletools.genops(stream):
         word = operation.name
         if word in ("GLOBAL", "INST"):
             yield _spelled(*str(argument).split(" ", 1))
+        elif word == "PROTO":
+            protocol = int(argument or 0)
         elif word == "STACK_GLOBAL":
-            yield _spelled(*(["?", "?", *texts][-2:]))
+            yield _spelled(*(["?", "?", *texts][-2:]))  # as far as can be told from here
+            if protocol < _FIRST_WITH_COMPUTED_NAMES:
+                yield "a function by a computed name"
         elif word.startswith("EXT"):
             yield f"extension {argument}"
         elif word in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
