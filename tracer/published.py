@@ -136,20 +136,17 @@ def read_graph_json(source: str | os.PathLike[str] | bytes) -> SharedGraph:
 
 
 def _content(source: str | os.PathLike[str] | bytes) -> tuple[str, bytes]:
-    if isinstance(source, bytes):
-        name, size = "the graph", len(source)
-    else:
-        name = Path(source).name
-        try:
-            size = Path(source).stat().st_size
-        except OSError as error:
-            raise SharedGraphError(f"{source} cannot be read: {error.strerror}") from error
-    if size > MAX_BYTES:
-        raise SharedGraphError(
-            f"{name} has {size / 2**20:.0f} MiB, at most {MAX_BYTES // 2**20} can be read: "
-            "prune the graph first"
-        )
-    return name, source if isinstance(source, bytes) else Path(source).read_bytes()
+    name = "the graph" if isinstance(source, bytes) else Path(source).name
+    try:
+        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+        if size > MAX_BYTES:
+            raise SharedGraphError(
+                f"{name} has {size / 2**20:.0f} MiB, at most {MAX_BYTES // 2**20} can be read: "
+                "prune the graph first"
+            )
+        return name, source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as error:
+        raise SharedGraphError(f"{source!s} cannot be read: {error.strerror}") from error
 
 
 def _parsed(content: bytes, name: str) -> Any:

@@ -91,6 +91,20 @@ def test_a_cold_link_to_the_library_and_a_file_that_is_no_graph(app: App, page: 
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
+def test_a_large_file_is_read_beside_the_page_and_shows_up_by_itself(app: App, page: Page) -> None:
+    page.goto(f"{app.url}/library")
+    settled(page)
+    large = published()
+    large["metadata"]["slug"] = "large-dog"
+    large["padding"] = [0.5] * 8_000_000  # seconds to read, longer than the page waits
+    drop(page, "large.json", json.dumps(large).encode())
+    expect(page.get_by_text("large.json is in the library")).to_be_visible()
+    expect(page.get_by_text("Imported graphs (")).to_be_visible()
+    settled(page)
+    expect(page.get_by_test_id("stProgress")).to_have_count(0)
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+
+
 def test_a_link_to_a_graph_that_is_not_here_leads_back(app: App, page: Page) -> None:
     page.goto(with_query(app.url, graph="f" * 32))
     expect(page.get_by_text("This graph is not in the library")).to_be_visible()

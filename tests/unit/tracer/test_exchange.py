@@ -319,6 +319,8 @@ def test_no_json_no_file_and_too_much_are_refused(
         read_graph_json(b"[]")
     with pytest.raises(SharedGraphError, match="cannot be read: No such file"):
         read_graph_json(tmp_path / "absent.json")
+    with pytest.raises(SharedGraphError, match="cannot be read: Is a directory"):
+        read_graph_json(tmp_path)
     monkeypatch.setattr("tracer.published.MAX_NODES", 7)
     with pytest.raises(SharedGraphError, match="has 8 nodes, at most 7 can be shown"):
         read(published())
