@@ -17,9 +17,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
 from transformer_lens.model_bridge.sources.transformers import helpers as _boot_helpers
+from transformer_lens.model_bridge.sources.transformers.helpers import (
+    get_hf_model_class_for_architecture,
+)
+from transformers import AutoConfig
 
-from tracer.errors import ModelError
+from tracer.errors import ModelError, one_line
 from tracer.widening import widen_while_running
 
 # Without torchvision, booting a multimodal model would run pip and replace torch. Never here.
@@ -34,6 +39,9 @@ _boot_helpers._ensure_torchvision = lambda: False
 warnings.filterwarnings("ignore", message="A forward hook edited hook_scale/hook_normalized")
 
 _AROUND_THE_BLOCKS = ("embed", "pos_embed", "ln_final", "unembed")
+
+_ODDLY_BUILT = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+"""What the library raises where a block has no parts of the names and shapes that are read."""
 
 Hook = Callable[[Tensor, Any], Tensor | None]
 
@@ -87,6 +95,44 @@ class Block:
     """Attention and MLP both read the residual stream before the block."""
 
 
+_OTHER_SHAPES = (
+    "its weights have other shapes than its config.json says; fetch both from the same place"
+)
+
+
+_CONTINUING = ("AutoModelForCausalLM", "AutoModelForImageTextToText")
+
+
+class _Weights:
+    """Stands where the loader expects a model class, to learn which weights it did not find.
+
+    Those it would fill with random numbers, and go on.
+    """
+
+    def __init__(self) -> None:
+        self._absent: list[str] = []
+
+    def from_pretrained(self, folder: str, **options: Any) -> Any:
+        """What the loader calls; it would choose the class in the same way."""
+        architecture = determine_architecture_from_hf_config(AutoConfig.from_pretrained(folder))
+        kind = get_hf_model_class_for_architecture(architecture)
+        if kind.__name__ not in _CONTINUING:
+            raise ModelError(f"a {architecture} is no language model that continues a text")
+        model, said = kind.from_pretrained(folder, output_loading_info=True, **options)
+        parameters = {name for name, _ in model.named_parameters()}
+        self._absent = sorted(parameters & set(said["missing_keys"]))
+        return model
+
+    def check(self, folder: Path) -> None:
+        """Raises :class:`ModelError` when a weight was not there."""
+        if self._absent:
+            more = f" and {len(self._absent) - 1} more" if len(self._absent) > 1 else ""
+            raise ModelError(
+                f"the model in {folder} cannot be opened: its files hold no {self._absent[0]}{more}"
+                ", which its config.json tells of; fetch the model again"
+            )
+
+
 class Bridge:
     """A model opened through ``TransformerBridge``.
 
@@ -94,12 +140,16 @@ class Bridge:
     """
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self._folder = folder
+        weights = _Weights()
         try:
             self._bridge = TransformerBridge.boot_transformers(
-                str(folder), device=device, dtype=dtype
+                str(folder), device=device, dtype=dtype, model_class=weights
             )
         except Exception as error:  # the loader has no error tree of its own
-            raise ModelError(f"the model in {folder} cannot be opened: {error}") from error
+            reason = _OTHER_SHAPES if "ignore_mismatched_sizes" in str(error) else one_line(error)
+            raise ModelError(f"the model in {folder} cannot be opened: {reason}") from error
+        weights.check(folder)
         self._bridge.eval()
         for parameter in self._bridge.parameters():
             parameter.requires_grad_(False)
@@ -124,8 +174,21 @@ class Bridge:
         return sum(stored.values())
 
     def blocks(self) -> tuple[Block, ...]:
-        """The weights that the frozen residual stream runs through, block by block."""
-        return tuple(self._block(layer) for layer in range(self.n_layers))
+        """The weights that the frozen residual stream runs through, block by block.
+
+        Raises :class:`ModelError` for an architecture that is not built of such blocks.
+        """
+        try:
+            return tuple(self._block(layer) for layer in range(self.n_layers))
+        except torch.OutOfMemoryError:
+            raise
+        except _ODDLY_BUILT as error:
+            raise ModelError(
+                f"the model in {self._folder} cannot be traced: its architecture "
+                f"({self._bridge.cfg.architecture}) is not supported ({one_line(error)}); choose "
+                "a language model that continues a text, of a family that is listed by "
+                "`python -m tracer models`"
+            ) from error
 
     def _block(self, layer: int) -> Block:
         block = self._bridge.blocks[layer]

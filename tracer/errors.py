@@ -42,9 +42,20 @@ Every message names the thing, what was found, what was expected and what to do.
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class TracerError(Exception):
     """Base of every error raised on purpose; its message is one sentence meant for a person."""
+
+
+_LONGEST: Final = 300
+
+
+def one_line(said: object) -> str:
+    """What another library says, fit to stand inside a sentence: no line breaks, not too long."""
+    text = " ".join(str(said).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 class PromptError(TracerError):

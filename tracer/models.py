@@ -156,6 +156,11 @@ class Model:
                 f"{self.source.name} has no token for {shown}: it knows a vocabulary of "
                 f"{self.vocab_size} tokens; use other words"
             )
+        if max(ids, default=0) >= self.vocab_size:
+            raise ModelError(
+                f"the tokenizer of {self.source.name} gives token {max(ids)}, the model has ids 0 "
+                f"to {self.vocab_size - 1}: its files belong to another model; fetch it again"
+            )
         if not ids:
             raise PromptError(
                 f"the tokenizer of {self.source.name} makes no token of this prompt: its files "
@@ -270,6 +275,18 @@ def chosen_device(name: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
-        raise ModelError(f"there is no device {name!r}: try auto, cpu, cuda or mps") from error
+        raise _no_device(name) from error
+    there = {
+        "cpu": True,
+        "cuda": (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.type, False):
+        raise _no_device(name)
+    return device
+
+
+def _no_device(name: str) -> ModelError:
+    return ModelError(f"there is no device {name!r} here: try auto, cpu, cuda or mps")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForMaskedLM, MambaConfig, MambaForCausalLM
 
 import tracer
 from tracer.errors import (
@@ -74,6 +76,71 @@ def test_a_broken_model_folder_is_one_sentence(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(ModelError, match="cannot be opened"):
         tracer.load(str(folder), str(transcoders), device="cpu")
+
+
+def set_in(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_weights_that_are_not_there_are_never_random_numbers(tmp_path: Path) -> None:
+    transcoders = str(tiny.save_transcoders(tmp_path / "set"))
+    without = tiny.save_model(tmp_path / "without")
+    weights = load_file(without / "model.safetensors")
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, without / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ModelError, match=r"hold no model\.layers\.1\.mlp\.down_proj\.weight, which"
+    ):
+        tracer.load(str(without), transcoders, device="cpu")
+    deeper = tiny.save_model(tmp_path / "deeper")
+    set_in(deeper / "config.json", num_hidden_layers=4)
+    with pytest.raises(ModelError, match=r"hold no model\.layers\.3.* and 8 more"):
+        tracer.load(str(deeper), transcoders, device="cpu")
+
+
+def test_weights_of_other_shapes_and_a_missing_tokenizer_are_one_line(tmp_path: Path) -> None:
+    transcoders = str(tiny.save_transcoders(tmp_path / "set"))
+    folder = tiny.save_model(tmp_path / "model")
+    set_in(folder / "config.json", hidden_size=64)
+    with pytest.raises(ModelError, match=r"other shapes than its config\.json says"):
+        tracer.load(str(folder), transcoders, device="cpu")
+    set_in(folder / "config.json", hidden_size=32)
+    for path in folder.glob("token*"):
+        path.unlink()
+    with pytest.raises(ModelError, match="tokenizer") as raised:
+        tracer.load(str(folder), transcoders, device="cpu")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_continues_no_text_and_blocks_of_another_kind_are_refused(
+    tmp_path: Path,
+) -> None:
+    folder, transcoders = tiny.save_model(tmp_path / "model"), str(tmp_path / "set")
+    tiny.save_transcoders(tmp_path / "set")
+    sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3}
+    shape = BertConfig(**sizes, num_attention_heads=4, intermediate_size=48)
+    BertForMaskedLM(shape).save_pretrained(folder)
+    with pytest.raises(ModelError, match="BertForMaskedLM is no language model"):
+        tracer.load(str(folder), transcoders, device="cpu")
+    MambaForCausalLM(MambaConfig(**sizes)).save_pretrained(folder)
+    model = tracer.load(str(folder), transcoders, device="cpu")
+    with pytest.raises(ModelError, match="architecture .*Mamba.* is not supported"):
+        tracer.trace(model, tiny.PROMPT)
+
+
+def test_a_tokenizer_of_another_model_is_named(tmp_path: Path) -> None:
+    folder = tiny.save_model(tmp_path / "model")
+    tokenizer = folder / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"w7": 11', '"w7": 1011'))
+    model = tracer.load(str(folder), str(tiny.save_transcoders(tmp_path / "set")), device="cpu")
+    with pytest.raises(ModelError, match="gives token 1011, the model has ids 0 to 59"):
+        model.encode(tiny.PROMPT)
+
+
+@pytest.mark.parametrize("device", ["abacus", "meta", "cuda:77"])
+def test_a_device_that_is_not_here_is_named(device: str) -> None:
+    with pytest.raises(ModelError, match=f"no device '{device}' here"):
+        tracer.load(device=device)
 
 
 @pytest.fixture
