@@ -16,7 +16,7 @@ from uuid import uuid4
 import yaml
 
 from tracer import places
-from tracer.errors import RegistryError
+from tracer.errors import RegistryError, one_line
 
 DTYPE_BYTES: Final[Mapping[str, int]] = {"float32": 4, "bfloat16": 2}
 KINDS: Final = ("per-layer", "cross-layer")
@@ -203,11 +203,13 @@ def _read(path: Path, own: bool, modified: int = 0, size: int = 0) -> tuple[List
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RegistryError(f"{path} cannot be read: {error}") from error
+        raise RegistryError(f"{path} cannot be read: {one_line(error)}") from error
     if stored is None:
         return ()
     known = {"models"} if own else {"models", "families"}
-    if not isinstance(stored, dict) or set(stored) - known:
+    if not isinstance(stored, dict) or not all(
+        key in known and isinstance(value, list | None) for key, value in stored.items()
+    ):
         raise RegistryError(f"{path} is no list of models: expected 'models:' with entries below")
     entries = [*(stored.get("models") or []), *_members(stored.get("families") or [])]
     found = tuple(_model(entry, own, path) for entry in entries)

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import yaml
 
-from tracer.errors import TranscoderError
+from tracer.errors import TranscoderError, one_line
 
 CONFIG: Final = "config.yaml"
 HUB_ENTRY: Final = "hf://"
@@ -90,7 +90,7 @@ def read_config(folder: Path) -> SetConfig:
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TranscoderError(f"{path} cannot be read: {error}") from error
+        raise TranscoderError(f"{path} cannot be read: {one_line(error)}") from error
     if not isinstance(stored, dict) or stored.get("model_kind") not in _KINDS:
         found = stored.get("model_kind") if isinstance(stored, dict) else stored
         raise TranscoderError(
@@ -143,6 +143,11 @@ def _entries(stored: Any, path: Path) -> tuple[str, ...]:
             f"{path} has transcoders that are no list of texts: expected one hf:// reference or "
             "path for every layer, in their order"
         )
+    for entry in stored:
+        if stored.count(entry) > 1:
+            raise TranscoderError(
+                f"{path} lists {entry} for two layers: every layer has transcoders of its own"
+            )
     return tuple(stored)
 
 

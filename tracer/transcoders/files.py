@@ -57,7 +57,7 @@ class SafetensorsFile:
                 return whole
             part: Tensor = self._file.get_slice(name)[index]
             return part
-        except (OSError, SafetensorError) as error:
+        except (OSError, IndexError, SafetensorError) as error:
             raise _unreadable(self.path, error) from error
 
 
@@ -87,7 +87,9 @@ class NpzFile:
 
 
 _MEMBER: Final = ".npy"
-_DAMAGED: Final = (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
+_DAMAGED: Final = (
+    OSError, IndexError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def _npy_shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:

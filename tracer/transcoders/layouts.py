@@ -60,6 +60,13 @@ def find_layers(
                 raise TranscoderError(
                     f"layer {number} of {folder} has no {name}: found {', '.join(stored)}"
                 )
+    for name in ("W_skip", "threshold", "k"):
+        has = [name in layer for layer in layers]
+        if any(has) and not all(has):
+            raise TranscoderError(
+                f"layer {has.index(False)} of {folder} has no {name}, layer {has.index(True)} has "
+                "one: a set is of one kind; fetch it again"
+            )
     return layers
 
 
@@ -68,11 +75,16 @@ def count_layers(folder: Path, config: SetConfig, listed: Sequence[Path]) -> int
     if listed and not (config.cross_layer and len(listed) == 1):
         return len(listed)
     for pattern in ("layer_{}.safetensors", "W_enc_{}.safetensors"):
-        found = 0
-        while (folder / pattern.format(found)).is_file():
-            found += 1
+        found = _numbers(folder, pattern)
         if found and not listed:
-            return found
+            missing = set(range(max(found))) - found
+            if missing:
+                raise TranscoderError(
+                    f"{folder} has no {pattern.format(min(missing))} but "
+                    f"{pattern.format(max(found))}: the set needs a file for every layer; fetch it "
+                    "again"
+                )
+            return len(found)
     alone = [*listed] or sorted(folder.glob("*.safetensors"))
     shape = open_tensors(alone[0]).shapes.get("w_enc", ()) if len(alone) == 1 else ()
     if len(shape) != 3:
@@ -81,6 +93,14 @@ def count_layers(folder: Path, config: SetConfig, listed: Sequence[Path]) -> int
             "layer, layer_0.safetensors or W_enc_0.safetensors first, or a list of them"
         )
     return shape[0]
+
+
+def _numbers(folder: Path, pattern: str) -> set[int]:
+    """The layers that have a file of that name."""
+    before, _, after = pattern.partition("{}")
+    names = [p.name for p in folder.glob(pattern.format("*")) if p.is_file()]
+    numbers = [name.removeprefix(before).removesuffix(after) for name in names]
+    return {int(n) for n in numbers if n.isdecimal() and pattern.format(int(n)) in names}
 
 
 def _listed(folder: Path, config: SetConfig, listed: Sequence[Path], n_layers: int) -> list[Layer]:

@@ -90,7 +90,13 @@ class _Reader:
 
     def transcoder(self, number: int, layer: Layer) -> Transcoder:
         """One layer, whole or with its matrices left in their files."""
-        n_features, d_model = layer["W_enc"].shape[0], self.d_model
+        shape, d_model = layer["W_enc"].shape, self.d_model
+        if len(shape) != 2 or not shape[0]:
+            raise TranscoderError(
+                f"W_enc of layer {number} of {self.folder} has shape {shape}: expected a row of "
+                f"{d_model} numbers for every feature"
+            )
+        n_features = shape[0]
         outputs: tuple[int, ...] = (1,) if len(layer["W_dec"].shape) == 3 else ()
         if self.config.cross_layer:
             outputs = (self.n_layers - number,)
@@ -108,6 +114,7 @@ class _Reader:
                     f"{tensor.file.path} cannot be read row by row: convert the set first "
                     "(python -m tracer convert), or read it whole"
                 )
+            self._check_kind(number, name, tensor.rows(0, 1))
             return StoredRows(tensor, self.device, self.dtype)
 
         W_dec = matrix("W_dec", n_features, *outputs, d_model)
@@ -129,7 +136,7 @@ class _Reader:
         """``k`` of a TopK layer, and whether its thresholds count."""
         chosen, k = self.config.activation, self.config.k
         if "k" in layer:
-            k = int(self._read(number, "k", layer["k"], *layer["k"].shape).flatten()[0].item())
+            k = self._stored_k(number, layer["k"])
         if chosen == "relu":
             return None, False
         if chosen == "topk" or (not chosen and k is not None):
@@ -153,9 +160,26 @@ class _Reader:
                 f"needs {shape}: these transcoders belong to another model"
             )
 
+    def _check_kind(self, number: int, name: str, value: Tensor) -> None:
+        if not value.is_floating_point():
+            raise TranscoderError(
+                f"{name} of layer {number} of {self.folder} is stored as "
+                f"{str(value.dtype).removeprefix('torch.')}: expected floating-point numbers, as "
+                "quantized ones mean nothing without their scales"
+            )
+
+    def _stored_k(self, number: int, tensor: StoredTensor) -> int:
+        values = tensor.whole().flatten().tolist()
+        if len(values) != 1 or values[0] is True or not float(values[0]).is_integer():
+            raise TranscoderError(
+                f"k of layer {number} of {self.folder} is {values[:3]}: expected one whole number"
+            )
+        return int(values[0])
+
     def _read(self, number: int, name: str, tensor: StoredTensor, *shape: int) -> Tensor:
         self._check_shape(number, name, tensor, *shape)
         value = tensor.whole()
+        self._check_kind(number, name, value)
         if not torch.isfinite(value).all():
             raise TranscoderError(
                 f"{name} of layer {number} of {self.folder} holds values that are not finite: "

@@ -198,8 +198,13 @@ def changed(folder: Path, **changes: object) -> Path:
         ("TopK", {"activation": "jumprelu"}, "no threshold"),
         ("per-layer", {"transcoders": "all"}, "no list of texts"),
         ("per-layer", {"transcoders": ["layer_0.safetensors"]}, "lists 1.*3 layers"),
-        ("per-layer", {"transcoders": ["hf://a/b/c.npz"] * 3}, "hf://a/b/c.npz.*on the hub"),
-        ("cross-layer", {"transcoders": ["W_enc_0.safetensors"] * 3}, "no w_enc"),
+        (
+            "per-layer",
+            {"transcoders": [f"hf://a/b/{i}.npz" for i in range(3)]},
+            "0.npz.*on the hub",
+        ),
+        ("per-layer", {"transcoders": ["hf://a/b/c.npz"] * 3}, "for two layers"),
+        ("cross-layer", {"transcoders": [f"W_enc_{i}.safetensors" for i in range(3)]}, "no w_enc"),
     ],
 )
 def test_a_config_that_cannot_be_followed_is_refused(
@@ -237,6 +242,60 @@ def test_a_tensor_that_no_layout_has_is_refused(tmp_path: Path) -> None:
     save_file(load_file(path) | {"log_thresholds": torch.zeros(24)}, path)
     with pytest.raises(TranscoderError, match=r"layer_1\.safetensors holds log_thresholds"):
         opened(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "named"),
+    [
+        ("W_enc", lambda t: torch.tensor(3.0), r"W_enc of layer 1 .* shape \(\)"),
+        ("W_enc", lambda t: t[:0], r"W_enc of layer 1 .* shape \(0, 32\)"),
+        ("W_enc", lambda t: (t * 10).to(torch.int8), "W_enc of layer 1 .* int8: .*scales"),
+        ("W_dec", lambda t: t.to(torch.complex64), "W_dec of layer 1 .* complex64"),
+        ("k", lambda t: torch.zeros(0), r"k of layer 1 .* is \[\]"),
+        ("k", lambda t: torch.tensor([2.5]), r"k of layer 1 .* is \[2.5\]"),
+        ("k", lambda t: torch.tensor(float("nan")), r"k of layer 1 .* is \[nan\]"),
+    ],
+)
+def test_a_tensor_that_no_features_have_is_refused(
+    tmp_path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor], named: str
+) -> None:
+    path = LAYOUTS["TopK, k stored"](tmp_path / "set") / "layer_1.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {name: change(tensors[name])}, path)
+    for lazy in (False, True):
+        with pytest.raises(TranscoderError, match=named):
+            opened(path.parent, lazy_decoders=lazy)
+
+
+@pytest.mark.parametrize("name", ["threshold", "W_skip"])
+def test_a_set_that_is_of_two_kinds_is_refused(tmp_path: Path, name: str) -> None:
+    path = LAYOUTS["cross-layer"](tmp_path / "set") / "W_enc_1.safetensors"
+    tensors = load_file(path)
+    del tensors[f"{name}_1"]
+    save_file(tensors, path)
+    with pytest.raises(TranscoderError, match=f"layer 1 .* has no {name}, layer 0 has one"):
+        opened(path.parent)
+
+
+def test_stacked_tensors_of_fewer_layers_are_named(tmp_path: Path) -> None:
+    folder = LAYOUTS["Gemma Scope 2 cross-layer, stacked"](tmp_path / "set")
+    path = folder / "params.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {"w_dec": tensors["w_dec"][:2].contiguous()}, path)
+    with pytest.raises(TranscoderError, match=r"params\.safetensors cannot be read"):
+        opened(folder)
+    with pytest.raises(TranscoderError, match=r"params\.safetensors cannot be read"):
+        convert(folder, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize(("layout", "name"), [("per-layer", "layer_1"), ("cross-layer", "W_enc_1")])
+def test_a_set_with_a_gap_is_not_converted(tmp_path: Path, layout: str, name: str) -> None:
+    folder = LAYOUTS[layout](tmp_path / "set")
+    (folder / f"{name}.safetensors").unlink()
+    with pytest.raises(TranscoderError, match=rf"has no {name}\.safetensors but"):
+        convert(folder, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
 
 
 def test_instruction_tuned_gemma_3_has_no_features_at_its_first_four_tokens(

@@ -109,6 +109,9 @@ def test_a_list_of_ones_own_adds_replaces_and_is_kept(own_list: Path) -> None:
     ("text", "named"),
     [
         (": {", "cannot be read"),
+        ("models: 3", "no list of models"),
+        ("models: abc", "no list of models"),
+        ("models: {a: b}", "no list of models"),
         ("- a\n- b", "no list of models"),
         ("models:\n  - 7", "expected keys and values"),
         ("models:\n  - {name: a, repo: b, colour: red}", "colour"),
@@ -121,5 +124,6 @@ def test_a_list_of_ones_own_adds_replaces_and_is_kept(own_list: Path) -> None:
 )
 def test_a_list_that_makes_no_sense_is_named(own_list: Path, text: str, named: str) -> None:
     own_list.write_text(text)
-    with pytest.raises(RegistryError, match=named):
+    with pytest.raises(RegistryError, match=named) as raised:
         registry.registry()
+    assert "\n" not in str(raised.value)
