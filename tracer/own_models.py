@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tracer import places
 from tracer.errors import HubReferenceError, ModelError, RegistryError, TranscoderError
 from tracer.hub import Reference
 from tracer.registry import ListedModel, ListedSet
@@ -21,15 +22,15 @@ def described(name: str, model: str, transcoders: str) -> ListedModel:
     """
     if not name or name == ATLAS or "/" in name:
         raise RegistryError(f"{name!r} cannot be a model's name: choose a word that is not taken")
-    folder, config_folder = Path(model).expanduser(), Path(transcoders).expanduser()
+    folder, config_folder = places.written(model), places.written(transcoders)
     layers = d_model = None
-    if (folder / "config.json").is_file():
+    if places.is_file(folder / "config.json"):
         model = str(folder.resolve())
         layers, d_model = _shape(folder / "config.json")
     else:
         _check_place(model, "a folder that holds a config.json", ModelError)
     cross_layer, set_name = False, transcoders.rstrip("/").partition("@")[0].rpartition("/")[2]
-    if (config_folder / CONFIG).is_file():
+    if places.is_file(config_folder / CONFIG):
         transcoders = str(config_folder.resolve())
         cross_layer = read_config(config_folder).cross_layer
     else:

@@ -10,17 +10,27 @@ HOME_VARIABLE: Final = "CIRCUIT_HOME"
 MODELS_VARIABLE: Final = "CIRCUIT_MODELS"
 
 
+def written(path: str) -> Path:
+    """A path as a person writes it: ``~`` is their home, and left as it is where it is no home."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (which raises)
+
+
+def is_file(path: Path) -> bool:
+    """False for what no path can be, or nobody may look at, too: it is said like any other."""
+    return os.path.isfile(path)  # noqa: PTH113 (which raises)
+
+
 def home() -> Path:
     """``CIRCUIT_HOME``, else a folder in the user's cache."""
     chosen = os.environ.get(HOME_VARIABLE)
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(chosen or Path(cache) / "circuit-tracing").expanduser()
+    return written(chosen or f"{cache}/circuit-tracing")
 
 
 def user_registry() -> Path:
     """The user's own list of models: ``CIRCUIT_MODELS``, else ``models.yaml`` in :func:`home`."""
     chosen = os.environ.get(MODELS_VARIABLE)
-    return Path(chosen).expanduser() if chosen else home() / "models.yaml"
+    return written(chosen) if chosen else home() / "models.yaml"
 
 
 def downloads() -> Path:

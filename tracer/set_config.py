@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 import yaml
 
+from tracer import places
 from tracer.errors import TranscoderError, one_line
 
 CONFIG: Final = "config.yaml"
@@ -162,4 +163,4 @@ def local_files(folder: Path, config: SetConfig) -> tuple[Path, ...]:
                 f"{folder / CONFIG} lists {entry}, which is on the hub: open the set by its name "
                 "on the hub, or download the files and list their paths"
             )
-    return tuple(folder / Path(entry).expanduser() for entry in config.transcoders)
+    return tuple(folder / places.written(entry) for entry in config.transcoders)

@@ -144,7 +144,7 @@ def _on_hub(name: str, marker: str) -> bool:
     """Whether a name means a repository: it is no folder, and looks like one."""
     if name == ATLAS or name in ATLAS_TRANSCODERS or _is_path(name):
         return False
-    if (Path(name).expanduser() / marker).is_file():
+    if places.is_file(places.written(name) / marker):
         return False
     try:
         hub.Reference.parse(name)
@@ -164,8 +164,8 @@ def _model(name: str) -> tuple[Path, dict[str, str]]:
         if found is None:
             raise NotDownloadedError(_not_downloaded(name))
         return found.folder, {hub.Reference.parse(name).repo: found.commit}
-    folder = ATLAS_WEIGHTS / "model" if name == ATLAS else Path(name).expanduser()
-    if not (folder / "config.json").is_file():
+    folder = ATLAS_WEIGHTS / "model" if name == ATLAS else places.written(name)
+    if not places.is_file(folder / "config.json"):
         names = ", ".join(model.name for model in registry()[:4])
         raise ModelError(
             f"no model at {name!r}: expected {ATLAS!r}, a name from `python -m tracer models` "
@@ -187,8 +187,8 @@ def _transcoders(
         files = found.files if found.listed else None
         return found.folder, files, pinned, {place.repo: found.commit, **found.others}
     is_atlas = wanted.model == ATLAS and name in ATLAS_TRANSCODERS
-    folder = ATLAS_WEIGHTS / name if is_atlas else Path(name).expanduser()
-    if not (folder / CONFIG).is_file():
+    folder = ATLAS_WEIGHTS / name if is_atlas else places.written(name)
+    if not places.is_file(folder / CONFIG):
         choice = f" or one of {', '.join(ATLAS_TRANSCODERS)}" if wanted.model == ATLAS else ""
         raise TranscoderError(
             f"no transcoders at {name!r}: expected org/name on the hub, or a folder that holds a "

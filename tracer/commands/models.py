@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from tracer import places
 from tracer.commands.options import Progress, Teaching, add_json, print_json
+from tracer.errors import HubReferenceError, ModelError
 from tracer.registry import KINDS, ListedModel, ListedSet, disk, memory, registry
+from tracer.set_config import CONFIG
 
 
 def add(commands: Any) -> None:
@@ -57,9 +59,12 @@ want their licence accepted on the hub, and HF_TOKEN. CIRCUIT_OFFLINE=1 keeps of
 
 
 def _models(options: argparse.Namespace) -> None:
-    if options.download:
+    if options.download is not None:
         _download(options)
         return
+    if options.update or options.transcoders is not None:
+        alone = "--update" if options.update else "--transcoders"
+        raise ModelError(f"{alone} says what to download: name the model with --download")
     listed = [(model, entry) for model in registry() for entry in model.sets]
     reports = [_report(model, entry) for model, entry in listed]
     if options.json:
@@ -80,13 +85,12 @@ def _models(options: argparse.Namespace) -> None:
 
 def _report(model: ListedModel, entry: ListedSet) -> dict[str, Any]:
     from tracer import downloads, hub
-    from tracer.errors import HubReferenceError
 
-    def here(reference: str) -> bool:
+    def here(reference: str, marker: str) -> bool:
         try:
             hub.Reference.parse(reference)
         except HubReferenceError:
-            return Path(reference).expanduser().is_dir()
+            return places.is_file(places.written(reference) / marker)
         return downloads.known(reference) is not None
 
     return {
@@ -101,7 +105,7 @@ def _report(model: ListedModel, entry: ListedSet) -> dict[str, Any]:
         "float32": memory(model, entry, "float32").least,
         "bfloat16": memory(model, entry, "bfloat16").least,
         "disk": disk(model, entry).whole,
-        "downloaded": here(model.reference) and here(entry.reference),
+        "downloaded": here(model.reference, "config.json") and here(entry.reference, CONFIG),
         "own": model.own,
     }
 
@@ -132,19 +136,19 @@ def _download(options: argparse.Namespace) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     from tracer import downloads
-    from tracer.set_config import CONFIG
     from tracer.transcoders import convert
 
-    source, files = Path(options.source).expanduser(), None
+    source, target = places.written(options.source), places.written(options.target)
+    files = None
     with Progress() as progress:
-        if not (source / CONFIG).is_file() and not options.source.startswith(("/", ".", "~")):
+        if not places.is_file(source / CONFIG) and not options.source.startswith(("/", ".", "~")):
             known = downloads.known(options.source)
             if known is None:
                 plan = downloads.plan_set(options.source, progress.bytes)
                 (known,) = downloads.run([plan], progress.bytes)
             source, files = known.folder, known.files if known.listed else None
-        n_layers = convert(source, options.target, files, progress.count)
+        n_layers = convert(source, target, files, progress.count)
     if options.json:
-        print_json({"layers": n_layers, "folder": str(options.target)})
+        print_json({"layers": n_layers, "folder": str(target)})
     else:
-        print(f"{n_layers} layers in {options.target}")
+        print(f"{n_layers} layers in {target}")

@@ -76,6 +76,17 @@ def test_intervene_prints_before_and_after(capsys: pytest.CaptureFixture[str]) -
         (["trace", "of " * 80], "at most 64"),
         (["trace", "--model", "./no/model", "--transcoders", "x/y", "x"], "no model at"),
         (["trace", "--model", "some/where", "x"], "no transcoders named for 'some/where'"),
+        (
+            ["trace", "--model", "~no-such-user/m", "--transcoders", "x/y", "x"],
+            "no model at '~no-such-user/m'",
+        ),
+        (["trace", "--transcoders", "~no-such-user/t", "x"], "no transcoders at '~no-such-user/t'"),
+        (["trace", "--model", "x" * 5000, "--transcoders", "x/y", "x"], "no model at"),
+        (["trace", "--transcoders", "/" + "x" * 5000, "x"], "no transcoders at"),
+        (["models", "--update"], "--update says what to download"),
+        (["models", "--transcoders", "gemma-scope"], "name the model with --download"),
+        (["models", "--download", ""], "no transcoders named for ''"),
+        (["index", "--corpus", "~no-such-user/c.txt"], "no corpus at ~no-such-user/c.txt"),
         (["prune", "missing.json"], "missing.json"),
         (["prune", "missing.pt"], "missing.pt"),
         (["convert", "./nothing", "target"], "config.yaml"),
@@ -147,6 +158,30 @@ def test_a_model_is_downloaded_and_traced(
         assert main([*arguments, "--device", "cpu"]) == 0
         traced.append(json.loads(capsys.readouterr().out))
     assert traced[0]["edges"] == traced[1]["edges"]
+
+
+def test_a_home_is_found_wherever_a_folder_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell leaves ``~`` alone inside quotes."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    LAYOUTS["per-layer"](tmp_path / "set")
+    assert main(["convert", "--json", "~/set", "~/converted"]) == 0
+    assert json.loads(capsys.readouterr().out)["folder"] == str(tmp_path / "converted")
+    assert (tmp_path / "converted" / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("variable", ["CIRCUIT_HOME", "CIRCUIT_MODELS", "HF_HUB_CACHE", "HF_HOME"])
+def test_a_place_in_nobodys_home_is_a_folder_like_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
+    monkeypatch.setenv(variable, "~no-such-user/there")
+    assert main(["models", "--json"]) == 0
+    assert main(["models", "--download", "lab/none", "--transcoders", "lab/none"]) == 2
+    assert "lab/none is not in the cache" in capsys.readouterr().err
 
 
 def test_an_index_is_built_and_names_the_features(
