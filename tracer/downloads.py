@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 from uuid import uuid4
 
 from tracer import hub, places
-from tracer.errors import ModelError, TranscoderError
+from tracer.errors import CacheFolderError, ModelError, TranscoderError
 from tracer.set_config import CONFIG, HUB_ENTRY, SetConfig, read_config
 from tracer.types import Progress
 
@@ -49,6 +50,8 @@ class Download:
     """The tensors, in the order of the layers where a set's config lists them."""
     listed: bool
     """Whether ``files`` are what the config lists."""
+    certain: bool = True
+    """False where the hub could not be asked which files there are: some may be missing."""
     others: Mapping[str, str] = field(default_factory=dict)
     """Commits of further repositories that its config refers to."""
 
@@ -63,11 +66,19 @@ def known(reference: str) -> Download | None:
             folder=Path(stored["folder"]),
             files=tuple(Path(path) for path in stored["files"]),
             listed=stored["listed"],
-            others=stored["others"],
+            certain=stored.get("certain", True),
+            others=dict(stored["others"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None  # never downloaded, or a note that was cut short: it is fetched again
-    return found if found.folder.is_dir() and all(p.is_file() for p in found.files) else None
+    described = any((found.folder / name).is_file() for name in (CONFIG, "config.json"))
+    return found if described and all(path.is_file() for path in found.files) else None
+
+
+def to_fetch(reference: str) -> bool:
+    """Whether the hub has to be asked for it: it is not here, or nobody knows if it is whole."""
+    found = known(reference)
+    return found is None or (not found.certain and hub.network_allowed())
 
 
 def _note(reference: str) -> Path:
@@ -77,15 +88,28 @@ def _note(reference: str) -> Path:
 
 def _remember(download: Download) -> None:
     path = _note(download.reference)
-    path.parent.mkdir(parents=True, exist_ok=True)
     stored = asdict(download) | {
         "folder": str(download.folder),
         "files": [str(file) for file in download.files],
         "others": dict(download.others),
     }
     partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
-    partial.write_text(json.dumps(stored, indent=1), encoding="utf-8")
-    partial.replace(path)
+    with _writable(path.parent):
+        partial.write_text(json.dumps(stored, indent=1), encoding="utf-8")
+        partial.replace(path)
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise CacheFolderError(
+            f"what is downloaded is noted in {folder}, which cannot be written "
+            f"({error.strerror or error}): make it writable, or set {places.HOME_VARIABLE} to "
+            "another folder"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -98,6 +122,8 @@ class Plan:
     listed: tuple[tuple[Part, str], ...]
     """Files that a set's config lists, each with its path, in the order of the layers."""
     sizes: Mapping[tuple[str, str], int]
+    certain: bool = True
+    """Whether the hub itself said which files there are."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -111,56 +137,82 @@ class Plan:
         return sum(self.sizes.values())
 
 
-def plan_model(reference: str) -> Plan:
+def plan_model(reference: str, update: bool = False) -> Plan:
     """The files of a model: configuration, tokenizer and safetensors weights.
 
-    Raises :class:`tracer.errors.HubError`, and :class:`ModelError` for a repository that holds no
+    An ``update`` is content with nothing but the hub's own word. Raises
+    :class:`tracer.errors.HubError`, and :class:`ModelError` for a repository that holds no
     such model.
     """
     place = hub.Reference.parse(reference)
-    listing = hub.look_up(place)
+    listing = hub.look_up(place, update)
     here = _directly_in(listing, place.folder)
     weights = [f for f in here if f.path.endswith(".safetensors") and _name(f).startswith("model")]
     texts = [f for f in here if f.path.endswith(_TEXTS) and f.size < _LARGEST_TEXT]
     if not any(_name(file) == "config.json" for file in texts):
-        raise ModelError(f"{reference} holds no model: there is no config.json in it")
+        raise ModelError(f"{reference} holds no model: there is no config.json in {_it(listing)}")
     if not weights:
         raise ModelError(
-            f"{reference} has no weights as safetensors: other files can run code when they are "
-            "read, and are not; look for a copy of the model with model.safetensors"
+            f"{reference} has no weights as safetensors in {_it(listing)}: other files can run "
+            "code when they are read, and are not; look for a copy with model.safetensors"
         )
     chosen = [*texts, *weights]
     part = Part(place.repo, listing.commit, tuple(file.path for file in chosen))
-    return Plan(reference, place, part, (), {(place.repo, f.path): f.size for f in chosen})
+    sizes = {(place.repo, f.path): f.size for f in chosen}
+    return Plan(reference, place, part, (), sizes, listing.whole)
 
 
-def plan_set(reference: str, progress: Progress | None = None) -> Plan:
+def plan_set(reference: str, progress: Progress | None = None, update: bool = False) -> Plan:
     """The files of a transcoder set, those included that its ``config.yaml`` lists elsewhere.
 
     The config itself, which is small, is fetched to know. Raises
     :class:`tracer.errors.HubError`, and :class:`TranscoderError` for what is no set.
     """
     place = hub.Reference.parse(reference)
-    listing = hub.look_up(place)
+    listing = hub.look_up(place, update)
     config_path = str(PurePosixPath(place.folder) / CONFIG)
-    if not any(file.path == config_path for file in listing.files):
-        raise TranscoderError(f"{reference} holds no transcoder set: there is no {CONFIG} in it")
-    root = hub.fetch(place, [config_path], progress, listing.commit)
+    size = next((file.size for file in listing.files if file.path == config_path), None)
+    if size is None:
+        raise TranscoderError(
+            f"{reference} holds no transcoder set: there is no {CONFIG} in "
+            f"{_it(listing)}{_sets_in(listing)}"
+        )
+    root = hub.fetch(place, [config_path], progress, listing.commit, {config_path: size})
     config = read_config(root / place.folder)
     if config.transcoders:
-        return _plan_listed(reference, place, listing, config_path, config)
+        return _plan_listed(reference, place, listing, config_path, config, update)
     chosen = [f for f in _directly_in(listing, place.folder) if f.path.endswith(".safetensors")]
     if not chosen:
         raise TranscoderError(
-            f"{reference} has a {CONFIG} but no safetensors beside it: the set is incomplete"
+            f"{reference} has a {CONFIG} but no safetensors beside it in {_it(listing)}: the set "
+            "is incomplete"
         )
     paths = (config_path, *(file.path for file in chosen))
     part = Part(place.repo, listing.commit, paths)
-    return Plan(reference, place, part, (), {(place.repo, f.path): f.size for f in chosen})
+    sizes = {(place.repo, f.path): f.size for f in chosen}
+    return Plan(reference, place, part, (), sizes, listing.whole)
+
+
+def _it(listing: hub.Listing) -> str:
+    return "it" if listing.whole else "what the cache has of it, and the hub cannot be asked now"
+
+
+def _sets_in(listing: hub.Listing) -> str:
+    """Where there are some in other folders of the repository."""
+    paths = [PurePosixPath(file.path) for file in listing.files]
+    found = [f"{listing.repo}/{path.parent}" for path in paths if path.name == CONFIG]
+    if not found:
+        return ""
+    return f"; there is one in {', '.join(found[:5])}{', …' if found[5:] else ''}"
 
 
 def _plan_listed(
-    reference: str, place: hub.Reference, listing: hub.Listing, config_path: str, config: SetConfig
+    reference: str,
+    place: hub.Reference,
+    listing: hub.Listing,
+    config_path: str,
+    config: SetConfig,
+    update: bool,
 ) -> Plan:
     """For a set whose tensors are listed, in this repository or in others."""
     listings = {(place.repo, place.revision): listing}
@@ -170,7 +222,7 @@ def _plan_listed(
             there = hub.Reference.parse(entry)
             key = (there.repo, there.revision)
             if key not in listings:
-                listings[key] = hub.look_up(hub.Reference(there.repo, "", there.revision))
+                listings[key] = hub.look_up(hub.Reference(there.repo, "", there.revision), update)
             wanted.append((listings[key], there.folder))
         else:
             wanted.append((listing, str(PurePosixPath(place.folder) / entry)))
@@ -181,6 +233,9 @@ def _plan_listed(
             raise TranscoderError(
                 f"{reference} lists {path}, which {found.repo} does not hold at commit "
                 f"{found.commit[:8]}: tell its publisher"
+                if found.whole
+                else f"{reference} lists {path} of {found.repo}, which is not in {_it(found)}: "
+                "download the set again when it can"
             )
         sizes[found.repo, path] = size
     paths: dict[tuple[str, str], list[str]] = {(place.repo, listing.commit): [config_path]}
@@ -188,7 +243,8 @@ def _plan_listed(
         paths.setdefault((found.repo, found.commit), []).append(path)
     parts = {key: Part(*key, tuple(dict.fromkeys(chosen))) for key, chosen in paths.items()}
     listed = tuple((parts[found.repo, found.commit], path) for found, path in wanted)
-    return Plan(reference, place, parts[place.repo, listing.commit], listed, sizes)
+    certain = all(found.whole for found in listings.values())
+    return Plan(reference, place, parts[place.repo, listing.commit], listed, sizes, certain)
 
 
 def run(plans: Sequence[Plan], progress: Progress | None = None) -> list[Download]:
@@ -197,11 +253,17 @@ def run(plans: Sequence[Plan], progress: Progress | None = None) -> list[Downloa
     Each is noted when it is complete. Raises :class:`tracer.errors.HubError`.
     """
     total, before, found = sum(plan.n_bytes for plan in plans), 0, []
+    with _writable(places.downloads()):
+        pass  # said before anything large is fetched
     for plan in plans:
         for part in plan.parts:
-            size = sum(plan.sizes.get((part.repo, path), 0) for path in part.paths)
+            sizes = {
+                p: plan.sizes[part.repo, p] for p in part.paths if (part.repo, p) in plan.sizes
+            }
+            size = sum(sizes.values())
             there = hub.Reference(part.repo, "", part.commit)
-            hub.fetch(there, part.paths, _counted(progress, before, size, total), part.commit)
+            counted = _counted(progress, before, size, total)
+            hub.fetch(there, part.paths, counted, part.commit, sizes)
             before += size
         found.append(_finish(plan))
     return found
@@ -232,6 +294,7 @@ def _finish(plan: Plan) -> Download:
         folder=root / plan.place.folder,
         files=tuple(files),
         listed=bool(plan.listed),
+        certain=plan.certain,
         others={p.repo: p.commit for p in plan.parts if p.repo != plan.place.repo},
     )
     _remember(download)

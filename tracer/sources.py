@@ -100,12 +100,12 @@ def obtain(
     ``update`` asks the hub which commit the names stand for now. Raises as :func:`resolve`, and
     :class:`tracer.errors.HubError`.
     """
+    wanted = _wanted(model, transcoders)
     try:
         found = resolve(model, transcoders)  # a folder that is not there is said before a download
-        if not update:
+        if not update and not _to_fetch(wanted):
             return found
     except NotDownloadedError:
-        wanted = _wanted(model, transcoders)
         if not _on_hub(wanted.transcoders, CONFIG):
             _transcoders(wanted)
     downloads.run(missing(model, transcoders, update), progress)
@@ -117,12 +117,20 @@ def missing(
 ) -> list[downloads.Plan]:
     """What would have to be downloaded to open a model with a set, with its size; asks the hub."""
     wanted = _wanted(model, transcoders)
+    names = _to_fetch(wanted, update)
     plans = []
-    if _on_hub(wanted.model, "config.json") and (update or not downloads.known(wanted.model)):
-        plans.append(downloads.plan_model(wanted.model))
-    if _on_hub(wanted.transcoders, CONFIG) and (update or not downloads.known(wanted.transcoders)):
-        plans.append(downloads.plan_set(wanted.transcoders))
+    if wanted.model in names:
+        plans.append(downloads.plan_model(wanted.model, update))
+    if wanted.transcoders in names:
+        plans.append(downloads.plan_set(wanted.transcoders, update=update))
     return plans
+
+
+def _to_fetch(wanted: _Wanted, update: bool = False) -> list[str]:
+    """Which of the two the hub has to be asked for."""
+    both = ((wanted.model, "config.json"), (wanted.transcoders, CONFIG))
+    on_hub = [name for name, marker in both if _on_hub(name, marker)]
+    return [name for name in on_hub if update or downloads.to_fetch(name)]
 
 
 def _wanted(model: str, transcoders: str | None) -> _Wanted:

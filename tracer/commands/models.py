@@ -143,7 +143,7 @@ def _convert(options: argparse.Namespace) -> None:
     with Progress() as progress:
         if not places.is_file(source / CONFIG) and not options.source.startswith(("/", ".", "~")):
             known = downloads.known(options.source)
-            if known is None:
+            if known is None or downloads.to_fetch(options.source):
                 plan = downloads.plan_set(options.source, progress.bytes)
                 (known,) = downloads.run([plan], progress.bytes)
             source, files = known.folder, known.files if known.listed else None

@@ -6,7 +6,7 @@ which is imported when first needed: to import this is cheap.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,8 @@ class Listing:
     repo: str
     commit: str
     files: tuple[HubFile, ...]
+    whole: bool = True
+    """False where the hub could not be asked: these are the files that are in the cache."""
 
 
 def network_allowed() -> bool:
@@ -62,16 +64,18 @@ def network_allowed() -> bool:
     return not answers.switches()
 
 
-def look_up(reference: Reference) -> Listing:
+def look_up(reference: Reference, anew: bool = False) -> Listing:
     """The commit that ``reference`` stands for now, and all files of the repository there.
 
     When the network is off or the hub does not answer: the commit that the revision was when last
-    asked, and those of its files that are in the cache. Raises :class:`tracer.errors.HubError`.
+    asked, and those of its files that are in the cache; not so when it has to be asked ``anew``.
+    Raises :class:`tracer.errors.HubError`.
     """
-    known = _in_cache(reference)
+    known = None if anew else _in_cache(reference)
     if not network_allowed():
         if known is None:
-            raise answers.network_is_off(f"{reference} is not in the cache {cache.cache_folder()}")
+            why = "cannot be asked for" if anew else f"is not in the cache {cache.cache_folder()}"
+            raise answers.network_is_off(f"{reference} {why}")
         return known
     try:
         # With something in the cache to fall back on, a silent host is asked once only.
@@ -89,13 +93,15 @@ def fetch(
     paths: Sequence[str],
     progress: Progress | None = None,
     commit: str | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Path:
     """Have the files ``paths`` of a repository on this disk, all of one commit.
 
     Returns the folder of the snapshot, in which each file stands under its path. ``progress`` is
     called with bytes, ``(done, total, "downloading <path>")``; when it raises, the download stops
     and what has arrived is kept for the next time. Without ``commit`` it is what the reference
-    stands for now. Nothing is asked of the network when all files are there. Raises
+    stands for now. A file that is not of the size in ``sizes`` is fetched again. Nothing is asked
+    of the network when all files are there. Raises
     :class:`tracer.errors.HubError`.
     """
     repo, revision = reference.repo, reference.revision or _MAIN
@@ -104,7 +110,8 @@ def fetch(
     if commit is None:
         commit = look_up(reference).commit
     root = cache.snapshot(repo, commit)
-    missing = [path for path in dict.fromkeys(paths) if not (root / path).is_file()]
+    sizes = sizes or {}
+    missing = [path for path in dict.fromkeys(paths) if not _is_here(root / path, sizes.get(path))]
     try:
         if missing:
             if not network_allowed():
@@ -143,12 +150,16 @@ def read_range(repo: str, path: str, commit: str, start: int, stop: int) -> byte
     return part
 
 
+def _is_here(file: Path, size: int | None) -> bool:
+    return file.is_file() and size in (None, file.stat().st_size)
+
+
 def _in_cache(reference: Reference) -> Listing | None:
     commit = cache.known_commit(reference.repo, reference.revision or _MAIN)
     if commit is None:
         return None
     files = (HubFile(path, size) for path, size in cache.cached_files(reference.repo, commit))
-    return Listing(reference.repo, commit, tuple(files))
+    return Listing(reference.repo, commit, tuple(files), whole=False)
 
 
 def _check_path(repo: str, path: str) -> None:

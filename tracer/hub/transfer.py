@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from tracer.errors import BrokenTransferError, HubUnreachableError
+from tracer.errors import BrokenTransferError, CacheFolderError, HubUnreachableError
 from tracer.hub import answers, cache
 from tracer.hub.reference import Reference
 from tracer.types import Progress
@@ -27,6 +27,7 @@ REPORT_BYTES: Final = 2**20
 REPORT_SECONDS: Final = 0.5
 """Progress is told this often on a slow line, too: it is also where a download can be stopped."""
 _LARGEST: Final = 50 * 10**9  # the hub serves no larger file by plain HTTP
+_NO_FOLDER: Final = (NotADirectoryError, IsADirectoryError, PermissionError)
 _PATIENCE: Final = 10.0  # seconds without a byte
 
 
@@ -85,6 +86,11 @@ def contents_at(place: Reference, waits: Sequence[float]) -> tuple[str, list[Con
             ValueError,
         ) as error:  # no JSON, or not a hub's
             raise answers.odd_answer(place, error) from error
+        except _NO_FOLDER as error:  # the library looks for an access token there
+            raise CacheFolderError(
+                f"the settings of the hub cannot be read ({error}): check HF_HOME, which names a "
+                "folder"
+            ) from error
         return found.sha, sorted(contents, key=lambda content: content.path)
 
     return answers.tried(place, ask, waits)
@@ -106,7 +112,7 @@ def download(repo: str, commit: str, paths: Sequence[str], progress: Progress | 
         meter.path = content.path
         meter(0)
         with _alone(blob, meter):
-            if not blob.is_file():
+            if not _is_whole(blob, content.size):
                 _gather(Reference(repo, content.path, commit), content, blob, meter)
             cache.link(blob, repo, commit, content.path)
         meter(content.size)
@@ -242,7 +248,12 @@ def _pause(seconds: float, done: int, meter: _Meter) -> None:
 
 def _arrived(blob: Path, size: int) -> int:
     """How many of a file's bytes need not be fetched again."""
-    return size if blob.is_file() else min(_size(cache.partial_file(blob)), size)
+    return size if _is_whole(blob, size) else min(_size(cache.partial_file(blob)), size)
+
+
+def _is_whole(blob: Path, size: int) -> bool:
+    """Whether it is there, and was not cut short since."""
+    return blob.is_file() and _size(blob) == size
 
 
 def _size(path: Path) -> int:

@@ -8,17 +8,20 @@ import pytest
 import tiny
 import yaml
 from hub_server import HubServer
+from huggingface_hub import constants
 from published_layouts import LAYOUTS
 
 import tracer
 from tracer import downloads
 from tracer.errors import (
+    CacheFolderError,
     Cancelled,
     HubError,
     ModelError,
     NotDownloadedError,
     TranscoderError,
 )
+from tracer.hub import cache_folder
 from tracer.sources import missing, obtain, resolve
 
 MODEL, SET = "lab/tiny", "lab/tiny-transcoders"
@@ -96,6 +99,98 @@ def test_offline_with_an_empty_cache_says_so(
     monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
     with pytest.raises(HubError, match="CIRCUIT_OFFLINE"):
         tracer.load(MODEL, SET, "cpu")
+
+
+def a_file(name: str, repo: str = MODEL) -> Path:
+    return next((cache_folder() / f"models--{repo.replace('/', '--')}").glob(f"snapshots/*/{name}"))
+
+
+def test_what_was_opened_half_without_the_network_is_completed_with_it(
+    published: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another tool, or a download that was stopped, leaves a cache with a part of the files."""
+    expected = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
+    a_file("tokenizer.json").unlink()
+    a_file("layer_2.safetensors", SET).unlink()
+    monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
+    with pytest.raises(ModelError):
+        tracer.load(MODEL, SET, "cpu")
+    monkeypatch.delenv("CIRCUIT_OFFLINE")
+    found = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
+    assert found.to_dense().equal(expected.to_dense())
+    asked = len(published.requests)
+    obtain(MODEL, SET)
+    assert len(published.requests) == asked
+
+
+def test_a_whole_cache_without_notes_opens_while_the_hub_is_silent(
+    published: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on a machine that a filled cache was copied to."""
+    obtain(MODEL, SET)
+    monkeypatch.setenv("CIRCUIT_HOME", str(tmp_path / "another"))
+    published.status = 503
+    assert obtain(MODEL, SET).revisions == obtain(MODEL, SET).revisions
+    published.status = None
+    obtain(MODEL, SET)
+    asked = len(published.requests)
+    obtain(MODEL, SET)
+    assert len(published.requests) == asked
+
+
+@pytest.mark.parametrize("silence", ["busy", "off"])
+def test_an_update_that_cannot_be_asked_for_is_no_success(
+    published: HubServer, monkeypatch: pytest.MonkeyPatch, silence: str
+) -> None:
+    before = obtain(MODEL, SET)
+    if silence == "busy":
+        published.status = 503
+    else:
+        monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
+    with pytest.raises(HubError, match="503" if silence == "busy" else "CIRCUIT_OFFLINE"):
+        obtain(MODEL, SET, update=True)
+    assert obtain(MODEL, SET) == before
+
+
+def test_a_file_that_was_cut_short_is_fetched_again_by_an_update(published: HubServer) -> None:
+    before = obtain(MODEL, SET)
+    for name, repo in (("model.safetensors", MODEL), ("config.yaml", SET)):
+        a_file(name, repo).resolve().write_bytes(b"")
+    with pytest.raises((ModelError, TranscoderError)):
+        tracer.load(MODEL, SET, "cpu")
+    assert obtain(MODEL, SET, update=True).revisions == before.revisions
+    tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
+
+
+def test_a_configuration_that_is_gone_is_fetched_again(published: HubServer) -> None:
+    obtain(MODEL, SET)
+    a_file("config.yaml", SET).unlink()
+    with pytest.raises(NotDownloadedError):
+        resolve(MODEL, SET)
+    tracer.load(MODEL, SET, "cpu")
+
+
+def test_a_repository_of_several_sets_names_them(hub: HubServer, tmp_path: Path) -> None:
+    hub.add(MODEL, tiny.save_model(tmp_path / "model"))
+    for width in ("16k", "262k"):
+        tiny.save_transcoders(tmp_path / "sets" / f"width_{width}")
+    hub.add("lab/several", tmp_path / "sets")
+    with pytest.raises(TranscoderError, match="is one in lab/several/width_16k, lab/several/width"):
+        obtain(MODEL, "lab/several")
+
+
+def test_folders_that_are_files_are_said_before_the_download(
+    published: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with monkeypatch.context() as changed:
+        changed.setenv("CIRCUIT_HOME", str(tmp_path / "file"))
+        with pytest.raises(CacheFolderError, match="set CIRCUIT_HOME to another folder"):
+            obtain(MODEL, SET)
+        assert not published.asked("model.safetensors")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "file" / "token"))
+    with pytest.raises(CacheFolderError, match="check HF_HOME"):
+        obtain(MODEL, SET)
 
 
 def test_a_set_in_a_sub_folder_at_a_tag(hub: HubServer, tmp_path: Path) -> None:
