@@ -36,10 +36,13 @@ class Errands:
         with self._wake:
             return tuple(j for j in self._jobs.values() if j.state in ("queued", "running"))
 
-    def get(self, key: str) -> Job[Any] | None:
-        """The latest errand under ``key``, ended or not."""
+    def get(self, *keys: str) -> Job[Any] | None:
+        """The latest errand under one of ``keys``, ended or not; one that has not, if there is."""
         with self._wake:
-            return self._jobs.get(key)
+            known = [job for key, job in self._jobs.items() if key in keys]
+        active = [job for job in known if job.state in ("queued", "running")]
+        latest = active or known
+        return latest[-1] if latest else None
 
     def run(self, key: str, title: str, work: Callable[[Job[T]], T], session: str = "") -> Job[T]:
         """Queue ``work(job)``, or join the errand that already does ``key``."""

@@ -78,8 +78,17 @@ class Shelf(Generic[M]):
         return self._worker.opened
 
     def unload(self, choice: ModelChoice) -> None:
-        """Let a model go, as soon as the work that is running is done."""
-        self._worker.unload(choice)
+        """Let a model go, by whatever names it was opened, once the running work is done."""
+        wanted = self._identity(choice)
+        for known in self.opened:
+            if known == choice or (wanted and self._identity(known) == wanted):
+                self._worker.unload(known)
+
+    def _identity(self, choice: ModelChoice) -> str | None:
+        try:
+            return identity(self._resolve(choice.model, choice.transcoders), choice)
+        except (TracerError, OSError):
+            return None  # its files are gone: it is known by its names alone
 
     def features_here(self, choice: ModelChoice) -> int | None:
         """Features per layer of a set on this disk; None where it is not, or does not say."""
@@ -113,17 +122,26 @@ class Shelf(Generic[M]):
     def download(
         self, choice: ModelChoice, session: str = "", update: bool = False
     ) -> Job[ModelSource]:
-        """Have all files of a model and a set on this disk; progress is in bytes."""
+        """Have all files of a model and a set on this disk; progress is in bytes.
+
+        An ``update`` waits for a download that runs; a download is content with an update.
+        """
+        key = _name(choice, update)
+        if not update and self._is_active(_name(choice, update=True)):
+            key = _name(choice, update=True)
 
         def fetch(job: Job[ModelSource]) -> ModelSource:
             job.report(0, 0, "asking the hub")
             return obtain(choice.model, choice.transcoders, job.report, update)
 
-        return self._downloads.run(_name(choice), f"download {choice.model}", fetch, session)
+        return self._downloads.run(key, f"download {choice.model}", fetch, session)
 
     def downloading(self, choice: ModelChoice) -> Job[ModelSource] | None:
-        """The latest download of a model, ended or not."""
-        return self._downloads.get(_name(choice))
+        """The latest download of a model, ended or not; before others one that has not ended."""
+        return self._downloads.get(_name(choice), _name(choice, update=True))
+
+    def _is_active(self, key: str) -> bool:
+        return any(job.key == key for job in self._downloads.queue)
 
     @property
     def downloads(self) -> tuple[Job[Any], ...]:
@@ -183,5 +201,5 @@ def _may_be_tried_again(job: Job[Any]) -> bool:
     return job.state == "failed" and (job.age or 0.0) > explanations.PAUSE
 
 
-def _name(choice: ModelChoice) -> str:
-    return f"{choice.model} {choice.transcoders}"
+def _name(choice: ModelChoice, update: bool = False) -> str:
+    return f"{'update ' if update else ''}{choice.model} {choice.transcoders}"

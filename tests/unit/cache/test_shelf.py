@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,21 @@ def test_an_update_fetches_what_the_name_stands_for_now(shelf: Shelf, published:
     assert after.revisions == {MODEL: commit, SET: before.revisions[SET]}
 
 
+def test_an_update_that_is_asked_for_during_a_download_is_one(
+    shelf: Shelf, published: HubServer
+) -> None:
+    quick = published.slow_after("model.safetensors", 1_000_000)
+    plain = shelf.download(THERE, "anna")
+    until(lambda: plain.progress[0] > 1_000_000)
+    assert shelf.downloading(THERE) is plain
+    commit = published.add(MODEL, {"config.json": "{}", "model.safetensors": BIG[::-1]})
+    update = shelf.download(THERE, "ben", update=True)
+    assert update is not plain and shelf.download(THERE, "carl") is update
+    quick.set()
+    assert plain.result(10).revisions[MODEL] != update.result(10).revisions[MODEL] == commit
+    assert shelf.downloading(THERE) is update
+
+
 def test_what_is_wrong_with_a_repository_is_the_error_of_the_job(
     shelf: Shelf, published: HubServer, tmp_path: Path
 ) -> None:
@@ -188,6 +204,16 @@ def test_what_was_opened_can_be_let_go(backend_here: Backend, engine: FakeEngine
     until(lambda: shelf.opened == ())
     backend_here.trace(DALLAS).result(10)
     assert engine.choices == [choice, choice]
+
+
+def test_what_was_opened_is_let_go_under_another_of_its_names(
+    backend_here: Backend, tmp_path: Path
+) -> None:
+    shelf, choice = backend_here.shelf, local_choice(tmp_path)
+    backend_here.warm(choice).result(10)
+    shelf.unload(replace(choice, model=f"{choice.model}/", dtype="bfloat16"))
+    shelf.unload(replace(choice, model=f"{choice.model}/"))
+    until(lambda: shelf.opened == ())
 
 
 def test_the_machine_is_told_at_once_and_its_device_when_somebody_has_looked(
