@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
-import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from local_server import LocalServer
 
 LFS_FROM = 1000
 """Files of this many bytes and more are named by SHA-256, as the hub does with large ones."""
@@ -38,7 +38,7 @@ class Repo:
     revisions: dict[str, str] = field(default_factory=dict)
 
 
-class HubServer:
+class HubServer(LocalServer):
     """Repositories served at ``url``; ``requests`` lists what was asked, in order."""
 
     def __init__(self) -> None:
@@ -58,28 +58,7 @@ class HubServer:
         """Where large files are redirected to, when set: another server's address."""
         self.login_page = False
         """Answer everything with a page of HTML, as hotel networks do."""
-        self.connections: list[socket.socket] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-
-    def __enter__(self) -> HubServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Stop answering: from now on the address is unreachable."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-            self._server.server_close()
-            for connection in self.connections:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
+        super().__init__(_handler(self))
 
     def add(
         self,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from local_server import LocalServer
 
-class NeuronpediaServer:
+
+class NeuronpediaServer(LocalServer):
     """Answers ``GET /api/feature/<model>/<layer>-<source set>/<index>`` from ``answers``."""
 
     def __init__(self) -> None:
@@ -17,24 +18,7 @@ class NeuronpediaServer:
         self.status = 200
         self.headers: dict[str, str] = {}
         self.requests: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-
-    def __enter__(self) -> NeuronpediaServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Stop answering: from now on the address is unreachable."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-            self._server.server_close()
+        super().__init__(_handler(self))
 
 
 def _handler(neuronpedia: NeuronpediaServer) -> type[BaseHTTPRequestHandler]:
