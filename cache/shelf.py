@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic
+from weakref import WeakKeyDictionary
 
 from cache.engine import M
 from cache.errands import Errands
@@ -50,6 +51,7 @@ class Shelf(Generic[M]):
         self._downloads = Errands("downloads")
         self._errands = Errands("errands")
         self._explaining = Errands("explanations")
+        self._fetched: WeakKeyDictionary[Job[int], tuple[FeatureId, ...]] = WeakKeyDictionary()
         self._seen: Machine | None = None
         self._readers: Lru[tuple[object, ...], FeatureReader] = Lru(_READERS_KEPT)
 
@@ -181,24 +183,33 @@ class Shelf(Generic[M]):
         """Fetch the examples of features from where they are published, once for each ``key``.
 
         None where all there is to know is on this disk; the result is how many were found. What
-        failed is tried again after :data:`tracer.explanations.PAUSE`.
+        failed, or had to make room since, is fetched again after
+        :data:`tracer.explanations.PAUSE`.
         """
         reader = self.features(choice)
         if not isinstance(reader, Explanations) or not network_allowed():
             return None
         name = f"explain {choice} {key}"
         known = self._explaining.get(name)
-        if known is not None and not _may_be_tried_again(known):
+        if known is not None and not self._may_be_run_again(known, reader):
             return known
 
         def fetch(job: Job[int]) -> int:
-            return len(reader.fetch_many(features, job.report))
+            cards = reader.fetch_many(features, job.report)
+            self._fetched[job] = tuple(cards)
+            return len(cards)
 
         return self._explaining.run(name, "feature examples", fetch)
 
-
-def _may_be_tried_again(job: Job[Any]) -> bool:
-    return job.state == "failed" and (job.age or 0.0) > explanations.PAUSE
+    def _may_be_run_again(self, job: Job[int], reader: Explanations) -> bool:
+        if (job.age or 0.0) <= explanations.PAUSE:
+            return False
+        fetched = self._fetched.get(job, ())
+        try:
+            gone = any(reader.cached_card(feature) is None for feature in fetched)
+        except TracerError:
+            gone = False  # told where the card is drawn
+        return job.state == "failed" or gone
 
 
 def _name(choice: ModelChoice, update: bool = False) -> str:

@@ -1,35 +1,45 @@
 """Fetched explanations on this disk: one small file a feature, and notes of what is not there.
 
 A folder of its own for every source, ``<folder>/<layer>/<index>.bin``. What is in the files is the
-source's business. Written whole or not at all.
+source's business. Written whole or not at all. All sources share a quota
+(:mod:`tracer.explanation_quota`), so anything may be gone again when it is asked for.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 from tracer.errors import ExplanationError
-from tracer.features import Label
+from tracer.explanation_quota import quota_of
+from tracer.features import UNREADABLE, Label
 from tracer.types import FeatureId
 
 _FOREVER: Final = float("inf")
+_TOUCH_SECONDS: Final = 3600.0
+"""How coarse "last used" is: finer would write to the disk on every look."""
 
 
 class ExplanationStore:
     """What one source has said so far."""
 
     def __init__(self, cache_folder: Path, *source: str) -> None:
-        """``source`` are any texts that tell it from the others, such as a repository's name."""
+        """``source`` are any texts that tell it from the others, such as a repository's name.
+
+        Raises :class:`ExplanationError` when the quota is no number, or labels cannot be read.
+        """
         self.folder = cache_folder.joinpath(*map(_folder_name, source))
+        self._quota = quota_of(cache_folder)
         self._lock = threading.Lock()
-        self._labels = _read_labels(self.folder / "labels.jsonl")
+        self._labels = _labels_in(_contents(self.folder / "labels.jsonl") or b"")
 
     @property
     def labels(self) -> Mapping[FeatureId, Label]:
@@ -37,9 +47,8 @@ class ExplanationStore:
         return self._labels
 
     def read(self, feature: FeatureId) -> bytes | None:
-        """What was kept for a feature."""
-        path = self._path(feature, "bin")
-        return path.read_bytes() if path.is_file() else None
+        """What was kept for a feature; raises :class:`ExplanationError` if the disk refuses."""
+        return _contents(self._path(feature, "bin"))
 
     def keep(self, feature: FeatureId, contents: bytes) -> None:
         """Keep what the source said; raises :class:`ExplanationError` when the disk refuses."""
@@ -47,7 +56,8 @@ class ExplanationStore:
 
     def forget(self, feature: FeatureId) -> None:
         """Drop what was kept, as it cannot be read."""
-        self._path(feature, "bin").unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that is not ours to write to: it is passed over each time
+            self._path(feature, "bin").unlink(missing_ok=True)
 
     def note_absent(self, feature: FeatureId | None = None) -> None:
         """Note that the source has nothing on a feature, or nothing at all."""
@@ -55,8 +65,11 @@ class ExplanationStore:
 
     def is_absent(self, feature: FeatureId | None = None, within: float = _FOREVER) -> bool:
         """Whether that was noted in the last ``within`` seconds."""
-        path = self._path(feature, "absent")
-        return path.is_file() and time.time() - path.stat().st_mtime < within
+        try:
+            noted = self._path(feature, "absent").stat().st_mtime
+        except OSError:
+            return False
+        return time.time() - noted < within
 
     def learn(self, feature: FeatureId, label: str) -> None:
         """Add a label to those that are at hand when the store is opened the next time."""
@@ -88,6 +101,7 @@ class ExplanationStore:
                 fresh.unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable(error) from error
+        self._quota.count(len(contents))
 
     def _unwritable(self, error: OSError) -> ExplanationError:
         return ExplanationError(
@@ -101,14 +115,31 @@ def _folder_name(text: str) -> str:
     return quote(text, safe=" ").replace(".", "%2E") or "%"
 
 
-def _read_labels(path: Path) -> Mapping[FeatureId, Label]:
+def _contents(path: Path) -> bytes | None:
+    """What a file holds, None if it is not there (any more); it was used now."""
+    try:
+        with path.open("rb") as file:
+            contents = file.read()
+            used = os.fstat(file.fileno()).st_mtime
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ExplanationError(
+            f"{path} was fetched earlier and cannot be read ({error.strerror or error}): make it "
+            "readable, or delete it to have it fetched again"
+        ) from error
+    if abs(time.time() - used) > _TOUCH_SECONDS:
+        with suppress(OSError):  # what cannot be touched cannot be deleted for room either
+            os.utime(path)
+    return contents
+
+
+def _labels_in(lines: bytes) -> Mapping[FeatureId, Label]:
     labels: dict[FeatureId, Label] = {}
-    if not path.is_file():
-        return labels
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in lines.splitlines():
         try:
             layer, index, text = json.loads(line)
             labels[FeatureId(int(layer), int(index))] = Label(str(text), None)
-        except (TypeError, ValueError):
+        except UNREADABLE:
             continue  # cut short by a crash: the label is learned again with its card
     return labels

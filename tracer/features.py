@@ -142,6 +142,8 @@ class FeatureReader(ABC):
     def _name_by_card(self, card: FeatureCard | None) -> str:
         if card is None:
             return ""
+        if card.label is not None:
+            return card.label.text
         late = 0 < 3 * self.n_layers <= 5 * card.feature.layer
         if late and card.promoted and card.groups:
             promoted = (token.strip() or token for token in card.promoted[:2])

@@ -13,6 +13,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
@@ -71,9 +72,12 @@ class Neuronpedia:
         kept = self._store.read(feature)
         if kept is not None:
             try:
-                return _card_of_record(feature, kept)
+                card = _card_of_record(feature, kept)
             except UNREADABLE:
                 self._store.forget(feature)
+            else:
+                self._learn_again(card)
+                return card
         if not network or self._store.is_absent(feature, within=_A_DAY):
             return None
         answer = self._ask(feature)
@@ -92,6 +96,12 @@ class Neuronpedia:
         if card.label is not None:
             self._store.learn(feature, card.label.text)
         return card
+
+    def _learn_again(self, card: FeatureCard) -> None:
+        """Labels lie in a file of their own, which may have been cut short or gone for room."""
+        if card.label is not None and card.feature not in self._store.labels:
+            with suppress(ExplanationError):  # it is at hand now; its card has it the next time
+                self._store.learn(card.feature, card.label.text)
 
     def _url(self, feature: FeatureId, page: bool = False) -> str:
         parts = (self._model, f"{feature.layer}-{self._source_set}", str(feature.index))

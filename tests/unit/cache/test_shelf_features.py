@@ -102,6 +102,29 @@ def test_each_key_is_fetched_once(
 
 
 @pytest.mark.parametrize("pause", [0.0, 30.0])
+def test_what_had_to_make_room_since_is_fetched_again(
+    shelf: Shelf,
+    published: HubServer,
+    downloaded: ModelSource,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    pause: float,
+) -> None:
+    monkeypatch.setattr("tracer.explanations.PAUSE", pause)
+    first = shelf.explain(THERE, [F], "a")
+    assert first is not None and first.result(10) == 1
+    reader = shelf.features(THERE)
+    for kept in (tmp_path / "circuit_home" / "explanations").rglob("*.bin"):
+        kept.unlink()
+    assert reader.cached_card(F) is None
+    again = shelf.explain(THERE, [F], "a")
+    assert again is not None and again.result(10) == 1
+    assert (again is first, reader.cached_card(F) is None) == (
+        (True, True) if pause else (False,) * 2
+    )
+
+
+@pytest.mark.parametrize("pause", [0.0, 30.0])
 def test_a_failed_fetch_is_tried_again_after_a_pause_and_not_before(
     shelf: Shelf,
     published: HubServer,
