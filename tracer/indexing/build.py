@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +22,7 @@ from tracer.indexing.labels import (
     tag_labels,
     written_out,
 )
+from tracer.indexing.place import Place
 from tracer.indexing.plan import PREFIXES, check_memory, index_memory
 from tracer.indexing.prefixes import PrefixSet, prefix_hashes
 from tracer.indexing.promoted import moved_tokens
@@ -90,8 +90,9 @@ def build_index(
     :class:`tracer.errors.Cancelled`.
 
     Raises :class:`CorpusError` for a corpus or options that cannot be used,
-    :class:`FeatureIndexError` when an unfinished index of another build stands in the way, and
-    :class:`MemoryLimitError`, before anything runs, when the statistics would not fit.
+    :class:`FeatureIndexError` when the folder holds anything but an index, cannot be written, or an
+    unfinished index of another build stands in the way, and :class:`MemoryLimitError`, before
+    anything runs, when the statistics would not fit.
     """
     for name, value, least in (
         ("context", context, model.first_position + 1),
@@ -102,18 +103,20 @@ def build_index(
         if value is not None and value < least:
             raise CorpusError(f"{name} is {value}: give at least {least}")
     source = open_corpus(corpus, column)
-    build = _Build(
-        model,
-        source,
-        Path(folder),
-        min(context, model.bridge.n_context),
-        batch_tokens,
-        min(limit_tokens or _MOST_TOKENS, _MOST_TOKENS),
-        memory_limit,
-    )
-    with build.spill:
-        build.read(checkpoint_tokens, progress or _silent)
-        return build.write(label, progress or _silent)
+    with Place(folder) as place:
+        build = _Build(
+            model,
+            source,
+            place,
+            min(context, model.bridge.n_context),
+            batch_tokens,
+            min(limit_tokens or _MOST_TOKENS, _MOST_TOKENS),
+            memory_limit,
+        )
+        with build.spill:
+            build.read(checkpoint_tokens, progress or _silent)
+            with place.writing():
+                return build.write(label, progress or _silent)
 
 
 def _silent(done: int, total: int, what: str) -> None:
@@ -127,14 +130,13 @@ class _Build:
         self,
         model: Model,
         corpus: Corpus,
-        folder: Path,
+        place: Place,
         context: int,
         batch_tokens: int,
         limit: int,
         memory_limit: int | None,
     ) -> None:
-        self.model, self.folder = model, folder
-        self.work = folder.with_name(f"{folder.name}.partial")
+        self.model, self.place = model, place
         self.batch_tokens, self.limit = batch_tokens, limit
         self.identity = _identity(model, corpus, context, batch_tokens, limit)
         self.tags, self.groups = corpus.tags()
@@ -144,7 +146,7 @@ class _Build:
         self.device = torch.device("cpu") if model.device.type == "mps" else model.device
         self.held = np.zeros(len(self.tags), np.int64)
         self.n_counted = 0
-        known = load_checkpoint(self.work, self.identity)
+        known = load_checkpoint(self.place.work, self.identity)
         self.layers: list[LayerStatistics] = []
         self.suppressed: list[Tensor] = []
         for layer in range(model.n_layers):
@@ -164,14 +166,14 @@ class _Build:
             position = Position(**known["position"])
             self.n_counted = int(known["n_counted"])
             self.held = np.array(known["held"], np.int64)
-            hashes = load_tensors(self.work, known["state"], self._tensors())
+            hashes = load_tensors(self.place.work, known["state"], self._tensors())
             prefixes = hashes.numpy().view(np.uint64)
         self.prefixes = PrefixSet(PREFIXES, prefixes)
         self.corpus = corpus
         self.reader = WindowReader(model, corpus, context, self.tags, limit, position)
-        self.spill = Spill(
-            self.work, *((known["n_tokens"], known["n_windows"]) if known is not None else (0, 0))
-        )
+        begun = (known["n_tokens"], known["n_windows"]) if known is not None else (0, 0)
+        with place.writing():
+            self.spill = Spill(place.work, *begun)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
@@ -195,14 +197,13 @@ class _Build:
             self._save()
         if not self.n_counted:
             why = f": {position.unknown:,} documents have unknown words" if position.unknown else ""
-            shutil.rmtree(self.work)
+            self.place.forget()
             raise CorpusError(
                 f"{self.corpus.path} has no document that {self.model.source.name} can read{why}; "
                 "give documents of at least one word that it knows"
             )
 
     def _save(self) -> None:
-        self.spill.flush()
         known = {
             "identity": self.identity,
             "position": asdict(self.reader.position),
@@ -212,7 +213,9 @@ class _Build:
             "held": self.held.tolist(),
         }
         prefixes = torch.from_numpy(self.prefixes.hashes().view(np.int64))
-        save_checkpoint(self.work, known, {**self._tensors(), "prefixes": prefixes})
+        with self.place.writing():
+            self.spill.flush()
+            save_checkpoint(self.place.work, known, {**self._tensors(), "prefixes": prefixes})
 
     @torch.no_grad()
     def _add(self, windows: list[Window]) -> None:
@@ -239,7 +242,8 @@ class _Build:
             read = inputs.pop(name)[mask]
             active = self.model.transcoders[layer].activations(read)
             statistics.add(active.to(self.device), tokens)
-        self.spill.append(ids[real].astype(np.int32), (len(window.ids) for window in windows))
+        with self.place.writing():
+            self.spill.append(ids[real].astype(np.int32), (len(window.ids) for window in windows))
         self.n_counted += int(counted.sum())
 
     def _new_prefixes(self, windows: list[Window]) -> list[np.ndarray]:
@@ -286,7 +290,7 @@ class _Build:
 
     def write(self, rule: LabelRule | None, progress: Progress) -> IndexSummary:
         """Write the index beside the folder, then put it in its place."""
-        out = self.work / "whole"
+        out = self.place.work / "whole"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
         observed = Observed(*self.spill.read(), self.n_counted)
@@ -313,7 +317,7 @@ class _Build:
             alive += writer.n_alive
         write_json_gz(out / "index.json.gz", index)
         write_json_gz(out / "labels.json.gz", labels)
-        _put(out, self.folder, self.work)
+        self.place.put(out)
         return IndexSummary(
             features=total,
             alive=alive,
@@ -366,13 +370,3 @@ def _identity(
         "data type": str(model.bridge.dtype),
         "device": model.device.type,
     }
-
-
-def _put(whole: Path, folder: Path, work: Path) -> None:
-    """Move the finished index to its place, an older one out of it; then forget the work."""
-    if folder.exists():
-        old = work / "old"
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    whole.rename(folder)
-    shutil.rmtree(work)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -24,7 +25,8 @@ from torch import Tensor
 
 from tracer.errors import FeatureIndexError
 
-_CHECKPOINT: Final = "checkpoint.json"
+CHECKPOINT: Final = "checkpoint.json"
+TOKENS: Final = "tokens.bin"
 
 
 class Spill:
@@ -36,7 +38,7 @@ class Spill:
         Raises :class:`FeatureIndexError` when less is there.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self._paths = folder / "tokens.bin", folder / "windows.bin"
+        self._paths = folder / TOKENS, folder / "windows.bin"
         self._files = [path.open("ab") for path in self._paths]
         for file, size in zip(self._files, (4 * n_tokens, 8 * n_windows), strict=True):
             if os.fstat(file.fileno()).st_size < size:
@@ -61,7 +63,8 @@ class Spill:
 
     def close(self) -> None:
         for file in self._files:
-            file.close()
+            with suppress(OSError):  # a full disk: what a checkpoint knows of was flushed before
+                file.close()
 
     def append(self, tokens: NDArray[np.int32], lengths: Iterable[int]) -> None:
         """Add windows of ``lengths``, their tokens one after the other."""
@@ -91,10 +94,10 @@ def save_checkpoint(folder: Path, known: Mapping[str, Any], tensors: Mapping[str
     save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
     _to_disk(partial)
     partial.replace(state)
-    note = folder / f"{_CHECKPOINT}.part"
+    note = folder / f"{CHECKPOINT}.part"
     note.write_text(json.dumps({**known, "state": state.name}), encoding="utf-8")
     _to_disk(note)
-    note.replace(folder / _CHECKPOINT)
+    note.replace(folder / CHECKPOINT)
     for old in folder.glob("state-*.safetensors"):
         if old != state:
             old.unlink()
@@ -111,7 +114,7 @@ def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]
     Raises :class:`FeatureIndexError` when it is damaged, or of a build that differs in
     ``identity``.
     """
-    path = folder / _CHECKPOINT
+    path = folder / CHECKPOINT
     if not path.is_file():
         return None
     try:
