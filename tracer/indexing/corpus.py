@@ -98,15 +98,18 @@ class Corpus:
     def digest(self) -> str:
         """Hex digest that another corpus does not have: of the content, of a large file its ends,
         its size and its time."""
-        status = self.path.stat()
-        digest = hashlib.sha256(f"{self.kind}\0{self.column}\0{status.st_size}".encode())
-        with self.path.open("rb") as file:
-            if status.st_size <= _HASHED_WHOLE:
-                digest.update(file.read())
-            else:
-                digest.update(file.read(_HASHED_END) + str(status.st_mtime_ns).encode())
-                file.seek(-_HASHED_END, os.SEEK_END)
-                digest.update(file.read())
+        try:
+            with self.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                digest = hashlib.sha256(f"{self.kind}\0{self.column}\0{status.st_size}".encode())
+                if status.st_size <= _HASHED_WHOLE:
+                    digest.update(file.read())
+                else:
+                    digest.update(file.read(_HASHED_END) + str(status.st_mtime_ns).encode())
+                    file.seek(-_HASHED_END, os.SEEK_END)
+                    digest.update(file.read())
+        except OSError as error:
+            raise CorpusError(f"{self.path} cannot be read: {error.strerror or error}") from error
         return digest.hexdigest()
 
 
@@ -172,7 +175,7 @@ def _json_documents(corpus: Corpus) -> Iterator[Document]:
                     place = f"line {number}"
                     try:
                         raw = json.loads(line)
-                    except ValueError as error:
+                    except (ValueError, RecursionError) as error:
                         raise CorpusError(
                             f"{place} of {corpus.path} is no JSON ({error}): a JSONL corpus has "
                             'one {"text": "…"} or {"tokens": [ids]} a line'
@@ -188,16 +191,18 @@ def _is_header(raw: Any) -> bool:
 
 
 def _tag_groups(path: Path) -> dict[str, str]:
-    with path.open("rb") as file:
-        line = file.readline()
     try:
+        with path.open("rb") as file:
+            line = file.readline()
         raw = json.loads(line) if line.strip() else None
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         return {}  # told, with its place, by the one who reads the documents
     if raw is None or not _is_header(raw):
         return {}
     groups = raw["tag_groups"]
-    if not isinstance(groups, dict) or not all(isinstance(v, str) for v in groups.values()):
+    if not isinstance(groups, dict) or not all(
+        isinstance(begins, str) and _is_whole(begins) for begins in groups.values()
+    ):
         raise CorpusError(
             f'"tag_groups" in {path} is {groups!r}: expected an object of strings, what the '
             "labels of each group begin with"
@@ -222,9 +227,22 @@ def _json_document(corpus: Corpus, place: str, share: float, raw: Any) -> Docume
         )
     if tokens is not None:
         text = None
+    elif not _is_whole(text):
+        raise CorpusError(
+            f'"text" in {place} of {corpus.path} holds half a character (a \\ud800 to \\udfff of '
+            "its own), which no tokenizer reads: leave it out"
+        )
     tags = raw.get("tags")
     held = None if tags is None else _tags(corpus, place, tags)
     return Document(place, share, text, tokens, held)
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _tags(corpus: Corpus, place: str, raw: Any) -> tuple[tuple[Tag, ...], ...]:
@@ -241,7 +259,7 @@ def _tag(entry: Any) -> Tag:
     parts = [entry] if isinstance(entry, str) else entry
     if not isinstance(parts, list) or len(parts) not in (1, 3):
         raise ValueError(entry)
-    if not parts[0] or not all(isinstance(part, str) for part in parts):
+    if not parts[0] or not all(isinstance(part, str) and _is_whole(part) for part in parts):
         raise ValueError(entry)
     return Tag(*parts)
 
@@ -253,13 +271,18 @@ def _parquet_documents(corpus: Corpus) -> Iterator[Document]:
     try:
         with pyarrow.parquet.ParquetFile(corpus.path) as file:
             names = file.schema_arrow.names
+            if names.count(corpus.column) > 1:
+                raise CorpusError(
+                    f"{corpus.path} has {names.count(corpus.column)} columns {corpus.column!r}: "
+                    "rename all but one"
+                )
             if corpus.column not in names:
                 raise CorpusError(
                     f"{corpus.path} has no column {corpus.column!r}: it has {', '.join(names)}; "
                     "name the one that holds the texts"
                 )
             kind = file.schema_arrow.field(corpus.column).type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+            if not _holds_strings(kind):
                 raise CorpusError(
                     f"the column {corpus.column!r} of {corpus.path} holds {kind}: expected strings"
                 )
@@ -269,11 +292,20 @@ def _parquet_documents(corpus: Corpus) -> Iterator[Document]:
                     row += 1
                     if text is not None:
                         yield Document(f"row {row}", row / total, text)
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise CorpusError(
             f"{corpus.path} cannot be read as parquet ({error}): fetch it again, or give text or "
             "JSONL"
         ) from error
+
+
+def _holds_strings(kind: Any) -> bool:
+    """Whether an arrow type is one of text; repeated texts may be numbered in a dictionary."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 _READERS: Final[Mapping[str, Callable[[Corpus], Iterator[Document]]]] = {

@@ -83,6 +83,48 @@ def test_a_parquet_column_of_another_name(tmp_path: Path) -> None:
         read(path, "number")
 
 
+def test_a_parquet_column_may_hold_texts_in_every_way(tmp_path: Path) -> None:
+    texts = pyarrow.array(["one", None, "two", "one"])
+    for kind in (pyarrow.large_string(), pyarrow.string_view()):
+        path = save_table(tmp_path / "t.parquet", text=texts.cast(kind))
+        assert [document.text for document in read(path)] == ["one", "two", "one"]
+    path = save_table(tmp_path / "t.parquet", text=texts.dictionary_encode())
+    assert [document.text for document in read(path)] == ["one", "two", "one"]
+    numbers = pyarrow.array([1, 2, 1]).dictionary_encode()
+    with pytest.raises(CorpusError, match="expected strings"):
+        read(save_table(tmp_path / "t.parquet", text=numbers))
+
+
+def test_a_parquet_file_that_says_nothing_clear_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    bytes_of_text = pyarrow.array([b"one \xff"]).buffers()[1:]
+    wrong = pyarrow.StringArray.from_buffers(1, *bytes_of_text)
+    pyarrow.parquet.write_table(pyarrow.table({"text": wrong}), path)
+    with pytest.raises(CorpusError, match=r"t\.parquet cannot be read as parquet .*0xff"):
+        read(path)
+    twice = pyarrow.table([["one"], ["two"]], names=["text", "text"])
+    pyarrow.parquet.write_table(twice, path)
+    with pytest.raises(CorpusError, match="has 2 columns 'text': rename all but one"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_a_corpus_that_may_not_be_read_is_named(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = save_lines(tmp_path / name, {"text": "w1"})
+    opened = Path.open
+
+    def refused(self: Path, *args: Any, **more: Any) -> Any:
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *args, **more)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(CorpusError, match=rf"{name} cannot be read: Permission denied"):
+        build_index(model, path, tmp_path / "features", context=CONTEXT)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
@@ -95,6 +137,9 @@ def test_a_parquet_column_of_another_name(tmp_path: Path) -> None:
         ("a.csv", b"w1,w2", r"a.csv ends in '.csv': a corpus is a .txt file"),
         ("a.parquet", b"PAR1 no", "cannot be read as parquet"),
         ("a.jsonl", b'{"text": "w1"}\n{"text": ', "line 2 .* is no JSON"),
+        ("a.jsonl", b'{"text": "w1"}\n' + b"[" * 200_000, "line 2 .* is no JSON"),
+        ("a.jsonl", b'{"text": "w1"}\n{"text": "w2 \\ud83d"}', "line 2 .* holds half a character"),
+        ("a.jsonl", b'{"text": "w1", "tags": [["\\ud83d"]]}', '"tags" in line 1 .* cannot be'),
         ("a.jsonl", b'["w1"]', "line 1 .* has no text"),
         ("a.jsonl", b'{"body": "w1", "id": 3}', "has no text .found body, id."),
         ("a.jsonl", b'{"text": 5}', "has no text"),
@@ -121,7 +166,7 @@ def test_a_corpus_that_cannot_be_used_is_named(
     with pytest.raises(CorpusError, match=complaint) as refused:
         build_index(model, path, tmp_path / "features", context=CONTEXT)
     assert name in str(refused.value) and "\n" not in str(refused.value)
-    assert not (tmp_path / "features").exists()
+    assert [left.name for left in tmp_path.iterdir()] == [name], "nothing half built is left"
 
 
 def test_what_is_no_file_is_no_corpus(tmp_path: Path) -> None:
