@@ -305,7 +305,7 @@ def card_of(feature: FeatureId, raw: Mapping[str, Any], label: Label | None) -> 
     )
     frequency = raw.get("activation_frequency")
     act_max = _number(raw.get("act_max") or 0.0)
-    histogram = tuple(int(count) for count in raw.get("histogram") or ())
+    histogram = tuple(map(_count, raw.get("histogram") or ()))
     step = _number(raw.get("histogram_step") or 0.0)
     return FeatureCard(
         feature=feature,
@@ -333,4 +333,11 @@ def _number(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{number} is no activation")
+    return number
+
+
+def _count(value: Any) -> int:
+    number = int(value)
+    if not 0 <= number < 2**53:
+        raise ValueError(f"{number:.6g} is no count")
     return number

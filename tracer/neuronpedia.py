@@ -36,6 +36,8 @@ _MAX_EXAMPLES: Final = 40
 _MAX_TOKENS: Final = 256
 _MAX_TOKEN: Final = 200
 _MAX_LABEL: Final = 500
+_KEYS: Final = frozenset({"activations", "explanations", "pos_str", "neg_str", "maxActApprox"})
+"""What is said of a feature; an answer without any of these is about something else."""
 
 
 class Neuronpedia:
@@ -175,6 +177,8 @@ def _card_of_record(feature: FeatureId, record: bytes) -> FeatureCard:
 
 def _record(answer: Any) -> bytes:
     """Neuronpedia's answer in the published record layout, packed; raises one of UNREADABLE."""
+    if answer and not answer.keys() & _KEYS:
+        raise ValueError(f"it has {', '.join(sorted(answer)[:5])} alone")
     activations = answer.get("activations") or []
     strongest = sorted(activations, key=lambda entry: -float(entry.get("maxValue") or 0.0))
     explanations = answer.get("explanations") or [{}]
@@ -210,4 +214,6 @@ def _example(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _texts(found: Sequence[Any] | None) -> list[str]:
+    if isinstance(found, str):
+        raise ValueError(f"{found[:40]!r} stands where a list of texts is expected")
     return [str(text)[:_MAX_TOKEN] for text in (found or [])[:_MAX_TOKENS]]

@@ -102,6 +102,12 @@ def test_a_source_that_takes_too_long(
         feature(maxActApprox=float("inf")),
         feature(freq_hist_data_bar_heights=["many"]),
         feature(pos_str=7),
+        feature(pos_str=" Texas"),
+        feature(activations=[{"tokens": "ab", "values": [1.0, 2.0], "maxValue": 2}]),
+        feature(freq_hist_data_bar_heights=[-5, 3]),
+        feature(freq_hist_data_bar_heights=[1e300]),
+        {"error": "too many requests"},
+        {"message": "not now", "statusCode": 503},
     ],
 )
 def test_an_answer_in_another_form_is_said_and_not_kept(
