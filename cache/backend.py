@@ -251,8 +251,13 @@ class Backend(Generic[M]):
             index = self.shelf.features(choice)
         except TracerError:  # the transcoders are gone, or were never indexed: no names
             return {}
-        found = {FeatureId(int(f[0]), int(f[2])) for f in graph.features}
-        return {feature: index.cached_name(feature) for feature in found}
+        names: dict[FeatureId, str] = {}
+        for feature in {FeatureId(int(f[0]), int(f[2])) for f in graph.features}:
+            try:
+                names[feature] = index.cached_name(feature)
+            except TracerError as error:  # one damaged record is no reason to lose the graph
+                logger.warning("feature %s goes without a name: %s", feature, error)
+        return names
 
     def key_of(self, request: TraceRequest) -> str | None:
         """Key of the stored graph that a request would be answered with; None where it is not."""

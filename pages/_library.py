@@ -92,7 +92,8 @@ def _outcomes() -> None:
     if trouble:
         st.error(plain(trouble))
     for number, each in enumerate(_imports()):
-        if not _waiting.ended(each.job, each.job.title, patience=0.0):
+        if _waiting.going_on(each.job):
+            _waiting.watch(each.job, each.job.title)
             continue
         if not each.said:
             each.key, each.said = _outcome(each.job)

@@ -14,8 +14,11 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$:<>&^=])")
 
 
 def plain(text: str) -> str:
-    """``text`` as Streamlit's Markdown shows it literally."""
-    return _MARKDOWN.sub(r"\\\1", text)
+    """``text`` as Streamlit's Markdown shows it literally, on one line.
+
+    A blank line and four spaces after it would make code of what follows.
+    """
+    return _MARKDOWN.sub(r"\\\1", text).replace("\n", " ↵ ")
 
 
 def sentence(error: Exception) -> str:

@@ -26,8 +26,7 @@ def wait_for(job: Job[Any], what: str = "") -> None:
     """Wait until a job has ended, well or badly; its progress is shown once that takes a while.
 
     The page keeps what was drawn below before, its open popovers too, and any click on it ends the
-    waiting. A job that may take minutes and that the whole page needs is better watched by a
-    fragment, with :func:`bar`.
+    waiting.
     """
     place = st.empty()  # always there, so that what comes after it stays the same element
     if job.wait(PATIENCE):
@@ -49,6 +48,14 @@ def wait_for_all(jobs: Sequence[Job[Any]], what: str) -> None:
             text = f"{what}: {done} of {len(jobs)}, {job.title}: {job.progress[2]} …"
             place.progress(done / len(jobs), text=plain(text))
     place.empty()
+
+
+@st.fragment(run_every=POLL)
+def watch(job: Job[Any], what: str = "") -> None:
+    """How far a job is, beside the page: it is usable meanwhile, and drawn again at the end."""
+    if not going_on(job):
+        st.rerun()
+    bar(job, what)
 
 
 def bar(job: Job[Any], what: str = "") -> None:

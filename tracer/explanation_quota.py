@@ -23,7 +23,7 @@ from tracer.errors import ExplanationError
 logger = logging.getLogger(__name__)
 
 QUOTA_VARIABLE: Final = "CIRCUIT_EXPLANATIONS_GB"
-DEFAULT_QUOTA: Final = 1024**3
+DEFAULT_QUOTA: Final = 10**9
 _STEPS: Final = 16
 """After this part of the quota was written the folder is looked at again."""
 _BLOCK: Final = 4096
@@ -56,7 +56,7 @@ def quota_bytes() -> int:
         raise ExplanationError(
             f"{QUOTA_VARIABLE} is {text!r}: expected a positive number of gigabytes"
         )
-    return int(gigabytes * 1024**3)
+    return int(gigabytes * 10**9)
 
 
 class Quota:

@@ -87,7 +87,7 @@ def translated(place: Reference, ask: Callable[[], Answer]) -> Answer:
 
 def _refusal(place: Reference, error: Any) -> HubError:
     """The sentence for an answer of the hub that is not the thing asked for."""
-    from huggingface_hub import errors
+    from huggingface_hub import errors, get_token
 
     status, repo = error.response.status_code, place.repo
     token_sent = "authorization" in error.response.request.headers
@@ -109,8 +109,11 @@ def _refusal(place: Reference, error: Any) -> HubError:
     if isinstance(error, errors.DisabledRepoError):
         return RepositoryMissingError(f"{repo} was disabled by the hub: use another repository")
     if status in (401, 403):
+        found, wanted = "refuses your access token for", "a new one"
+        if get_token() is None:
+            found, wanted = "wants an access token for", "one"
         return TokenError(
-            f"{host()} refuses your access token for {repo} (status {status}): make a new one at "
+            f"{host()} {found} {repo} (status {status}): make {wanted} at "
             "https://huggingface.co/settings/tokens, then run `hf auth login` or set HF_TOKEN"
         )
     if status in _BUSY:

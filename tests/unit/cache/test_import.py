@@ -20,7 +20,7 @@ from fakes import FakeEngine, make_graph
 from cache import Backend, Marks, ModelChoice, StoreError, StoreUse, TraceRequest, stored_labels
 from cache.imports import ImportedGraph, read_import
 from cache.store import Store
-from tracer.errors import Cancelled, SharedGraphError, TracerError
+from tracer.errors import Cancelled, ExplanationError, SharedGraphError, TracerError
 from tracer.pruning import whole
 from tracer.types import FeatureId, NodeId, Supernode, Thresholds
 
@@ -439,6 +439,26 @@ def test_a_graph_that_is_not_there_is_a_sentence(backend: Backend) -> None:
     backend.forget(key)
     assert backend.graph(key) is None and backend.stored() == ()
     assert not backend.marks(key) and not list((backend.store.root / "originals").iterdir())
+
+
+def test_a_damaged_record_costs_a_name_and_not_the_graph(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Index:
+        def cached_name(self, feature: FeatureId) -> str:
+            if feature == FeatureId(0, 5):
+                raise ExplanationError("the record of feature 5 is cut short")
+            return "a name"
+
+    backend.trace(TraceRequest("a b")).result(10)
+    (entry,) = backend.stored()
+    graph = graph_of(backend, entry.key)
+    graph.provenance["transcoders"] = "x"
+    backend.mark(entry.key, Marks((graph.index.node(0), graph.index.node(1))))
+    monkeypatch.setattr(backend.shelf, "features", lambda choice: Index())
+    out = json.loads(backend.export_graph(entry.key, Thresholds(1.0, 1.0)))
+    labels = {node["node_id"]: node["clerp"] for node in out["nodes"]}
+    assert (labels["0_9_2"], labels["0_5_1"]) == ("a name", "")
 
 
 def test_a_catalogue_of_the_version_before_is_brought_up_to_date(

@@ -131,7 +131,7 @@ def test_somebody_else_is_not_held_up_and_what_is_read_stays_when_more_is_droppe
 ) -> None:
     app = dropped(visitor(), ("dog.json", graph_file()))
     other = dropped(visitor(), ("cat.json", graph_file("cat")))
-    assert going_on(other) == ["cat.json: waiting …"]
+    assert going_on(other) == ["cat.json: waiting for its turn …"]
     app = dropped(app, ("cow.json", graph_file("cow")))
     assert len(app.get("progress")) == 2
     slow.open.set()

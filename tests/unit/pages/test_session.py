@@ -86,6 +86,10 @@ def test_markdown_is_shown_literally(text: str) -> None:
     assert escaped.replace("\\", "") == text
 
 
+def test_lines_do_not_make_a_block_of_code() -> None:
+    assert plain("a\n\n    b") == "a ↵  ↵     b"
+
+
 def test_hostile_tokens_cannot_leave_their_example() -> None:
     example = Example(("<script>", ' "x" onload=', " &", " ok"), (2.0, 1.0, 0.0, 0.0))
     html = example_html(example, 2.0, LIGHT) + chips_html(["<img src=x>"], LIGHT.positive)

@@ -25,7 +25,7 @@ ROOM = 40 * 3 * 4096
 
 
 def gigabytes(n_bytes: int) -> str:
-    return str(n_bytes / 1024**3)
+    return str(n_bytes / 10**9)
 
 
 def aged(path: Path, hours: float) -> None:
@@ -212,6 +212,6 @@ def test_a_quota_that_is_no_size_is_refused(
 
 
 def test_the_quota_is_a_gigabyte_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value, expected in (("", 1024**3), ("0.5", 1024**3 // 2)):
+    for value, expected in (("", 10**9), ("0.5", 10**9 // 2)):
         monkeypatch.setenv("CIRCUIT_EXPLANATIONS_GB", value)
         assert explanation_quota.quota_bytes() == expected

@@ -66,6 +66,15 @@ def test_a_refused_token(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Non
         look_up(SET)
 
 
+def test_a_token_that_nobody_has_is_not_said_to_be_refused(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    hub.status = 403
+    with pytest.raises(errors.TokenError, match=r"wants an access token for .*: make one at"):
+        look_up(SET)
+
+
 def test_a_missing_revision_and_a_missing_file(hub: HubServer) -> None:
     commit = hub.add("org/set", {"a.txt": "x"})
     with pytest.raises(errors.RevisionMissingError, match="no branch, tag or commit 'v9'"):
