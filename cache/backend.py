@@ -107,6 +107,7 @@ class Backend(Generic[M]):
             if graph is not None:
                 job.from_cache = True
             else:
+                job.report(0, 0, "running the model")
                 graph = self._worker.engine.trace(model, request, job.report)
                 self._keep(key, graph)
             self._link(digest, key)

@@ -66,8 +66,6 @@ def trace(
         raise TracerError(f"max_features is {max_features}: give a number from 0, or None for all")
     token_ids = model.encode(prompt)
     check_forward(model, len(token_ids), memory_limit)
-    if progress is not None:
-        progress(0, 0, "running the model")
     frozen = frozen_pass(model, token_ids)
     n_active = len(frozen.features)
     if not n_active:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from cache import ScenarioRequest
 from cache.engine import TracerEngine
 from pages import _resources, _waiting
 from tracer.errors import ModelError
+from tracer.types import Progress
 
+OFF = {
+    "name": "Texas off",
+    "edits": [{"feature": [1, 887], "start": 7, "stop": 8, "operation": "scale", "value": 0}],
+    "freeze_attention": True,
+    "constrained_layers": None,
+}
 MAIN = Path(__file__).resolve().parents[3] / "pages" / "_shell" / "main.py"
 
 
@@ -44,3 +54,34 @@ def test_what_takes_long_to_fail_is_said_when_it_has_and_not_begun_again(app: Ap
     assert [error.value for error in app.error] == ["Layer 3 is missing, found at try 1\\."]
     app.run()
     assert [error.value for error in app.error] == ["Layer 3 is missing, found at try 1\\."]
+
+
+def test_a_slow_what_if_shows_how_far_it_is_and_comes_in_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenarios, bars = TracerEngine.scenarios, []
+
+    def slow(self: TracerEngine, model: Any, request: ScenarioRequest, progress: Progress) -> Any:
+        progress(1, 3, "scenarios")
+        time.sleep(3 * _waiting.PATIENCE)
+        return scenarios(self, model, request, progress)
+
+    bar = _waiting.bar
+    monkeypatch.setattr(
+        _waiting, "bar", lambda job, what="": (bars.append(job.progress), bar(job, what))
+    )
+    monkeypatch.setenv("CIRCUIT_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(TracerEngine, "scenarios", slow)
+    st.cache_resource.clear()
+    app = AppTest.from_file(str(MAIN), default_timeout=120)
+    app.query_params["scenarios"] = json.dumps([OFF])
+    app.run()
+    for job in _resources.backend().queue:  # the trace, watched by a fragment
+        job.wait(120)
+    bars.clear()
+    app.switch_page(str(MAIN.parents[1] / "interventions.py")).run()
+    assert not app.exception and not app.error
+    assert (1, 3, "scenarios") in bars
+    assert any("Unchanged" in heading.value for heading in app.markdown)
+    assert not app.get("progress")
+    st.cache_resource.clear()
