@@ -34,6 +34,7 @@ from cache.request import (
 from cache.shelf import Resolve, Shelf
 from cache.store import DEFAULT_QUOTA, Store, StoreUse
 from cache.worker import Worker
+from tracer import places
 from tracer.errors import TracerError
 from tracer.graph import AttributionGraph
 from tracer.scenarios import Scenario
@@ -368,20 +369,8 @@ def open_backend(root: Path | None = None, *, device: str = "auto") -> Backend[A
     if root is None:
         beside = Path(__file__).resolve().parent.parent / ".store"
         root = Path(os.environ.get("CIRCUIT_STORE") or beside).expanduser()
-    return Backend(Store(root, _quota_bytes()), TracerEngine(device))
-
-
-def _quota_bytes() -> int:
-    text = os.environ.get("CIRCUIT_STORE_GB")
-    if not text:
-        return DEFAULT_QUOTA
-    try:
-        gigabytes = float(text)
-    except ValueError:
-        gigabytes = -1.0
-    if not 0 < gigabytes < float("inf"):
-        raise StoreError(f"CIRCUIT_STORE_GB is {text!r}: expected a positive number of gigabytes")
-    return int(gigabytes * 10**9)
+    quota = places.quota("CIRCUIT_STORE_GB", DEFAULT_QUOTA, StoreError)
+    return Backend(Store(root, quota), TracerEngine(device))
 
 
 def _graph_bytes(graph: AttributionGraph) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tracer import places
 from tracer.errors import ExplanationError
 
 logger = logging.getLogger(__name__)
@@ -45,18 +46,7 @@ class _File(NamedTuple):
 
 def quota_bytes() -> int:
     """The quota that the environment sets; raises :class:`ExplanationError` if it is no number."""
-    text = os.environ.get(QUOTA_VARIABLE)
-    if not text:
-        return DEFAULT_QUOTA
-    try:
-        gigabytes = float(text)
-    except ValueError:
-        gigabytes = -1.0
-    if not 0 < gigabytes < float("inf"):
-        raise ExplanationError(
-            f"{QUOTA_VARIABLE} is {text!r}: expected a positive number of gigabytes"
-        )
-    return int(gigabytes * 10**9)
+    return places.quota(QUOTA_VARIABLE, DEFAULT_QUOTA, ExplanationError)
 
 
 class Quota:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from tracer.errors import TracerError
+
 HOME_VARIABLE: Final = "CIRCUIT_HOME"
 MODELS_VARIABLE: Final = "CIRCUIT_MODELS"
 
@@ -31,6 +33,23 @@ def user_registry() -> Path:
     """The user's own list of models: ``CIRCUIT_MODELS``, else ``models.yaml`` in :func:`home`."""
     chosen = os.environ.get(MODELS_VARIABLE)
     return written(chosen) if chosen else home() / "models.yaml"
+
+
+def quota(variable: str, default: int, refusal: type[TracerError]) -> int:
+    """How many bytes the environment's ``variable``, a number of gigabytes, allows.
+
+    Raises ``refusal`` where it is no positive number.
+    """
+    text = os.environ.get(variable)
+    if not text:
+        return default
+    try:
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = -1.0
+    if not 0 < gigabytes < float("inf"):
+        raise refusal(f"{variable} is {text!r}: expected a positive number of gigabytes")
+    return int(gigabytes * 10**9)
 
 
 def downloads() -> Path:
