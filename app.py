@@ -8,4 +8,4 @@ from pathlib import Path
 
 import streamlit as st
 
-app = st.App(Path(__file__).parent / "pages" / "_shell" / "main.py")
+app = st.App(Path(__file__).parent / "pages" / "shell" / "main.py")

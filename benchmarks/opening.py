@@ -100,8 +100,8 @@ def memory(name: str) -> int:
 def one(folder: Path, dtype: str) -> None:
     """Open and trace, and print what it took, as one line of JSON."""
     import tracer
-    from tracer.frozen import frozen_pass
-    from tracer.models import load
+    from tracer.attribution.frozen import frozen_pass
+    from tracer.model.model import load
 
     before = memory("VmHWM")
     start = time.perf_counter()

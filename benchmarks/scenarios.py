@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from attribution import build  # noqa: E402
 
 import tracer  # noqa: E402
-from tracer.scenarios import Scenario, edit_all  # noqa: E402
+from tracer.interventions.scenario import Scenario, edit_all  # noqa: E402
 
 RUNS = 15
 

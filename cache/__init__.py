@@ -14,11 +14,12 @@ Importing this package is light: torch is imported by the worker's thread, on it
     backend.py    all of it behind one object
 """
 
+from cache.annotations import Marks, StoredRun, scenarios_from_json, scenarios_to_json
 from cache.backend import Backend, open_backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError
 from cache.jobs import Job, JobState
 from cache.machine import Machine
-from cache.marks import Marks, StoredRun, scenarios_from_json, scenarios_to_json
+from cache.model_library import ToDownload
 from cache.request import (
     Dtype,
     InterveneRequest,
@@ -27,9 +28,8 @@ from cache.request import (
     ScenarioRequest,
     TraceRequest,
 )
-from cache.shelf import ToDownload
 from cache.store import StoreUse
-from tracer.shared_nodes import stored_labels
+from tracer.interchange.nodes import stored_labels
 
 __all__ = [
     "Backend",

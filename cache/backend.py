@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic
 from uuid import uuid4
 
+from cache.annotations import Marks, StoredRun
+from cache.background import Errands
 from cache.catalogue import DamagedFile, StoredGraph, StoreError
 from cache.engine import Engine, M, TracerEngine
-from cache.errands import Errands
-from cache.imports import exported, read_import
+from cache.graph_files import exported, read_import
 from cache.jobs import Job
 from cache.lru import Lru
-from cache.marks import Marks, StoredRun
+from cache.model_library import Resolve, Shelf
 from cache.request import (
     InterveneRequest,
     ModelChoice,
@@ -31,19 +32,18 @@ from cache.request import (
     trace_digest,
     warm_digest,
 )
-from cache.shelf import Resolve, Shelf
 from cache.store import DEFAULT_QUOTA, Store, StoreUse
 from cache.worker import Worker
-from tracer import places
+from tracer import paths
+from tracer.catalog.resolve import ModelSource, resolve
 from tracer.errors import TracerError
-from tracer.graph import AttributionGraph
-from tracer.scenarios import Scenario
-from tracer.shared_nodes import stored_labels
-from tracer.sources import ModelSource, resolve
+from tracer.graph.graph import AttributionGraph
+from tracer.interchange.nodes import stored_labels
+from tracer.interventions.scenario import Scenario
 from tracer.types import FeatureId, Thresholds
 
 if TYPE_CHECKING:
-    from tracer.interventions import InterventionResult, ScenarioRun
+    from tracer.interventions.run import InterventionResult, ScenarioRun
 
 logger = logging.getLogger(__name__)
 
@@ -369,7 +369,7 @@ def open_backend(root: Path | None = None, *, device: str = "auto") -> Backend[A
     if root is None:
         beside = Path(__file__).resolve().parent.parent / ".store"
         root = Path(os.environ.get("CIRCUIT_STORE") or beside).expanduser()
-    quota = places.quota("CIRCUIT_STORE_GB", DEFAULT_QUOTA, StoreError)
+    quota = paths.quota("CIRCUIT_STORE_GB", DEFAULT_QUOTA, StoreError)
     return Backend(Store(root, quota), TracerEngine(device))
 
 

@@ -20,13 +20,13 @@ from cache.request import (
     ScenarioRequest,
     TraceRequest,
 )
-from tracer.graph import AttributionGraph
-from tracer.sources import ModelSource
+from tracer.catalog.resolve import ModelSource
+from tracer.graph.graph import AttributionGraph
 from tracer.types import Progress
 
 if TYPE_CHECKING:
-    from tracer.interventions import InterventionResult, ScenarioRun
-    from tracer.models import Model
+    from tracer.interventions.run import InterventionResult, ScenarioRun
+    from tracer.model.model import Model
 
 
 class OpenModel(Protocol):
@@ -129,7 +129,7 @@ class TracerEngine:
     def machine(self) -> Machine:
         import torch
 
-        from tracer.models import chosen_device
+        from tracer.model.model import chosen_device
 
         device = chosen_device(self._device)
         found = looked_at()

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-import tracer.graph
-from tracer.scenarios import Scenario
-from tracer.sources import ModelSource
+import tracer.graph.graph
+from tracer.catalog.resolve import ModelSource
+from tracer.interventions.scenario import Scenario
 from tracer.types import Intervention, NodeId
 
 Dtype = Literal["float32", "bfloat16"]
@@ -131,7 +131,7 @@ def _trace_options(request: TraceRequest) -> dict[str, Any]:
         **TRACE_OPTIONS,
         "targets": request.targets,
         "max_features": request.max_features,
-        "format": tracer.graph.FORMAT_VERSION,
+        "format": tracer.graph.graph.FORMAT_VERSION,
     }
 
 
@@ -147,7 +147,7 @@ def method_fingerprint() -> str:
     A version number would do the same only as long as nobody forgets to raise it. Graphs traced by
     older code stay readable under their keys.
     """
-    package = Path(tracer.graph.__file__).parent
+    package = Path(tracer.graph.graph.__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         inside = path.relative_to(package)

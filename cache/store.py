@@ -14,7 +14,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
-import os
 import re
 import sqlite3
 import threading
@@ -26,11 +25,12 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
+from cache.annotations import Marks, StoredRun, scenarios_from_json, scenarios_to_json
 from cache.catalogue import Catalogue, DamagedFile, StoredGraph, StoreError
-from cache.marks import Marks, StoredRun, scenarios_from_json, scenarios_to_json
+from cache.files import sha256_of, write_synced
 from tracer.errors import GraphFileError
-from tracer.graph import AttributionGraph, load_graph
-from tracer.scenarios import Scenario
+from tracer.graph.graph import AttributionGraph, load_graph
+from tracer.interventions.scenario import Scenario
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class Store:
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name(f".{key}.{uuid4().hex}.part")
         try:
-            _write_synced(partial, content)
+            write_synced(partial, content)
             with self._catalogue.transaction():
                 if self._catalogue.find(key) is None or not path.exists():
                     partial.replace(path)
@@ -176,7 +176,7 @@ class Store:
             if packed is not None:
                 partial = path.with_name(f".{key}.{uuid4().hex}.part")
                 try:
-                    _write_synced(partial, packed)
+                    write_synced(partial, packed)
                     partial.replace(path)
                 finally:
                     partial.unlink(missing_ok=True)
@@ -297,7 +297,7 @@ class Store:
         """The graph of an entry; raises :class:`GraphFileError` when its file is not whole."""
         path = self._path(entry.key)
         try:
-            found = _sha256(path)
+            found = sha256_of(path)
         except OSError as error:
             raise GraphFileError(f"{path} cannot be read: {error.strerror}") from error
         if found != entry.sha256:
@@ -372,7 +372,7 @@ class Store:
                     self._set_aside(path, key, str(error))
                     continue
                 size = path.stat().st_size
-                self._enter(key, _sha256(path), size, graph)
+                self._enter(key, sha256_of(path), size, graph)
                 if _imported(graph) and not self._catalogue.is_annotated(key):
                     adopted.append((key, _imported(graph)))
             self._evict()
@@ -396,15 +396,3 @@ def _imported(graph: AttributionGraph) -> str:
 
 def _mb(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

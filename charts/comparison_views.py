@@ -20,10 +20,10 @@ from charts.graph_frame import (
 )
 from charts.graph_layout import GraphLayout, LayoutNode, PlacedNode, layout_graph
 from charts.palette import LIGHT, Palette, translucent
-from charts.wording import percent, plotly_text, target_number, token_text, truncate
-from tracer.comparison import ComparedNode, Comparison, Side
-from tracer.graph import FloatArray
-from tracer.scenarios import Edit
+from charts.text import percent, plotly_text, target_number, token_text, truncate
+from tracer.graph.comparison import ComparedNode, Comparison, Side
+from tracer.graph.nodes import FloatArray
+from tracer.interventions.scenario import Edit
 from tracer.types import NodeId
 
 SIDES: Final[Mapping[Side, str]] = {"both": "in both", "left": "only left", "right": "only right"}

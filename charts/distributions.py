@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from charts.graph_frame import FONT
 from charts.palette import LIGHT, Palette, translucent
-from charts.wording import percent, plotly_text, token_text, truncate
+from charts.text import percent, plotly_text, token_text, truncate
 from tracer.types import TokenProbability
 
 _BAR: Final = 27

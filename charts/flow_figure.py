@@ -9,12 +9,12 @@ from typing import Final
 import numpy as np
 import plotly.graph_objects as go
 
+from charts.edit_groups import lone_names
 from charts.graph_frame import FONT, curves
 from charts.graph_layout import CHARACTER, PlacedNode
 from charts.graph_view import GraphView
-from charts.groups import lone_names
 from charts.palette import LIGHT, Palette, translucent
-from charts.wording import percent, place, plotly_text, signed, token_text, truncate
+from charts.text import percent, place, plotly_text, signed, token_text, truncate
 from tracer.types import Supernode
 
 _ROW: Final = 74.0

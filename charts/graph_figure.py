@@ -12,7 +12,7 @@ from charts.graph_frame import SYMBOLS, column_label, curves, diameter, frame, n
 from charts.graph_layout import GraphLayout, LayoutNode, PlacedNode, layout_graph
 from charts.graph_view import GraphView
 from charts.palette import LIGHT, Palette, translucent
-from charts.wording import (
+from charts.text import (
     activation_text,
     percent,
     place,

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from charts.graph_layout import GraphLayout, PlacedNode
 from charts.palette import Palette, translucent
-from charts.wording import plotly_text
-from tracer.graph import FloatArray
+from charts.text import plotly_text
+from tracer.graph.nodes import FloatArray
 from tracer.types import NodeKind
 
 FONT: Final = '"Source Sans", "Source Sans Pro", system-ui, sans-serif'

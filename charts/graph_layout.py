@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from charts.wording import token_text, truncate
+from charts.text import token_text, truncate
 from tracer.types import NodeId
 
 LINE: Final = 25.0

@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from charts.wording import node_name
-from tracer.graph import FloatArray, IntArray
-from tracer.pruning import PrunedGraph, whole
+from charts.text import node_name
+from tracer.graph.nodes import FloatArray, IntArray
+from tracer.graph.pruning import PrunedGraph, whole
 from tracer.types import FeatureId, NodeId
 
 STRONGEST_INPUTS: Final = 3

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from charts.wording import percent, token_text
+from charts.text import percent, token_text
 from tracer.errors import TracerError
-from tracer.scenarios import Scenario
+from tracer.interventions.scenario import Scenario
 
 if TYPE_CHECKING:
-    from tracer.interventions import Outcome, ScenarioRun
+    from tracer.interventions.run import Outcome, ScenarioRun
 
 
 def outcomes_table(run: ScenarioRun, limit: int = 10) -> pd.DataFrame:

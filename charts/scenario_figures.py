@@ -10,11 +10,11 @@ import plotly.graph_objects as go
 from charts.distributions import comparison_figure
 from charts.graph_frame import FONT
 from charts.palette import LIGHT, Palette, translucent
-from charts.wording import percent, plotly_text, token_text, truncate
+from charts.text import percent, plotly_text, token_text, truncate
 from tracer.types import NodeId
 
 if TYPE_CHECKING:
-    from tracer.interventions import Outcome
+    from tracer.interventions.run import Outcome
 
 LINES: tuple[str, ...] = ("#4a6fa5", "#e08a00", "#12876b", "#cc4a26", "#8a63a8", "#6b7280")
 

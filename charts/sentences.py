@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from charts.wording import percent, token_text
+from charts.text import percent, token_text
 from tracer.types import TokenProbability
 
 

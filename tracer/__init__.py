@@ -13,11 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tracer.errors import TracerError
-from tracer.exchange import graph_from_shared, shared_from_trace
-from tracer.graph import AttributionGraph, load_graph
-from tracer.pruning import PrunedGraph, prune
-from tracer.published import read_graph_json, write_graph_json
-from tracer.scenarios import Edit, Scenario
+from tracer.graph.graph import AttributionGraph, load_graph
+from tracer.graph.pruning import PrunedGraph, prune
+from tracer.interchange.convert import graph_from_shared, shared_from_trace
+from tracer.interchange.graph_json import read_graph_json, write_graph_json
+from tracer.interventions.scenario import Edit, Scenario
 from tracer.types import (
     Contrast,
     Direction,
@@ -32,17 +32,17 @@ from tracer.types import (
 )
 
 if TYPE_CHECKING:
-    from tracer.attribution import trace
+    from tracer.attribution.trace import trace
     from tracer.indexing import IndexSummary, build_index
-    from tracer.interventions import (
+    from tracer.interchange.circuit_tracer_pt import read_graph_pt
+    from tracer.interventions.run import (
         InterventionResult,
         Outcome,
         ScenarioRun,
         intervene,
         run_scenarios,
     )
-    from tracer.models import Model, load
-    from tracer.pickled import read_graph_pt
+    from tracer.model.model import Model, load
 
 __all__ = [
     "AttributionGraph",
@@ -81,16 +81,16 @@ __all__ = [
 
 _NEEDS_TORCH = {
     "IndexSummary": "tracer.indexing",
-    "InterventionResult": "tracer.interventions",
-    "Model": "tracer.models",
-    "Outcome": "tracer.interventions",
-    "ScenarioRun": "tracer.interventions",
+    "InterventionResult": "tracer.interventions.run",
+    "Model": "tracer.model.model",
+    "Outcome": "tracer.interventions.run",
+    "ScenarioRun": "tracer.interventions.run",
     "build_index": "tracer.indexing",
-    "intervene": "tracer.interventions",
-    "read_graph_pt": "tracer.pickled",
-    "run_scenarios": "tracer.interventions",
-    "load": "tracer.models",
-    "trace": "tracer.attribution",
+    "intervene": "tracer.interventions.run",
+    "read_graph_pt": "tracer.interchange.circuit_tracer_pt",
+    "run_scenarios": "tracer.interventions.run",
+    "load": "tracer.model.model",
+    "trace": "tracer.attribution.trace",
 }
 
 

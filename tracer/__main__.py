@@ -10,8 +10,8 @@ import argparse
 import os
 import sys
 
-from tracer.commands import indexing, intervening, models, tracing
-from tracer.commands.options import Teaching
+from tracer.cli import index, intervene, models, trace
+from tracer.cli.options import Teaching
 from tracer.errors import TracerError
 
 _MENDABLE, _INTERRUPTED = 2, 130
@@ -50,9 +50,9 @@ something can be mended, and one line on standard error says what.""",
     )
     commands = parser.add_subparsers(required=True, metavar="command")
     models.add(commands)
-    tracing.add(commands)
-    intervening.add(commands)
-    indexing.add(commands)
+    trace.add(commands)
+    intervene.add(commands)
+    index.add(commands)
     return parser
 
 

@@ -24,7 +24,8 @@ def write(folder: Path) -> None:
     from published_layouts import LAYOUTS
     from safetensors.torch import save_file
 
-    from tracer.transcoders import convert, load_transcoders
+    from tracer.transcoders.load import load_transcoders
+    from tracer.transcoders.save import convert
 
     for name, make in LAYOUTS.items():
         plain, converted = folder / name, folder / f"{name}, converted"

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import tracer
-from tracer.edited_run import EditedRun
-from tracer.models import Model
+from tracer.interventions.edit_hooks import EditedRun
+from tracer.model.model import Model
 from tracer.types import FeatureId
 
 sys.path.append(str(Path(__file__).parent))

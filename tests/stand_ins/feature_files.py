@@ -8,7 +8,7 @@ import struct
 import zlib
 from pathlib import Path
 
-from tracer.features import FeatureCard
+from tracer.features.cards import FeatureCard
 
 
 def save_index(folder: Path) -> Path:

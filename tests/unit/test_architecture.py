@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from import_graph import (
+    ROOMS,
+    circles,
+    imported_names,
+    module_name,
+    project_files,
+    read_imports,
+    room_of,
+    upward,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("tracer", "cache", "charts", "pages")
-MAX_LINES = 450
+FOLDERS = ("tracer", "cache", "charts", "pages")
+MAX_LINES = 400
+GROUND = {"__init__.py", "__main__.py", "errors.py", "types.py", "paths.py"}
+"""The only modules directly in ``tracer/``."""
 
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "tracer": ("streamlit", "plotly", "pandas", "cache", "charts", "pages", "app"),
@@ -26,51 +36,28 @@ PICKLE = ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marsh
 """A file that is unpickled runs code: nothing here reads or writes one."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "transformer_lens": ("tracer/bridge.py", "tracer/models.py"),
+    "transformer_lens": ("tracer/model/bridge.py",),
     "huggingface_hub": ("tracer/hub/",),
     "tracer.atlas": ("tracer/atlas/", "pages/", "app.py"),
     "sqlite3": ("cache/",),
 }
-"""Modules that know something nobody else should have to; ``tracer.atlas.paths`` is free to all."""
+"""Packages that only these files may import."""
 
 
-def imports(source: str, package: str = "") -> Iterator[str]:
-    """Every module that ``source`` imports, wherever in the file, relative names resolved."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-            base = ".".join([*parents, node.module or ""] if node.level else [node.module or ""])
-            base = base.strip(".")
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-        elif (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute | ast.Name)
-            and (node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id)
-            in ("import_module", "__import__")
-            and node.args
-            and isinstance(node.args[0], ast.Constant)
-        ):
-            yield str(node.args[0].value)
-
-
-def stands_in(module: str, package: str) -> bool:
+def is_in(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
 
 
 def violations(path: str, source: str) -> list[str]:
-    """Why ``source`` may not stand at ``path`` (relative to the project, with slashes)."""
+    """Return what ``source`` may not do in the file ``path`` (relative, with slashes)."""
     room = path.split("/")[0]
     package = ".".join(path.split("/")[:-1])
     found = []
-    for module in imports(source, package):
-        if any(stands_in(module, name) for name in (*FORBIDDEN.get(room, ()), *PICKLE)):
+    for module in imported_names(source, package):
+        if any(is_in(module, name) for name in (*FORBIDDEN.get(room, ()), *PICKLE)):
             found.append(f"{path} imports {module}")
         for name, places in ONLY_IN.items():
-            free = stands_in(module, "tracer.atlas.paths")
-            if stands_in(module, name) and not free and not path.startswith(places):
+            if is_in(module, name) and not path.startswith(places):
                 found.append(f"{path} imports {module}, which belongs in {', '.join(places)}")
     lines = source.count("\n")
     if lines > MAX_LINES:
@@ -79,8 +66,7 @@ def violations(path: str, source: str) -> list[str]:
 
 
 def files() -> list[str]:
-    inside = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
-    return [file.relative_to(ROOT).as_posix() for file in [*inside, ROOT / "app.py"]]
+    return [file.relative_to(ROOT).as_posix() for file in project_files()]
 
 
 @pytest.mark.parametrize("path", files())
@@ -89,37 +75,80 @@ def test_imports_run_downward(path: str) -> None:
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_every_room_is_looked_into(room: str) -> None:
-    assert any(path.startswith(f"{room}/") for path in files())
+def test_every_room_has_files(room: str) -> None:
+    assert any(room_of(module_name(path)) == room for path in files())
+
+
+def test_rooms_import_only_rooms_below_them() -> None:
+    assert upward(read_imports()) == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(read_imports()) == []
+
+
+def test_only_ground_modules_are_directly_in_tracer() -> None:
+    assert {file.name for file in (ROOT / "tracer").glob("*.py")} == GROUND
+
+
+@pytest.mark.parametrize(
+    ("module", "target"),
+    [
+        ("tracer.graph.pruning", "tracer.attribution.trace"),
+        ("tracer.errors", "tracer.types"),
+        ("tracer.model.bridge", "tracer"),
+        ("cache.store", "pages.shared.session"),
+        ("pages.shared.session", "pages.trace.view"),
+    ],
+)
+def test_a_reversed_import_breaks_the_order(module: str, target: str) -> None:
+    imports = {**read_imports(), module: frozenset({target})}
+    assert [line for line in upward(imports) if line.startswith(f"{module} imports {target}")]
+
+
+def test_a_circle_inside_a_room_is_found() -> None:
+    imports = read_imports()
+    imports["tracer.graph.nodes"] |= {"tracer.graph.graph"}
+    assert ("tracer.graph.graph", "tracer.graph.influence", "tracer.graph.nodes") in circles(
+        imports
+    )
+
+
+def test_a_folder_that_is_not_in_the_list_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"tracer\.utils\.text is in no room"):
+        room_of("tracer.utils.text")
 
 
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("tracer/graph.py", "import streamlit as st"),
-        ("tracer/graph.py", "import pandas"),
-        ("tracer/graph.py", "from cache import Backend"),
-        ("tracer/graph.py", "from charts.graph import graph_figure"),
-        ("tracer/graph.py", "def later():\n    import plotly.graph_objects as go"),
-        ("tracer/graph.py", "from importlib import import_module\nimport_module('pages.trace')"),
-        ("tracer/graph.py", "import transformer_lens"),
-        ("tracer/pruning.py", "from transformer_lens.model_bridge import TransformerBridge"),
-        ("tracer/features.py", "from huggingface_hub import hf_hub_download"),
-        ("tracer/sources.py", "def later():\n    from huggingface_hub import HfApi"),
-        ("tracer/models.py", "from tracer.atlas.gallery import gallery"),
-        ("tracer/models.py", "from tracer.atlas import gallery"),
-        ("tracer/models.py", "from .atlas import gallery"),
-        ("tracer/transcoders/sets.py", "from ..atlas.train import train"),
+        ("tracer/graph/graph.py", "import streamlit as st"),
+        ("tracer/graph/graph.py", "import pandas"),
+        ("tracer/graph/graph.py", "from cache import Backend"),
+        ("tracer/graph/graph.py", "from charts.graph import graph_figure"),
+        ("tracer/graph/graph.py", "def later():\n    import plotly.graph_objects as go"),
+        (
+            "tracer/graph/graph.py",
+            "from importlib import import_module\nimport_module('pages.trace')",
+        ),
+        ("tracer/graph/graph.py", "import transformer_lens"),
+        ("tracer/graph/pruning.py", "from transformer_lens.model_bridge import TransformerBridge"),
+        ("tracer/features/cards.py", "from huggingface_hub import hf_hub_download"),
+        ("tracer/catalog/resolve.py", "def later():\n    from huggingface_hub import HfApi"),
+        ("tracer/model/model.py", "from tracer.atlas.gallery import gallery"),
+        ("tracer/model/model.py", "from tracer.atlas import gallery"),
+        ("tracer/model/model.py", "from ..atlas import gallery"),
+        ("tracer/transcoders/transcoder.py", "from ..atlas.train import train"),
         ("cache/store.py", "import pickle"),
         ("cache/store.py", "import streamlit"),
-        ("cache/backend.py", "from pages._session import session"),
+        ("cache/backend.py", "from pages.shared.session import session"),
         ("charts/graph.py", "import torch"),
         ("charts/graph.py", "from cache import Job"),
         ("charts/graph.py", "if True:\n    import streamlit"),
-        ("pages/trace.py", "import torch.nn as nn"),
-        ("pages/trace.py", "import sqlite3"),
+        ("pages/trace/page.py", "import torch.nn as nn"),
+        ("pages/trace/page.py", "import sqlite3"),
         ("app.py", "import sqlite3"),
-        ("tracer/graph.py", "\n" * (MAX_LINES + 1)),
+        ("tracer/graph/graph.py", "\n" * (MAX_LINES + 1)),
     ],
 )
 def test_the_check_catches(path: str, source: str) -> None:
@@ -129,18 +158,18 @@ def test_the_check_catches(path: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("tracer/graph.py", "import numpy as np\nimport torch"),
-        ("tracer/sources.py", "from tracer.atlas.paths import WEIGHTS"),
-        ("tracer/bridge.py", "import transformer_lens"),
+        ("tracer/graph/graph.py", "import numpy as np\nimport torch"),
+        ("tracer/catalog/resolve.py", "from tracer.paths import ATLAS_WEIGHTS"),
+        ("tracer/model/bridge.py", "import transformer_lens"),
         ("tracer/hub/transfer.py", "from huggingface_hub import HfApi"),
         ("tracer/atlas/train.py", "from tracer.atlas.corpus import corpus"),
-        ("tracer/transcoders/sets.py", "from .reading import read"),
+        ("tracer/transcoders/transcoder.py", "from .load import read"),
         ("cache/engine.py", "import tracer, torch"),
         ("charts/graph.py", "import plotly.graph_objects as go, pandas"),
         ("charts/graph.py", "from tracer import PrunedGraph"),
-        ("pages/trace.py", "import streamlit, cache, charts, tracer.atlas.gallery"),
-        ("pages/trace.py", "'import torch'  # said, not done"),
-        ("tracer/graph.py", "\n" * MAX_LINES),
+        ("pages/trace/page.py", "import streamlit, cache, charts, tracer.atlas.gallery"),
+        ("pages/trace/page.py", "'import torch'  # said, not done"),
+        ("tracer/graph/graph.py", "\n" * MAX_LINES),
     ],
 )
 def test_the_check_lets_pass(path: str, source: str) -> None:
@@ -175,17 +204,35 @@ def test_drawing_needs_no_model_and_no_streamlit() -> None:
     assert not loaded_by(modules_of("charts")) & {"torch", "transformers", "streamlit"}
 
 
+LIGHT_ROOMS = (
+    "tracer/errors",
+    "tracer/types",
+    "tracer/paths",
+    "tracer/graph",
+    "tracer/hub",
+    "tracer/catalog",
+    "tracer/features",
+    "tracer",
+)
+"""Rooms that load nothing heavy when they are imported."""
+LIGHT_MODULES = (
+    "tracer.transcoders",
+    "tracer.transcoders.config",
+    "tracer.model",
+    "tracer.interchange.graph_json",
+    "tracer.interchange.nodes",
+    "tracer.interchange.convert",
+    "tracer.interventions",
+    "tracer.interventions.scenario",
+    "tracer.interventions.faithfulness",
+)
+"""The same for single modules of rooms that compute."""
+
+
 def test_reading_a_graph_and_its_features_needs_no_torch() -> None:
-    light = [
-        "tracer",
-        "tracer.graph",
-        "tracer.pruning",
-        "tracer.sources",
-        "tracer.features",
-        "tracer.hub",
-        "tracer.explanations",
-    ]
-    assert loaded_by(light) == set()
+    modules = [module_name(path) for path in files()]
+    light = [module for module in modules if room_of(module) in LIGHT_ROOMS]
+    assert loaded_by([*light, *LIGHT_MODULES]) == set()
 
 
 def test_the_heavy_packages_are_noticed() -> None:

@@ -11,9 +11,9 @@ import time
 from functools import partial
 from pathlib import Path
 
-from tracer.atlas.paths import WEIGHTS
+from tracer.catalog.resolve import ATLAS_TRANSCODERS
 from tracer.errors import TracerError
-from tracer.sources import ATLAS_TRANSCODERS
+from tracer.paths import ATLAS_WEIGHTS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     build = commands.add_parser(
         "build", help="make model, transcoders and feature indexes from the seed; resumes"
     )
-    build.add_argument("--folder", type=Path, default=WEIGHTS, help="where to (the shipped one)")
+    build.add_argument(
+        "--folder", type=Path, default=ATLAS_WEIGHTS, help="where to (the shipped one)"
+    )
     build.add_argument("--threads", type=int, default=os.cpu_count() or 2)
     build.set_defaults(run=_build)
     corpus = commands.add_parser(

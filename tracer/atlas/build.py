@@ -19,10 +19,10 @@ import torch
 
 from tracer.atlas import corpus, dictionary_training, facts, feature_index, tokenizer, training
 from tracer.atlas.corpus import Sentence
-from tracer.atlas.paths import WEIGHTS
 from tracer.atlas.prefixes import Prefixes, collect_prefixes
-from tracer.bridge import Bridge
-from tracer.models import load
+from tracer.model.bridge import Bridge
+from tracer.model.model import load
+from tracer.paths import ATLAS_WEIGHTS
 
 Report = Callable[[str], None]
 STAMP: Final = "stamp.json"
@@ -32,7 +32,9 @@ SETS: Final = {
 }
 
 
-def build(folder: Path = WEIGHTS, report: Report = lambda line: None, threads: int = 2) -> None:
+def build(
+    folder: Path = ATLAS_WEIGHTS, report: Report = lambda line: None, threads: int = 2
+) -> None:
     """Make whatever is missing in ``folder``; about 25 minutes on two CPU cores from nothing."""
     torch.set_num_threads(threads)
     every = list(corpus.sentences())
@@ -136,7 +138,7 @@ def _build_index(folder: Path, name: str, corpus_file: Path, out: Path, report: 
     report(feature_index.build_atlas_index(model, corpus_file, out))
 
 
-def write_corpus(path: Path, folder: Path = WEIGHTS) -> int:
+def write_corpus(path: Path, folder: Path = ATLAS_WEIGHTS) -> int:
     """Write the corpus that the feature indexes are built from; returns its number of prompts."""
     bridge = Bridge(folder / "model", torch.device("cpu"), torch.float32)
     prefixes = collect_prefixes(bridge, list(corpus.sentences()))

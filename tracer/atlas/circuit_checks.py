@@ -10,13 +10,13 @@ from typing import Final
 from tracer.atlas.corpus import OPPOSITE
 from tracer.atlas.facts import LANGUAGES, Opposites, opposites
 from tracer.atlas.gallery import gallery
-from tracer.attribution import trace
-from tracer.features import FeatureIndex, Label
-from tracer.interventions import Outcome, run_scenarios
-from tracer.models import Model
-from tracer.pruning import prune
-from tracer.scenarios import Edit, Scenario, edit_all
-from tracer.truth import EffectCheck, check_target, switched_off
+from tracer.attribution.trace import trace
+from tracer.features.cards import FeatureIndex, Label
+from tracer.graph.pruning import prune
+from tracer.interventions.faithfulness import EffectCheck, check_target, switched_off
+from tracer.interventions.run import Outcome, run_scenarios
+from tracer.interventions.scenario import Edit, Scenario, edit_all
+from tracer.model.model import Model
 from tracer.types import FeatureId, NodeId
 
 STRONGEST: Final = 30

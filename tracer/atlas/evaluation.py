@@ -22,8 +22,8 @@ from tracer.atlas.circuit_checks import (
 )
 from tracer.atlas.corpus import OPPOSITE, STATE_TWO_HOP, Sentence, sentences
 from tracer.atlas.facts import LANGUAGES, State, city_splits, opposites, states
-from tracer.interventions import intervene
-from tracer.models import Model
+from tracer.interventions.run import intervene
+from tracer.model.model import Model
 from tracer.types import Intervention
 
 Report = Callable[[str], None]

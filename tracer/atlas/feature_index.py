@@ -17,7 +17,7 @@ from tracer.atlas.tags import GROUPS, position_tags
 from tracer.indexing import LabelRule, build_index
 from tracer.indexing.build import VERSION
 from tracer.indexing.corpus import Tag
-from tracer.models import Model
+from tracer.model.model import Model
 from tracer.types import Progress
 
 LABEL_RULE: Final = LabelRule(precision=0.8, recall=0.4, fewest=1)

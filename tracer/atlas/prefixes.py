@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tracer.atlas.corpus import Sentence
-from tracer.bridge import Bridge
+from tracer.model.bridge import Bridge
 
 _BATCH = 1024
 

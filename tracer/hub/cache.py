@@ -16,7 +16,7 @@ import shutil
 import uuid
 from pathlib import Path, PurePosixPath
 
-from tracer import places
+from tracer import paths
 from tracer.errors import CacheFolderError, DiskFullError, HubAnswerError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -27,8 +27,8 @@ def cache_folder() -> Path:
     """Where downloads go, by the variables that every Hugging Face tool reads."""
     for variable, below in (("HF_HUB_CACHE", ""), ("HF_HOME", "hub"), ("XDG_CACHE_HOME", _HUB)):
         if os.environ.get(variable):
-            return places.written(os.path.expandvars(os.environ[variable])) / below
-    return places.written("~/.cache") / _HUB
+            return paths.written(os.path.expandvars(os.environ[variable])) / below
+    return paths.written("~/.cache") / _HUB
 
 
 _HUB = "huggingface/hub"

@@ -22,14 +22,14 @@ from tracer.indexing.labels import (
     tag_labels,
     written_out,
 )
-from tracer.indexing.place import Place
-from tracer.indexing.plan import PREFIXES, check_memory, index_memory
+from tracer.indexing.logit_effects import moved_tokens
+from tracer.indexing.memory import PREFIXES, check_memory, index_memory
+from tracer.indexing.output_folder import Place
 from tracer.indexing.prefixes import PrefixSet, prefix_hashes
-from tracer.indexing.promoted import moved_tokens
 from tracer.indexing.records import LayerWriter, Observed, write_json_gz
 from tracer.indexing.statistics import BatchTokens, LayerStatistics, window_width
 from tracer.indexing.windows import Position, Window, WindowReader
-from tracer.models import Model
+from tracer.model.model import Model
 from tracer.types import Progress
 
 VERSION: Final = 1

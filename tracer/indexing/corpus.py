@@ -19,7 +19,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tracer import places
+from tracer import paths
 from tracer.errors import CorpusError
 
 _KINDS: Final = {
@@ -118,7 +118,7 @@ def open_corpus(path: str | os.PathLike[str], column: str = "text") -> Corpus:
 
     Raises :class:`CorpusError` when there is no such file, or of no kind that is known.
     """
-    path = places.written(os.fspath(path))
+    path = paths.written(os.fspath(path))
     if not path.exists():
         raise CorpusError(
             f"there is no corpus at {path}: give a text, .jsonl or .parquet file of documents"

@@ -20,7 +20,7 @@ from torch import Tensor
 from tracer.indexing import labels
 from tracer.indexing.slots import REACH
 from tracer.indexing.statistics import LayerStatistics
-from tracer.models import Model
+from tracer.model.model import Model
 
 Array = NDArray[Any]
 _QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)

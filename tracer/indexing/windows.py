@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from tracer.errors import CorpusError
 from tracer.indexing.corpus import Corpus, Document, Tag
-from tracer.models import Model
+from tracer.model.model import Model
 
 NO_TAGS: Final[tuple[int, ...]] = ()
 

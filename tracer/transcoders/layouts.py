@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from tracer.errors import TranscoderError
-from tracer.set_config import SetConfig
-from tracer.transcoders.files import StoredTensor, TensorFile, open_tensors
+from tracer.transcoders.config import SetConfig
+from tracer.transcoders.tensor_files import StoredTensor, TensorFile, open_tensors
 
 Layer = Mapping[str, StoredTensor]
 """Tensors under our names: `NAMES`."""

@@ -12,8 +12,8 @@ import tracer
 from tracer.atlas.__main__ import main
 from tracer.atlas.build import SETS
 from tracer.atlas.feature_index import build_atlas_index
-from tracer.atlas.paths import WEIGHTS
-from tracer.features import FeatureCard, FeatureIndex, Label
+from tracer.features.cards import FeatureCard, FeatureIndex, Label
+from tracer.paths import ATLAS_WEIGHTS
 from tracer.types import FeatureId
 
 
@@ -42,7 +42,7 @@ def test_building_from_the_corpus_gives_the_shipped_index(corpus: Path, tmp_path
     """Labels and counts exactly; activations to what processors differ by."""
     model = tracer.load("atlas", "per-layer", device="cpu")
     build_atlas_index(model, corpus, tmp_path / "features")
-    built, shipped = FeatureIndex.open(tmp_path), FeatureIndex.open(WEIGHTS / "per-layer")
+    built, shipped = FeatureIndex.open(tmp_path), FeatureIndex.open(ATLAS_WEIGHTS / "per-layer")
     assert {f: label.text for f, label in built.labels.items()} == {
         f: label.text for f, label in shipped.labels.items()
     }
@@ -76,14 +76,14 @@ def same(one: FeatureCard | None, other: FeatureCard | None) -> bool:
 def test_as_many_features_are_labelled_as_the_decision_record_says(
     name: str, labelled: int
 ) -> None:
-    index = FeatureIndex.open(WEIGHTS / name)
+    index = FeatureIndex.open(ATLAS_WEIGHTS / name)
     assert name in SETS and len(index.labels) == labelled
     decided = Path(__file__).resolve().parents[3] / "docs" / "decisions" / "atlas.md"
     assert f"{labelled:,} of" in decided.read_text(encoding="utf-8").replace("\n", " ")
 
 
 def test_the_feature_that_the_tour_searches_for_keeps_its_label() -> None:
-    label = FeatureIndex.open(WEIGHTS / "per-layer").labels[FeatureId(1, 887)]
+    label = FeatureIndex.open(ATLAS_WEIGHTS / "per-layer").labels[FeatureId(1, 887)]
     assert label == Label("about Texas", 0.957)
 
 

@@ -18,8 +18,8 @@ from tracer.atlas.evaluation import (
     state_carriers,
 )
 from tracer.atlas.gallery import GalleryPrompt, gallery
-from tracer.features import FeatureIndex
-from tracer.models import Model
+from tracer.features.cards import FeatureIndex
+from tracer.model.model import Model
 from tracer.types import NodeId
 
 SETS = ("per-layer", "cross-layer")

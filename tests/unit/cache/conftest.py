@@ -9,9 +9,9 @@ from hub_server import HubServer
 from published import publish
 
 from cache import Backend
-from cache.shelf import Shelf
+from cache.model_library import Shelf
 from cache.store import Store
-from tracer.sources import resolve
+from tracer.catalog.resolve import resolve
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from cache import InterveneRequest, Machine, ModelChoice, ScenarioRequest, TraceRequest
+from tracer.catalog.resolve import ModelSource
 from tracer.errors import EmptyPromptError, ModelError, TargetError
-from tracer.graph import AttributionGraph
-from tracer.interventions import Outcome, ScenarioRun
-from tracer.scenarios import Scenario
-from tracer.sources import ModelSource
+from tracer.graph.graph import AttributionGraph
+from tracer.interventions.run import Outcome, ScenarioRun
+from tracer.interventions.scenario import Scenario
 from tracer.types import Progress, Target, TokenProbability
 
 BATCHES = 4
@@ -80,7 +80,7 @@ class FakeResult:
 
 
 class FakeFolders:
-    """Stands in for `tracer.sources.resolve`; a test may change a fingerprint."""
+    """Stands in for `tracer.catalog.resolve.resolve`; a test may change a fingerprint."""
 
     def __init__(self) -> None:
         self.fingerprints: dict[str, str] = {}

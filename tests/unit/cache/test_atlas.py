@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cache import Backend, InterveneRequest, ModelChoice, TraceRequest, open_backend
-from tracer.pruning import prune
+from tracer.graph.pruning import prune
 from tracer.types import Intervention
 
 PROMPT = "The capital of the state containing Dallas is"

@@ -25,9 +25,9 @@ from cache import (
 )
 from cache.request import graph_key
 from cache.store import Store
+from tracer.catalog.resolve import resolve
 from tracer.errors import Cancelled, EmptyPromptError, ModelError, TargetError
-from tracer.scenarios import Edit, Scenario
-from tracer.sources import resolve
+from tracer.interventions.scenario import Edit, Scenario
 from tracer.types import FeatureId, Intervention, NodeId
 
 DALLAS = TraceRequest("The capital of the state containing Dallas is")

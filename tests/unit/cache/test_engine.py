@@ -23,6 +23,7 @@ from cache.machine import Gpu
 from cache.request import TRACE_OPTIONS, identity
 from cache.store import Store
 from cache.worker import Worker
+from tracer.catalog.resolve import resolve
 from tracer.errors import (
     Cancelled,
     EmptyPromptError,
@@ -30,8 +31,7 @@ from tracer.errors import (
     PromptTooLongError,
     UnknownTokenError,
 )
-from tracer.models import Model
-from tracer.sources import resolve
+from tracer.model.model import Model
 from tracer.types import Intervention, Progress
 
 

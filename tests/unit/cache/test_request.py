@@ -17,7 +17,7 @@ from cache.request import (
     trace_digest,
     warm_digest,
 )
-from tracer.sources import ModelSource
+from tracer.catalog.resolve import ModelSource
 from tracer.types import Intervention
 
 TRACE = TraceRequest("the capital of Texas is")

@@ -15,7 +15,7 @@ from fakes import make_graph
 
 from cache import StoreError
 from cache.store import Store
-from tracer.graph import AttributionGraph
+from tracer.graph.graph import AttributionGraph
 
 OpenStore = Callable[..., Store]
 A, B, C, D = ("a" * 32, "b" * 32, "c" * 32, "d" * 32)

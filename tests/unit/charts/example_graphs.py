@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tracer.graph import AttributionGraph, NodeIndex
+from tracer.graph.graph import AttributionGraph
+from tracer.graph.nodes import NodeIndex
 from tracer.types import FeatureId, NodeId, Target, TokenProbability
 
 DALLAS = "The capital of the state containing Dallas is"

@@ -17,11 +17,11 @@ from charts.comparison_views import (
     what_differs,
 )
 from charts.palette import LIGHT
-from charts.wording import node_name
-from tracer.comparison import ComparedNode, Comparison, Slots, compare_graphs
-from tracer.graph import AttributionGraph
-from tracer.pruning import prune
-from tracer.scenarios import Edit
+from charts.text import node_name
+from tracer.graph.comparison import ComparedNode, Comparison, Slots, compare_graphs
+from tracer.graph.graph import AttributionGraph
+from tracer.graph.pruning import prune
+from tracer.interventions.scenario import Edit
 from tracer.types import FeatureId, NodeId, Target
 
 CALIFORNIA = NodeId("feature", 1, 8, 6)

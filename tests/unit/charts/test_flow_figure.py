@@ -9,7 +9,7 @@ from example_graphs import AUSTIN, CAPITAL, NAMES, TEXAS, dallas_graph
 from charts.flow_figure import flow_edges, flow_figure, flow_groups
 from charts.graph_view import GraphView
 from charts.palette import LIGHT
-from tracer.pruning import prune
+from tracer.graph.pruning import prune
 from tracer.types import NodeId, Supernode
 
 ANSWER = NodeId("logit", 5, 8, 90)

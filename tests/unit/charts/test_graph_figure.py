@@ -15,7 +15,7 @@ from example_graphs import DALLAS, NAMES, TEXAS, crowded_graph, dallas_graph, gr
 from charts.graph_figure import graph_figure, layout_view
 from charts.graph_view import GraphView, decode_click, shown_sentence
 from charts.palette import DARK, LIGHT, palette
-from tracer.pruning import prune
+from tracer.graph.pruning import prune
 from tracer.types import FeatureId, NodeId
 
 

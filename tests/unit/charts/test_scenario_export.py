@@ -12,8 +12,8 @@ from test_scenario_figures import AFTER, BEFORE
 import tracer
 from charts.scenario_export import other_prompts_table, outcomes_table, python_script
 from tracer.errors import InterventionError
-from tracer.interventions import ScenarioRun
-from tracer.scenarios import Edit, Scenario
+from tracer.interventions.run import ScenarioRun
+from tracer.interventions.scenario import Edit, Scenario
 from tracer.types import FeatureId
 
 ROOT = Path(__file__).resolve().parents[3]

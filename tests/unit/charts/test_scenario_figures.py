@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from example_graphs import AUSTIN, CAPITAL, NAMES, TEXAS, TOKENS, dallas_graph, graph_of
 
-from charts.graph_view import GraphView
-from charts.groups import (
+from charts.edit_groups import (
     edit_groups,
     edit_line,
     feature_groups,
@@ -18,6 +17,7 @@ from charts.groups import (
     own_groups,
     transplant,
 )
+from charts.graph_view import GraphView
 from charts.palette import LIGHT
 from charts.scenario_figures import (
     activation_figure,
@@ -29,9 +29,9 @@ from charts.scenario_figures import (
     shared_tokens,
 )
 from tracer.errors import InterventionError
-from tracer.interventions import Outcome
-from tracer.pruning import prune
-from tracer.scenarios import Edit, Scenario, edit_all
+from tracer.graph.pruning import prune
+from tracer.interventions.run import Outcome
+from tracer.interventions.scenario import Edit, Scenario, edit_all
 from tracer.types import FeatureId, NodeId, Supernode, TokenProbability
 
 WORDS = (" Austin", " Sacramento", " <b>", " Paris")

@@ -9,7 +9,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-MAIN = Path(__file__).resolve().parents[3] / "pages" / "_shell" / "main.py"
+MAIN = Path(__file__).resolve().parents[3] / "pages" / "shell" / "main.py"
 
 
 @pytest.fixture(scope="module")

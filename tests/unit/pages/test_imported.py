@@ -14,9 +14,9 @@ from streamlit.testing.v1 import AppTest
 
 import tracer
 from cache import TraceRequest
-from pages import _resources, _stored
+from pages.shared import resources, stored_graph
 
-MAIN = Path(__file__).resolve().parents[3] / "pages" / "_shell" / "main.py"
+MAIN = Path(__file__).resolve().parents[3] / "pages" / "shell" / "main.py"
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def published() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def key(store: None) -> str:
     content = json.dumps(published()).encode()
-    return _resources.backend().import_graph(content, "big.json").result(60)
+    return resources.backend().import_graph(content, "big.json").result(60)
 
 
 def opened(**query: str) -> AppTest:
@@ -98,7 +98,7 @@ def test_its_pins_and_supernodes_are_there_and_can_be_changed(key: str) -> None:
     assert len(app.multiselect(key="pinned nodes").value) == 1
     next(button for button in app.button if button.label == "Ungroup").click().run()
     assert not app.exception
-    marks = _resources.backend().marks(key)
+    marks = resources.backend().marks(key)
     assert marks.supernodes == () and len(marks.pinned) == 2
 
 
@@ -118,7 +118,7 @@ def test_a_feature_says_what_the_file_says_and_has_no_switch(
 
 def test_the_model_is_not_opened_for_it(key: str) -> None:
     opened(graph=key)
-    backend = _resources.backend()
+    backend = resources.backend()
     assert backend.device is None and backend.queue == ()
 
 
@@ -142,7 +142,7 @@ def test_a_graph_that_is_gone_is_a_sentence_and_a_way_back(store: None) -> None:
 
 def test_interventions_say_that_there_is_no_model(key: str) -> None:
     app = opened(graph=key)
-    app.switch_page(str(MAIN.parents[1] / "interventions.py")).run()
+    app.switch_page(str(MAIN.parents[1] / "interventions" / "page.py")).run()
     assert not app.exception
     assert "there is no model behind it" in shown(app)
     assert not app.slider
@@ -150,25 +150,25 @@ def test_interventions_say_that_there_is_no_model(key: str) -> None:
 
 def test_the_library_lists_and_opens_and_renames(key: str) -> None:
     app = opened(graph=key)
-    app.switch_page(str(MAIN.parents[1] / "library.py")).run()
+    app.switch_page(str(MAIN.parents[1] / "library" / "page.py")).run()
     assert not app.exception
     text = shown(app)
     assert "**big-dog**" in text and "gemma-2-2b · imported · " in text
     app.text_input(key=f"title {key}").set_value("Barking").run()
     assert "**Barking**" in shown(app)
-    assert [e.title for e in _resources.backend().stored() if e.key == key] == ["Barking"]
+    assert [e.title for e in resources.backend().stored() if e.key == key] == ["Barking"]
 
 
 def test_a_small_graph_is_opened_as_it_was_pruned(key: str, monkeypatch: Any) -> None:
-    graph = _resources.backend().graph(key)
+    graph = resources.backend().graph(key)
     assert graph is not None
-    assert _stored.first_thresholds(graph) == _resources.WHOLE
-    monkeypatch.setattr(_stored, "_DRAWN_WHOLE", 5)
-    assert _stored.first_thresholds(graph).node == 0.8
+    assert stored_graph.first_thresholds(graph) == resources.WHOLE
+    monkeypatch.setattr(stored_graph, "_DRAWN_WHOLE", 5)
+    assert stored_graph.first_thresholds(graph).node == 0.8
 
 
 def test_a_graph_traced_here_is_opened_with_its_model_behind_it(store: None) -> None:
-    backend, prompt = _resources.backend(), "The capital of the state containing Oakland is"
+    backend, prompt = resources.backend(), "The capital of the state containing Oakland is"
     plain_job = backend.trace(TraceRequest(prompt))
     aimed_job = backend.trace(TraceRequest(prompt, targets=(" California",)))
     graphs = [job.result(60) for job in (plain_job, aimed_job)]
@@ -176,7 +176,7 @@ def test_a_graph_traced_here_is_opened_with_its_model_behind_it(store: None) -> 
     assert keys[0] != keys[1]
 
     app = opened()
-    app.switch_page(str(MAIN.parents[1] / "library.py")).run()
+    app.switch_page(str(MAIN.parents[1] / "library" / "page.py")).run()
     app.button(key=f"open {keys[0]}").click().run()  # the prompt leads to it
     assert "graph" not in app.query_params
     assert app.text_input(key="prompt box").value == prompt
@@ -195,9 +195,9 @@ def test_two_imported_graphs_are_compared_and_what_is_not_in_a_file_is_unknown(k
     other["metadata"]["slug"] = "small-cat"
     other["nodes"][2]["node_id"] = other["links"][1]["target"] = "1_10_2"
     other["links"][2]["source"] = "1_10_2"
-    second = _resources.backend().import_graph(json.dumps(other).encode(), "cat.json").result(60)
+    second = resources.backend().import_graph(json.dumps(other).encode(), "cat.json").result(60)
     app = opened(graph=key, with_graph=second)
-    app.switch_page(str(MAIN.parents[1] / "compare.py")).run()
+    app.switch_page(str(MAIN.parents[1] / "compare" / "page.py")).run()
     assert not app.exception
     assert "1 feature in both, 1 only left, 1 only right" in shown(app)
     table = app.dataframe[0].value.set_index("index")
@@ -205,5 +205,5 @@ def test_two_imported_graphs_are_compared_and_what_is_not_in_a_file_is_unknown(k
     assert table.loc[9, "activation right"] != table.loc[9, "activation right"]  # not a number
     assert not any(button.key == "send differences" for button in app.button)
     app = opened(with_graph="f" * 32)
-    app.switch_page(str(MAIN.parents[1] / "compare.py")).run()
+    app.switch_page(str(MAIN.parents[1] / "compare" / "page.py")).run()
     assert any("not in the library any more" in error.value for error in app.error)

@@ -12,8 +12,8 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from cache.imports import ImportedGraph, read_import
-from pages import _resources
+from cache.graph_files import ImportedGraph, read_import
+from pages.shared import resources
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -22,8 +22,8 @@ def test_an_empty_library_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("CIRCUIT_STORE", str(tmp_path / "store"))
     st.cache_resource.clear()
     app = AppTest.from_string(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom pages import _library\n"
-        "_library.draw()",
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom pages.library import view\n"
+        "view.draw()",
         default_timeout=60,
     ).run()
     assert not app.exception
@@ -59,8 +59,9 @@ def visitor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     st.cache_resource.clear()
 
     def arrive() -> AppTest:
-        app = AppTest.from_file(str(ROOT / "pages" / "_shell" / "main.py"), default_timeout=60)
-        return app.switch_page(str(ROOT / "pages" / "library.py")).run()
+        app = AppTest.from_file(str(ROOT / "pages" / "shell" / "main.py"), default_timeout=60)
+        app.run()  # registers the pages
+        return app.switch_page(str(ROOT / "pages" / "library" / "page.py")).run()
 
     yield arrive
     st.cache_resource.clear()
@@ -88,7 +89,7 @@ def going_on(app: AppTest) -> list[str]:
 
 
 def ended() -> None:
-    for job in list(_resources.backend().imports):
+    for job in list(resources.backend().imports):
         job.wait(60)
 
 
@@ -107,7 +108,7 @@ def test_a_file_that_takes_long_is_read_beside_the_page(
     app.run()
     assert len(said(app)) == 1 and slow.read == ["dog.json"]
     app.button(key="open imported 0").click().run()
-    assert _resources.backend().stored()[0].key in app.query_params["graph"]
+    assert resources.backend().stored()[0].key in app.query_params["graph"]
     assert not app.exception and len(app.get("plotly_chart")) >= 1
 
 
@@ -138,6 +139,6 @@ def test_somebody_else_is_not_held_up_and_what_is_read_stays_when_more_is_droppe
     ended()
     assert [each.partition(" ")[0] for each in said(app.run())] == ["dog.json", "cow.json"]
     assert [each.partition(" ")[0] for each in said(other.run())] == ["cat.json"]
-    assert len(_resources.backend().stored()) == 3
+    assert len([e for e in resources.backend().stored() if e.imported]) == 3
     captions = "".join(each.value for each in app.caption).replace("\\", "")
     assert re.search(r"Imported graphs \(3\) take \d kB of 2\.0 GB and stay until you", captions)

@@ -6,11 +6,20 @@ import pytest
 
 from cache import Marks, ModelChoice
 from charts.palette import LIGHT
-from pages import _session
-from pages._session import Compared, RunOptions, Session, from_query, to_query
-from pages._text import chips_html, example_html, plain, sentence
-from tracer.features import Example
-from tracer.scenarios import Scenario, edit_all
+from pages.shared import session as session_module
+from pages.shared.escape import chips_html, example_html, plain, sentence
+from pages.shared.session import read_session, update_session
+from pages.shared.session_actions import (
+    change_scenario,
+    group_pins,
+    rename_supernode,
+    toggle_pin,
+    ungroup,
+)
+from pages.shared.session_state import Compared, RunOptions, Session
+from pages.shared.url_state import from_query, to_query
+from tracer.features.cards import Example
+from tracer.interventions.scenario import Scenario, edit_all
 from tracer.types import NodeId, Supernode, Thresholds
 
 TEXAS = NodeId("feature", 1, 7, 887)
@@ -114,48 +123,48 @@ def test_a_long_example_is_cut_around_its_peak() -> None:
 
 def test_pins_come_and_go_alone_and_in_supernodes(monkeypatch: pytest.MonkeyPatch) -> None:
     other, third = NodeId("feature", 4, 8, 1), NodeId("token", -1, 7, 55)
-    monkeypatch.setattr(_session.st, "session_state", {"session": Session()})
+    monkeypatch.setattr(session_module.st, "session_state", {"session": Session()})
     for node in (TEXAS, other, third):
-        _session.toggle_pin(node)
-    assert _session.read().pinned == (TEXAS, other, third)
-    _session.toggle_pin(other)
-    assert _session.read().pinned == (TEXAS, third)
-    _session.group_pins("Texas", (TEXAS, third))
-    assert _session.read().marks == Marks((), (Supernode("Texas", (TEXAS, third)),))
-    _session.toggle_pin(other)
-    _session.group_pins("Texas", (other,))  # a name that exists gets the nodes, too
-    assert _session.read().supernodes == (Supernode("Texas", (TEXAS, third, other)),)
-    _session.toggle_pin(third)  # unpinned out of its supernode
-    assert _session.read().supernodes == (Supernode("Texas", (TEXAS, other)),)
-    _session.rename_supernode("Texas", "the state")
-    _session.rename_supernode("the state", "")
-    assert [group.name for group in _session.read().supernodes] == ["the state"]
-    _session.ungroup("the state")
-    assert _session.read().marks == Marks((TEXAS, other))
-    _session.write(prompt="another")
-    assert _session.read().marks == Marks()
+        toggle_pin(node)
+    assert read_session().pinned == (TEXAS, other, third)
+    toggle_pin(other)
+    assert read_session().pinned == (TEXAS, third)
+    group_pins("Texas", (TEXAS, third))
+    assert read_session().marks == Marks((), (Supernode("Texas", (TEXAS, third)),))
+    toggle_pin(other)
+    group_pins("Texas", (other,))  # a name that exists gets the nodes, too
+    assert read_session().supernodes == (Supernode("Texas", (TEXAS, third, other)),)
+    toggle_pin(third)  # unpinned out of its supernode
+    assert read_session().supernodes == (Supernode("Texas", (TEXAS, other)),)
+    rename_supernode("Texas", "the state")
+    rename_supernode("the state", "")
+    assert [group.name for group in read_session().supernodes] == ["the state"]
+    ungroup("the state")
+    assert read_session().marks == Marks((TEXAS, other))
+    update_session(prompt="another")
+    assert read_session().marks == Marks()
 
 
 def test_a_node_is_in_one_supernode_only(monkeypatch: pytest.MonkeyPatch) -> None:
     other = NodeId("feature", 4, 8, 1)
     first = Marks((), (Supernode("a", (TEXAS,)), Supernode("b", (other,))))
-    monkeypatch.setattr(_session.st, "session_state", {"session": Session(marks=first)})
-    _session.group_pins("b", (TEXAS,))
-    assert _session.read().supernodes == (Supernode("b", (other, TEXAS)),)
-    _session.rename_supernode("b", "b")
-    assert _session.read().supernodes == (Supernode("b", (other, TEXAS)),)
+    monkeypatch.setattr(session_module.st, "session_state", {"session": Session(marks=first)})
+    group_pins("b", (TEXAS,))
+    assert read_session().supernodes == (Supernode("b", (other, TEXAS)),)
+    rename_supernode("b", "b")
+    assert read_session().supernodes == (Supernode("b", (other, TEXAS)),)
 
 
 def test_a_click_on_a_column_that_is_another_by_now_does_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one, two = (Scenario(name, edit_all([TEXAS], "scale", -2.0)) for name in "ab")
-    monkeypatch.setattr(_session.st, "session_state", {"session": Session(scenarios=(one,))})
-    _session.change_scenario(0, two, one)
-    _session.change_scenario(3, one, two)
-    assert _session.read().scenarios == (one,)
-    _session.change_scenario(0, one, two)
-    assert _session.read().scenarios == (two,)
+    monkeypatch.setattr(session_module.st, "session_state", {"session": Session(scenarios=(one,))})
+    change_scenario(0, two, one)
+    change_scenario(3, one, two)
+    assert read_session().scenarios == (one,)
+    change_scenario(0, one, two)
+    assert read_session().scenarios == (two,)
 
 
 @pytest.mark.parametrize(

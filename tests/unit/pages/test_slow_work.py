@@ -14,7 +14,8 @@ from streamlit.testing.v1 import AppTest
 
 from cache import ScenarioRequest
 from cache.engine import TracerEngine
-from pages import _resources, _waiting
+from pages.shared import progress as waiting
+from pages.shared import resources
 from tracer.errors import ModelError
 from tracer.types import Progress
 
@@ -24,7 +25,7 @@ OFF = {
     "freeze_attention": True,
     "constrained_layers": None,
 }
-MAIN = Path(__file__).resolve().parents[3] / "pages" / "_shell" / "main.py"
+MAIN = Path(__file__).resolve().parents[3] / "pages" / "shell" / "main.py"
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
 
     def load(self: TracerEngine, choice: object, progress: object) -> None:
         opened.append(str(choice))
-        time.sleep(3 * _waiting.PATIENCE)
+        time.sleep(3 * waiting.PATIENCE)
         raise ModelError(f"layer 3 is missing, found at try {len(opened)}")
 
     monkeypatch.setenv("CIRCUIT_STORE", str(tmp_path / "store"))
@@ -48,7 +49,7 @@ def test_what_takes_long_to_fail_is_said_when_it_has_and_not_begun_again(app: Ap
     app.run()
     assert not app.error and not app.exception
     assert len(app.get("progress")) == 1
-    for job in _resources.backend().queue:
+    for job in resources.backend().queue:
         job.wait(60)
     app.run()  # as the page does by itself once the work has ended
     assert [error.value for error in app.error] == ["Layer 3 is missing, found at try 1\\."]
@@ -63,12 +64,12 @@ def test_a_slow_what_if_shows_how_far_it_is_and_comes_in_the_same_run(
 
     def slow(self: TracerEngine, model: Any, request: ScenarioRequest, progress: Progress) -> Any:
         progress(1, 3, "scenarios")
-        time.sleep(3 * _waiting.PATIENCE)
+        time.sleep(3 * waiting.PATIENCE)
         return scenarios(self, model, request, progress)
 
-    bar = _waiting.bar
+    bar = waiting.bar
     monkeypatch.setattr(
-        _waiting, "bar", lambda job, what="": (bars.append(job.progress), bar(job, what))
+        waiting, "bar", lambda job, what="": (bars.append(job.progress), bar(job, what))
     )
     monkeypatch.setenv("CIRCUIT_STORE", str(tmp_path / "store"))
     monkeypatch.setattr(TracerEngine, "scenarios", slow)
@@ -76,10 +77,10 @@ def test_a_slow_what_if_shows_how_far_it_is_and_comes_in_the_same_run(
     app = AppTest.from_file(str(MAIN), default_timeout=120)
     app.query_params["scenarios"] = json.dumps([OFF])
     app.run()
-    for job in _resources.backend().queue:  # the trace, watched by a fragment
+    for job in resources.backend().queue:  # the trace, watched by a fragment
         job.wait(120)
     bars.clear()
-    app.switch_page(str(MAIN.parents[1] / "interventions.py")).run()
+    app.switch_page(str(MAIN.parents[1] / "interventions" / "page.py")).run()
     assert not app.exception and not app.error
     assert (1, 3, "scenarios") in bars
     assert any("Unchanged" in heading.value for heading in app.markdown)

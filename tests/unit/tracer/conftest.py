@@ -11,8 +11,8 @@ import tiny
 from peer_graphs import PLACES
 
 import tracer
-from tracer.explanations import Explanations
-from tracer.models import Model
+from tracer.features.lookup import Explanations
+from tracer.model.model import Model
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tracer.models import Model
+from tracer.model.model import Model
 
 CONTEXT = 16
 BOS = 1

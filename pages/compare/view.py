@@ -1,0 +1,306 @@
+"""The Compare page's frame: which two graphs, how they are aligned, and what differs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final, get_args
+
+import streamlit as st
+
+from cache import Job, ModelChoice, TraceRequest
+from charts.comparison_views import (
+    SIDES,
+    Name,
+    comparison_sentence,
+    comparison_table,
+    difference_figure,
+    edge_sentence,
+    merged_figure,
+    side_colours,
+    what_differs,
+)
+from charts.palette import Palette, palette
+from charts.text import node_name, percent, token_text
+from pages.shared import progress, prompt_bar, resources, stored_graph
+from pages.shared.escape import plain
+from pages.shared.model_choices import sets_of
+from pages.shared.navigation import page_script
+from pages.shared.session import (
+    mirror_to_url,
+    read_session,
+    set_text_widget,
+    set_widget,
+    update_session,
+)
+from pages.shared.session_state import Session
+from tracer.atlas.gallery import gallery
+from tracer.errors import TracerError
+from tracer.graph.comparison import (
+    Alignment,
+    ComparedNode,
+    Comparison,
+    compare_graphs,
+    same_dictionary,
+)
+from tracer.graph.graph import AttributionGraph
+from tracer.graph.pruning import PrunedGraph
+from tracer.interventions.scenario import Scenario
+from tracer.types import FeatureId
+
+_STATIC: Final = {"displayModeBar": False, "staticPlot": False}
+_ALIGNMENTS: Final[dict[Alignment, str]] = {
+    "token": "by token",
+    "end": "from the end",
+    "feature": "by feature, anywhere",
+}
+
+
+def draw() -> None:
+    """Draw the page for the session as it stands."""
+    job = prompt_bar.traced()
+    mirror_to_url()
+    if job is None:
+        return
+    session = read_session()
+    _choices(session)
+    mirror_to_url()
+    session = read_session()
+    compared = session.compared
+    left_choice, right_choice = session.choice, _right_choice(session)
+    if session.graph:
+        left: PrunedGraph | None = resources.pruned_graph(job.key, session.thresholds)
+    else:
+        left = _traced(session.prompt, left_choice, compared.left_target, "Left")
+    if compared.graph:
+        right = _stored_graph(compared.graph)
+    else:
+        right = _traced(_right_prompt(session), right_choice, compared.right_target, "Right")
+    if left is None or right is None:
+        return
+    names = (resources.names(left_choice, left), resources.names(right_choice, right))
+    by_name = not same_dictionary(left.graph, right.graph)
+    comparison = compare_graphs(left, right, compared.alignment, names if by_name else None)
+    theme = palette(st.context.theme.type)
+    _summary(comparison, by_name, theme)
+    name = _naming(comparison, names)
+    figure = merged_figure(comparison, name, theme)
+    with st.container(key="merged frame"):
+        st.plotly_chart(figure, key="merged", theme=None, config=_STATIC)
+    imported = any(resources.is_imported(side.graph) for side in (left, right))
+    _send(comparison, not by_name and not imported)
+    st.markdown("#### What matters more on one side")
+    figure = difference_figure(comparison, name, theme)
+    st.plotly_chart(figure, key="differences", theme=None, config=_STATIC)
+    _table(comparison, name)
+
+
+def _right_prompt(session: Session) -> str:
+    """What the visitor chose; else a sister of the prompt in the gallery, or the prompt itself."""
+    if session.compared.prompt:
+        return session.compared.prompt
+    here = next((entry for entry in gallery() if entry.prompt == session.prompt), None)
+    sisters = [e.prompt for e in gallery() if here and e.group == here.group and e != here]
+    return sisters[0] if sisters else session.prompt
+
+
+def _right_choice(session: Session) -> ModelChoice:
+    chosen = session.compared.transcoders
+    known = chosen in sets_of(session.choice)
+    transcoders = chosen if known else session.choice.transcoders
+    return replace(session.choice, transcoders=transcoders)
+
+
+def _choices(session: Session) -> None:
+    right_prompt, right = _right_prompt(session), _right_choice(session)
+    prompts = list(dict.fromkeys([right_prompt, *(entry.prompt for entry in gallery())]))
+    set_widget("compared prompt", right_prompt)
+    st.selectbox(
+        "Compare it with",
+        prompts,
+        key="compared prompt",
+        accept_new_options=True,
+        on_change=_changed,
+        args=("prompt", "compared prompt"),
+        help="Choose one, or type another prompt and press Enter.",
+    )
+    _choose_stored(session)
+    how, which = st.columns([1.6, 1], gap="medium")
+    if not session.compared.graph:
+        set_widget("compared transcoders", right.transcoders)
+        which.segmented_control(
+            "The other one traced with",
+            sets_of(session.choice),
+            required=True,
+            key="compared transcoders",
+            on_change=_changed,
+            args=("transcoders", "compared transcoders"),
+        )
+    set_widget("alignment", session.compared.alignment)
+    how.segmented_control(
+        "Aligned",
+        get_args(Alignment),
+        required=True,
+        key="alignment",
+        format_func=lambda alignment: _ALIGNMENTS[alignment],
+        on_change=_changed,
+        args=("alignment", "alignment"),
+        help="By token: equal words share a column. From the end: the last tokens do. By feature: "
+        "a feature counts once, wherever it stands.",
+    )
+    if session.graph or session.compared.graph:
+        return  # a stored graph explains what it explains
+    with st.expander("Explain another token than the likeliest ones", expanded=_aims(session)):
+        sides = st.columns(2, gap="medium")
+        for column, side in zip(sides, ("left", "right"), strict=True):
+            set_text_widget(f"target {side}", getattr(session.compared, f"{side}_target"))
+            column.text_input(
+                f"On the {side}",
+                key=f"target {side}",
+                placeholder="for example Sacramento",
+                on_change=_changed,
+                args=(f"{side}_target", f"target {side}"),
+            )
+
+
+def _choose_stored(session: Session) -> None:
+    """A graph of the library in the place of a prompt; nothing where there is none to choose."""
+    entries = {e.key: e for e in resources.backend().stored() if e.key != session.graph}
+    imported = [key for key, entry in entries.items() if entry.imported]
+    chosen = session.compared.graph
+    if not imported and not chosen:
+        return
+    set_widget("compared graph", chosen)
+    st.selectbox(
+        "Or with a graph that was imported",
+        ["", *dict.fromkeys([*([chosen] if chosen else []), *imported])],
+        key="compared graph",
+        format_func=lambda key: (
+            (entries[key].title or entries[key].prompt) if key in entries else key or "none"
+        ),
+        on_change=_changed,
+        args=("graph", "compared graph"),
+    )
+
+
+def _stored_graph(key: str) -> PrunedGraph | None:
+    """A graph of the library, pruned as it is first shown."""
+    found = stored_graph.pruned(key)
+    if found is None:
+        st.error("Right: this graph is not in the library any more. Choose another one above.")
+    return found
+
+
+def _aims(session: Session) -> bool:
+    return bool(session.compared.left_target or session.compared.right_target)
+
+
+def _changed(name: str, key: str) -> None:
+    value = (st.session_state[key] or "").strip()
+    if name == "prompt" and not value:
+        return
+    change: dict[str, Any] = {name: value}
+    if name == "prompt":
+        change["graph"] = ""
+    update_session(compared=replace(read_session().compared, **change))
+
+
+def _traced(prompt: str, choice: ModelChoice, target: str, side: str) -> PrunedGraph | None:
+    """One side's pruned graph; None when what there is to see instead has been drawn."""
+    error: TracerError | None = None
+    for targets in ((f" {target}",), (target,)) if target else (None,):
+        job: Job[AttributionGraph] = resources.backend().trace(
+            TraceRequest(prompt, choice, targets)
+        )
+        progress.wait_for(job, side)
+        try:
+            job.result()
+        except TracerError as refused:
+            error = error or refused
+            continue
+        return resources.pruned_graph(job.key, read_session().thresholds)
+    st.error(plain(f"{side}: {error}"))
+    return None
+
+
+def _summary(comparison: Comparison, by_name: bool, theme: Palette) -> None:
+    """Both prompts with their answers, the counts, and what the three colours mean."""
+    for label, pruned in (("Left", comparison.left), ("Right", comparison.right)):
+        graph = pruned.graph
+        first = graph.next_tokens[0]
+        st.markdown(
+            f":gray[{label}] {plain(graph.prompt)} **{plain(token_text(first.token))}** "
+            f":gray[{percent(first.probability)}]"
+        )
+    dots = "".join(
+        f'<span style="color:{colour};font-size:1.1em">●</span> {SIDES[side]} &nbsp; '
+        for side, colour in side_colours(theme).items()
+    )
+    st.html(f'<div style="font-size:0.9rem">{dots}</div>')
+    said = f"{comparison_sentence(comparison)} {edge_sentence(comparison)}"
+    if by_name:
+        said += (
+            " The features of two transcoder sets are never the same; here they are matched by "
+            "name."
+        )
+    st.caption(plain(said))
+
+
+def _naming(
+    comparison: Comparison, names: tuple[dict[FeatureId, str], dict[FeatureId, str]]
+) -> Name:
+    def name(node: ComparedNode) -> str:
+        pruned, side = (comparison.left, 0) if node.left else (comparison.right, 1)
+        return node_name(pruned.graph, (node.left or node.right)[0], names[side])
+
+    return name
+
+
+def _send(comparison: Comparison, possible: bool) -> None:
+    """Make the left prompt say what the right one says, with what is the right one's own."""
+    if not possible:
+        return
+    edits, lost = what_differs(comparison, against=0.0)
+    if not edits:
+        st.caption("Nothing differs that could be tried out.")
+        return
+    answer = token_text(comparison.right.graph.next_tokens[0].token)
+    scenario = Scenario(f"What differs from “{answer}”", edits)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        sent = st.button(
+            "Send what differs to Interventions",
+            key="send differences",
+            type="primary",
+            on_click=update_session,
+            kwargs={"scenarios": (*read_session().scenarios, scenario)},
+            help="A column there switches off what only the left graph has and puts in what only "
+            "the right one has: does the left prompt then say what the right one says?",
+        )
+        if lost:
+            st.caption(f"{lost} features stand at tokens that the left prompt does not have.")
+    if sent:
+        st.switch_page(page_script("interventions"))
+
+
+def _table(comparison: Comparison, name: Name) -> None:
+    table = comparison_table(comparison, name)
+    share = st.column_config.ProgressColumn
+    number = st.column_config.NumberColumn
+    st.dataframe(
+        table,
+        hide_index=True,
+        height=420,
+        key="compared features",
+        column_config={
+            "activation left": number(format="%.2f"),
+            "activation right": number(format="%.2f"),
+            "influence left": share(format="percent", min_value=0.0, max_value=1.0),
+            "influence right": share(format="percent", min_value=0.0, max_value=1.0),
+        },
+    )
+    st.download_button(
+        "Download as CSV",
+        table.to_csv(index=False),
+        "comparison.csv",
+        "text/csv",
+        on_click="ignore",
+    )

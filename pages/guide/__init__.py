@@ -1,0 +1,1 @@
+"""The guide: how to read a graph."""

@@ -1,0 +1,191 @@
+"""The Interventions page's frame: the prompt, how to add a what-if, the columns, what follows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from cache import ScenarioRequest
+from charts.edit_groups import Group, feature_groups, own_groups
+from charts.graph_view import GraphView
+from charts.palette import palette
+from charts.text import percent, token_text
+from pages.interventions import columns, editor, experiments, history
+from pages.shared import progress, prompt_bar, resources
+from pages.shared.annotations_sync import sync_annotations
+from pages.shared.escape import plain
+from pages.shared.graph_view import session_view
+from pages.shared.navigation import page_script
+from pages.shared.session import (
+    mirror_to_url,
+    read_session,
+    set_text_widget,
+    set_widget,
+    update_session,
+)
+from pages.shared.session_state import MOST_GENERATED, MOST_RANDOM
+from tracer.errors import TracerError
+from tracer.interventions.scenario import Scenario
+from tracer.types import NodeId
+
+if TYPE_CHECKING:
+    from tracer.interventions.run import ScenarioRun
+
+"""Seconds that scenarios are waited for; they are a few forward passes."""
+
+
+def draw() -> None:
+    """Draw the page for the session as it stands."""
+    job = prompt_bar.traced()
+    if job is None:
+        mirror_to_url()
+        return
+    if resources.is_imported(job.result()):
+        mirror_to_url()
+        _no_model()
+        return
+    sync_annotations(job.key)
+    mirror_to_url()
+    graph, session = job.result(), read_session()
+    theme = palette(st.context.theme.type)
+    view = session_view(session, resources.pruned_graph(job.key, session.thresholds))
+    own = own_groups(view, session.supernodes)
+    groups = (*own, *feature_groups(view))
+    first = graph.next_tokens[0]
+    st.markdown(
+        f"{plain(graph.prompt)} **{plain(token_text(first.token))}** "
+        f":gray[{percent(first.probability)}]"
+    )
+    st.caption(
+        "A graph is a hypothesis; here it is tested. Change features in one or several columns, "
+        "and see what the model would have said in each, beside what it says unchanged."
+    )
+    editor.draw(graph, groups)
+    if session.scenarios:
+        followed = _options(view)
+        watched = tuple(group for group in own if _is_marked(group, view))
+        options = session.run
+        run = _run(
+            session.scenarios,
+            watch=tuple(dict.fromkeys(node for group in watched for node in group.nodes)),
+            generate=options.generate,
+            temperature=options.temperature,
+            seed=options.seed,
+        )
+        if run is not None:
+            columns.draw(run, graph, watched, followed, theme)
+            history.remember(job.key, run)
+            history.export(run)
+            history.other_prompts(graph)
+    history.history(job.key)
+    if session.scenarios:
+        experiments.sweep(groups, _run, theme)
+    experiments.switch_off_in_turn(view, _run, theme)
+
+
+def _no_model() -> None:
+    """What to do with a graph that nothing can be tried on."""
+    st.info(
+        "This graph was imported: there is no model behind it that could be run with a feature "
+        "changed. Close it to try what-ifs on a prompt of your own, or look at it on the Trace "
+        "page."
+    )
+    if st.button("Look at it on the Trace page", key="to trace", type="primary"):
+        st.switch_page(page_script("trace"))
+
+
+def _is_marked(group: Group, view: GraphView) -> bool:
+    """A person's own group; the selected node alone is none."""
+    return all(node in view.pinned for node in group.nodes)
+
+
+def _run(
+    scenarios: tuple[Scenario, ...],
+    watch: tuple[NodeId, ...] = (),
+    generate: int = 0,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> ScenarioRun | None:
+    """The outcomes; None when an error or a note has been drawn in their place."""
+    session = read_session()
+    request = ScenarioRequest(
+        session.prompt, scenarios, session.choice, generate, watch, temperature, seed
+    )
+    job = resources.backend().scenarios(request)
+    progress.wait_for(job)
+    try:
+        return job.result()
+    except TracerError as error:
+        st.error(plain(str(error)))
+        return None
+
+
+def _options(view: GraphView) -> columns.Followed:
+    """What holds for all columns; the token that is followed, if there is one."""
+    options = read_session().run
+    follow, length, random, seed = st.columns([1.4, 1, 1, 0.8], gap="medium", border=False)
+    set_text_widget("follow", options.follow)
+    follow.text_input(
+        "Follow the probability of",
+        key="follow",
+        placeholder="a token, for example Sacramento",
+        on_change=_option_changed,
+        args=("follow", "follow"),
+    )
+    set_widget("generate", options.generate)
+    length.slider(
+        "Tokens to go on by",
+        0,
+        MOST_GENERATED,
+        key="generate",
+        on_change=_option_changed,
+        args=("generate", "generate"),
+    )
+    set_widget("temperature", options.temperature)
+    random.slider(
+        "Temperature",
+        0.0,
+        MOST_RANDOM,
+        step=0.1,
+        key="temperature",
+        on_change=_option_changed,
+        args=("temperature", "temperature"),
+        help="0: the likeliest token each time. Above: drawn at random, with the same random "
+        "numbers in every column, so that a difference comes from the edits.",
+    )
+    set_widget("seed", options.seed)
+    seed.number_input(
+        "Seed",
+        0,
+        2**31 - 1,
+        key="seed",
+        on_change=_option_changed,
+        args=("seed", "seed"),
+        disabled=options.temperature == 0,
+    )
+    return _followed(options.follow)
+
+
+def _option_changed(name: str, key: str) -> None:
+    value = st.session_state[key]
+    if name == "follow":
+        value = value.strip()
+    update_session(run=replace(read_session().run, **{name: value}))
+
+
+def _followed(text: str) -> columns.Followed:
+    """The token a person named: with a space before it, as in the middle of a text, or without."""
+    if not text:
+        return None
+    error: TracerError | None = None
+    for candidate in (f" {text}", text):
+        job = resources.backend().token(read_session().choice, candidate)
+        progress.wait_for(job)
+        try:
+            return job.result(), candidate
+        except TracerError as refused:
+            error = refused
+    st.warning(plain(str(error)))
+    return None

@@ -1,0 +1,5 @@
+"""The Library page: every graph that is kept."""
+
+from pages.library import view
+
+view.draw()

@@ -1,0 +1,288 @@
+"""What one model is, what it takes against what this machine has, and opening or fetching it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final, get_args
+
+import streamlit as st
+
+from cache import Dtype, Job, Machine, ModelChoice, ToDownload
+from charts.text import count_text, size_text
+from pages.models import add_model
+from pages.shared import model_choices, progress, resources
+from pages.shared.escape import plain, sentence
+from pages.shared.navigation import page_script
+from pages.shared.session import update_session
+from pages.shared.session_state import Session
+from tracer.catalog.registry import KINDS, ListedModel, ListedSet, disk, memory
+from tracer.catalog.resolve import ATLAS, ATLAS_TRANSCODERS
+from tracer.errors import TracerError
+from tracer.hub import network_allowed
+
+_HUB: Final = "https://huggingface.co"
+
+
+def draw(name: str, session: Session, machine: Machine) -> None:
+    """The card of the model ``name``, with the choices of the session where it is in use."""
+    if name == ATLAS:
+        _atlas(session)
+        return
+    model = model_choices.found(name)
+    if model is None:
+        _unlisted(session if name == session.choice.model else None, name)
+        return
+    st.markdown(f"##### {plain(model.name)}")
+    facts = [f"{count_text(model.parameters)} parameters"] if model.parameters else []
+    facts += [f"{model.layers} layers"] if model.layers else []
+    facts += [f"width {model.d_model}"] if model.d_model else []
+    st.caption(plain(" · ".join([model.reference, *facts])))
+    if not model.sets:
+        st.warning("No transcoder set is listed for this model.")
+        return
+    entry, dtype = _chosen(model, session)
+    choice = ModelChoice(model.name, entry.name, dtype)
+    _about(model, entry)
+    here = resources.backend().shelf.is_here(choice)
+    if entry.features is None:
+        entry = replace(entry, features=_features(choice, here))
+    _needs(model, entry, dtype, machine)
+    if here:
+        _open_button(choice, session)
+    else:
+        _fetch(model, entry, choice, machine)
+    if model.own:
+        add_model.draw_remove(model)
+
+
+def _atlas(session: Session) -> None:
+    st.markdown("##### atlas")
+    st.caption("The model that this project trained and brings along: 5 layers, width 128.")
+    st.markdown(
+        "It answers questions about cities, states, countries, opposites in four languages and "
+        "sums, and every one of its features has examples. Nothing is downloaded."
+    )
+    kept = session.choice.transcoders if session.choice.model == ATLAS else ATLAS_TRANSCODERS[0]
+    chosen = st.segmented_control(
+        "Transcoders", ATLAS_TRANSCODERS, default=kept, required=True, key="atlas set"
+    )
+    _open_button(ModelChoice(ATLAS, chosen), session)
+
+
+def _unlisted(session: Session | None, name: str) -> None:
+    """A model that a link or a folder brought, which no list has."""
+    st.markdown(f"##### {plain(model_choices.short(name))}")
+    if session is None:
+        st.info("No list has this model: choose one on the left, or add it below.")
+        return
+    st.caption(plain(f"In use, with {session.choice.transcoders}; it is on no list."))
+    if not resources.backend().shelf.is_here(session.choice):
+        _download(session.choice, "")
+
+
+def _chosen(model: ListedModel, session: Session) -> tuple[ListedSet, Dtype]:
+    used = session.choice if session.choice.model in (model.name, model.reference) else None
+    first = (model_choices.found_set(model, used.transcoders) if used else None) or model.sets[0]
+    name = st.segmented_control(
+        "Transcoders",
+        [entry.name for entry in model.sets],
+        default=first.name,
+        required=True,
+        key=f"set of {model.name}",
+    )
+    dtype: Dtype = st.segmented_control(
+        "Weights in",
+        get_args(Dtype),
+        default=used.dtype if used else "float32",
+        required=True,
+        key=f"dtype of {model.name}",
+        help="bfloat16 takes half the memory; every graph then says how far its edges are from "
+        "float32 (well below one percent of their weight where it was measured).",
+    )
+    return model_choices.found_set(model, name) or first, dtype
+
+
+def _about(model: ListedModel, entry: ListedSet) -> None:
+    features = f"{entry.features:,} features a layer" if entry.features else ""
+    explained = "examples from its repository" if entry.examples else "no published examples"
+    if entry.neuronpedia:
+        explained += ", labels from Neuronpedia"
+    facts = [entry.reference, KINDS[entry.cross_layer], features, explained]
+    st.caption(plain(" · ".join(fact for fact in facts if fact)))
+    if model.gated:
+        address = f"{_HUB}/{model.reference.partition('@')[0]}"
+        st.info(
+            f"Gated ({plain(model.licence)}): accept the licence on [its page]({address}), then "
+            "give this machine your token once: `hf auth login`, or the variable `HF_TOKEN`.",
+            icon=":material/lock:",
+        )
+
+
+def _needs(model: ListedModel, entry: ListedSet, dtype: Dtype, machine: Machine) -> None:
+    """Memory, line by line, and whether there is room for it."""
+    needs = memory(model, entry, dtype)
+    place = "the accelerator" if machine.gpu is not None else "this machine"
+    if needs.least is None:
+        known = f"{size_text(needs.model)} in {dtype}" if needs.model else "not known"
+        st.markdown(
+            f"Memory of the model's weights: **{known}**. The transcoders' encoders come on top; "
+            "how many features they have, the hub says."
+        )
+        if needs.model and needs.model > machine.room:
+            st.error(f"It does not fit: {size_text(machine.room)} are free on {place}.")
+        return
+    decoders = ("decoders of the transcoders", size_text(needs.decoders or 0))
+    stay = ("decoders, which stay on the disk", f":gray[{size_text(needs.decoders or 0)}]")
+    rows = [
+        ("the model's weights", size_text(needs.model or 0)),
+        ("encoders of the transcoders", size_text(needs.encoders or 0)),
+        *([] if needs.decoders_stay else [decoders]),
+        ("**memory it takes**", f"**{size_text(needs.least)}**"),
+        *([stay] if needs.decoders_stay else []),
+    ]
+    lines = "\n".join(f"| {what} | {size} |" for what, size in rows)
+    st.markdown(f"| in {dtype} | |\n|:--|--:|\n{lines}")
+    if not needs.decoders_stay:
+        st.caption(
+            "Its files are read whole. Converted once, decoders stay on the disk: "
+            f"`python -m tracer convert {entry.reference} FOLDER`, then add the folder below."
+        )
+    room = machine.room
+    if needs.least > room:
+        st.error(
+            f"It does not fit: {size_text(needs.least)} are needed, {size_text(room)} are free "
+            f"on {place}. {_remedy(model, entry, dtype, room)}"
+        )
+    else:
+        left = room - needs.least
+        st.success(f"It fits: {size_text(left)} are left on {place} for prompts.")
+
+
+def _remedy(model: ListedModel, entry: ListedSet, dtype: Dtype, room: int) -> str:
+    narrow = memory(model, entry, "bfloat16").least
+    if dtype == "float32" and narrow is not None and narrow <= room:
+        return "In bfloat16 it would."
+    return "Unload what is open, choose a smaller model, or run this on a larger machine."
+
+
+def _open_button(choice: ModelChoice, session: Session) -> None:
+    if choice == session.choice:
+        st.success("In use.", icon=":material/check:")
+        if st.button("Go to its graphs", key="to trace", type="primary"):
+            st.switch_page(page_script("trace"))
+        return
+    if st.button("Use this model", key=f"use {choice}", type="primary"):
+        update_session(choice=choice, compared=replace(session.compared, transcoders=""))
+        st.switch_page(page_script("trace"))
+
+
+def _fetch(model: ListedModel, entry: ListedSet, choice: ModelChoice, machine: Machine) -> None:
+    running = resources.backend().shelf.downloading(choice)
+    if running is not None and running.state in ("queued", "running"):
+        _progress(running)
+        return
+    if running is not None and running.state in ("failed", "cancelled"):
+        _say_why(running)
+    if not network_allowed():
+        st.warning(
+            "It is not on this disk, and the network is switched off: unset CIRCUIT_OFFLINE and "
+            "HF_HUB_OFFLINE to download it."
+        )
+        return
+    found = _asked(choice)
+    if found is not None and found.n_bytes > machine.free_disk:
+        st.error(
+            f"The download is {size_text(found.n_bytes)}, and {size_text(machine.free_disk)} are "
+            "free on the disk: make room, or point HF_HOME to another disk."
+        )
+    estimate = disk(model, entry).whole
+    size = f" about {size_text(estimate)}" if estimate else ""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        _download(choice, f" {size_text(found.n_bytes)}" if found is not None else size)
+        if found is None:
+            _ask(choice)
+
+
+def _ask(choice: ModelChoice) -> None:
+    """A way to learn the exact size, and how far that is."""
+    key = _question(choice)
+    if st.session_state.get(key) is not None:
+        _asking(st.session_state[key])
+    elif st.button("Ask the hub for the exact size", key=f"ask {key}", type="tertiary"):
+        st.session_state[key] = resources.backend().shelf.to_download(choice)
+        st.rerun()
+
+
+def _asked(choice: ModelChoice) -> ToDownload | None:
+    """What the hub said of the download, once it was asked and has answered."""
+    key = _question(choice)
+    job: Job[ToDownload] | None = st.session_state.get(key)
+    if job is None or not job.wait(progress.PATIENCE):
+        return None
+    try:
+        return job.result()
+    except TracerError as error:
+        del st.session_state[key]
+        st.error(plain(str(error)))
+        return None
+
+
+def _question(choice: ModelChoice) -> str:
+    return f"size of {choice.model} {choice.transcoders}"
+
+
+def _features(choice: ModelChoice, here: bool) -> int | None:
+    """How many features a layer has, where the list does not say: by the files, here or there."""
+    if here:
+        return resources.backend().shelf.features_here(choice)
+    job: Job[ToDownload] | None = st.session_state.get(_question(choice))
+    if job is None or job.state != "done":
+        return None
+    return job.result().features
+
+
+@st.fragment(run_every=progress.POLL)
+def _asking(job: Job[Any]) -> None:
+    if not progress.going_on(job):
+        st.rerun()
+    st.caption("Asking the hub …")
+
+
+def _download(choice: ModelChoice, size: str) -> None:
+    st.button(
+        f"Download{size}",
+        key=f"download {choice}",
+        type="primary",
+        on_click=_start_download,
+        args=(choice,),
+        help="From the hub, at the commit that it has now; a download that stops goes on later.",
+    )
+
+
+def _start_download(choice: ModelChoice) -> None:
+    resources.backend().shelf.download(choice)
+
+
+def _say_why(job: Job[Any]) -> None:
+    try:
+        job.result()
+    except TracerError as error:
+        if job.state == "cancelled":
+            st.info("The download was stopped; what has arrived is kept for the next time.")
+        else:
+            st.error(plain(sentence(error)))
+
+
+@st.fragment(run_every=progress.POLL)
+def _progress(job: Job[Any]) -> None:
+    """How far a download is; ends with a run of the whole page."""
+    if not progress.going_on(job):
+        st.rerun()
+    done, total, what = job.progress
+    st.progress(min(done / total, 1.0) if total else 0.0, text=plain(f"{what} …"))
+    if total:
+        speed = f" · {size_text(int(done / job.seconds))}/s" if job.seconds and done else ""
+        st.caption(f"{size_text(done)} of {size_text(total)}{speed}")
+    if st.button("Stop", key="stop download"):
+        job.cancel()
+        st.rerun()

@@ -1,0 +1,1 @@
+"""What several pages share: the session, the backend, the prompt bar, progress."""

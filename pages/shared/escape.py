@@ -1,0 +1,69 @@
+"""Prompts, tokens and labels are text, never markup: how they get through Markdown and HTML."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+from charts.palette import Palette, translucent
+from charts.text import token_text
+from tracer.features.cards import Example
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$:<>&^=])")
+
+
+def plain(text: str) -> str:
+    """``text`` as Streamlit's Markdown shows it literally, on one line.
+
+    A blank line and four spaces after it would make code of what follows.
+    """
+    return _MARKDOWN.sub(r"\\\1", text).replace("\n", " ↵ ")
+
+
+def sentence(error: Exception) -> str:
+    """An error's message as a sentence; the name of a place keeps its small letter."""
+    text = str(error)
+    first = text.partition(" ")[0]
+    is_name = any(mark in first for mark in "/._-")
+    return f"{text if is_name else text[:1].upper() + text[1:]}."
+
+
+def example_html(example: Example, strongest: float, palette: Palette, around: int = 12) -> str:
+    """An example's tokens, shaded by activation; at most ``around`` either side of the peak.
+
+    ``strongest`` is the activation that gets the full shade.
+    """
+    peak = max(range(len(example.tokens)), key=lambda i: example.activations[i])
+    start, stop = max(0, peak - around), min(len(example.tokens), peak + around + 1)
+    spans = []
+    for token, activation in zip(
+        example.tokens[start:stop], example.activations[start:stop], strict=True
+    ):
+        text = html.escape(token if token.strip() else token_text(token), quote=True)
+        if activation > 0:
+            alpha = 0.12 + 0.6 * min(1.0, activation / strongest) if strongest > 0 else 0.2
+            shade = translucent(palette.selected, alpha)
+            spans.append(
+                f'<span style="background:{shade};border-radius:3px" '
+                f'title="activation {activation:.2f}">{text}</span>'
+            )
+        else:
+            spans.append(text)
+    return (
+        '<div style="white-space:pre-wrap;line-height:1.55;font-size:0.875rem;padding:1px 0">'
+        + ("…" if start else "")
+        + "".join(spans)
+        + ("…" if stop < len(example.tokens) else "")
+        + "</div>"
+    )
+
+
+def chips_html(tokens: Sequence[str], colour: str) -> str:
+    """Tokens as small outlined words."""
+    style = (
+        f"display:inline-block;border:1px solid {translucent(colour, 0.55)};border-radius:5px;"
+        "padding:0 6px;margin:0 4px 4px 0;font-size:0.8125rem;white-space:pre"
+    )
+    words = (html.escape(token_text(token), quote=True) for token in tokens)
+    return "<div>" + "".join(f'<span style="{style}">{word}</span>' for word in words) + "</div>"

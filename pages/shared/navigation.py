@@ -1,0 +1,13 @@
+"""Where the pages' scripts are, for links from one page to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+PAGES: Final = Path(__file__).resolve().parents[1]
+
+
+def page_script(name: str) -> Path:
+    """Return the script of the page ``name``, such as ``"trace"``."""
+    return PAGES / name / "page.py"

@@ -1,0 +1,84 @@
+"""Changes of the session that more than one page makes: pins, supernodes, scenarios."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cache import Marks
+from pages.shared.session import read_session, update_session
+from tracer.interventions.scenario import Scenario
+from tracer.types import NodeId, Supernode
+
+
+def toggle_pin(node: NodeId) -> None:
+    """Pin a node, or take its pin away, also out of a supernode; an empty supernode goes too."""
+    marks = read_session().marks
+    pinned = tuple(n for n in marks.pinned if n != node)
+    groups = tuple(
+        replace(group, nodes=tuple(n for n in group.nodes if n != node))
+        for group in marks.supernodes
+    )
+    if (pinned, groups) == (marks.pinned, marks.supernodes):
+        pinned += (node,)
+    update_session(marks=Marks(pinned, tuple(group for group in groups if group.nodes)))
+
+
+def group_pins(name: str, nodes: tuple[NodeId, ...]) -> None:
+    """Make a supernode of pinned nodes; they leave the pins and any supernode they were in."""
+    marks, taken = read_session().marks, set(nodes)
+    others = [
+        replace(group, nodes=tuple(n for n in group.nodes if n not in taken))
+        for group in marks.supernodes
+    ]
+    kept = tuple(group for group in others if group.nodes and group.name != name)
+    same = next((group.nodes for group in others if group.name == name), ())
+    update_session(
+        marks=Marks(
+            tuple(n for n in marks.pinned if n not in taken),
+            (*kept, Supernode(name, (*same, *nodes))),
+        )
+    )
+
+
+def ungroup(name: str) -> None:
+    """Dissolve a supernode; its nodes stay pinned."""
+    marks = read_session().marks
+    freed = [n for group in marks.supernodes if group.name == name for n in group.nodes]
+    kept = tuple(group for group in marks.supernodes if group.name != name)
+    update_session(marks=Marks(tuple(dict.fromkeys((*marks.pinned, *freed))), kept))
+
+
+def rename_supernode(old: str, new: str) -> None:
+    """Nothing happens where ``new`` is empty or taken."""
+    marks = read_session().marks
+    if new and new not in {group.name for group in marks.supernodes}:
+        renamed = tuple(
+            replace(group, name=new) if group.name == old else group for group in marks.supernodes
+        )
+        update_session(marks=replace(marks, supernodes=renamed))
+
+
+def change_scenario(number: int, old: Scenario, new: Scenario) -> None:
+    """Put ``new`` in the place of ``old``, which the visitor saw in column ``number``.
+
+    Nothing happens when another one stands there by now: two clicks can arrive at once.
+    """
+    scenarios = list(read_session().scenarios)
+    if scenarios[number : number + 1] == [old]:
+        scenarios[number] = new
+        update_session(scenarios=tuple(scenarios))
+
+
+def arrange_scenario(number: int, scenario: Scenario, step: str) -> None:
+    """``duplicate`` or ``remove`` the scenario seen in a column, or move it to the ``left``."""
+    scenarios = list(read_session().scenarios)
+    if number >= len(scenarios) or scenarios[number].edits != scenario.edits:
+        return  # another one by now
+    scenario = scenarios[number]
+    if step == "duplicate":
+        scenarios.insert(number + 1, scenario)
+    elif step == "remove":
+        scenarios.pop(number)
+    elif number > 0:
+        scenarios[number - 1], scenarios[number] = scenario, scenarios[number - 1]
+    update_session(scenarios=tuple(scenarios))

@@ -1,0 +1,157 @@
+"""The session as query parameters of the address bar, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Final, get_args
+
+from cache import Dtype, Marks, ModelChoice, scenarios_from_json, scenarios_to_json
+from pages.shared.model_choices import sets_of
+from pages.shared.session_state import (
+    LARGEST_FACTOR,
+    MOST_GENERATED,
+    MOST_RANDOM,
+    Compared,
+    RunOptions,
+    Session,
+)
+from tracer.catalog.resolve import ATLAS, ATLAS_TRANSCODERS
+from tracer.errors import ThresholdError
+from tracer.graph.comparison import Alignment
+from tracer.types import NodeId, Thresholds
+
+_LONGEST_KEY: Final = 64
+_LONGEST_NAME: Final = 400
+_COMPARED: Final = {
+    "prompt": "with",
+    "transcoders": "with_transcoders",
+    "alignment": "align",
+    "left_target": "explain",
+    "right_target": "with_explain",
+    "graph": "with_graph",
+}
+"""Query parameters of a comparison."""
+
+
+def to_query(session: Session) -> dict[str, str]:
+    """What differs from a fresh session, as query parameters."""
+    fresh, query = Session(), {"prompt": session.prompt}
+    if session.graph:
+        query["graph"] = session.graph
+    if session.look:
+        query["look"] = session.look
+    for name, value in asdict(session.choice).items():
+        if value != getattr(fresh.choice, name):
+            query[name] = value
+    if session.thresholds.node != fresh.thresholds.node:
+        query["nodes"] = f"{session.thresholds.node:g}"
+    if session.thresholds.edge != fresh.thresholds.edge:
+        query["edges"] = f"{session.thresholds.edge:g}"
+    if session.selected is not None:
+        query["node"] = str(session.selected)
+    if session.edits:
+        query["off"] = ",".join(
+            f"{node}*{factor:g}" if factor else str(node) for node, factor in session.edits
+        )
+    if session.scenarios:
+        query["scenarios"] = scenarios_to_json(session.scenarios)
+    if session.marks:
+        query["marks"] = session.marks.to_json()
+    for name, value in asdict(session.compared).items():
+        if value != getattr(fresh.compared, name):
+            query[_COMPARED[name]] = value
+    for name, value in asdict(session.run).items():
+        if value != getattr(fresh.run, name):
+            query[name] = f"{value:g}" if isinstance(value, float) else str(value)
+    return query
+
+
+def from_query(query: Mapping[str, str]) -> Session:
+    """The inverse of :func:`to_query`; whatever makes no sense is left at its default."""
+    session = Session()
+    if query.get("prompt"):
+        session = replace(session, prompt=query["prompt"])
+    session = replace(session, choice=_choice(query))
+    try:
+        thresholds = Thresholds(
+            float(query.get("nodes", session.thresholds.node)),
+            float(query.get("edges", session.thresholds.edge)),
+        )
+        session = replace(session, thresholds=thresholds)
+    except (ThresholdError, ValueError):
+        pass  # a mistyped link opens at the defaults
+    try:
+        scenarios = scenarios_from_json(query.get("scenarios", "[]"))
+    except ValueError:
+        scenarios = ()  # as for any mistyped link
+    try:
+        marks = Marks.from_json(query.get("marks", ""))
+    except ValueError:
+        marks = Marks()
+    graph = query.get("graph", "")
+    edits = (_edit(part) for part in query.get("off", "").split(","))
+    return replace(
+        session,
+        graph=graph[:_LONGEST_KEY],
+        look=query.get("look", "")[:_LONGEST_NAME],
+        selected=_node(query.get("node", "")),
+        edits=tuple(dict(edit for edit in edits if edit is not None).items()),
+        scenarios=scenarios,
+        marks=marks,
+        compared=_compared(query, session.choice),
+        run=_run_options(query),
+    )
+
+
+def _choice(query: Mapping[str, str]) -> ModelChoice:
+    """The model of a link, whether it can be opened here or not: the page says so."""
+    fresh = ModelChoice()
+    model = query.get("model", fresh.model)[:_LONGEST_NAME]
+    transcoders = query.get("transcoders", fresh.transcoders)[:_LONGEST_NAME]
+    if model == ATLAS and transcoders not in ATLAS_TRANSCODERS:
+        transcoders = fresh.transcoders
+    dtype: Dtype = "bfloat16" if query.get("dtype") == "bfloat16" else "float32"
+    return ModelChoice(model, transcoders, dtype)
+
+
+def _run_options(query: Mapping[str, str]) -> RunOptions:
+    fresh = RunOptions()
+    try:
+        options = RunOptions(
+            query.get("follow", ""),
+            int(query.get("generate", fresh.generate)),
+            float(query.get("temperature", fresh.temperature)),
+            int(query.get("seed", fresh.seed)),
+        )
+    except ValueError:
+        return fresh
+    usable = 0 <= options.generate <= MOST_GENERATED and 0 <= options.temperature <= MOST_RANDOM
+    return options if usable and 0 <= options.seed < 2**31 else fresh
+
+
+def _compared(query: Mapping[str, str], choice: ModelChoice) -> Compared:
+    given = {name: query[key] for name, key in _COMPARED.items() if query.get(key)}
+    if given.get("transcoders") not in sets_of(choice):
+        given.pop("transcoders", None)
+    if given.get("alignment") not in get_args(Alignment):
+        given.pop("alignment", None)
+    return Compared(**given)  # type: ignore[arg-type]
+
+
+def _node(text: str) -> NodeId | None:
+    try:
+        return NodeId.parse(text)
+    except ValueError:
+        return None
+
+
+def _edit(text: str) -> tuple[NodeId, float] | None:
+    name, _, factor = text.partition("*")
+    node = _node(name)
+    try:
+        number = float(factor or 0)
+    except ValueError:
+        return None
+    usable = node is not None and node.kind == "feature" and abs(number) <= LARGEST_FACTOR
+    return (node, number) if node is not None and usable else None

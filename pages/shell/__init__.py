@@ -1,0 +1,1 @@
+"""Navigation, sidebar and style: what surrounds every page."""

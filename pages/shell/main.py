@@ -1,0 +1,35 @@
+"""The main script: page configuration, sidebar and navigation. Nothing else."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from pages.shared.navigation import page_script  # noqa: E402
+from pages.shell import sidebar, style  # noqa: E402
+
+st.set_page_config(page_title="Circuit tracing", layout="wide", initial_sidebar_state="expanded")
+trace = st.Page(page_script("trace"), title="Trace", default=True, url_path="start")
+models = st.Page(page_script("models"), title="Models", url_path="models")
+page = st.navigation(
+    [
+        trace,
+        # Streamlit serves its default page at / alone: /trace has to be a page of its own.
+        st.Page(page_script("trace"), title="Trace", url_path="trace", visibility="hidden"),
+        st.Page(page_script("interventions"), title="Interventions", url_path="interventions"),
+        st.Page(page_script("compare"), title="Compare", url_path="compare"),
+        st.Page(page_script("library"), title="Library", url_path="library"),
+        models,
+        st.Page(page_script("guide"), title="How to read a graph", url_path="guide"),
+    ],
+    position="top",
+)
+style.draw()
+sidebar.draw(trace, models, stays=page.title in ("Trace", "Interventions", "Compare"))
+page.run()

@@ -1,0 +1,253 @@
+"""What the features of a set fire on: from this disk, and fetched from further away once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from fakes import FakeEngine
+from feature_files import save_index
+from hub_server import HubServer
+from neuronpedia_server import NeuronpediaServer, feature
+from published import MODEL, SET, THERE, local_choice
+
+from cache import Backend, ModelChoice, Published
+from cache.model_library import Shelf
+from cache.store import Store
+from tracer.catalog.resolve import ModelSource, resolve
+from tracer.errors import (
+    ExplanationSilenceError,
+    ModelError,
+)
+from tracer.features.cards import FeatureIndex, Label
+from tracer.features.lookup import Explanations
+from tracer.types import FeatureId
+
+F = FeatureId(0, 1)
+
+
+def test_a_set_in_a_folder_is_read_from_there(
+    shelf: Shelf, tmp_path: Path, neuronpedia: NeuronpediaServer, hub: HubServer
+) -> None:
+    choice = local_choice(tmp_path)
+    reader = shelf.features(choice)
+    assert isinstance(reader, FeatureIndex)
+    assert reader.labels == {F: Label("letters", 0.9)}
+    assert shelf.features(choice) is reader
+    assert shelf.explain(choice, [F], "a") is None, "all there is to know is here"
+    assert hub.requests == [] and neuronpedia.requests == []
+
+
+def test_an_index_that_was_built_again_is_opened_again(shelf: Shelf, tmp_path: Path) -> None:
+    choice = local_choice(tmp_path)
+    before = shelf.features(choice)
+    folder = tmp_path / "set" / "features"
+    with gzip.open(folder / "labels.json.gz", "wt") as file:
+        json.dump({"0": {"1": {"label": "towns", "precision": 0.8}}}, file)
+    assert shelf.features(choice) is before
+    later = (folder / "index.json.gz").stat().st_mtime_ns + 1_000_000
+    os.utime(folder / "index.json.gz", ns=(later, later))
+    assert shelf.features(choice).labels == {F: Label("towns", 0.8)}
+    shutil.rmtree(folder)
+    assert shelf.features(choice).card(F) is None
+
+
+def test_a_set_that_is_not_here_has_no_features_to_read(shelf: Shelf, published: HubServer) -> None:
+    with pytest.raises(ModelError, match="not downloaded"):
+        shelf.features(THERE)
+
+
+@pytest.fixture
+def downloaded(shelf: Shelf, published: HubServer) -> ModelSource:
+    return shelf.download(THERE).result(10)
+
+
+def test_a_set_of_the_hub_is_explained_by_what_is_published_with_it(
+    shelf: Shelf, published: HubServer, downloaded: ModelSource
+) -> None:
+    reader = shelf.features(THERE)
+    assert isinstance(reader, Explanations)
+    asked = len(published.requests)
+    assert reader.cached_card(F) is None and reader.labels == {}
+    assert len(published.requests) == asked
+    job = shelf.explain(THERE, [F, FeatureId(0, 2), FeatureId(5, 5)], "a")
+    assert job is not None and job.result(10) == 2
+    assert job.progress == (3, 3, "feature examples")
+    assert shelf.features(THERE) is reader
+    card = reader.cached_card(F)
+    assert card is not None and card.label == Label("letters", 0.9)
+
+
+def test_each_key_is_fetched_once(
+    shelf: Shelf,
+    published: HubServer,
+    downloaded: ModelSource,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tracer.features.lookup.PAUSE", 0.0)
+    first = shelf.explain(THERE, [F], "a")
+    assert first is not None and first.result(10) == 1
+    asked = len(published.requests)
+    assert shelf.explain(THERE, [F], "a") is first
+    assert shelf.explain(THERE, [FeatureId(0, 2)], "a") is first
+    assert len(published.requests) == asked
+    other = shelf.explain(THERE, [FeatureId(0, 2)], "b")
+    assert other is not None and other is not first and other.result(10) == 1
+    assert len(published.requests) == asked + 1
+
+
+@pytest.mark.parametrize("pause", [0.0, 30.0])
+def test_what_had_to_make_room_since_is_fetched_again(
+    shelf: Shelf,
+    published: HubServer,
+    downloaded: ModelSource,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    pause: float,
+) -> None:
+    monkeypatch.setattr("tracer.features.lookup.PAUSE", pause)
+    first = shelf.explain(THERE, [F], "a")
+    assert first is not None and first.result(10) == 1
+    reader = shelf.features(THERE)
+    for kept in (tmp_path / "circuit_home" / "explanations").rglob("*.bin"):
+        kept.unlink()
+    assert reader.cached_card(F) is None
+    again = shelf.explain(THERE, [F], "a")
+    assert again is not None and again.result(10) == 1
+    assert (again is first, reader.cached_card(F) is None) == (
+        (True, True) if pause else (False,) * 2
+    )
+
+
+@pytest.mark.parametrize("pause", [0.0, 30.0])
+def test_a_failed_fetch_is_tried_again_after_a_pause_and_not_before(
+    shelf: Shelf,
+    published: HubServer,
+    downloaded: ModelSource,
+    monkeypatch: pytest.MonkeyPatch,
+    pause: float,
+) -> None:
+    monkeypatch.setattr("tracer.features.lookup.PAUSE", pause)
+    published.status = 503
+    failed = shelf.explain(THERE, [F], "a")
+    assert failed is not None
+    with pytest.raises(ExplanationSilenceError, match="cannot be fetched"):
+        failed.result(10)
+    published.status = None
+    again = shelf.explain(THERE, [F], "a")
+    assert again is not None
+    if pause:
+        assert again is failed
+    else:
+        assert again.result(10) == 1
+
+
+def test_offline_nothing_is_fetched(
+    shelf: Shelf,
+    published: HubServer,
+    downloaded: ModelSource,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
+    asked = len(published.requests)
+    assert shelf.explain(THERE, [F], "a") is None
+    assert shelf.features(THERE).card(F) is None
+    assert len(published.requests) == asked
+    monkeypatch.delenv("CIRCUIT_OFFLINE")
+    job = shelf.explain(THERE, [F], "a")
+    assert job is not None and job.result(10) == 1
+
+
+def test_after_a_restart_what_was_never_fetched_is_unknown_not_damaged(
+    shelf: Shelf,
+    engine: FakeEngine,
+    published: HubServer,
+    downloaded: ModelSource,
+    tmp_path: Path,
+) -> None:
+    """Fetching one example brings the published index, which lies beside the tensors then."""
+    job = shelf.explain(THERE, [F], "a")
+    assert job is not None and job.result(10) == 1
+    restarted = Backend(Store(tmp_path / "store"), engine, resolve)
+    reader = restarted.shelf.features(THERE)
+    known = reader.cached_card(F)
+    assert known is not None and known.label == Label("letters", 0.9)
+    assert reader.cached_card(FeatureId(0, 2)) is None
+    assert reader.cached_name(FeatureId(0, 2)) == ""
+    assert reader.card(FeatureId(0, 2)) is not None
+    restarted.close(10)
+
+
+def test_examples_that_were_downloaded_whole_are_read_offline(
+    shelf: Shelf, published: HubServer, downloaded: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tracer import hub
+
+    names = [f"features/{name}" for name in ("index.json.gz", "labels.json.gz", "layer_0.bin")]
+    hub.fetch(hub.Reference(SET), names, commit=downloaded.revisions[SET])
+    monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
+    card = shelf.features(THERE).card(F)
+    assert card is not None and card.label == Label("letters", 0.9)
+
+
+def test_an_index_built_here_for_a_set_of_the_hub_comes_first(
+    shelf: Shelf, published: HubServer, downloaded: ModelSource
+) -> None:
+    before = shelf.features(THERE)
+    asked = len(published.requests)
+    save_index(downloaded.index_folder.parent)
+    reader = shelf.features(THERE)
+    assert reader is not before and reader.card(F) is not None
+    assert len(published.requests) == asked
+
+
+def listed_with_neuronpedia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelChoice:
+    """The published pair under a name of its own, with its place on Neuronpedia."""
+    entry = {"name": "plain", "repo": SET, "neuronpedia": "model/set"}
+    models = {"models": [{"name": "small", "repo": MODEL, "sets": [entry]}]}
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump(models))
+    monkeypatch.setenv("CIRCUIT_MODELS", str(tmp_path / "models.yaml"))
+    return ModelChoice("small", "plain")
+
+
+def test_labels_come_from_neuronpedia_where_the_examples_have_none(
+    shelf: Shelf,
+    published: HubServer,
+    neuronpedia: NeuronpediaServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    choice = listed_with_neuronpedia(tmp_path, monkeypatch)
+    unlabelled = FeatureId(0, 2)
+    neuronpedia.answers["model/0-set/2"] = feature()
+    shelf.download(choice).result(10)
+    job = shelf.explain(choice, [F, unlabelled], "a")
+    assert job is not None and job.result(10) == 2
+    assert neuronpedia.requests == ["model/0-set/2"]
+    reader = shelf.features(choice)
+    card = reader.cached_card(unlabelled)
+    assert card is not None and card.label == Label("Texan cities", None)
+    assert card.act_max == 4.0, "the examples are the hub's"
+    assert reader.cached_name(F) == "letters"
+    assert reader.cached_name(unlabelled) == "Texan cities"
+
+
+def test_a_dictionary_of_neuronpedias_alone_is_read_and_fetched(
+    shelf: Shelf, neuronpedia: NeuronpediaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = Published("model", "set")
+    neuronpedia.answers["model/0-set/1"] = feature()
+    reader = shelf.features(where)
+    assert shelf.features(where) is reader is not shelf.features(Published("model", "other"))
+    job = shelf.explain(where, [F], "a")
+    assert job is not None and job.result(10) == 1
+    assert reader.cached_name(F) == "Texan cities"
+    other = shelf.explain(Published("model", "other"), [F], "a")
+    assert other is not None and other.result(10) == 0
+    monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
+    assert shelf.explain(where, [FeatureId(0, 2)], "b") is None

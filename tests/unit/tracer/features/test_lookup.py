@@ -1,0 +1,287 @@
+"""Examples come from the nearest place that has them, and are fetched once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from feature_files import known, save_index
+from hub_server import HubServer
+from neuronpedia_server import NeuronpediaServer, feature
+
+from tracer.errors import Cancelled
+from tracer.features.cards import Example, FeatureIndex, Label
+from tracer.features.disk_cache import ExplanationStore
+from tracer.features.lookup import NO_EXAMPLES, Explanations
+from tracer.types import FeatureId
+
+F = FeatureId(0, 1)
+SET = "model/0-set/1"
+LATE = FeatureId(3, 417)
+
+
+def test_the_nearest_place_answers_and_the_next_is_not_asked(
+    hub: HubServer,
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    tmp_path: Path,
+) -> None:
+    near = save_index(tmp_path / "near")
+    commit = hub.add("org/set", save_index(tmp_path / "far"))
+    neuronpedia.answers[SET] = feature()
+
+    assert known(opened(near, commit).card(F)).act_max == 3.0
+    assert known(opened(near / "features", commit).card(F)).act_max == 3.0
+    assert hub.requests == [] and neuronpedia.requests == []
+
+    assert known(opened(None, commit).card(F)).label == Label("letters", 0.9)
+    assert hub.requests != [] and neuronpedia.requests == []
+
+    assert known(opened().card(F)).label == Label("Texan cities", None)
+    assert neuronpedia.requests == [SET]
+
+    assert opened().card(FeatureId(0, 2)) is None
+    assert opened(neuronpedia=False).card(F) is None
+    assert NO_EXAMPLES.endswith("python -m tracer index")
+
+
+def test_the_hub_sends_one_feature_out_of_a_file_and_only_once(
+    hub: HubServer, opened: Callable[..., Explanations], tmp_path: Path
+) -> None:
+    folder = save_index(tmp_path / "repo" / "sub")
+    commit = hub.add("org/set", tmp_path / "repo")
+    card = opened(commit=commit, hub_folder="sub", neuronpedia=False).card(F)
+    assert card == FeatureIndex.open(folder).card(F)
+    (request,) = hub.asked("layer_0.bin")
+    assert request.byte_range is not None and request.status == 206
+    asked = len(hub.requests)
+    again = opened(commit=commit, hub_folder="sub", neuronpedia=False)
+    assert again.card(F) == card
+    assert again.card(FeatureId(0, 99)) is None and again.card(FeatureId(7, 0)) is None
+    assert len(hub.requests) == asked
+
+
+def test_a_repository_without_features_is_asked_once(
+    hub: HubServer, opened: Callable[..., Explanations]
+) -> None:
+    commit = hub.add("org/set", {"config.yaml": "x"})
+    assert opened(commit=commit, neuronpedia=False).card(F) is None
+    asked = len(hub.requests)
+    assert opened(commit=commit, neuronpedia=False).card(F) is None
+    assert len(hub.requests) == asked
+
+
+def test_labels_need_not_be_published(
+    hub: HubServer, opened: Callable[..., Explanations], tmp_path: Path
+) -> None:
+    folder = save_index(tmp_path / "repo")
+    (folder / "features" / "labels.json.gz").unlink()
+    found = opened(commit=hub.add("org/set", folder), neuronpedia=False)
+    assert known(found.card(F)).label is None
+    assert found.name(F) == "b · c"
+
+
+def test_an_answer_of_neuronpedia_becomes_a_card(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    neuronpedia.answers["model/3-set/417"] = feature()
+    card = known(opened().card(LATE))
+    assert card.feature == LATE and card.label == Label("Texan cities", None)
+    (group,) = card.groups
+    assert group.name == "Top activations"
+    assert group.examples == (
+        Example((" in", " Austin"), (0.5, 9.5)),
+        Example((" in", " Dallas"), (0.0, 2.5)),
+    )
+    assert (card.promoted, card.suppressed) == ((" Texas", " TX"), (" Paris",))
+    assert (card.act_max, card.frequency, card.histogram) == (9.5, 0.002, (5, 2))
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        {"explanations": []},
+        {"explanations": None, "activations": None, "pos_str": None, "frac_nonzero": None},
+        {"explanations": [{}], "freq_hist_data_bar_heights": [0.5, 0.25]},
+    ],
+)
+def test_what_neuronpedia_leaves_out_is_left_out(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations], absent: dict[str, Any]
+) -> None:
+    neuronpedia.answers[SET] = feature(**absent)
+    card = known(opened().card(F))
+    assert card.label is None
+    assert card.histogram == (() if "freq_hist_data_bar_heights" in absent else (5, 2))
+    neuronpedia.answers["model/0-set/2"] = {}
+    assert known(opened().card(FeatureId(0, 2))).groups[0].examples == ()
+    assert opened().name(FeatureId(0, 2)) == ""
+
+
+def test_what_was_fetched_is_read_from_disk_also_offline(
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    neuronpedia.answers[SET] = feature()
+    card = opened().card(F)
+    assert opened().card(F) == card
+    monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
+    assert opened().card(F) == card
+    assert opened().card(FeatureId(0, 2)) is None
+    assert neuronpedia.requests == [SET]
+
+
+def test_offline_nothing_is_asked_of_anybody(
+    hub: HubServer,
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    commit = hub.add("org/set", save_index(tmp_path / "repo"))
+    neuronpedia.answers[SET] = feature()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "true")
+    found = opened(commit=commit)
+    assert found.card(F) is None and found.name(F) == "" and found.search("L0/1") == ()
+    assert found.fetch_many([F]) == {}
+    assert hub.requests == [] and neuronpedia.requests == []
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert found.card(F) is not None
+
+
+def test_a_feature_that_is_not_there_is_asked_for_once_a_day(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations], tmp_path: Path
+) -> None:
+    assert opened().card(F) is None and opened().card(F) is None
+    assert neuronpedia.requests == [SET]
+    (note,) = (tmp_path / "cache").rglob("*.absent")
+    yesterday = time.time() - 25 * 3600
+    os.utime(note, (yesterday, yesterday))
+    neuronpedia.answers[SET] = feature()
+    assert opened().card(F) is not None
+
+
+def test_long_examples_are_cut_around_their_peak(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    tokens = [f" {number}" for number in range(5000)]
+    long = {"tokens": tokens, "values": [0.0] * 4000 + [7.0] + [0.0] * 999, "maxValue": 7}
+    neuronpedia.answers[SET] = feature(
+        activations=[long] * 100,
+        explanations=[{"description": "x" * 10_000}],
+        pos_str=["y" * 10_000],
+    )
+    card = known(opened().card(F))
+    examples = card.groups[0].examples
+    assert len(examples) == 40 and len(examples[0].tokens) == 256
+    assert examples[0].tokens[examples[0].activations.index(7.0)] == " 4000"
+    assert card.label is not None and len(card.label.text) == 500
+    assert len(card.promoted[0]) == 200
+
+
+def test_text_is_kept_as_text(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    markup = "<script>alert(1)</script> $x$ [a](javascript:b) **bold**\n"
+    neuronpedia.answers[SET] = feature(
+        explanations=[{"description": markup}],
+        activations=[{"tokens": [markup], "values": [1.0], "maxValue": 1.0}],
+    )
+    for card in (known(opened().card(F)), known(opened().card(F))):
+        assert card.label == Label(markup.strip(), None)
+        assert card.groups[0].examples[0].tokens == (markup,)
+
+
+def test_labels_that_were_fetched_are_searched_and_survive(
+    hub: HubServer,
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    tmp_path: Path,
+) -> None:
+    commit = hub.add("org/set", save_index(tmp_path / "repo"))
+    neuronpedia.answers["model/3-set/417"] = feature()
+    found = opened(commit=commit)
+    assert found.search("texan") == () and found.cached_name(LATE) == ""
+    assert found.search("L3/417") == (LATE,)
+    for reader in (found, opened(commit=commit)):
+        assert reader.search("texan") == (LATE,) and reader.search("letters") == (F,)
+        assert reader.labels[LATE] == Label("Texan cities", None)
+        assert reader.cached_name(LATE) == reader.name(LATE) == "Texan cities"
+    assert neuronpedia.requests == ["model/3-set/417"]
+
+
+def test_a_name_without_the_network_comes_from_this_disk_alone(
+    hub: HubServer,
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    tmp_path: Path,
+) -> None:
+    commit = hub.add("org/set", save_index(tmp_path / "repo"))
+    unnamed = FeatureId(0, 2)
+    found = opened(commit=commit)
+    assert found.cached_name(unnamed) == "" and found.cached_card(unnamed) is None
+    assert hub.requests == [] and neuronpedia.requests == []
+    found.card(unnamed)
+    asked = len(hub.requests)
+    assert found.cached_name(unnamed) == found.name(unnamed) == "b"
+    assert len(hub.requests) == asked
+    near = opened(save_index(tmp_path / "near"))
+    assert near.cached_name(F) == "letters" and near.cached_name(unnamed) == "b"
+
+
+def test_late_features_also_name_what_they_promote(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    neuronpedia.answers["model/3-set/417"] = feature(explanations=[])
+    assert opened(n_layers=5).name(LATE) == "Austin → Texas, TX"
+    assert opened(n_layers=6).name(LATE) == "Austin"
+    assert opened().name(LATE) == "Austin"
+
+
+def test_many_are_fetched_with_progress(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    wanted = [FeatureId(0, index) for index in range(20)]
+    for index in range(0, 20, 2):
+        neuronpedia.answers[f"model/0-set/{index}"] = feature(maxActApprox=index)
+    told: list[tuple[int, int, str]] = []
+    cards = opened().fetch_many([*wanted, F], lambda *report: told.append(report))
+    assert list(cards) == wanted[::2]
+    assert all(card.act_max == card.feature.index for card in cards.values())
+    assert [report[:2] for report in told] == [(done, 20) for done in range(21)]
+    assert len(neuronpedia.requests) == 20
+
+
+def test_fetching_many_can_be_cancelled(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    def progress(done: int, _total: int, _what: str) -> None:
+        if done == 3:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        opened().fetch_many([FeatureId(0, index) for index in range(500)], progress)
+    assert len(neuronpedia.requests) < 400
+
+
+def test_names_of_places_cannot_lead_out_of_the_cache_folder(
+    neuronpedia: NeuronpediaServer, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    neuronpedia.answers["..%2F..%2Fx/0-..%2Fset/1"] = feature()
+    found = Explanations.open(
+        tmp_path, hub=None, neuronpedia=("../../x", "../set"), cache_folder=cache
+    )
+    assert found.card(F) is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    assert len(list(cache.rglob("1.bin"))) == 1
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "/etc", "a/../../b", ".hidden"])
+def test_a_source_has_one_visible_folder_of_its_own(tmp_path: Path, name: str) -> None:
+    folder = ExplanationStore(tmp_path, "hub", name).folder.resolve()
+    assert folder.parent == tmp_path / "hub" and not folder.name.startswith(".")

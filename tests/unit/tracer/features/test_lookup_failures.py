@@ -1,0 +1,204 @@
+"""A place that is silent, damaged or wrong is named, and the others go on."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from feature_files import known
+from hub_server import HubServer
+from neuronpedia_server import NeuronpediaServer, feature
+
+from tracer.errors import ExplanationError, ExplanationSilenceError, FeatureIndexError
+from tracer.features import lookup
+from tracer.features.cards import Label
+from tracer.features.lookup import Explanations
+from tracer.types import FeatureId
+
+F = FeatureId(0, 1)
+SET = "model/0-set/1"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "sentence"),
+    [
+        (429, {"Retry-After": "17"}, r"asked too often \(status 429\): try again in 17 seconds"),
+        (429, {}, r"try again in a minute"),
+        (503, {}, r"cannot answer now \(status 503\)"),
+        (403, {}, r"refuses to answer for model, source set set \(status 403\)"),
+    ],
+)
+def test_a_refusal_is_said_and_not_kept(
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    status: int,
+    headers: dict[str, str],
+    sentence: str,
+) -> None:
+    neuronpedia.status, neuronpedia.headers = status, headers
+    neuronpedia.answers[SET] = feature()
+    with pytest.raises(ExplanationSilenceError, match=sentence):
+        opened().card(F)
+    neuronpedia.status = 200
+    assert opened().card(F) is not None
+
+
+def test_a_silent_source_is_left_alone_for_a_while(
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = opened()
+    neuronpedia.status = 503
+    for index in range(3):
+        with pytest.raises(ExplanationSilenceError, match="status 503"):
+            found.card(FeatureId(0, index))
+    assert len(neuronpedia.requests) == 1
+    monkeypatch.setattr(lookup, "PAUSE", 0.0)
+    other = opened()
+    for index in range(3):
+        with pytest.raises(ExplanationSilenceError, match="status 503"):
+            other.card(FeatureId(0, index))
+    assert len(neuronpedia.requests) == 4
+
+
+def test_no_answer_at_all_names_the_host(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    neuronpedia.stop()
+    host = neuronpedia.url.removeprefix("http://")
+    with pytest.raises(ExplanationSilenceError, match=rf"no answer from {host} for feature L0/1"):
+        opened().card(F)
+
+
+def test_a_source_that_takes_too_long(
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tracer.features.from_neuronpedia.DEADLINE", -1.0)
+    neuronpedia.answers[SET] = feature()
+    with pytest.raises(ExplanationSilenceError, match="took too long to answer for feature L0/1"):
+        opened().card(F)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>maintenance</html>",
+        b"\xff\xfe",
+        b"[]",
+        b'"text"',
+        b"[" * 100_000,
+        feature(activations=[{"tokens": [" a"], "values": [1.0, 2.0], "maxValue": 2}]),
+        feature(activations=[{"tokens": [" a"], "values": ["x"], "maxValue": 2}]),
+        feature(activations=[{"tokens": [" a"], "values": [float("nan")], "maxValue": 2}]),
+        feature(activations={"a": 1}),
+        feature(explanations="none"),
+        feature(maxActApprox=float("inf")),
+        feature(freq_hist_data_bar_heights=["many"]),
+        feature(pos_str=7),
+        feature(pos_str=" Texas"),
+        feature(activations=[{"tokens": "ab", "values": [1.0, 2.0], "maxValue": 2}]),
+        feature(freq_hist_data_bar_heights=[-5, 3]),
+        feature(freq_hist_data_bar_heights=[1e300]),
+        {"error": "too many requests"},
+        {"message": "not now", "statusCode": 503},
+    ],
+)
+def test_an_answer_in_another_form_is_said_and_not_kept(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations], answer: Any
+) -> None:
+    neuronpedia.answers[SET] = answer
+    with pytest.raises(ExplanationError, match=r"feature L0/1 is not in the form that is known"):
+        opened().card(F)
+    neuronpedia.answers[SET] = feature()
+    assert opened().card(F) is not None
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(
+    neuronpedia: NeuronpediaServer,
+    opened: Callable[..., Explanations],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tracer.features.from_neuronpedia.MAX_ANSWER_BYTES", 2**20)
+    neuronpedia.answers[SET] = b" " * 2**20 + json.dumps(feature()).encode()
+    with pytest.raises(ExplanationError, match="sends more than 1 MB for feature L0/1"):
+        opened().card(F)
+
+
+def test_one_bad_answer_does_not_cost_the_others(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    wanted = [FeatureId(0, index) for index in range(6)]
+    for index in range(6):
+        neuronpedia.answers[f"model/0-set/{index}"] = feature() if index else b"nonsense"
+    with pytest.raises(ExplanationError, match="feature L0/0 is not in the form"):
+        opened().fetch_many(wanted)
+    found = opened()
+    assert all(found.cached_card(feature) is not None for feature in wanted[1:])
+
+
+def test_when_one_place_is_silent_the_next_may_know(
+    hub: HubServer, neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    commit = hub.add("org/set", {"config.yaml": "x"})
+    neuronpedia.answers[SET] = feature()
+    hub.stop()
+    found = opened(commit=commit)
+    assert known(found.card(F)).label == Label("Texan cities", None)
+    host = hub.url.removeprefix("http://")
+    with pytest.raises(ExplanationSilenceError, match=rf"cannot be fetched: no answer from {host}"):
+        found.card(FeatureId(0, 2))
+
+
+def test_a_damaged_index_of_a_repository_is_named_and_labels_go_on(
+    hub: HubServer, neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+) -> None:
+    damaged = gzip.compress(b'[{"filename": 1}]')
+    commit = hub.add("org/set", {"features/index.json.gz": damaged})
+    found = opened(commit=commit)
+    for _ in range(2):
+        with pytest.raises(FeatureIndexError, match="not in the published layout"):
+            found.card(F)
+    assert dict(found.labels) == {} and found.n_layers == 0
+    neuronpedia.answers["model/0-set/2"] = feature()
+    assert known(found.card(FeatureId(0, 2))).label == Label("Texan cities", None)
+
+
+@pytest.mark.parametrize("offsets", [[0, -5], [9, 3], [0, 2**40], ["0", "9"], [0, 9]])
+def test_a_repository_cannot_make_us_read_anything(
+    hub: HubServer, opened: Callable[..., Explanations], offsets: list[Any]
+) -> None:
+    index = gzip.compress(json.dumps([{"filename": "l.bin", "offsets": offsets}]).encode())
+    files = {"features/index.json.gz": index, "features/l.bin": b"\xff" * 20}
+    found = opened(commit=hub.add("org/set", files), neuronpedia=False)
+    with pytest.raises(FeatureIndexError, match=r"feature L0/0 .*cannot be read"):
+        found.card(FeatureId(0, 0))
+
+
+def test_a_kept_file_that_was_damaged_is_fetched_again(
+    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations], tmp_path: Path
+) -> None:
+    neuronpedia.answers[SET] = feature()
+    card = opened().card(F)
+    (kept,) = (tmp_path / "cache").rglob("*.bin")
+    kept.write_bytes(b"damaged")
+    assert opened().card(F) == card
+    assert len(neuronpedia.requests) == 2
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(
+    neuronpedia: NeuronpediaServer, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").touch()
+    neuronpedia.answers[SET] = feature()
+    found = Explanations.open(
+        tmp_path, hub=None, neuronpedia=("model", "set"), cache_folder=tmp_path / "cache"
+    )
+    with pytest.raises(ExplanationError, match="feature examples cannot be kept in"):
+        found.card(F)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_pruning import random_graph
+
+from tracer.errors import GraphFileError
+from tracer.graph.graph import load_graph
+from tracer.types import NodeId
+
+
+def test_every_row_has_one_node_and_back() -> None:
+    index = random_graph(2).index
+    nodes = [index.node(row) for row in range(len(index))]
+    assert [index.row(node) for node in nodes] == list(range(len(index)))
+    assert [NodeId.parse(str(node)) for node in nodes] == nodes
+    assert [node.layer for node in nodes] == index.layers.tolist()
+    assert [node.position for node in nodes] == index.positions.tolist()
+    kinds = [node.kind for node in nodes]
+    assert kinds == sorted(kinds, key=["feature", "error", "token", "logit"].index)
+
+
+@pytest.mark.parametrize("text", ["", "feature", "feature-1-2", "cloud-1-2-3", "feature-a-b-c"])
+def test_what_is_no_node_id_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        NodeId.parse(text)
+
+
+def test_a_saved_graph_comes_back_the_same(tmp_path: Path) -> None:
+    graph = random_graph(4)
+    graph.save(tmp_path / "graph.safetensors")
+    back = load_graph(tmp_path / "graph.safetensors")
+    assert (back.to_dense() == graph.to_dense()).all()
+    assert back.features.tolist() == graph.features.tolist()
+    assert (back.activations == graph.activations).all()
+    for name in ("prompt", "tokens", "token_ids", "targets", "next_tokens", "n_active_features"):
+        assert getattr(back, name) == getattr(graph, name)
+    assert list(tmp_path.iterdir()) == [tmp_path / "graph.safetensors"]
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "graph.safetensors"
+    random_graph(4).save(path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(GraphFileError, match=r"graph\.safetensors"):
+        load_graph(path)
+    with pytest.raises(GraphFileError, match="missing"):
+        load_graph(tmp_path / "missing")
+
+
+def test_a_graph_cannot_be_changed() -> None:
+    graph = random_graph(4)
+    with pytest.raises(ValueError, match="read-only"):
+        graph.weights[0] = 1.0
+
+
+def test_reading_and_pruning_a_graph_needs_no_torch(tmp_path: Path) -> None:
+    random_graph(4).save(tmp_path / "graph")
+    code = (
+        "import sys, tracer; graph = tracer.load_graph(sys.argv[1]); tracer.prune(graph);"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "graph")], check=True)

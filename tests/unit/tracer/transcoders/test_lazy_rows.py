@@ -1,0 +1,103 @@
+"""Transcoders that stay in their files give the same graph and read only what they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+import tracer
+from tracer.errors import TranscoderError
+from tracer.transcoders import load
+from tracer.transcoders.lazy_rows import StoredRows
+from tracer.transcoders.tensor_files import SafetensorsFile, StoredTensor
+
+
+@pytest.mark.parametrize("kind", ["transcoder_set", "cross_layer_transcoder"])
+def test_a_set_left_in_its_files_gives_the_same_graph(tmp_path: Path, kind: str) -> None:
+    folder = str(tiny.save_model(tmp_path / "model"))
+    transcoders = str(tiny.save_transcoders(tmp_path / "set", kind))
+    whole = tracer.load(folder, transcoders, device="cpu")
+    lazy = tracer.load(folder, transcoders, "cpu", lazy_decoders=True, lazy_encoders=True)
+    assert isinstance(lazy.transcoders[0].W_dec, StoredRows)
+    expected, found = tracer.trace(whole, tiny.PROMPT), tracer.trace(lazy, tiny.PROMPT)
+    assert torch.equal(found.to_dense(), expected.to_dense())
+    edit = [tracer.Intervention(1, 2, 5, 3.0)]
+    before = tracer.intervene(whole, tiny.PROMPT, edit).edited_logits
+    assert tracer.intervene(lazy, tiny.PROMPT, edit).edited_logits == pytest.approx(before)
+    assert torch.equal(lazy.transcoders[1].decoder(), whole.transcoders[1].decoder())
+
+
+def test_large_sets_are_left_in_their_files_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.save_transcoders(tmp_path / "set")
+    size = tiny.N_LAYERS * tiny.N_FEATURES * tiny.D_MODEL * 4
+    for limit, stored in ((size, False), (size - 1, True)):
+        monkeypatch.setattr(load, "LARGE_DECODERS", limit)
+        found = load.load_transcoders(folder, tiny.N_LAYERS, tiny.D_MODEL)
+        assert isinstance(found[0].W_dec, StoredRows) is stored
+        assert isinstance(found[0].W_enc, torch.Tensor)
+
+
+def test_rows_are_read_in_the_order_asked_for_and_none_beside(tmp_path: Path) -> None:
+    matrix = torch.arange(60.0).view(20, 3).bfloat16()
+    save_file({"W": matrix}, tmp_path / "file")
+    file = SafetensorsFile(tmp_path / "file")
+    stored = StoredRows(StoredTensor(file, "W"), "cpu", torch.float32)
+    read: list[slice] = []
+
+    class Spy:
+        def get_slice(self, name: str) -> Spy:
+            return self
+
+        def __getitem__(self, index: tuple[slice]) -> torch.Tensor:
+            read.extend(index)
+            return inner.get_slice("W")[index]
+
+    inner, file._file = file._file, Spy()
+    wanted = torch.tensor([7, 3, 7, 4, 19])
+    assert torch.equal(stored[wanted], matrix.float()[wanted])
+    assert read == [slice(3, 5), slice(7, 8), slice(19, 20)]
+    assert stored[torch.tensor([], dtype=torch.long)].shape == (0, 3)
+
+
+def test_a_damaged_row_is_found_when_it_is_read(tmp_path: Path) -> None:
+    folder = tiny.save_model(tmp_path / "model")
+    transcoders = tiny.save_transcoders(tmp_path / "set")
+    path = transcoders / "layer_1.safetensors"
+    tensors = load_file(path)
+    tensors["W_dec"][:] = float("nan")
+    save_file(tensors, path)
+    model = tracer.load(str(folder), str(transcoders), "cpu", lazy_decoders=True)
+    with pytest.raises(TranscoderError, match=r"W_dec in .*layer_1.*not finite"):
+        tracer.trace(model, tiny.PROMPT)
+
+
+@pytest.mark.parametrize("kind", ["transcoder_set", "cross_layer_transcoder"])
+def test_a_set_with_more_layers_than_the_model_is_refused(tmp_path: Path, kind: str) -> None:
+    folder = tiny.save_transcoders(tmp_path / "set", kind)
+    with pytest.raises(TranscoderError, match="more layers than the model's 2"):
+        load.load_transcoders(folder, tiny.N_LAYERS - 1, tiny.D_MODEL)
+
+
+def test_watching_everything_returns_what_was_active_before_or_after(
+    open_tiny: Callable[..., tracer.Model],
+) -> None:
+    model = open_tiny()
+    graph = tracer.trace(model, tiny.PROMPT)
+    edit = tracer.Intervention(0, 2, 5, 9.0)
+    result = tracer.intervene(model, tiny.PROMPT, [edit], watch="all")
+    before = {node: pair[0] for node, pair in result.activations.items() if pair[0]}
+    index = graph.index
+    expected = {index.node(row): float(graph.activations[row]) for row in range(index.n_features)}
+    assert before == pytest.approx(expected, abs=1e-5)
+    some = list(result.activations)[::7]
+    watched = tracer.intervene(model, tiny.PROMPT, [edit], watch=some).activations
+    for node in some:
+        assert watched[node] == pytest.approx(result.activations[node], abs=1e-5)
+    assert any(not pair[0] and pair[1] for pair in result.activations.values())

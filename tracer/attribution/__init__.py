@@ -1,0 +1,1 @@
+"""Compute an attribution graph: frozen forward pass, backward walk, direct effects."""

@@ -1,0 +1,1 @@
+"""What can be opened, where its files are, and how they are downloaded. No torch."""

@@ -1,0 +1,1 @@
+"""The commands of ``python -m tracer``, one module a command."""

@@ -1,0 +1,98 @@
+"""A pruned graph and an intervention as plain JSON values, for the command line and for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tracer.graph.graph import AttributionGraph
+from tracer.graph.pruning import PrunedGraph
+from tracer.interventions.run import InterventionResult
+from tracer.types import FeatureId, NodeId, TokenProbability
+
+
+def node_label(graph: AttributionGraph, node: NodeId, names: Mapping[FeatureId, str]) -> str:
+    """What to call a node: a feature by its name, or by its number where it has none."""
+    token = graph.tokens[node.position]
+    if node.kind == "token":
+        return token
+    if node.kind == "error":
+        return f"error at {token.strip()!r}"
+    if node.kind == "logit":
+        row = graph.index.row(node) - graph.index.logit_rows.start
+        label: str = graph.targets[row].label
+        return label
+    return names.get(node.feature) or str(node.feature)
+
+
+def pruned_graph_report(
+    pruned: PrunedGraph, names: Mapping[FeatureId, str] | None = None
+) -> dict[str, Any]:
+    """The kept nodes and edges with labels, scores, and how much was pruned away."""
+    names = names or {}
+    graph = pruned.graph
+    nodes = []
+    for row, node in zip(pruned.rows.tolist(), pruned.nodes, strict=True):
+        nodes.append(
+            {
+                "id": str(node),
+                "kind": node.kind,
+                "layer": node.layer,
+                "position": node.position,
+                "index": node.index,
+                "token": graph.tokens[node.position],
+                "label": node_label(graph, node, names),
+                "activation": float(graph.activations[row]) if node.kind == "feature" else None,
+                "influence": float(pruned.influence[row]),
+                "cumulative_influence": float(pruned.cumulative_influence[row]),
+            }
+        )
+    sources, targets, weights = pruned.edges
+    edges = [
+        {
+            "source": str(graph.index.node(source)),
+            "target": str(graph.index.node(target)),
+            "weight": w,
+        }
+        for source, target, w in zip(
+            sources.tolist(), targets.tolist(), weights.tolist(), strict=True
+        )
+    ]
+    return {
+        "prompt": graph.prompt,
+        "tokens": list(graph.tokens),
+        "next_tokens": _tokens(graph.next_tokens),
+        "targets": [{"label": t.label, "probability": t.probability} for t in graph.targets],
+        "replacement_score": pruned.replacement_score,
+        "completeness_score": pruned.completeness_score,
+        "thresholds": {"node": pruned.thresholds.node, "edge": pruned.thresholds.edge},
+        "n_active_features": graph.n_active_features,
+        "n_nodes_traced": graph.n_nodes,
+        "n_edges_traced": graph.n_edges,
+        "rounding_error": graph.rounding_error,
+        "dropped_weight": graph.dropped_weight,
+        "provenance": dict(graph.provenance),
+        "nodes": nodes,
+        "edges": edges,
+    }
+
+
+def intervention_report(result: InterventionResult, limit: int = 10) -> dict[str, Any]:
+    """Next tokens before and after, and how far apart the two distributions are."""
+    return {
+        "prompt": result.prompt,
+        "interventions": [edit.__dict__ for edit in result.interventions],
+        "kl": result.kl,
+        "changes": [change._asdict() for change in result.compare(limit)],
+        "baseline": _tokens(result.baseline),
+        "edited": _tokens(result.edited),
+        "baseline_continuation": result.baseline_continuation,
+        "edited_continuation": result.edited_continuation,
+    }
+
+
+def _tokens(entries: tuple[TokenProbability, ...]) -> list[dict[str, Any]]:
+    return [
+        {"token": entry.token, "token_id": entry.token_id, "probability": entry.probability}
+        for entry in entries
+    ]

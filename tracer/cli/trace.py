@@ -1,0 +1,234 @@
+"""``trace``, ``prune`` and ``export``: graphs made, read again and handed on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracer.catalog.resolve import resolve
+from tracer.cli.options import (
+    Progress,
+    Teaching,
+    add_model_options,
+    add_pruning_options,
+    as_tracer_error,
+    open_graph,
+    open_model,
+    print_json,
+)
+from tracer.errors import FeatureIndexError, TargetError, TracerError
+from tracer.features.lookup import (
+    Explanations,
+    explanations_of,
+    explanations_on_neuronpedia,
+)
+from tracer.hub import network_allowed
+from tracer.interchange.nodes import explained_by, stored_labels
+from tracer.types import Contrast, FeatureId, FeatureTarget, TargetChoice
+
+if TYPE_CHECKING:
+    from tracer.features.cards import FeatureReader
+    from tracer.graph.graph import AttributionGraph
+    from tracer.graph.pruning import PrunedGraph
+
+
+def add(commands: Any) -> None:
+    """Add the three commands."""
+    trace = commands.add_parser(
+        "trace",
+        help="trace a prompt and print its pruned graph",
+        description="Find which features of the model's MLPs directly affect which, and the next "
+        "token,\nand print the part of that graph that carries most of the influence.",
+        epilog="""examples:
+  python -m tracer trace "The capital of the state containing Dallas is"
+  python -m tracer trace --contrast " Austin" " Sacramento" "The capital of Texas is"
+  python -m tracer trace --model gemma-2-2b --transcoders clt-426k --dtype bfloat16 \\
+      --max-features 4096 --save dallas.safetensors "The capital of the state containing Dallas is"
+""",
+        formatter_class=Teaching,
+    )
+    trace.add_argument("prompt", help="the text whose next token is to be explained")
+    trace.add_argument("--target", action="append", help="token to explain, e.g. ' Austin'")
+    trace.add_argument(
+        "--contrast",
+        action="append",
+        nargs=2,
+        default=[],
+        metavar=("A", "B"),
+        help="explain the logit of token A minus that of B",
+    )
+    trace.add_argument(
+        "--feature",
+        action="append",
+        default=[],
+        metavar="LAYER:POSITION:FEATURE",
+        help="explain this active feature instead of the output; position -1 is the last",
+    )
+    trace.add_argument("--max-logits", type=int, default=10, help="most logits to explain (10)")
+    trace.add_argument("--logit-mass", type=float, default=0.95, help="probability to reach (0.95)")
+    trace.add_argument("--max-features", type=int, help="expand at most this many features (all)")
+    trace.add_argument(
+        "--memory", type=float, metavar="GIB", help="most memory to use (what is free)"
+    )
+    trace.add_argument("--save", metavar="FILE", help="also save the whole graph to FILE")
+    add_pruning_options(trace)
+    add_model_options(trace)
+    trace.set_defaults(run=_trace)
+
+    prune = commands.add_parser(
+        "prune",
+        help="print a graph from a file, at other thresholds",
+        description="Print the part of a saved graph that carries the given shares of the "
+        "influence.\nNothing is traced again.",
+        epilog="example:\n  python -m tracer prune dallas.safetensors --node-threshold 0.6",
+        formatter_class=Teaching,
+    )
+    prune.add_argument("graph", help=_GRAPH)
+    add_pruning_options(prune)
+    prune.set_defaults(run=_prune)
+
+    export = commands.add_parser(
+        "export",
+        help="write a graph, pruned, as JSON that other tools read",
+        description="Write a graph in the form that Neuronpedia, circuit-tracer and Anthropic's "
+        "front end open,\nwith the features' names where an index or the file has them.",
+        epilog="example:\n  python -m tracer export dallas.safetensors dallas.json",
+        formatter_class=Teaching,
+    )
+    export.add_argument("graph", help=_GRAPH)
+    export.add_argument("file", help="the JSON file to write")
+    export.add_argument("--slug", help="short name inside the file (the file's own)")
+    add_pruning_options(export)
+    export.set_defaults(run=_export)
+
+
+_GRAPH = "a file of 'trace --save', a published .json, or circuit-tracer's .pt"
+
+
+def _trace(options: argparse.Namespace) -> None:
+    import tracer
+
+    targets: list[TargetChoice] = [*(options.target or ())]
+    targets += [Contrast(better, worse) for better, worse in options.contrast]
+    targets += [_feature_target(text) for text in options.feature]
+    model = open_model(options)
+    with Progress() as progress:
+        graph = tracer.trace(
+            model,
+            options.prompt,
+            targets=targets or None,
+            max_logits=options.max_logits,
+            logit_mass=options.logit_mass,
+            max_features=options.max_features,
+            memory_limit=None if options.memory is None else int(options.memory * 2**30),
+            progress=progress.count,
+        )
+    if options.save:
+        try:
+            graph.save(options.save)
+        except OSError as error:
+            raise as_tracer_error(options.save, error) from error
+    _print_pruned(graph, options)
+
+
+def _prune(options: argparse.Namespace) -> None:
+    _print_pruned(open_graph(options.graph), options)
+
+
+def _export(options: argparse.Namespace) -> None:
+    import tracer
+    from tracer.interchange.graph_json import write_graph_json
+
+    graph = open_graph(options.graph)
+    pruned = tracer.prune(graph, options.node_threshold, options.edge_threshold)
+    target = Path(options.file)
+    shared = tracer.shared_from_trace(pruned, options.slug or target.stem, _names(pruned))
+    try:
+        size = len(write_graph_json(shared, target))
+    except OSError as error:
+        raise as_tracer_error(options.file, error) from error
+    if options.json:
+        print_json({"nodes": len(shared.nodes), "links": len(shared.weights), "bytes": size})
+    else:
+        print(f"{len(shared.nodes)} nodes and {len(shared.weights)} links in {target}")
+
+
+def _names(pruned: PrunedGraph) -> dict[FeatureId, str]:
+    """What the kept features are called, where anybody knows; that nobody does is no failure."""
+    found = stored_labels(pruned.graph)
+    features = {node.feature for node in pruned.nodes if node.kind == "feature"}
+    nameless = sorted(features - found.keys())
+    reader: FeatureReader | None = None
+    try:
+        reader = _reader(pruned.graph)
+        if isinstance(reader, Explanations) and network_allowed():
+            with Progress() as progress:
+                reader.fetch_many(nameless, progress.count)
+    except TracerError as error:
+        print(f"not every feature could be named: {error}", file=sys.stderr)
+    if reader is not None:
+        for feature in nameless:
+            with suppress(FeatureIndexError):  # as was said
+                found[feature] = reader.cached_name(feature)
+    return found
+
+
+def _reader(graph: AttributionGraph) -> FeatureReader | None:
+    """Who knows what the features are; None where the transcoders are gone."""
+    made = graph.provenance
+    if {"model", "transcoders"} <= made.keys():
+        try:
+            source = resolve(str(made["model"]), str(made["transcoders"]))
+        except TracerError:
+            return None  # the graph stands without them
+        return explanations_of(source)
+    published = explained_by(made)
+    return explanations_on_neuronpedia(*published) if published else None
+
+
+def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:
+    from tracer.cli.report import pruned_graph_report
+    from tracer.graph.pruning import prune
+
+    pruned = prune(graph, options.node_threshold, options.edge_threshold)
+    report = pruned_graph_report(pruned, _names(pruned))
+    if options.json:
+        print_json(report)
+        return
+    print(f"{report['prompt']} …")
+    for entry in report["next_tokens"][:5]:
+        print(f"  {entry['probability']:6.1%}  {entry['token'].strip()}")
+    print(
+        f"{len(report['nodes'])} of {report['n_nodes_traced']} nodes and {len(report['edges'])} of "
+        f"{report['n_edges_traced']} edges kept; replacement score "
+        f"{report['replacement_score']:.2f}, completeness {report['completeness_score']:.2f}"
+    )
+    if report["rounding_error"]:
+        print(f"bfloat16 moved {report['rounding_error']:.2%} of the edges' weight, by a sample")
+    if report["dropped_weight"]:
+        print(f"of each row at most {report['dropped_weight']:.2%} of its weight was left out")
+    labels = {node["id"]: node["label"].strip() for node in report["nodes"]}
+    for node in sorted(report["nodes"], key=lambda node: (-node["layer"], node["position"])):
+        place = {"token": "token", "logit": "logit"}.get(node["kind"], f"layer {node['layer']}")
+        inputs = sorted(
+            (edge for edge in report["edges"] if edge["target"] == node["id"]),
+            key=lambda edge: -abs(edge["weight"]),
+        )[:3]
+        made_of = ", ".join(f"{labels[edge['source']]} {edge['weight']:+.2f}" for edge in inputs)
+        print(
+            f"  {place:8} at {node['token'].strip():12} {labels[node['id']][:36]:36} "
+            f"influence {node['influence']:.3f}" + (f"  ← {made_of}" if made_of else "")
+        )
+
+
+def _feature_target(text: str) -> FeatureTarget:
+    try:
+        layer, position, feature = (int(part) for part in text.split(":"))
+    except ValueError as error:
+        raise TargetError(
+            f"--feature {text!r} is not LAYER:POSITION:FEATURE, for example 3:-1:417"
+        ) from error
+    return FeatureTarget(layer, position, feature)

@@ -1,1 +1,0 @@
-"""The commands of ``python -m tracer``, a module for those that belong together."""

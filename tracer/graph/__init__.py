@@ -1,0 +1,1 @@
+"""The attribution graph as data: node order, influence, pruning and comparison. No torch."""

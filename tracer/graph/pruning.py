@@ -1,0 +1,216 @@
+"""Which nodes and edges of a graph matter: influence, thresholds, scores. Data only, no model.
+
+The definitions are those of circuit-tracer 0.5 (`graph.py`), after "Circuit Tracing: Revealing
+Computational Graphs in Language Models" (Ameisen et al., 2025, appendix on graph pruning); here
+they run on the sparse rows, so that a threshold slider can call them on every move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from tracer.graph.graph import AttributionGraph
+from tracer.graph.influence import node_influence, normalized_weights
+from tracer.graph.nodes import FloatArray, IntArray, NodeIndex
+from tracer.types import NodeId, Thresholds
+
+BoolArray = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class PrunedGraph:
+    """The part of a graph that carries most of the influence on its targets.
+
+    Arrays run over all rows (``node_*``) or all stored edges (``edge_*``) of ``graph``, so that
+    what was pruned away can still be counted and shown.
+    """
+
+    graph: AttributionGraph
+    thresholds: Thresholds
+    node_mask: BoolArray
+    edge_mask: BoolArray
+    influence: FloatArray
+    """``(n_nodes,)``: summed over all paths to the targets, targets weighted by probability."""
+    cumulative_influence: FloatArray
+    """``(n_nodes,)``: share of all influence reached once this node is taken in, strongest first;
+    small means important. Neuronpedia's ``influence``."""
+    replacement_score: float
+    """Share of the influence of tokens and errors together that starts at tokens (whole graph)."""
+    completeness_score: float
+    """Influence-weighted share of each node's input that does not come from errors."""
+
+    @cached_property
+    def rows(self) -> IntArray:
+        """Kept rows of ``graph``, ascending."""
+        return np.flatnonzero(self.node_mask)
+
+    @cached_property
+    def nodes(self) -> tuple[NodeId, ...]:
+        """Kept nodes, in row order."""
+        return tuple(self.graph.index.node(int(row)) for row in self.rows)
+
+    @cached_property
+    def edges(self) -> tuple[IntArray, IntArray, FloatArray]:
+        """``(sources, targets, weights)`` of the kept edges; rows of ``graph``."""
+        kept = self.edge_mask
+        return self.graph.sources[kept], self.graph.rows[kept], self.graph.weights[kept]
+
+    def inputs(self, node: NodeId, limit: int | None = None) -> list[tuple[NodeId, float]]:
+        """Kept direct effects *on* ``node``, strongest first; ``KeyError`` if it is unknown."""
+        sources, targets, weights = self.edges
+        chosen = targets == self.graph.index.row(node)
+        return self._strongest(sources[chosen], weights[chosen], limit)
+
+    def outputs(self, node: NodeId, limit: int | None = None) -> list[tuple[NodeId, float]]:
+        """Kept direct effects *of* ``node``, strongest first; ``KeyError`` if it is unknown."""
+        sources, targets, weights = self.edges
+        chosen = sources == self.graph.index.row(node)
+        return self._strongest(targets[chosen], weights[chosen], limit)
+
+    def _strongest(
+        self, rows: IntArray, weights: FloatArray, limit: int | None
+    ) -> list[tuple[NodeId, float]]:
+        order = np.argsort(-np.abs(weights), kind="stable")[:limit]
+        return [(self.graph.index.node(int(rows[i])), float(weights[i])) for i in order]
+
+
+def prune(
+    graph: AttributionGraph, node_threshold: float = 0.8, edge_threshold: float = 0.98
+) -> PrunedGraph:
+    """Keep the nodes, then the edges, that together carry the given shares of influence.
+
+    Tokens and logits always stay. Afterwards features without inputs and features or errors
+    without outputs are removed until nothing changes.
+
+    Raises :class:`tracer.errors.ThresholdError` for a threshold outside 0..1.
+    """
+    thresholds = Thresholds(node_threshold, edge_threshold)
+    n_nodes, index = graph.n_nodes, graph.index
+    start = graph.target_weights
+    influence = graph.influence.nodes
+
+    node_mask = influence >= _threshold_score(influence, thresholds.node)
+    node_mask[index.token_rows.start :] = True
+
+    kept = _edges_between(graph, node_mask)
+    rows, sources = graph.rows[kept], graph.sources[kept]
+    shares = normalized_weights(rows, graph.weights[kept], n_nodes)
+    reach = node_influence(index, rows, sources, shares, start) + start
+    edge_scores = shares * reach[rows]
+    strong = edge_scores >= _threshold_score(edge_scores, thresholds.edge)
+
+    strong = _without_dead_ends(index, node_mask, rows, sources, strong)
+    edge_mask = np.zeros(graph.n_edges, bool)
+    edge_mask[kept[strong]] = True
+    replacement, completeness = _scores(graph)
+    return PrunedGraph(
+        graph=graph,
+        thresholds=thresholds,
+        node_mask=node_mask,
+        edge_mask=edge_mask,
+        influence=influence,
+        cumulative_influence=_cumulative(influence),
+        replacement_score=replacement,
+        completeness_score=completeness,
+    )
+
+
+def whole(graph: AttributionGraph) -> PrunedGraph:
+    """Everything that a graph of another tool has: its maker pruned it already.
+
+    Errors without an edge are not part of it; all else is, dead ends included.
+    """
+    index = graph.index
+    touched = np.zeros(graph.n_nodes, bool)
+    touched[graph.sources] = touched[graph.rows] = True
+    touched[index.feature_rows] = True
+    touched[index.token_rows.start :] = True
+    replacement, completeness = _scores(graph)
+    return PrunedGraph(
+        graph=graph,
+        thresholds=Thresholds(1.0, 1.0),
+        node_mask=touched,
+        edge_mask=np.ones(graph.n_edges, bool),
+        influence=graph.influence.nodes,
+        cumulative_influence=_cumulative(graph.influence.nodes),
+        replacement_score=replacement,
+        completeness_score=completeness,
+    )
+
+
+def keeping(pruned: PrunedGraph, nodes: Iterable[NodeId]) -> PrunedGraph:
+    """The same with these nodes too, and their edges with what is kept; unknown ones are passed."""
+    graph = pruned.graph
+    added = np.zeros(graph.n_nodes, bool)
+    added[[graph.index.row(node) for node in nodes if node in graph.index]] = True
+    added &= ~pruned.node_mask
+    kept = pruned.node_mask | added
+    new = (added[graph.rows] | added[graph.sources]) & kept[graph.rows] & kept[graph.sources]
+    return replace(pruned, node_mask=kept, edge_mask=pruned.edge_mask | new)
+
+
+def _threshold_score(scores: FloatArray, share: float) -> float:
+    """The smallest of the largest scores that together reach ``share`` of the sum."""
+    if not len(scores):
+        return 0.0
+    descending = np.sort(scores)[::-1]
+    total = descending.sum()
+    if total <= 0:
+        return 0.0
+    reached = np.searchsorted(np.cumsum(descending) / total, share)
+    return float(descending[min(int(reached), len(descending) - 1)])
+
+
+def _edges_between(graph: AttributionGraph, node_mask: BoolArray) -> IntArray:
+    """Places of the stored edges whose ends are both kept, ascending; row by row, because most
+    rows of a large graph are not."""
+    parts = []
+    for row in np.flatnonzero(node_mask & (np.diff(graph.indptr) > 0)):
+        start, stop = graph.indptr[row], graph.indptr[row + 1]
+        kept = node_mask[graph.sources[start:stop]] & (graph.weights[start:stop] != 0)
+        parts.append(start + np.flatnonzero(kept))
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def _without_dead_ends(
+    index: NodeIndex, node_mask: BoolArray, rows: IntArray, sources: IntArray, strong: BoolArray
+) -> BoolArray:
+    """Drop nodes that nothing flows through, from ``node_mask`` in place; errors need no inputs.
+
+    Returns which of the edges are left.
+    """
+    n_nodes, inner = len(index), slice(0, index.token_rows.start)
+    while True:
+        before = int(node_mask.sum())
+        strong = strong & node_mask[rows] & node_mask[sources]
+        has_output = np.bincount(sources[strong], minlength=n_nodes) > 0
+        has_input = np.bincount(rows[strong], minlength=n_nodes) > 0
+        node_mask[inner] &= has_output[inner]
+        node_mask[index.feature_rows] &= has_input[index.feature_rows]
+        if int(node_mask.sum()) == before:
+            return strong
+
+
+def _cumulative(influence: FloatArray) -> FloatArray:
+    total = influence.sum()
+    cumulative = np.ones_like(influence)
+    if total > 0:
+        order = np.argsort(-influence, kind="stable")
+        cumulative[order] = np.cumsum(influence[order]) / total
+    return cumulative
+
+
+def _scores(graph: AttributionGraph) -> tuple[float, float]:
+    """Replacement and completeness score of the unpruned graph, each in 0..1."""
+    index, influence = graph.index, graph.influence.nodes
+    tokens = influence[index.token_rows].sum()
+    errors = influence[index.error_rows].sum()
+    reach = influence + graph.target_weights
+    replacement = tokens / (tokens + errors) if tokens + errors > 0 else 1.0
+    explained = (1 - graph.influence.from_errors) * reach
+    completeness = explained.sum() / reach.sum() if reach.sum() > 0 else 1.0
+    return float(replacement), float(completeness)

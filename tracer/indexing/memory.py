@@ -1,0 +1,75 @@
+"""What building an index will need in memory, estimated before it is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from tracer.errors import MemoryLimitError
+from tracer.indexing.logit_effects import AT_ONCE, N_SHOWN
+from tracer.indexing.statistics import (
+    N_BINS,
+    N_SAMPLED,
+    N_SAMPLED_SHOWN,
+    N_STRONGEST,
+    window_width,
+)
+from tracer.model.memory import USABLE, available_bytes
+from tracer.model.model import Model
+
+PREFIXES: Final = 2**22
+"""Whole prefixes that are remembered, so that a repeated one counts once."""
+_MARGIN: Final = 1.25
+_FLOAT: Final = 4
+
+
+@dataclass(frozen=True)
+class IndexMemory:
+    """Bytes that a build takes on the model's device, the model itself not counted."""
+
+    kept: int
+    """The statistics of all features."""
+    passing: int
+    """One batch on its way through, at most."""
+
+    @property
+    def total(self) -> int:
+        return self.kept + self.passing
+
+
+def index_memory(
+    model: Model, context: int = 128, batch_tokens: int = 2048, n_tags: int = 0
+) -> IndexMemory:
+    """What building an index of the model's transcoder set takes."""
+    width = window_width(min(context, model.bridge.n_context))
+    strongest = N_STRONGEST * (12 + _FLOAT * width) + 4
+    sample = N_SAMPLED * 8 + N_SAMPLED_SHOWN * _FLOAT * width + 8
+    counts = 24 + 4 * (N_BINS + 1) + N_SHOWN * (4 + 4 + 8)
+    layers = model.transcoders.layers
+    kept = sum(layer.n_features for layer in layers) * (strongest + sample + counts + 8 * n_tags)
+    largest = max(layer.n_features for layer in layers)
+    d_model, item = model.transcoders.d_model, model.bridge.dtype.itemsize
+    inputs = model.n_layers * batch_tokens * d_model * item
+    logits = 3 * batch_tokens * model.vocab_size * max(item, _FLOAT)
+    dictionary = batch_tokens * largest * (6 if n_tags else 4) * _FLOAT
+    dictionary += largest * d_model * (item + _FLOAT)  # an encoder read or widened
+    moved = model.vocab_size * d_model * _FLOAT + 3 * AT_ONCE
+    passing = max(moved, inputs + max(logits, dictionary)) + 40 * PREFIXES
+    return IndexMemory(kept=kept, passing=int(passing * _MARGIN))
+
+
+def check_memory(needed: IndexMemory, model: Model, limit: int | None) -> None:
+    """Raise :class:`MemoryLimitError` when that is more than ``limit`` (None: than is free)."""
+    free = available_bytes(model.device)
+    room = int(free * USABLE) if limit is None else min(limit, free)
+    if needed.total > room:
+        raise MemoryLimitError(
+            f"an index of {sum(x.n_features for x in model.transcoders.layers):,} features needs "
+            f"about {_gib(needed.kept)} for what is kept and {_gib(needed.passing)} while a batch "
+            f"passes, {_gib(room)} may be used: lower batch_tokens or context, or use a larger "
+            "machine"
+        )
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -1,0 +1,1 @@
+"""An opened model as plain tensors. Importing the package itself does not import torch."""

@@ -1,0 +1,60 @@
+"""A matrix that stays in its file: rows are read when they are asked for.
+
+A prompt touches a few thousand of a dictionary's millions of features; reading only their rows is
+what lets a set open that is larger than memory.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tracer.errors import TranscoderError
+from tracer.transcoders.tensor_files import StoredTensor
+
+
+class StoredRows:
+    """A stored tensor, indexed along its first axis.
+
+    ``stored[indices]`` reads those rows and nothing else; ``stored.whole()`` reads them all.
+    """
+
+    def __init__(
+        self, tensor: StoredTensor, device: torch.device | str, dtype: torch.dtype
+    ) -> None:
+        self.tensor, self.device, self.dtype = tensor, device, dtype
+        self.shape = torch.Size(tensor.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, indices: Int[Tensor, " rows"]) -> Float[Tensor, "rows ..."]:
+        """The chosen rows, in the order given; repeated ones are read once.
+
+        Raises :class:`TranscoderError` when a row holds values that are not finite.
+        """
+        wanted, place = indices.cpu().unique(return_inverse=True)
+        parts = [self.tensor.rows(start, stop) for start, stop in _runs(wanted.tolist())]
+        rows = torch.cat(parts) if parts else torch.empty(0, *self.shape[1:])
+        if not torch.isfinite(rows).all():
+            raise TranscoderError(
+                f"{self.tensor.place} holds values that are not finite: the file is damaged, "
+                "fetch it again"
+            )
+        return rows.to(self.dtype)[place].to(self.device)
+
+    def whole(self) -> Float[Tensor, "rows ..."]:
+        """All rows, as a new tensor that the caller lets go of."""
+        return self.tensor.whole().to(self.device, self.dtype)
+
+
+def _runs(indices: list[int]) -> list[tuple[int, int]]:
+    """``[3, 4, 5, 9]`` -> ``[(3, 6), (9, 10)]``: ascending indices as half-open ranges."""
+    runs: list[tuple[int, int]] = []
+    for index in indices:
+        if runs and runs[-1][1] == index:
+            runs[-1] = (runs[-1][0], index + 1)
+        else:
+            runs.append((index, index + 1))
+    return runs

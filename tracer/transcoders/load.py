@@ -1,0 +1,188 @@
+"""Open a transcoder set for a model: every tensor that is handed out has been checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from tracer.errors import TranscoderError
+from tracer.transcoders.config import SetConfig, local_files, read_config
+from tracer.transcoders.layouts import Layer, find_layers
+from tracer.transcoders.lazy_rows import StoredRows
+from tracer.transcoders.tensor_files import StoredTensor
+from tracer.transcoders.transcoder import Transcoder, TranscoderSet
+from tracer.types import Progress
+
+LARGE_DECODERS: Final = 2**30
+"""Bytes of decoder matrices beyond which they are left in their files unless asked otherwise."""
+
+
+def load_transcoders(
+    folder: Path | str,
+    n_layers: int,
+    d_model: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    lazy_decoders: bool | None = None,
+    lazy_encoders: bool = False,
+    files: Sequence[Path] | None = None,
+    progress: Progress | None = None,
+) -> TranscoderSet:
+    """Open the set in ``folder`` for a model of ``n_layers`` blocks of width ``d_model``.
+
+    Every published layout is read (:mod:`tracer.transcoders.layouts`). ``files`` are local copies
+    of what the folder's ``config.yaml`` lists as ``transcoders``; None takes the list for paths.
+
+    ``lazy_decoders`` leaves the decoder matrices in their files, to be read row by row; None does
+    so when they would take more than ``LARGE_DECODERS`` bytes and their files can be read by rows
+    (``.npz`` cannot: `tracer.transcoders.convert` turns them into files that can).
+    ``lazy_encoders`` reads one layer's encoder at a time, each time it is needed. ``progress``
+    counts layers.
+
+    Raises :class:`TranscoderError` naming the file when something is missing, damaged, holds
+    values that are not finite, or does not fit the model.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    listed = local_files(folder, config) if files is None else files
+    layers = find_layers(folder, config, listed, n_layers)
+    if lazy_decoders is None:
+        size = sum(layer["W_dec"].n_values for layer in layers) * dtype.itemsize
+        by_rows = all(layer["W_dec"].file.by_rows for layer in layers)
+        lazy_decoders = by_rows and size > LARGE_DECODERS
+    reader = _Reader(folder, config, n_layers, d_model, device, dtype, lazy_decoders, lazy_encoders)
+    opened = []
+    for number, layer in enumerate(layers):
+        if progress is not None:
+            progress(number, len(layers), "reading the transcoders")
+        opened.append(reader.transcoder(number, layer))
+    return TranscoderSet(
+        layers=tuple(opened),
+        read_point=config.read_point,
+        write_point=config.write_point,
+        scan=config.scan,
+        model_name=config.model_name,
+    )
+
+
+class _Reader:
+    """What all layers of a set are read with."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: SetConfig,
+        n_layers: int,
+        d_model: int,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        lazy_decoders: bool,
+        lazy_encoders: bool,
+    ) -> None:
+        self.folder, self.config = folder, config
+        self.n_layers, self.d_model = n_layers, d_model
+        self.device, self.dtype = device, dtype
+        self.lazy = {"W_dec": lazy_decoders, "W_enc": lazy_encoders}
+
+    def transcoder(self, number: int, layer: Layer) -> Transcoder:
+        """One layer, whole or with its matrices left in their files."""
+        shape, d_model = layer["W_enc"].shape, self.d_model
+        if len(shape) != 2 or not shape[0]:
+            raise TranscoderError(
+                f"W_enc of layer {number} of {self.folder} has shape {shape}: expected a row of "
+                f"{d_model} numbers for every feature"
+            )
+        n_features = shape[0]
+        outputs: tuple[int, ...] = (1,) if len(layer["W_dec"].shape) == 3 else ()
+        if self.config.cross_layer:
+            outputs = (self.n_layers - number,)
+
+        def vector(name: str, *shape: int) -> Tensor:
+            return self._read(number, name, layer[name], *shape).to(self.device, torch.float32)
+
+        def matrix(name: str, *shape: int) -> Tensor | StoredRows:
+            tensor = layer[name]
+            if not self.lazy[name]:
+                return self._read(number, name, tensor, *shape).to(self.device, self.dtype)
+            self._check_shape(number, name, tensor, *shape)
+            if not tensor.file.by_rows:
+                raise TranscoderError(
+                    f"{tensor.file.path} cannot be read row by row: convert the set first "
+                    "(python -m tracer convert), or read it whole"
+                )
+            self._check_kind(number, name, tensor.rows(0, 1))
+            return StoredRows(tensor, self.device, self.dtype)
+
+        W_dec = matrix("W_dec", n_features, *outputs, d_model)
+        if isinstance(W_dec, Tensor):
+            W_dec = W_dec.view(n_features, -1, d_model)
+        k, threshold = self._activation(number, layer, n_features)
+        return Transcoder(
+            layer=number,
+            W_enc=matrix("W_enc", n_features, d_model),
+            b_enc=vector("b_enc", n_features),
+            W_dec=W_dec,
+            b_dec=vector("b_dec", d_model),
+            threshold=vector("threshold", n_features) if threshold else None,
+            k=k,
+            W_skip=vector("W_skip", d_model, d_model) if "W_skip" in layer else None,
+        )
+
+    def _activation(self, number: int, layer: Layer, n_features: int) -> tuple[int | None, bool]:
+        """``k`` of a TopK layer, and whether its thresholds count."""
+        chosen, k = self.config.activation, self.config.k
+        if "k" in layer:
+            k = self._stored_k(number, layer["k"])
+        if chosen == "relu":
+            return None, False
+        if chosen == "topk" or (not chosen and k is not None):
+            if k is None or not 1 <= k <= n_features:
+                raise TranscoderError(
+                    f"layer {number} of {self.folder} is TopK with k {k}: expected a number from 1 "
+                    f"to {n_features}, in config.yaml or beside the tensors"
+                )
+            return k, False
+        if chosen == "jumprelu" and "threshold" not in layer:
+            raise TranscoderError(
+                f"layer {number} of {self.folder} is JumpReLU but has no threshold: fetch the set "
+                "again, or take 'activation' out of its config.yaml"
+            )
+        return None, "threshold" in layer
+
+    def _check_shape(self, number: int, name: str, tensor: StoredTensor, *shape: int) -> None:
+        if tensor.shape != shape:
+            raise TranscoderError(
+                f"{name} of layer {number} of {self.folder} has shape {tensor.shape}, the model "
+                f"needs {shape}: these transcoders belong to another model"
+            )
+
+    def _check_kind(self, number: int, name: str, value: Tensor) -> None:
+        if not value.is_floating_point():
+            raise TranscoderError(
+                f"{name} of layer {number} of {self.folder} is stored as "
+                f"{str(value.dtype).removeprefix('torch.')}: expected floating-point numbers, as "
+                "quantized ones mean nothing without their scales"
+            )
+
+    def _stored_k(self, number: int, tensor: StoredTensor) -> int:
+        values = tensor.whole().flatten().tolist()
+        if len(values) != 1 or values[0] is True or not float(values[0]).is_integer():
+            raise TranscoderError(
+                f"k of layer {number} of {self.folder} is {values[:3]}: expected one whole number"
+            )
+        return int(values[0])
+
+    def _read(self, number: int, name: str, tensor: StoredTensor, *shape: int) -> Tensor:
+        self._check_shape(number, name, tensor, *shape)
+        value = tensor.whole()
+        self._check_kind(number, name, value)
+        if not torch.isfinite(value).all():
+            raise TranscoderError(
+                f"{name} of layer {number} of {self.folder} holds values that are not finite: "
+                "the file is damaged, fetch it again"
+            )
+        return value

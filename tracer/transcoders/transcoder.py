@@ -1,0 +1,166 @@
+"""Transcoders in memory: what each layer reads, how it activates, and where it writes.
+
+A per-layer transcoder is a cross-layer one that writes to a single layer, so one class serves both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tracer.transcoders.config import ReadPoint, WritePoint
+from tracer.transcoders.lazy_rows import StoredRows
+
+_WRITES_AT_ONCE: Final = 8192
+"""Bounds the memory of a reconstruction: a long prompt has a million active features."""
+
+
+@dataclass(frozen=True)
+class Transcoder:
+    """One layer's features.
+
+    The activation is TopK when ``k`` is given, else JumpReLU when ``threshold`` is, else ReLU. The
+    two large matrices are in memory or left in their file, in the data type of the model; all else
+    is float32.
+    """
+
+    layer: int
+    W_enc: Float[Tensor, "features d_model"] | StoredRows
+    b_enc: Float[Tensor, " features"]
+    W_dec: Float[Tensor, "features outputs d_model"] | StoredRows
+    """Decoder vectors towards layers ``layer``, ``layer + 1``, … (``outputs`` of them); two axes
+    in a file of a per-layer set."""
+    b_dec: Float[Tensor, " d_model"]
+    threshold: Float[Tensor, " features"] | None = None
+    k: int | None = None
+    W_skip: Float[Tensor, "d_model d_model"] | None = None
+    """Added as ``x @ W_skip.T`` to the reconstruction of this layer."""
+
+    @property
+    def n_features(self) -> int:
+        return self.W_enc.shape[0]
+
+    @property
+    def output_layers(self) -> range:
+        outputs = self.W_dec.shape[1] if len(self.W_dec.shape) == 3 else 1
+        return range(self.layer, self.layer + outputs)
+
+    def preactivations(self, x: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos features"]:
+        """Encoder directions times what was read, plus bias; float32."""
+        W_enc = self.W_enc.whole() if isinstance(self.W_enc, StoredRows) else self.W_enc
+        return x.float() @ W_enc.float().T + self.b_enc
+
+    def activations(self, x: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos features"]:
+        """Feature activations, float32; mostly zeros."""
+        pre = self.preactivations(x)
+        if self.k is not None:
+            kept = pre.topk(self.k, dim=-1)
+            return torch.zeros_like(pre).scatter_(-1, kept.indices, kept.values)
+        if self.threshold is not None:
+            return torch.where(pre > self.threshold, pre, 0)
+        return pre.relu()
+
+    def chosen_activations(
+        self, x: Float[Tensor, "chosen d_model"], features: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, " chosen"]:
+        """Activation of one feature for each row of ``x``; only TopK has to look at the others."""
+        if self.k is not None:
+            return self.activations(x)[torch.arange(len(features), device=x.device), features]
+        pre = (x.float() * self.encoder_vectors(features).float()).sum(-1) + self.b_enc[features]
+        if self.threshold is not None:
+            return torch.where(pre > self.threshold[features], pre, 0)
+        return pre.relu()
+
+    def skipped(self, x: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos d_model"]:
+        """What the skip connection adds to the reconstruction; zeros without one."""
+        if self.W_skip is None:
+            return torch.zeros_like(x)
+        return x @ self.W_skip.to(x.dtype).T
+
+    def encoder_vectors(self, indices: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen d_model"]:
+        """The directions that the chosen features read."""
+        return self.W_enc[indices]
+
+    def decoder_vectors(
+        self, indices: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "chosen outputs d_model"]:
+        """What the chosen features write, per unit of activation, to each output layer."""
+        rows = self.W_dec[indices]
+        return rows.view(len(rows), len(self.output_layers), self.W_dec.shape[-1])
+
+    def write(
+        self,
+        outputs: Float[Tensor, "layers pos d_model"],
+        positions: Int[Tensor, " active"],
+        vectors: Float[Tensor, "rows outputs d_model"],
+        rows: Int[Tensor, " active"],
+        activations: Float[Tensor, " active"],
+    ) -> None:
+        """Add, in place, ``activations * vectors[rows]`` at ``positions`` of the output layers."""
+        for start in range(0, len(rows), _WRITES_AT_ONCE):
+            part = slice(start, start + _WRITES_AT_ONCE)
+            written = vectors[rows[part]].to(outputs.dtype) * activations[part, None, None]
+            for step, target in enumerate(self.output_layers):
+                outputs[target].index_add_(0, positions[part], written[:, step])
+
+    def decoder(self) -> Float[Tensor, "features outputs d_model"]:
+        """Decoder vectors of all features; read from the file when they were left there."""
+        if isinstance(self.W_dec, StoredRows):
+            shape = (self.n_features, len(self.output_layers), self.W_dec.shape[-1])
+            return self.W_dec.whole().view(shape)
+        return self.W_dec
+
+
+@dataclass(frozen=True)
+class TranscoderSet:
+    """One transcoder per layer, all reading and writing at the same kind of place."""
+
+    layers: tuple[Transcoder, ...]
+    read_point: ReadPoint
+    write_point: WritePoint
+    scan: str
+    """The publisher's name for the set."""
+    model_name: str = ""
+    """The model it was trained on, as the publisher names it."""
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def d_model(self) -> int:
+        return self.layers[0].W_enc.shape[1]
+
+    @property
+    def is_cross_layer(self) -> bool:
+        return any(len(layer.output_layers) > 1 for layer in self.layers)
+
+    def __getitem__(self, layer: int) -> Transcoder:
+        return self.layers[layer]
+
+    def reconstructions(
+        self,
+        activations: list[Float[Tensor, "pos features"]],
+        inputs: list[Float[Tensor, "pos d_model"]],
+    ) -> Float[Tensor, "layers pos d_model"]:
+        """What the features of all layers write to each layer, biases and skips included."""
+        outputs = self.written_without_features(inputs)
+        for layer, active in zip(self.layers, activations, strict=True):
+            position, feature = active.nonzero(as_tuple=True)
+            vectors = layer.decoder_vectors(feature)
+            rows = torch.arange(len(feature), device=feature.device)
+            layer.write(outputs, position, vectors, rows, active[position, feature])
+        return outputs
+
+    def written_without_features(
+        self, inputs: list[Float[Tensor, "pos d_model"]]
+    ) -> Float[Tensor, "layers pos d_model"]:
+        """Decoder biases and skip connections: the reconstruction when no feature is active."""
+        biased = [
+            layer.skipped(x) + layer.b_dec for layer, x in zip(self.layers, inputs, strict=True)
+        ]
+        return torch.stack(biased)
