@@ -14,9 +14,10 @@ Importing this package is light: torch is imported by the worker's thread, on it
     backend.py    all of it behind one object
 """
 
-from cache.annotations import Marks, StoredRun, scenarios_from_json, scenarios_to_json
+from cache.annotations import Annotations, StoredRun, scenarios_from_json, scenarios_to_json
 from cache.backend import Backend, open_backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError
+from cache.files import StoreUse
 from cache.jobs import Job, JobState
 from cache.machine import Machine
 from cache.model_library import ToDownload
@@ -28,10 +29,10 @@ from cache.request import (
     ScenarioRequest,
     TraceRequest,
 )
-from cache.store import StoreUse
 from tracer.interchange.nodes import stored_labels
 
 __all__ = [
+    "Annotations",
     "Backend",
     "DamagedFile",
     "Dtype",
@@ -39,7 +40,6 @@ __all__ = [
     "Job",
     "JobState",
     "Machine",
-    "Marks",
     "ModelChoice",
     "Published",
     "ScenarioRequest",

@@ -12,7 +12,7 @@ from tracer.types import NodeId, Supernode
 
 
 @dataclass(frozen=True)
-class Marks:
+class Annotations:
     """Pinned nodes and supernodes of one trace."""
 
     pinned: tuple[NodeId, ...] = ()

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic
 from uuid import uuid4
 
-from cache.annotations import Marks, StoredRun
-from cache.background import Errands
+from cache.annotations import Annotations, StoredRun
+from cache.background import BackgroundQueue
 from cache.catalogue import DamagedFile, StoredGraph, StoreError
 from cache.engine import Engine, M, TracerEngine
+from cache.files import StoreUse
 from cache.graph_files import exported, read_import
 from cache.jobs import Job
 from cache.lru import Lru
-from cache.model_library import Resolve, Shelf
+from cache.model_library import ModelLibrary, Resolve
 from cache.request import (
     InterveneRequest,
     ModelChoice,
@@ -32,7 +33,7 @@ from cache.request import (
     trace_digest,
     warm_digest,
 )
-from cache.store import DEFAULT_QUOTA, Store, StoreUse
+from cache.store import DEFAULT_QUOTA, Store
 from cache.worker import Worker
 from tracer import paths
 from tracer.catalog.resolve import ModelSource, resolve
@@ -72,8 +73,8 @@ class Backend(Generic[M]):
             INTERVENTION_BYTES, _intervention_bytes
         )
         self._scenario_runs: Lru[str, ScenarioRun] = Lru(INTERVENTION_BYTES, _scenario_bytes)
-        self._imports = Errands("imports")
-        self.shelf: Shelf[M] = Shelf(self._worker, resolve)
+        self._imports = BackgroundQueue("imports")
+        self.library: ModelLibrary[M] = ModelLibrary(self._worker, resolve)
         """The models that can be opened, and what their features fire on."""
 
     @property
@@ -209,14 +210,14 @@ class Backend(Generic[M]):
         and has some; it is never evicted. No model is run. The files are read one after the other,
         beside the callers: a large one takes seconds and several times its size in memory.
 
-        The job fails with :class:`SharedGraphError` for a file that is damaged, too large or would
-        run code, with :class:`StoreError` when it cannot be kept; nothing is stored then.
+        The job fails with :class:`ExternalGraphError` for a file that is damaged, too large or
+        would run code, with :class:`StoreError` when it cannot be kept; nothing is stored then.
         """
 
         def read(job: Job[str]) -> str:
             job.report(0, 0, "reading the file")
             found = read_import(content, name)
-            job.report(0, 0, "keeping the graph")
+            job.report(0, 0, "with_nodes the graph")
             with _as_store_error("the graph could not be kept"):
                 self.store.add_import(
                     found.key, found.graph, found.original, found.title, found.marks
@@ -239,7 +240,7 @@ class Backend(Generic[M]):
             )
         stored = self.store.key_of(key) or key
         with _as_store_error("the graph could not be exported"):
-            original, marks = self.store.original(stored), self.store.marks(stored)
+            original, marks = self.store.original(stored), self.store.annotations(stored)
             title = next((e.title for e in self.store.entries() if e.key == stored), "")
         return exported(graph, title, marks, self._names(graph), original, thresholds)
 
@@ -250,7 +251,7 @@ class Backend(Generic[M]):
             return stored_labels(graph)
         try:
             choice = ModelChoice(str(made["model"]), str(made["transcoders"]))
-            index = self.shelf.features(choice)
+            index = self.library.features(choice)
         except TracerError:  # the transcoders are gone, or were never indexed: no names
             return {}
         names: dict[FeatureId, str] = {}
@@ -284,15 +285,15 @@ class Backend(Generic[M]):
         with _as_store_error("the note could not be saved"):
             self.store.annotate(self.store.key_of(key) or key, title=title, notes=notes)
 
-    def marks(self, key: str) -> Marks:
+    def annotations(self, key: str) -> Annotations:
         """Pins and supernodes of a graph, by either of its keys; raises :class:`StoreError`."""
         with _as_store_error("the pins could not be read"):
-            return self.store.marks(self.store.key_of(key) or key)
+            return self.store.annotations(self.store.key_of(key) or key)
 
-    def mark(self, key: str, marks: Marks) -> None:
+    def save_annotations(self, key: str, marks: Annotations) -> None:
         """Keep pins and supernodes with a graph; raises :class:`StoreError`."""
         with _as_store_error("the pins could not be saved"):
-            self.store.mark(self.store.key_of(key) or key, marks)
+            self.store.save_annotations(self.store.key_of(key) or key, marks)
 
     def remember_run(self, key: str, scenarios: tuple[Scenario, ...], said: str) -> None:
         """Keep in a graph's history what was tried on it; raises :class:`StoreError`."""
@@ -320,7 +321,7 @@ class Backend(Generic[M]):
     def close(self, timeout: float | None = None) -> None:
         """Finish the queue, end the threads and close the store."""
         self._imports.close(timeout)
-        self.shelf.close(timeout)
+        self.library.close(timeout)
         self._worker.close(timeout)
         self.store.close()
 
@@ -369,7 +370,7 @@ def open_backend(root: Path | None = None, *, device: str = "auto") -> Backend[A
     if root is None:
         beside = Path(__file__).resolve().parent.parent / ".store"
         root = Path(os.environ.get("CIRCUIT_STORE") or beside).expanduser()
-    quota = paths.quota("CIRCUIT_STORE_GB", DEFAULT_QUOTA, StoreError)
+    quota = paths.shared_quota("CIRCUIT_STORE_GB", DEFAULT_QUOTA, StoreError)
     return Backend(Store(root, quota), TracerEngine(device))
 
 

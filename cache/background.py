@@ -19,7 +19,7 @@ _KEPT: Final = 32
 """Jobs that have ended and can still be asked for their result."""
 
 
-class Errands:
+class BackgroundQueue:
     """One thread and its queue; the same errand for two sessions runs once."""
 
     def __init__(self, name: str) -> None:

@@ -229,7 +229,7 @@ class Catalogue:
         with self._lock:
             return self._db.execute(query, (key,)).fetchone() is not None
 
-    def marks(self, key: str) -> str:
+    def annotations(self, key: str) -> str:
         """As :meth:`annotate` was given them; empty where nothing is marked."""
         query = "SELECT marks FROM annotations WHERE key = ?"
         with self._lock:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Final
 
-from cache.annotations import Marks
+from cache.annotations import Annotations
 from tracer.graph.graph import AttributionGraph
-from tracer.graph.pruning import keeping, prune
-from tracer.interchange.convert import graph_from_shared, shared_from_trace
+from tracer.graph.pruning import prune, with_nodes
+from tracer.interchange.convert import external_from_pruned, graph_from_external
 from tracer.interchange.graph_json import read_graph_json, write_graph_json
-from tracer.interchange.nodes import shared_marks, with_marks
+from tracer.interchange.nodes import external_annotations, with_annotations
 from tracer.types import FeatureId, Thresholds
 
 _PICKLED: Final = (b"PK\x03\x04", b"\x80")
@@ -33,7 +33,7 @@ class ImportedGraph:
     """From the file's content: the same file is the same graph."""
     graph: AttributionGraph
     title: str
-    marks: Marks
+    marks: Annotations
     original: bytes | None
     """The published JSON; None for a `.pt`, whose numbers are all in the graph."""
 
@@ -41,7 +41,7 @@ class ImportedGraph:
 def read_import(content: bytes, name: str) -> ImportedGraph:
     """Read published JSON or a `.pt` of circuit-tracer; which of them, the content says.
 
-    Raises :class:`SharedGraphError` for anything else, and for damage.
+    Raises :class:`ExternalGraphError` for anything else, and for damage.
     """
     key = hashlib.sha256(b"import\0" + content).hexdigest()[:32]
     stem = PurePath(name).stem or "graph"
@@ -50,18 +50,18 @@ def read_import(content: bytes, name: str) -> ImportedGraph:
 
         graph = read_graph_pt(content)
         graph = replace(graph, provenance={**graph.provenance, "imported": stem})
-        return ImportedGraph(key, graph, stem, Marks(), None)
+        return ImportedGraph(key, graph, stem, Annotations(), None)
     shared = read_graph_json(content)
-    graph = graph_from_shared(shared)
+    graph = graph_from_external(shared)
     title = str(shared.metadata["slug"]).strip() or stem
     graph = replace(graph, provenance={**graph.provenance, "imported": title})
-    return ImportedGraph(key, graph, title, Marks(*shared_marks(shared)), content)
+    return ImportedGraph(key, graph, title, Annotations(*external_annotations(shared)), content)
 
 
 def exported(
     graph: AttributionGraph,
     title: str,
-    marks: Marks,
+    marks: Annotations,
     names: Mapping[FeatureId, str],
     original: bytes | None,
     thresholds: Thresholds,
@@ -74,11 +74,11 @@ def exported(
     """
     if original is not None:
         return write_graph_json(
-            with_marks(read_graph_json(original), marks.pinned, marks.supernodes)
+            with_annotations(read_graph_json(original), marks.pinned, marks.supernodes)
         )
     pinned = [*marks.pinned, *(node for group in marks.supernodes for node in group.nodes)]
-    pruned = keeping(prune(graph, thresholds.node, thresholds.edge), pinned)
-    shared = shared_from_trace(
+    pruned = with_nodes(prune(graph, thresholds.node, thresholds.edge), pinned)
+    shared = external_from_pruned(
         pruned, slug(title or graph.prompt), names, tuple(dict.fromkeys(pinned)), marks.supernodes
     )
     return write_graph_json(shared)

@@ -1,4 +1,4 @@
-"""A bounded memory of values that are worth keeping decoded."""
+"""A bounded memory of values that are worth with_nodes decoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Shelf`: the models that can be opened, got ready for it, and what their features fire on.
+"""`ModelLibrary`: the models that can be opened, got ready for it, and what their features fire on.
 
 Beside `Backend`, which answers questions with them. Nothing here runs a model; whatever asks the
 network is a :class:`Job`.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Generic
 from weakref import WeakKeyDictionary
 
-from cache.background import Errands
+from cache.background import BackgroundQueue
 from cache.engine import M
 from cache.jobs import Job
 from cache.lru import Lru
@@ -23,7 +23,7 @@ from tracer.catalog.resolve import ModelSource, missing, obtain
 from tracer.errors import TracerError
 from tracer.features import lookup
 from tracer.features.cards import FeatureReader
-from tracer.features.lookup import Explanations, explanations_of, explanations_on_neuronpedia
+from tracer.features.lookup import FeatureLookup, feature_lookup, neuronpedia_lookup
 from tracer.hub import network_allowed
 from tracer.types import FeatureId
 
@@ -42,15 +42,15 @@ class ToDownload:
     """Per layer of the set; None where its layout does not say, or it is here already."""
 
 
-class Shelf(Generic[M]):
+class ModelLibrary(Generic[M]):
     """Downloads, what is open, feature examples, and what the machine has."""
 
     def __init__(self, worker: Worker[M], resolve: Resolve) -> None:
         self._worker = worker
         self._resolve = resolve
-        self._downloads = Errands("downloads")
-        self._errands = Errands("errands")
-        self._explaining = Errands("explanations")
+        self._downloads = BackgroundQueue("downloads")
+        self._errands = BackgroundQueue("errands")
+        self._explaining = BackgroundQueue("explanations")
         self._fetched: WeakKeyDictionary[Job[int], tuple[FeatureId, ...]] = WeakKeyDictionary()
         self._seen: Machine | None = None
         self._readers: Lru[tuple[object, ...], FeatureReader] = Lru(_READERS_KEPT)
@@ -165,7 +165,7 @@ class Shelf(Generic[M]):
         key = (identity(source, choice), changed)
         reader = self._readers.get(key)
         if reader is None:
-            reader = explanations_of(source)
+            reader = feature_lookup(source)
             self._readers.put(key, reader)
         return reader
 
@@ -173,7 +173,7 @@ class Shelf(Generic[M]):
         key = (where.model, where.source_set)
         reader = self._readers.get(key)
         if reader is None:
-            reader = explanations_on_neuronpedia(*key)
+            reader = neuronpedia_lookup(*key)
             self._readers.put(key, reader)
         return reader
 
@@ -187,7 +187,7 @@ class Shelf(Generic[M]):
         :data:`tracer.features.lookup.PAUSE`.
         """
         reader = self.features(choice)
-        if not isinstance(reader, Explanations) or not network_allowed():
+        if not isinstance(reader, FeatureLookup) or not network_allowed():
             return None
         name = f"explain {choice} {key}"
         known = self._explaining.get(name)
@@ -201,7 +201,7 @@ class Shelf(Generic[M]):
 
         return self._explaining.run(name, "feature examples", fetch)
 
-    def _may_be_run_again(self, job: Job[int], reader: Explanations) -> bool:
+    def _may_be_run_again(self, job: Job[int], reader: FeatureLookup) -> bool:
         if (job.age or 0.0) <= lookup.PAUSE:
             return False
         fetched = self._fetched.get(job, ())

@@ -20,14 +20,13 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from cache.annotations import Marks, StoredRun, scenarios_from_json, scenarios_to_json
+from cache.annotations import Annotations, StoredRun, scenarios_from_json, scenarios_to_json
 from cache.catalogue import Catalogue, DamagedFile, StoredGraph, StoreError
-from cache.files import sha256_of, write_synced
+from cache.files import StoreUse, sha256_of, write_synced
 from tracer.errors import GraphFileError
 from tracer.graph.graph import AttributionGraph, load_graph
 from tracer.interventions.scenario import Scenario
@@ -43,18 +42,6 @@ _TOUCH_SECONDS: Final = 60.0
 _DAMAGED_KEPT: Final = 20
 _PACKED: Final = 6
 """How hard an original is packed: 9 takes more than twice as long, for 2 % less."""
-
-
-@dataclass(frozen=True)
-class StoreUse:
-    """Bytes on the disk."""
-
-    traced: int
-    """Of graphs that were traced here; the quota bounds them by eviction."""
-    imported: int
-    """Of imported graphs, with the files that they came as."""
-    quota: int
-    """How much each of the two may take."""
 
 
 class Store:
@@ -156,7 +143,12 @@ class Store:
             partial.unlink(missing_ok=True)
 
     def add_import(
-        self, key: str, graph: AttributionGraph, original: bytes | None, title: str, marks: Marks
+        self,
+        key: str,
+        graph: AttributionGraph,
+        original: bytes | None,
+        title: str,
+        marks: Annotations,
     ) -> None:
         """Keep a graph of another tool, with the published JSON it came as, and never evict it.
 
@@ -243,11 +235,11 @@ class Store:
         """
         self._catalogue.annotate(key, title, notes)
 
-    def marks(self, key: str) -> Marks:
+    def annotations(self, key: str) -> Annotations:
         """Pins and supernodes of a graph; raises ``ValueError`` when they are damaged."""
-        return Marks.from_json(self._catalogue.marks(key))
+        return Annotations.from_json(self._catalogue.annotations(key))
 
-    def mark(self, key: str, marks: Marks) -> None:
+    def save_annotations(self, key: str, marks: Annotations) -> None:
         """Keep pins and supernodes with a graph; a graph that has some is never evicted."""
         self._catalogue.annotate(key, None, None, marks.to_json())
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from charts.text import node_name
 from tracer.graph.nodes import FloatArray, IntArray
-from tracer.graph.pruning import PrunedGraph, whole
+from tracer.graph.pruning import PrunedGraph, without_pruning
 from tracer.types import FeatureId, NodeId
 
 STRONGEST_INPUTS: Final = 3
@@ -145,7 +145,7 @@ def shown_sentence(view: GraphView) -> str:
     made = graph.provenance
     imported = bool(made.get("imported")) and not made.get("unpruned")
     # a graph that was pruned elsewhere has no other errors than those with an edge
-    total = len(whole(graph).rows) if imported else graph.n_nodes
+    total = len(without_pruning(graph).rows) if imported else graph.n_nodes
     nodes = len(view.rows)
     text = f"{nodes:,} of {total:,} nodes{' of the file' if imported else ''} shown"
     if nodes < total:

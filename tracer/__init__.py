@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph, load_graph
 from tracer.graph.pruning import PrunedGraph, prune
-from tracer.interchange.convert import graph_from_shared, shared_from_trace
+from tracer.interchange.convert import external_from_pruned, graph_from_external
 from tracer.interchange.graph_json import read_graph_json, write_graph_json
 from tracer.interventions.scenario import Edit, Scenario
 from tracer.types import (
@@ -66,7 +66,8 @@ __all__ = [
     "TokenProbability",
     "TracerError",
     "build_index",
-    "graph_from_shared",
+    "external_from_pruned",
+    "graph_from_external",
     "intervene",
     "load",
     "load_graph",
@@ -74,7 +75,6 @@ __all__ = [
     "read_graph_json",
     "read_graph_pt",
     "run_scenarios",
-    "shared_from_trace",
     "trace",
     "write_graph_json",
 ]
@@ -94,7 +94,16 @@ _NEEDS_TORCH = {
 }
 
 
+_RENAMED = {
+    "graph_from_shared": "graph_from_external",
+    "shared_from_trace": "external_from_pruned",
+}
+"""Names of the first version; they keep working."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        return globals()[_RENAMED[name]]
     if name not in _NEEDS_TORCH:
         raise AttributeError(f"module 'tracer' has no attribute {name!r}")
     from importlib import import_module

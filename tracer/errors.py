@@ -14,11 +14,11 @@
     ├── ThresholdError          a pruning threshold outside 0..1
     ├── InterventionError       an edit on a layer, position or feature that is not there
     ├── FeatureIndexError       the feature examples on disk cannot be read, or built on
-    │   └── ExplanationError        the examples of a feature cannot be fetched from elsewhere
-    │       └── ExplanationSilenceError  their source cannot be asked now; later it may
+    │   └── FeatureLookupError        the examples of a feature cannot be fetched from elsewhere
+    │       └── SourceUnavailableError  their source cannot be asked now; later it may
     ├── CorpusError             a corpus to build feature examples from cannot be read
     ├── ComparisonError         two graphs cannot be compared as asked
-    ├── SharedGraphError        a published graph is damaged or not in a form that is known
+    ├── ExternalGraphError        a published graph is damaged or not in a form that is known
     ├── GraphFileError          a saved graph is damaged or of another version
     ├── MemoryLimitError        the work would not fit; raised before it starts
     ├── HubError                a repository on the hub cannot be used as asked
@@ -114,11 +114,11 @@ class CorpusError(TracerError):
     """A corpus to build feature examples from is missing, damaged, empty or of an unknown kind."""
 
 
-class ExplanationError(FeatureIndexError):
+class FeatureLookupError(FeatureIndexError):
     """The examples of a feature cannot be fetched from where they are published."""
 
 
-class ExplanationSilenceError(ExplanationError):
+class SourceUnavailableError(FeatureLookupError):
     """A source of examples does not answer now, or asks to be left alone for a while."""
 
 
@@ -126,7 +126,7 @@ class ComparisonError(TracerError):
     """Two graphs cannot be compared in the way that was asked for."""
 
 
-class SharedGraphError(TracerError):
+class ExternalGraphError(TracerError):
     """A graph of another tool is damaged, or in no form that is known."""
 
 

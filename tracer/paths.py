@@ -16,7 +16,7 @@ ATLAS_WEIGHTS: Final = Path(__file__).parent / "atlas" / "weights"
 """The embedded model, its transcoder sets and their feature indexes."""
 
 
-def written(path: str) -> Path:
+def expand_user(path: str) -> Path:
     """A path as a person writes it: ``~`` is their home, and left as it is where it is no home."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 (which raises)
 
@@ -30,16 +30,16 @@ def home() -> Path:
     """``CIRCUIT_HOME``, else a folder in the user's cache."""
     chosen = os.environ.get(HOME_VARIABLE)
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return written(chosen or f"{cache}/circuit-tracing")
+    return expand_user(chosen or f"{cache}/circuit-tracing")
 
 
 def user_registry() -> Path:
     """The user's own list of models: ``CIRCUIT_MODELS``, else ``models.yaml`` in :func:`home`."""
     chosen = os.environ.get(MODELS_VARIABLE)
-    return written(chosen) if chosen else home() / "models.yaml"
+    return expand_user(chosen) if chosen else home() / "models.yaml"
 
 
-def quota(variable: str, default: int, refusal: type[TracerError]) -> int:
+def shared_quota(variable: str, default: int, refusal: type[TracerError]) -> int:
     """How many bytes the environment's ``variable``, a number of gigabytes, allows.
 
     Raises ``refusal`` where it is no positive number.

@@ -94,7 +94,7 @@ def _groups_of(prompt: str) -> tuple[AttributionGraph, tuple[Group, ...]]:
     graph = job.result()
     pruned = resources.pruned_graph(job.key, session.thresholds)
     # What was marked there, too: a supernode of one prompt can be put into another.
-    marks = resources.backend().marks(job.key)
+    marks = resources.backend().annotations(job.key)
     there = replace(session, prompt=prompt, selected=None, edits=(), scenarios=(), marks=marks)
     view = session_view(there, pruned)
     return graph, (*own_groups(view, marks.supernodes), *feature_groups(view))
@@ -206,7 +206,7 @@ def _from_a_search(graph: AttributionGraph, scenarios: tuple[Scenario, ...]) -> 
     )
     choice = read_session().choice
     try:
-        index = resources.backend().shelf.features(choice)
+        index = resources.backend().library.features(choice)
         found = index.search(words) if words else ()
     except TracerError as error:
         st.error(plain(str(error)))

@@ -43,7 +43,7 @@ def draw(name: str, session: Session, machine: Machine) -> None:
     entry, dtype = _chosen(model, session)
     choice = ModelChoice(model.name, entry.name, dtype)
     _about(model, entry)
-    here = resources.backend().shelf.is_here(choice)
+    here = resources.backend().library.is_here(choice)
     if entry.features is None:
         entry = replace(entry, features=_features(choice, here))
     _needs(model, entry, dtype, machine)
@@ -76,7 +76,7 @@ def _unlisted(session: Session | None, name: str) -> None:
         st.info("No list has this model: choose one on the left, or add it below.")
         return
     st.caption(plain(f"In use, with {session.choice.transcoders}; it is on no list."))
-    if not resources.backend().shelf.is_here(session.choice):
+    if not resources.backend().library.is_here(session.choice):
         _download(session.choice, "")
 
 
@@ -177,7 +177,7 @@ def _open_button(choice: ModelChoice, session: Session) -> None:
 
 
 def _fetch(model: ListedModel, entry: ListedSet, choice: ModelChoice, machine: Machine) -> None:
-    running = resources.backend().shelf.downloading(choice)
+    running = resources.backend().library.downloading(choice)
     if running is not None and running.state in ("queued", "running"):
         _progress(running)
         return
@@ -209,7 +209,7 @@ def _ask(choice: ModelChoice) -> None:
     if st.session_state.get(key) is not None:
         _asking(st.session_state[key])
     elif st.button("Ask the hub for the exact size", key=f"ask {key}", type="tertiary"):
-        st.session_state[key] = resources.backend().shelf.to_download(choice)
+        st.session_state[key] = resources.backend().library.to_download(choice)
         st.rerun()
 
 
@@ -234,7 +234,7 @@ def _question(choice: ModelChoice) -> str:
 def _features(choice: ModelChoice, here: bool) -> int | None:
     """How many features a layer has, where the list does not say: by the files, here or there."""
     if here:
-        return resources.backend().shelf.features_here(choice)
+        return resources.backend().library.features_here(choice)
     job: Job[ToDownload] | None = st.session_state.get(_question(choice))
     if job is None or job.state != "done":
         return None
@@ -260,7 +260,7 @@ def _download(choice: ModelChoice, size: str) -> None:
 
 
 def _start_download(choice: ModelChoice) -> None:
-    resources.backend().shelf.download(choice)
+    resources.backend().library.download(choice)
 
 
 def _say_why(job: Job[Any]) -> None:

@@ -21,7 +21,7 @@ def draw() -> None:
     mirror_to_url()
     st.markdown("#### Models")
     try:
-        machine = resources.backend().shelf.machine()
+        machine = resources.backend().library.machine()
     except StoreError as error:
         st.error(plain(str(error)))
         return
@@ -59,7 +59,7 @@ def _this_machine(machine: Machine) -> None:
 
 
 def _open_now() -> None:
-    opened = resources.backend().shelf.opened
+    opened = resources.backend().library.opened
     if not opened:
         return
     with st.container(border=True, key="open now"):
@@ -74,7 +74,7 @@ def _open_now() -> None:
                 st.button(
                     "Unload",
                     key=f"unload {choice}",
-                    on_click=resources.backend().shelf.unload,
+                    on_click=resources.backend().library.unload,
                     args=(choice,),
                     help="Gives its memory back; it is opened again when it is asked for.",
                 )
@@ -102,7 +102,7 @@ def _entry(name: str, about: str, chosen: bool) -> None:
 def _summary(model: ListedModel, machine: Machine) -> str:
     """Its size, and whether its smallest set fits here in the narrower data type."""
     if any(
-        resources.backend().shelf.is_here(ModelChoice(model.name, entry.name))
+        resources.backend().library.is_here(ModelChoice(model.name, entry.name))
         for entry in model.sets
     ):
         return ":green[on this disk]"

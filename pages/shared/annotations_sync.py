@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from cache import Marks, StoreError
+from cache import Annotations, StoreError
 from pages.shared import resources
 from pages.shared.escape import plain
 from pages.shared.session import read_session, update_session
@@ -19,13 +19,13 @@ def sync_annotations(key: str) -> None:
     try:
         if session.marks_of != key:
             if session.marks:
-                resources.backend().mark(key, session.marks)
+                resources.backend().save_annotations(key, session.marks)
             else:
-                update_session(marks=resources.backend().marks(key))
+                update_session(marks=resources.backend().annotations(key))
             update_session(marks_of=key)
             st.session_state["saved marks"] = read_session().marks
-        elif session.marks != st.session_state.get("saved marks", Marks()):
-            resources.backend().mark(key, session.marks)
+        elif session.marks != st.session_state.get("saved marks", Annotations()):
+            resources.backend().save_annotations(key, session.marks)
             st.session_state["saved marks"] = session.marks
     except StoreError as error:
         st.warning(plain(str(error)))

@@ -27,7 +27,7 @@ def card(choice: resources.Asked, feature: FeatureId) -> FeatureCard | None:
         known = resources.card(choice, feature)
         if known is not None:
             return known
-        job = resources.backend().shelf.explain(choice, [feature], str(feature))
+        job = resources.backend().library.explain(choice, [feature], str(feature))
         if job is not None and not job.wait(_WAIT):
             st.caption("The examples of this feature are being fetched …")
             _until_done(job)
@@ -51,7 +51,7 @@ def fetch_names(view: GraphView, key: str, choice: resources.Asked) -> None:
     if not nameless:
         return
     try:
-        job = resources.backend().shelf.explain(choice, nameless, f"{key} {len(nameless)}")
+        job = resources.backend().library.explain(choice, nameless, f"{key} {len(nameless)}")
         if job is None:
             return
         if progress.going_on(job):

@@ -23,7 +23,7 @@ from cache import (
 from tracer.errors import TracerError
 from tracer.features.cards import FeatureCard, FeatureReader
 from tracer.graph.graph import AttributionGraph
-from tracer.graph.pruning import PrunedGraph, prune, whole
+from tracer.graph.pruning import PrunedGraph, prune, without_pruning
 from tracer.interchange.nodes import explained_by
 from tracer.types import FeatureId, Thresholds
 
@@ -45,7 +45,7 @@ def pruned_graph(key: str, thresholds: Thresholds) -> PrunedGraph:
     if graph is None:
         raise KeyError(key)
     if is_imported(graph) and thresholds == WHOLE:
-        return whole(graph)
+        return without_pruning(graph)
     return prune(graph, thresholds.node, thresholds.edge)
 
 
@@ -61,12 +61,12 @@ def request_for(graph: AttributionGraph) -> TraceRequest | None:
         return None
     dtype: Dtype = "bfloat16" if made.get("dtype") == "bfloat16" else "float32"
     choice = ModelChoice(str(made["model"]), str(made["transcoders"]), dtype)
-    return TraceRequest(graph.prompt, choice) if backend().shelf.is_here(choice) else None
+    return TraceRequest(graph.prompt, choice) if backend().library.is_here(choice) else None
 
 
 def card(choice: Asked, feature: FeatureId) -> FeatureCard | None:
     """What this disk knows of a feature; raises a :class:`TracerError` when that is damaged."""
-    return backend().shelf.features(choice).cached_card(feature)
+    return backend().library.features(choice).cached_card(feature)
 
 
 def asked_about(graph: AttributionGraph, choice: ModelChoice) -> Asked | None:
@@ -94,7 +94,7 @@ def names(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, str]:
 def label_precision(asked: Asked | None, feature: FeatureId) -> float | None:
     """The share of a feature's activation that its label describes, where that was measured."""
     try:
-        label = backend().shelf.features(asked).labels.get(feature) if asked else None
+        label = backend().library.features(asked).labels.get(feature) if asked else None
     except TracerError:
         return None  # the panel says why, where the examples would be
     return label.precision if label is not None else None
@@ -109,7 +109,7 @@ def _names_found() -> WeakKeyDictionary[FeatureReader, dict[FeatureId, str]]:
 def feature_name(choice: Asked, feature: FeatureId) -> str | None:
     """The name of one feature; None when nothing is known of it, on this disk."""
     try:
-        reader = backend().shelf.features(choice)
+        reader = backend().library.features(choice)
         found = _names_found().setdefault(reader, {})
         if feature not in found:
             name = reader.cached_name(feature)

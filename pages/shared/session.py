@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import streamlit as st
 
-from cache import Marks
+from cache import Annotations
 from pages.shared.session_state import Session
 from pages.shared.url_state import from_query, to_query
 from tracer.types import Thresholds
@@ -32,7 +32,7 @@ def update_session(**changes: Any) -> None:
             "selected": None,
             "edits": (),
             "scenarios": (),
-            "marks": Marks(),
+            "marks": Annotations(),
             "marks_of": "",
         }
         dropped["graph"] = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cache import Marks
+from cache import Annotations
 from pages.shared.session import read_session, update_session
 from tracer.interventions.scenario import Scenario
 from tracer.types import NodeId, Supernode
@@ -20,7 +20,7 @@ def toggle_pin(node: NodeId) -> None:
     )
     if (pinned, groups) == (marks.pinned, marks.supernodes):
         pinned += (node,)
-    update_session(marks=Marks(pinned, tuple(group for group in groups if group.nodes)))
+    update_session(marks=Annotations(pinned, tuple(group for group in groups if group.nodes)))
 
 
 def group_pins(name: str, nodes: tuple[NodeId, ...]) -> None:
@@ -33,7 +33,7 @@ def group_pins(name: str, nodes: tuple[NodeId, ...]) -> None:
     kept = tuple(group for group in others if group.nodes and group.name != name)
     same = next((group.nodes for group in others if group.name == name), ())
     update_session(
-        marks=Marks(
+        marks=Annotations(
             tuple(n for n in marks.pinned if n not in taken),
             (*kept, Supernode(name, (*same, *nodes))),
         )
@@ -45,7 +45,7 @@ def ungroup(name: str) -> None:
     marks = read_session().marks
     freed = [n for group in marks.supernodes if group.name == name for n in group.nodes]
     kept = tuple(group for group in marks.supernodes if group.name != name)
-    update_session(marks=Marks(tuple(dict.fromkeys((*marks.pinned, *freed))), kept))
+    update_session(marks=Annotations(tuple(dict.fromkeys((*marks.pinned, *freed))), kept))
 
 
 def rename_supernode(old: str, new: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from cache import Marks, ModelChoice
+from cache import Annotations, ModelChoice
 from tracer.atlas.gallery import gallery
 from tracer.graph.comparison import Alignment
 from tracer.interventions.scenario import Scenario
@@ -57,7 +57,7 @@ class Session:
     0 is off, a negative one pushes against it."""
     scenarios: tuple[Scenario, ...] = ()
     """The what-ifs of the Interventions page, a column each."""
-    marks: Marks = Marks()
+    marks: Annotations = Annotations()
     """Pinned nodes and supernodes of this prompt's graph."""
     marks_of: str = ""
     """Key of the graph that the marks were read from or saved with."""

@@ -14,7 +14,7 @@ from pages.shared.navigation import page_script
 from pages.shared.session import read_session, update_session
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
-from tracer.graph.pruning import PrunedGraph, whole
+from tracer.graph.pruning import PrunedGraph, without_pruning
 from tracer.types import Thresholds
 
 _DRAWN_WHOLE: Final = 1200
@@ -117,7 +117,7 @@ def sources(graph: AttributionGraph) -> str:
 def first_thresholds(graph: AttributionGraph) -> Thresholds:
     """How a stored graph is shown when it is opened: as it was pruned where that can be drawn."""
     pruned = resources.is_imported(graph) and not graph.provenance.get("unpruned")
-    if pruned and len(whole(graph).rows) <= _DRAWN_WHOLE:
+    if pruned and len(without_pruning(graph).rows) <= _DRAWN_WHOLE:
         return resources.WHOLE
     return Thresholds()
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Final, get_args
 
-from cache import Dtype, Marks, ModelChoice, scenarios_from_json, scenarios_to_json
+from cache import Annotations, Dtype, ModelChoice, scenarios_from_json, scenarios_to_json
 from pages.shared.model_choices import sets_of
 from pages.shared.session_state import (
     LARGEST_FACTOR,
@@ -86,9 +86,9 @@ def from_query(query: Mapping[str, str]) -> Session:
     except ValueError:
         scenarios = ()  # as for any mistyped link
     try:
-        marks = Marks.from_json(query.get("marks", ""))
+        marks = Annotations.from_json(query.get("marks", ""))
     except ValueError:
-        marks = Marks()
+        marks = Annotations()
     graph = query.get("graph", "")
     edits = (_edit(part) for part in query.get("off", "").split(","))
     return replace(

@@ -6,7 +6,7 @@ from typing import Final
 
 import streamlit as st
 
-from cache import Marks
+from cache import Annotations
 from charts.edit_groups import lone_names
 from charts.flow_figure import flow_figure, flow_groups
 from charts.graph_view import GraphView
@@ -71,7 +71,7 @@ def _search(view: GraphView, session: Session) -> None:
 def _searched() -> None:
     chosen = tuple(st.session_state[_SEARCH])
     session = read_session()
-    update_session(marks=Marks(chosen, session.supernodes))
+    update_session(marks=Annotations(chosen, session.supernodes))
 
 
 def _group(view: GraphView, session: Session) -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tracer.attribution.frozen import FrozenPass
-from tracer.attribution.source_vectors import EffectSources, gather_sources
+from tracer.attribution.source_vectors import SourceVectors, gather_sources
 from tracer.model.bridge import Block, Norm
 from tracer.model.model import Model
 from tracer.transcoders.config import ReadPoint, WritePoint
@@ -36,7 +36,7 @@ class _Batch:
     """On the residual stream, at the target's own position."""
 
 
-class DirectEffects:
+class FrozenBackward:
     """The linear replacement model of one prompt: answers "who affects these targets directly?".
 
     ``dtype`` is what the walk multiplies in (by default the model's); scores are float32. When
@@ -46,7 +46,7 @@ class DirectEffects:
     def __init__(self, model: Model, frozen: FrozenPass, dtype: torch.dtype | None = None) -> None:
         self.model, self.frozen = model, frozen
         self.dtype = dtype or model.bridge.dtype
-        self.sources: EffectSources = gather_sources(model, frozen, self.dtype)
+        self.sources: SourceVectors = gather_sources(model, frozen, self.dtype)
         blocks = enumerate(model.blocks)
         self._attention = [_FrozenAttention(block, frozen, i, self.dtype) for i, block in blocks]
         self._memory: dict[str, Tensor] = {}
@@ -66,7 +66,7 @@ class DirectEffects:
         """Direct effects of every source on directions after the final norm, last position."""
         last, n = self.frozen.n_positions - 1, len(directions)
         scale = self.frozen.scales[self.model.final_norm.name][last]
-        return self._walk(
+        return self._backward(
             _Batch(
                 layers=[self.model.n_layers] * n,
                 positions=torch.full((n,), last, device=self.model.device),
@@ -87,7 +87,7 @@ class DirectEffects:
             gradients[here] = self._pull_back_read(layer, directions, positions[here])
         order = layers.argsort(descending=True, stable=True)
         batch = _Batch(layers[order].tolist(), positions[order], gradients[order])
-        effects = self._walk(batch)
+        effects = self._backward(batch)
         in_order = bool((layers.diff() <= 0).all())
         return effects if in_order else effects[order.argsort()]
 
@@ -108,7 +108,7 @@ class DirectEffects:
         return norm, self.frozen.scales[norm.name]
 
     @torch.no_grad()
-    def _walk(self, batch: _Batch) -> Float[Tensor, "batch sources"]:
+    def _backward(self, batch: _Batch) -> Float[Tensor, "batch sources"]:
         """Carry the gradients of ``batch`` down the layers, scoring every source on the way.
 
         The gradient is laid out position by position, ``(pos, batch, d_model)``, so that scoring is

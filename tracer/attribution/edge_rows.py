@@ -23,7 +23,7 @@ _CLASSES: Final = 2**15
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _CsrBlock:
     """Some rows of targets of one layer, as CSR; on the CPU."""
 
     targets: Int[Tensor, " rows"]
@@ -33,14 +33,14 @@ class _Piece:
     totals: Float[Tensor, " rows"]
     """Sums of absolute weights, of what was left out too."""
 
-    def pass_on(self, influence: Float[Tensor, " rows"], to: Float[Tensor, " sources"]) -> None:
+    def propagate(self, influence: Float[Tensor, " rows"], to: Float[Tensor, " sources"]) -> None:
         """Spread the influence of the rows over their sources, in place, by absolute weight."""
         scale = influence / self.totals.clamp(min=RANKING_EPSILON)
         to.index_add_(0, self.columns, self.weights.abs() * scale.repeat_interleave(self.counts))
 
 
-class EffectRows:
-    """All rows known so far. Targets and sources go by the columns of :class:`EffectSources`.
+class EdgeRows:
+    """All rows known so far. Targets and sources go by the columns of :class:`SourceVectors`.
 
     With ``share`` below 1 a row keeps its strongest entries, no fewer than carry that share of its
     absolute weight; ``dropped`` is the largest share that any row lost. Adding rows raises
@@ -50,8 +50,8 @@ class EffectRows:
     def __init__(self, n_sources: int, share: float = 1.0, limit: int | None = None) -> None:
         self._share, self._limit = share, limit
         self.n_bytes = self.n_rows = 0
-        self._targets: list[_Piece] = []
-        self._by_layer: dict[int, list[_Piece]] = defaultdict(list)
+        self._targets: list[_CsrBlock] = []
+        self._by_layer: dict[int, list[_CsrBlock]] = defaultdict(list)
         self._from_targets = torch.zeros(n_sources)
         self.dropped = 0.0
 
@@ -64,7 +64,7 @@ class EffectRows:
         """Keep rows of the graph's own targets: influence starts there, by probability."""
         for part, piece in self._pieces(targets, effects):
             self._targets.append(piece)
-            piece.pass_on(probabilities[part].cpu(), self._from_targets)
+            piece.propagate(probabilities[part].cpu(), self._from_targets)
 
     def add_features(
         self,
@@ -81,13 +81,13 @@ class EffectRows:
                     self._by_layer[layers[start]].append(piece)
                 start = end
 
-    def _pieces(self, targets: Tensor, effects: Tensor) -> Iterator[tuple[slice, _Piece]]:
+    def _pieces(self, targets: Tensor, effects: Tensor) -> Iterator[tuple[slice, _CsrBlock]]:
         step = max(1, _ENTRIES_AT_ONCE // effects.shape[1])
         for start in range(0, len(targets), step):
             part = slice(start, start + step)
             yield part, self._sparse(targets[part], effects[part])
 
-    def _sparse(self, targets: Tensor, effects: Tensor) -> _Piece:
+    def _sparse(self, targets: Tensor, effects: Tensor) -> _CsrBlock:
         if effects.device.type == "mps":  # has no float64, and shares the CPU's memory
             effects = effects.cpu()
         effects = effects.contiguous()
@@ -103,7 +103,7 @@ class EffectRows:
         starts = torch.arange(n_rows + 1, device=flat.device) * n_sources
         counts = torch.searchsorted(entries, starts).diff()
         columns = entries - starts[:-1].repeat_interleave(counts)
-        piece = _Piece(
+        piece = _CsrBlock(
             targets=targets.cpu(),
             counts=counts.cpu(),
             columns=columns.to(torch.int32).cpu(),
@@ -128,10 +128,10 @@ class EffectRows:
         influence = self._from_targets.clone()
         for layer in sorted(self._by_layer, reverse=True):
             for piece in self._by_layer[layer]:
-                piece.pass_on(influence[piece.targets], influence)
+                piece.propagate(influence[piece.targets], influence)
         return influence
 
-    def in_order(self, row_of: IntArray) -> tuple[IntArray, IntArray, FloatArray]:
+    def to_csr(self, row_of: IntArray) -> tuple[IntArray, IntArray, FloatArray]:
         """``(indptr, sources, weights)`` of all rows, as CSR rows of the graph; empties itself.
 
         ``row_of`` renumbers targets and sources, -1 for sources that are dropped; it keeps their

@@ -11,7 +11,7 @@ from typing import Final
 
 import torch
 
-from tracer.attribution.backward import DirectEffects
+from tracer.attribution.backward import FrozenBackward
 from tracer.attribution.frozen import FrozenPass
 from tracer.attribution.source_vectors import VALUES_AT_ONCE
 from tracer.errors import MemoryLimitError
@@ -77,7 +77,7 @@ def check_forward(model: Model, n_pos: int, limit: int | None) -> int:
 
 
 def plan_walks(
-    effects: DirectEffects, n_targets: int, wanted: int, batch_size: int, limit: int | None
+    effects: FrozenBackward, n_targets: int, wanted: int, batch_size: int, limit: int | None
 ) -> MemoryPlan:
     """Fit the rows of ``n_targets`` targets and ``wanted`` features into what is left.
 

@@ -27,7 +27,7 @@ _ROUND_SLOTS: Final = 16
 
 
 @dataclass(frozen=True)
-class _Writers:
+class _SourceRows:
     """Active features of one layer that write to one output layer, ordered by position."""
 
     vectors: Float[Tensor, "rows d_model"]
@@ -40,7 +40,7 @@ class _Writers:
     """First write of every position, and the end."""
 
 
-class _LayerWrites:
+class _LayerSources:
     """All that is written at one layer after its MLP; features padded to equally many a position.
 
     ``columns (pos, slots)`` says which column a slot is; padding points at column 0 with a zero
@@ -49,7 +49,7 @@ class _LayerWrites:
 
     def __init__(
         self,
-        writers: list[_Writers],
+        writers: list[_SourceRows],
         columns: Int[Tensor, "pos slots"],
         errors: Float[Tensor, "pos d_model"],
         error_start: int,
@@ -97,10 +97,10 @@ class _LayerWrites:
 
 
 @dataclass(frozen=True)
-class EffectSources:
+class SourceVectors:
     """Residual-stream vectors of all sources of one prompt."""
 
-    layers: tuple[_LayerWrites, ...]
+    layers: tuple[_LayerSources, ...]
     tokens: Float[Tensor, "pos d_model"]
     token_start: int
 
@@ -144,7 +144,7 @@ class EffectSources:
         scores[self.token_start : self.token_start + stop] += effects[:, 0]
 
 
-def gather_sources(model: Model, frozen: FrozenPass, dtype: torch.dtype) -> EffectSources:
+def gather_sources(model: Model, frozen: FrozenPass, dtype: torch.dtype) -> SourceVectors:
     """Find, for every layer, the decoder vectors of the active features that write there.
 
     A norm after the MLP is linear at its frozen scale, so it is applied to the sources once instead
@@ -166,8 +166,8 @@ def gather_sources(model: Model, frozen: FrozenPass, dtype: torch.dtype) -> Effe
         ]
         writers, columns = _slots(writing, n_pos)
         start = n_active + output * n_pos
-        layers.append(_LayerWrites(writers, columns, errors.to(dtype), start, post_norm, dtype))
-    return EffectSources(
+        layers.append(_LayerSources(writers, columns, errors.to(dtype), start, post_norm, dtype))
+    return SourceVectors(
         layers=tuple(layers),
         tokens=frozen.token_vectors.to(dtype),
         token_start=n_active + model.n_layers * n_pos,
@@ -207,7 +207,7 @@ def _active(transcoder: Transcoder, frozen: FrozenPass) -> _Active:
 
 def _slots(
     writing: list[tuple[_Active, int]], n_pos: int
-) -> tuple[list[_Writers], Int[Tensor, "pos slots"]]:
+) -> tuple[list[_SourceRows], Int[Tensor, "pos slots"]]:
     """Give every write a slot at its position; the layers that write follow one another there."""
     counts = [found.positions.bincount(minlength=n_pos) for found, _ in writing]
     taken = torch.zeros_like(counts[0])
@@ -217,7 +217,7 @@ def _slots(
         order = torch.arange(len(found.positions), device=count.device)
         slots = order - starts[found.positions] + taken[found.positions]
         writers.append(
-            _Writers(
+            _SourceRows(
                 vectors=found.vectors[:, step],
                 rows=found.rows,
                 activations=found.activations,

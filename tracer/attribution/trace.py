@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tracer.attribution.backward import DirectEffects
-from tracer.attribution.edge_rows import RANKING_EPSILON, EffectRows
+from tracer.attribution.backward import FrozenBackward
+from tracer.attribution.edge_rows import RANKING_EPSILON, EdgeRows
 from tracer.attribution.frozen import FrozenPass, frozen_pass
 from tracer.attribution.memory import check_forward, plan_walks
 from tracer.attribution.targets import ChosenTargets, choose_targets, next_tokens
@@ -75,12 +75,12 @@ def trace(
         )
     chosen = choose_targets(model, frozen, targets, max_logits, logit_mass)
     wanted = n_active if max_features is None else min(max_features, n_active)
-    effects = DirectEffects(model, frozen)
+    effects = FrozenBackward(model, frozen)
     plan = plan_walks(effects, len(chosen.targets), wanted, batch_size, memory_limit)
     if plan.keep_sources:
         effects.sources.keep()
-    rows = EffectRows(effects.sources.n_sources, plan.row_share, plan.rows_limit)
-    with model.walking(offload):
+    rows = EdgeRows(effects.sources.n_sources, plan.row_share, plan.rows_limit)
+    with model.offloaded(offload):
         expanded = _expand(effects, chosen, wanted, rank_every, plan.batch_size, rows, progress)
         rounding_error = _rounding_error(effects, chosen, expanded, plan.batch_size)
     graph = _package(
@@ -107,12 +107,12 @@ def trace(
 
 
 def _expand(
-    effects: DirectEffects,
+    effects: FrozenBackward,
     chosen: ChosenTargets,
     wanted: int,
     rank_every: int,
     batch_size: int,
-    rows: EffectRows,
+    rows: EdgeRows,
     progress: Progress | None,
 ) -> Int[Tensor, " wanted"]:
     """Compute the rows of the targets and of the ``wanted`` most influential features."""
@@ -154,7 +154,7 @@ def _expand(
 
 
 def _on_targets(
-    effects: DirectEffects, chosen: ChosenTargets, part: slice
+    effects: FrozenBackward, chosen: ChosenTargets, part: slice
 ) -> Float[Tensor, "part sources"]:
     """Rows ``part`` of the targets: those at the output, then those that are features."""
     n_outputs = len(chosen.directions)
@@ -168,12 +168,15 @@ def _on_targets(
 
 
 def _rounding_error(
-    effects: DirectEffects, chosen: ChosenTargets, expanded: Int[Tensor, " wanted"], batch_size: int
+    effects: FrozenBackward,
+    chosen: ChosenTargets,
+    expanded: Int[Tensor, " wanted"],
+    batch_size: int,
 ) -> float:
     """How far rows are from float32: the share of weight that moved, over a sample of them."""
     if effects.dtype == torch.float32:
         return 0.0
-    exact = DirectEffects(effects.model, effects.frozen, torch.float32)
+    exact = FrozenBackward(effects.model, effects.frozen, torch.float32)
     batch_size = max(1, batch_size // 2)  # float32 takes twice the memory
     count = min(_SAMPLED_ROWS, len(expanded))
     places = torch.linspace(0, len(expanded) - 1, count).long()
@@ -220,7 +223,7 @@ def _package(
     frozen: FrozenPass,
     chosen: ChosenTargets,
     expanded: Int[Tensor, " wanted"],
-    rows: EffectRows,
+    rows: EdgeRows,
     provenance: dict[str, object],
 ) -> AttributionGraph:
     """Renumber the nodes that the graph keeps, and lay the rows out as CSR."""
@@ -231,7 +234,7 @@ def _package(
     row_of[expanded.cpu().numpy()] = np.arange(len(expanded))
     row_of[n_active:] = np.arange(len(expanded), n_nodes)
 
-    indptr, sources, weights = rows.in_order(row_of)
+    indptr, sources, weights = rows.to_csr(row_of)
     token_ids = tuple(frozen.token_ids.tolist())
     return AttributionGraph(
         prompt=prompt,

@@ -152,7 +152,7 @@ def _on_hub(name: str, marker: str) -> bool:
     """Whether a name means a repository: it is no folder, and looks like one."""
     if name == ATLAS or name in ATLAS_TRANSCODERS or _is_path(name):
         return False
-    if paths.is_file(paths.written(name) / marker):
+    if paths.is_file(paths.expand_user(name) / marker):
         return False
     try:
         hub.Reference.parse(name)
@@ -172,7 +172,7 @@ def _model(name: str) -> tuple[Path, dict[str, str]]:
         if found is None:
             raise NotDownloadedError(_not_downloaded(name))
         return found.folder, {hub.Reference.parse(name).repo: found.commit}
-    folder = paths.ATLAS_WEIGHTS / "model" if name == ATLAS else paths.written(name)
+    folder = paths.ATLAS_WEIGHTS / "model" if name == ATLAS else paths.expand_user(name)
     if not paths.is_file(folder / "config.json"):
         names = ", ".join(model.name for model in registry()[:4])
         raise ModelError(
@@ -195,7 +195,7 @@ def _transcoders(
         files = found.files if found.listed else None
         return found.folder, files, pinned, {place.repo: found.commit, **found.others}
     is_atlas = wanted.model == ATLAS and name in ATLAS_TRANSCODERS
-    folder = paths.ATLAS_WEIGHTS / name if is_atlas else paths.written(name)
+    folder = paths.ATLAS_WEIGHTS / name if is_atlas else paths.expand_user(name)
     if not paths.is_file(folder / CONFIG):
         choice = f" or one of {', '.join(ATLAS_TRANSCODERS)}" if wanted.model == ATLAS else ""
         raise TranscoderError(

@@ -22,7 +22,7 @@ def described(name: str, model: str, transcoders: str) -> ListedModel:
     """
     if not name or name == ATLAS or "/" in name:
         raise RegistryError(f"{name!r} cannot be a model's name: choose a word that is not taken")
-    folder, config_folder = paths.written(model), paths.written(transcoders)
+    folder, config_folder = paths.expand_user(model), paths.expand_user(transcoders)
     layers = d_model = None
     if paths.is_file(folder / "config.json"):
         model = str(folder.resolve())

@@ -91,7 +91,7 @@ def _report(model: ListedModel, entry: ListedSet) -> dict[str, Any]:
         try:
             hub.Reference.parse(reference)
         except HubReferenceError:
-            return paths.is_file(paths.written(reference) / marker)
+            return paths.is_file(paths.expand_user(reference) / marker)
         return downloads.known(reference) is not None
 
     return {
@@ -139,7 +139,7 @@ def _convert(options: argparse.Namespace) -> None:
     from tracer.catalog import downloads
     from tracer.transcoders.save import convert
 
-    source, target = paths.written(options.source), paths.written(options.target)
+    source, target = paths.expand_user(options.source), paths.expand_user(options.target)
     files = None
     with Progress() as progress:
         if not paths.is_file(source / CONFIG) and not options.source.startswith(("/", ".", "~")):

@@ -91,7 +91,7 @@ def open_graph(path: str) -> AttributionGraph:
 
     suffix = Path(path).suffix
     if suffix == ".json":
-        return tracer.graph_from_shared(tracer.read_graph_json(path))
+        return tracer.graph_from_external(tracer.read_graph_json(path))
     if suffix == ".pt":
         from tracer.interchange.circuit_tracer_pt import read_graph_pt
 

@@ -21,9 +21,9 @@ from tracer.cli.options import (
 )
 from tracer.errors import FeatureIndexError, TargetError, TracerError
 from tracer.features.lookup import (
-    Explanations,
-    explanations_of,
-    explanations_on_neuronpedia,
+    FeatureLookup,
+    feature_lookup,
+    neuronpedia_lookup,
 )
 from tracer.hub import network_allowed
 from tracer.interchange.nodes import explained_by, stored_labels
@@ -145,7 +145,7 @@ def _export(options: argparse.Namespace) -> None:
     graph = open_graph(options.graph)
     pruned = tracer.prune(graph, options.node_threshold, options.edge_threshold)
     target = Path(options.file)
-    shared = tracer.shared_from_trace(pruned, options.slug or target.stem, _names(pruned))
+    shared = tracer.external_from_pruned(pruned, options.slug or target.stem, _names(pruned))
     try:
         size = len(write_graph_json(shared, target))
     except OSError as error:
@@ -164,7 +164,7 @@ def _names(pruned: PrunedGraph) -> dict[FeatureId, str]:
     reader: FeatureReader | None = None
     try:
         reader = _reader(pruned.graph)
-        if isinstance(reader, Explanations) and network_allowed():
+        if isinstance(reader, FeatureLookup) and network_allowed():
             with Progress() as progress:
                 reader.fetch_many(nameless, progress.count)
     except TracerError as error:
@@ -184,9 +184,9 @@ def _reader(graph: AttributionGraph) -> FeatureReader | None:
             source = resolve(str(made["model"]), str(made["transcoders"]))
         except TracerError:
             return None  # the graph stands without them
-        return explanations_of(source)
+        return feature_lookup(source)
     published = explained_by(made)
-    return explanations_on_neuronpedia(*published) if published else None
+    return neuronpedia_lookup(*published) if published else None
 
 
 def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from tracer.errors import ExplanationError
+from tracer.errors import FeatureLookupError
 from tracer.features.cards import UNREADABLE, Label
 from tracer.features.disk_quota import quota_of
 from tracer.types import FeatureId
@@ -28,13 +28,13 @@ _TOUCH_SECONDS: Final = 3600.0
 """How coarse "last used" is: finer would write to the disk on every look."""
 
 
-class ExplanationStore:
+class CardCache:
     """What one source has said so far."""
 
     def __init__(self, cache_folder: Path, *source: str) -> None:
         """``source`` are any texts that tell it from the others, such as a repository's name.
 
-        Raises :class:`ExplanationError` when the quota is no number, or labels cannot be read.
+        Raises :class:`FeatureLookupError` when the quota is no number, or labels cannot be read.
         """
         self.folder = cache_folder.joinpath(*map(_folder_name, source))
         self._quota = quota_of(cache_folder)
@@ -47,11 +47,11 @@ class ExplanationStore:
         return self._labels
 
     def read(self, feature: FeatureId) -> bytes | None:
-        """What was kept for a feature; raises :class:`ExplanationError` if the disk refuses."""
+        """What was kept for a feature; raises :class:`FeatureLookupError` if the disk refuses."""
         return _contents(self._path(feature, "bin"))
 
     def keep(self, feature: FeatureId, contents: bytes) -> None:
-        """Keep what the source said; raises :class:`ExplanationError` when the disk refuses."""
+        """Keep what the source said; raises :class:`FeatureLookupError` when the disk refuses."""
         self._write(self._path(feature, "bin"), contents)
 
     def forget(self, feature: FeatureId) -> None:
@@ -103,8 +103,8 @@ class ExplanationStore:
             raise self._unwritable(error) from error
         self._quota.count(len(contents))
 
-    def _unwritable(self, error: OSError) -> ExplanationError:
-        return ExplanationError(
+    def _unwritable(self, error: OSError) -> FeatureLookupError:
+        return FeatureLookupError(
             f"feature examples cannot be kept in {self.folder} ({error.strerror or error}): make "
             "room there, or make it writable"
         )
@@ -124,7 +124,7 @@ def _contents(path: Path) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise ExplanationError(
+        raise FeatureLookupError(
             f"{path} was fetched earlier and cannot be read ({error.strerror or error}): make it "
             "readable, or delete it to have it fetched again"
         ) from error

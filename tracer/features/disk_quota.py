@@ -2,7 +2,7 @@
 
 Every process counts what it writes and looks at the whole folder now and then, so that several may
 share it: together they exceed the quota by a sixteenth each at most. Only what an
-:class:`tracer.features.disk_cache.ExplanationStore` wrote is deleted, by its place and name, and
+:class:`tracer.features.disk_cache.CardCache` wrote is deleted, by its place and name, and
 only after something was fetched: without the network nothing goes.
 """
 
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tracer import paths
-from tracer.errors import ExplanationError
+from tracer.errors import FeatureLookupError
 
 logger = logging.getLogger(__name__)
 
-QUOTA_VARIABLE: Final = "CIRCUIT_EXPLANATIONS_GB"
+QUOTA_VARIABLE: Final = "CIRCUIT_EXAMPLES_GB"
 DEFAULT_QUOTA: Final = 10**9
 _STEPS: Final = 16
 """After this part of the quota was written the folder is looked at again."""
@@ -45,8 +45,8 @@ class _File(NamedTuple):
 
 
 def quota_bytes() -> int:
-    """The quota that the environment sets; raises :class:`ExplanationError` if it is no number."""
-    return paths.quota(QUOTA_VARIABLE, DEFAULT_QUOTA, ExplanationError)
+    """Return the quota in bytes; raises :class:`FeatureLookupError` if it is not a number."""
+    return paths.shared_quota(QUOTA_VARIABLE, DEFAULT_QUOTA, FeatureLookupError)
 
 
 class Quota:

@@ -13,14 +13,14 @@ from typing import Final
 
 from tracer import hub
 from tracer.errors import (
-    ExplanationError,
-    ExplanationSilenceError,
     FeatureIndexError,
+    FeatureLookupError,
     HubError,
     HubFileMissingError,
+    SourceUnavailableError,
 )
 from tracer.features.cards import FeatureCard, FeatureIndex, Label
-from tracer.features.disk_cache import ExplanationStore
+from tracer.features.disk_cache import CardCache
 from tracer.hub.cache import snapshot
 from tracer.types import FeatureId
 
@@ -34,7 +34,7 @@ class HubFeatures:
         self._place = hub.Reference(repo, folder, commit)
         self._commit = commit
         self._inside = f"{folder}/features" if folder else "features"
-        self._store = ExplanationStore(cache_folder, "hub", repo, commit, folder)
+        self._store = CardCache(cache_folder, "hub", repo, commit, folder)
         self._lock = threading.Lock()
         self._fetching = threading.Lock()
         self._index: FeatureIndex | None = None
@@ -55,7 +55,7 @@ class HubFeatures:
     def card(self, feature: FeatureId, network: bool = True) -> FeatureCard | None:
         """What the repository says of ``feature``; without ``network``, as far as it is here.
 
-        Raises :class:`ExplanationSilenceError` when the hub cannot be asked and
+        Raises :class:`SourceUnavailableError` when the hub cannot be asked and
         :class:`FeatureIndexError` when what it has published is damaged.
         """
         index = self._fetched_index() if network else self._index_here()
@@ -77,11 +77,11 @@ class HubFeatures:
         try:
             record = hub.read_range(self._place.repo, path, self._commit, start, stop)
         except HubFileMissingError as error:
-            raise ExplanationError(
+            raise FeatureLookupError(
                 f"the index of {self._place} names a file that is not there: {error}"
             ) from error
         except HubError as error:
-            raise _silent(feature, error) from error
+            raise _unavailable(feature, error) from error
         card = index.card_of_record(feature, record)
         self._store.keep(feature, record)
         return card
@@ -114,9 +114,9 @@ class HubFeatures:
         except HubFileMissingError:
             self._store.note_absent()
         except HubError as error:
-            raise _silent(None, error) from error
+            raise _unavailable(None, error) from error
 
 
-def _silent(feature: FeatureId | None, error: HubError) -> ExplanationSilenceError:
+def _unavailable(feature: FeatureId | None, error: HubError) -> SourceUnavailableError:
     what = "the feature examples" if feature is None else f"the examples of feature {feature}"
-    return ExplanationSilenceError(f"{what} cannot be fetched: {error}")
+    return SourceUnavailableError(f"{what} cannot be fetched: {error}")

@@ -1,4 +1,4 @@
-"""Explanations of single features from Neuronpedia's API, turned into the published record layout.
+"""FeatureLookup of single features from Neuronpedia's API, turned into the published record layout.
 
 ``GET {NEURONPEDIA_URL}/api/feature/{model}/{layer}-{source set}/{index}``. Whatever comes back is
 bounded in size and only text and numbers are taken from it.
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
-from tracer.errors import ExplanationError, ExplanationSilenceError
+from tracer.errors import FeatureLookupError, SourceUnavailableError
 from tracer.features.cards import UNREADABLE, FeatureCard, Label, card_of, unpacked
-from tracer.features.disk_cache import ExplanationStore
+from tracer.features.disk_cache import CardCache
 from tracer.types import FeatureId
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Neuronpedia:
         )
         self._host = urlsplit(self._base).netloc or self._base
         self._model, self._source_set = model, source_set
-        self._store = ExplanationStore(cache_folder, "neuronpedia", self._host, model, source_set)
+        self._store = CardCache(cache_folder, "neuronpedia", self._host, model, source_set)
         self._lock = threading.Lock()
         self._client: Client | None = None
 
@@ -68,8 +68,8 @@ class Neuronpedia:
     def card(self, feature: FeatureId, network: bool = True) -> FeatureCard | None:
         """What Neuronpedia says of ``feature``; without ``network``, as far as it is here.
 
-        None when it has no such feature. Raises :class:`ExplanationSilenceError` when it does not
-        answer now and :class:`ExplanationError` when its answer cannot be read.
+        None when it has no such feature. Raises :class:`SourceUnavailableError` when it does not
+        answer now and :class:`FeatureLookupError` when its answer cannot be read.
         """
         kept = self._store.read(feature)
         if kept is not None:
@@ -90,7 +90,7 @@ class Neuronpedia:
             record = _record(json.loads(answer))
             card = _card_of_record(feature, record)
         except UNREADABLE as error:
-            raise ExplanationError(
+            raise FeatureLookupError(
                 f"what {self._host} says of feature {feature} is not in the form that is known "
                 f"({str(error)[:200]}): look at {self._url(feature, page=True)} instead"
             ) from error
@@ -102,7 +102,7 @@ class Neuronpedia:
     def _learn_again(self, card: FeatureCard) -> None:
         """Labels lie in a file of their own, which may have been cut short or gone for room."""
         if card.label is not None and card.feature not in self._store.labels:
-            with suppress(ExplanationError):  # it is at hand now; its card has it the next time
+            with suppress(FeatureLookupError):  # it is at hand now; its card has it the next time
                 self._store.learn(card.feature, card.label.text)
 
     def _url(self, feature: FeatureId, page: bool = False) -> str:
@@ -127,34 +127,34 @@ class Neuronpedia:
                     if time.monotonic() > deadline:
                         raise httpx2.ReadTimeout("the answer drips")
                     if len(body) > MAX_ANSWER_BYTES:
-                        raise ExplanationError(
+                        raise FeatureLookupError(
                             f"{self._host} sends more than {MAX_ANSWER_BYTES // 2**20} MB for "
                             f"feature {feature}, which is not read: look at "
                             f"{self._url(feature, page=True)} instead"
                         )
                 return bytes(body)
         except httpx2.TimeoutException as error:
-            raise ExplanationSilenceError(
+            raise SourceUnavailableError(
                 f"{self._host} took too long to answer for feature {feature}: try again in a minute"
             ) from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise ExplanationSilenceError(
+            raise SourceUnavailableError(
                 f"no answer from {self._host} for feature {feature} ({error}): check the "
                 "connection, the proxy and NEURONPEDIA_URL, or set CIRCUIT_OFFLINE=1 to do without"
             ) from error
 
-    def _refusal(self, status: int, headers: Mapping[str, str]) -> ExplanationError:
+    def _refusal(self, status: int, headers: Mapping[str, str]) -> FeatureLookupError:
         if status == 429:
             after = headers.get("Retry-After", "")
             wait = f"{after} seconds" if after.isdecimal() else "a minute"
-            return ExplanationSilenceError(
+            return SourceUnavailableError(
                 f"{self._host} was asked too often (status 429): try again in {wait}"
             )
         if status >= 500:
-            return ExplanationSilenceError(
+            return SourceUnavailableError(
                 f"{self._host} cannot answer now (status {status}): try again in some minutes"
             )
-        return ExplanationSilenceError(
+        return SourceUnavailableError(
             f"{self._host} refuses to answer for {self._model}, source set {self._source_set} "
             f"(status {status}): check the two names and NEURONPEDIA_URL"
         )

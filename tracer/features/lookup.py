@@ -18,14 +18,14 @@ from typing import Final, Protocol, cast
 
 from tracer import hub, paths
 from tracer.catalog.resolve import ModelSource
-from tracer.errors import ExplanationSilenceError, FeatureIndexError
+from tracer.errors import FeatureIndexError, SourceUnavailableError
 from tracer.features.cards import FeatureCard, FeatureIndex, FeatureReader, Label
 from tracer.features.from_hub import HubFeatures
 from tracer.features.from_neuronpedia import Neuronpedia
 from tracer.types import FeatureId, Progress
 
 NO_EXAMPLES: Final = "No examples for this feature: build an index with python -m tracer index"
-"""What to say where :meth:`Explanations.card` returns None."""
+"""What to say where :meth:`FeatureLookup.card` returns None."""
 
 PAUSE: Final = 30.0
 """Seconds for which a source that did not answer is not asked again."""
@@ -47,7 +47,7 @@ class Source(Protocol):
         """What it says of ``feature``; without ``network``, as far as it is here."""
 
 
-def explanations_of(source: ModelSource) -> FeatureReader:
+def feature_lookup(source: ModelSource) -> FeatureReader:
     """What the features of a set fire on: an index on this disk, or places further away too.
 
     Nothing is asked of the network yet. Raises :class:`FeatureIndexError` when an index on this
@@ -56,7 +56,7 @@ def explanations_of(source: ModelSource) -> FeatureReader:
     place = source.set_repository
     if place is None and source.neuronpedia is None:
         return FeatureIndex.open(source.transcoder_folder)
-    return Explanations.open(
+    return FeatureLookup.open(
         source.index_folder,  # not the snapshot's features/, of which only parts are fetched
         hub=(place.repo, place.folder, place.revision or "") if place else None,
         neuronpedia=source.neuronpedia,
@@ -64,14 +64,14 @@ def explanations_of(source: ModelSource) -> FeatureReader:
     )
 
 
-def explanations_on_neuronpedia(model: str, source_set: str) -> FeatureReader:
+def neuronpedia_lookup(model: str, source_set: str) -> FeatureReader:
     """The same for a dictionary that only Neuronpedia knows of, as that of an imported graph."""
     cache = paths.explanations()
     where = (model, source_set)
-    return Explanations.open(cache, hub=None, neuronpedia=where, cache_folder=cache)
+    return FeatureLookup.open(cache, hub=None, neuronpedia=where, cache_folder=cache)
 
 
-class Explanations(FeatureReader):
+class FeatureLookup(FeatureReader):
     """Feature cards of one transcoder set, to be used like a :class:`FeatureIndex`."""
 
     def __init__(
@@ -94,7 +94,7 @@ class Explanations(FeatureReader):
         neuronpedia: tuple[str, str] | None,
         cache_folder: Path,
         n_layers: int = 0,
-    ) -> Explanations:
+    ) -> FeatureLookup:
         """Name the places to look in; nothing is asked of the network yet.
 
         ``index_folder`` is a ``features/`` that is whole, there or not, or the folder that holds
@@ -125,7 +125,7 @@ class Explanations(FeatureReader):
         """What the first place that knows ``feature`` says of it; None if none does.
 
         None also when the network is off and nothing is on this disk. Raises
-        :class:`FeatureIndexError`, or its subclass :class:`tracer.errors.ExplanationError` when no
+        :class:`FeatureIndexError`, or its subclass :class:`FeatureLookupError` when no
         other place knew the feature and one could not be asked or not be understood.
         """
         network = hub.network_allowed()
@@ -198,7 +198,7 @@ class Explanations(FeatureReader):
             silence = self._silence(number)
             try:
                 card = source.card(feature, network and silence is None)
-            except ExplanationSilenceError as error:
+            except SourceUnavailableError as error:
                 self._leave_alone(number, error)
                 trouble = trouble or error
                 continue
@@ -218,7 +218,7 @@ class Explanations(FeatureReader):
                 break
             try:
                 other = source.card(card.feature, network and self._silence(number) is None)
-            except ExplanationSilenceError as error:
+            except SourceUnavailableError as error:
                 self._leave_alone(number, error)
             except FeatureIndexError:
                 continue  # the examples are here: only the label is missing
@@ -227,12 +227,12 @@ class Explanations(FeatureReader):
                 card = replace(card, label=label)
         return card
 
-    def _leave_alone(self, number: int, error: ExplanationSilenceError) -> None:
+    def _leave_alone(self, number: int, error: SourceUnavailableError) -> None:
         with self._lock:
             self._silent[number] = (time.monotonic() + PAUSE, str(error))
 
-    def _silence(self, number: int) -> ExplanationSilenceError | None:
+    def _silence(self, number: int) -> SourceUnavailableError | None:
         """Why a source is left alone for now, or None when it may be asked."""
         with self._lock:
             until, said = self._silent.get(number, (0.0, ""))
-        return ExplanationSilenceError(said) if time.monotonic() < until else None
+        return SourceUnavailableError(said) if time.monotonic() < until else None

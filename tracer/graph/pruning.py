@@ -119,7 +119,7 @@ def prune(
     )
 
 
-def whole(graph: AttributionGraph) -> PrunedGraph:
+def without_pruning(graph: AttributionGraph) -> PrunedGraph:
     """Everything that a graph of another tool has: its maker pruned it already.
 
     Errors without an edge are not part of it; all else is, dead ends included.
@@ -142,7 +142,7 @@ def whole(graph: AttributionGraph) -> PrunedGraph:
     )
 
 
-def keeping(pruned: PrunedGraph, nodes: Iterable[NodeId]) -> PrunedGraph:
+def with_nodes(pruned: PrunedGraph, nodes: Iterable[NodeId]) -> PrunedGraph:
     """The same with these nodes too, and their edges with what is kept; unknown ones are passed."""
     graph = pruned.graph
     added = np.zeros(graph.n_nodes, bool)

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _MAIN = "main"
-_asked: dict[tuple[str, str, str], str] = {}
+_resolved_commits: dict[tuple[str, str, str], str] = {}
 """What the hub said in this process: (endpoint, repository, revision) -> commit."""
 
 
@@ -84,7 +84,7 @@ def look_up(reference: Reference, anew: bool = False) -> Listing:
         if known is None:
             raise
         return known
-    _asked[(answers.endpoint(), reference.repo, reference.revision or _MAIN)] = commit
+    _resolved_commits[(answers.endpoint(), reference.repo, reference.revision or _MAIN)] = commit
     return Listing(reference.repo, commit, tuple(HubFile(c.path, c.size) for c in contents))
 
 
@@ -117,7 +117,7 @@ def fetch(
             if not network_allowed():
                 raise _not_here(missing, reference, root)
             download(repo, commit, missing, progress)
-        asked = _asked.get((answers.endpoint(), repo, revision))
+        asked = _resolved_commits.get((answers.endpoint(), repo, revision))
         if asked == commit or cache.known_commit(repo, revision) is None:
             cache.remember(repo, revision, commit)
     except OSError as error:

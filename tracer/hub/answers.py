@@ -48,17 +48,17 @@ def switches() -> list[str]:
     return [name for name in _SWITCHES if os.environ.get(name, "").strip().lower() in _TRUE]
 
 
-def tried(place: Reference, ask: Callable[[], Answer], waits: Sequence[float]) -> Answer:
+def with_retries(place: Reference, ask: Callable[[], Answer], waits: Sequence[float]) -> Answer:
     """What ``ask`` returns, asked again after each of ``waits`` while the hub does not answer."""
     for wait in waits:
         try:
-            return translated(place, ask)
+            return as_hub_errors(place, ask)
         except (HubUnreachableError, BrokenTransferError):
             time.sleep(wait)
-    return translated(place, ask)
+    return as_hub_errors(place, ask)
 
 
-def translated(place: Reference, ask: Callable[[], Answer]) -> Answer:
+def as_hub_errors(place: Reference, ask: Callable[[], Answer]) -> Answer:
     """What ``ask`` returns; what it raises about the hub becomes a :class:`HubError`."""
     import httpx2
     from huggingface_hub import errors

@@ -27,8 +27,8 @@ def cache_folder() -> Path:
     """Where downloads go, by the variables that every Hugging Face tool reads."""
     for variable, below in (("HF_HUB_CACHE", ""), ("HF_HOME", "hub"), ("XDG_CACHE_HOME", _HUB)):
         if os.environ.get(variable):
-            return paths.written(os.path.expandvars(os.environ[variable])) / below
-    return paths.written("~/.cache") / _HUB
+            return paths.expand_user(os.path.expandvars(os.environ[variable])) / below
+    return paths.expand_user("~/.cache") / _HUB
 
 
 _HUB = "huggingface/hub"

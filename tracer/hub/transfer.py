@@ -93,7 +93,7 @@ def contents_at(place: Reference, waits: Sequence[float]) -> tuple[str, list[Con
             ) from error
         return found.sha, sorted(contents, key=lambda content: content.path)
 
-    return answers.tried(place, ask, waits)
+    return answers.with_retries(place, ask, waits)
 
 
 def download(repo: str, commit: str, paths: Sequence[str], progress: Progress | None) -> None:
@@ -134,7 +134,7 @@ def part_of(repo: str, path: str, commit: str, start: int, stop: int) -> bytes:
                     raise answers.odd_answer(place, "it sends more bytes than were asked for")
             return bytes(part)
 
-    return answers.tried(place, ask, answers.WAITS[:1])
+    return answers.with_retries(place, ask, answers.WAITS[:1])
 
 
 @contextmanager
@@ -183,7 +183,7 @@ def _gather(place: Reference, content: Content, blob: Path, meter: _Meter) -> No
     while True:
         before = _size(partial)
         try:
-            digest = answers.translated(place, lambda: _append(place, content, partial, meter))
+            digest = answers.as_hub_errors(place, lambda: _append(place, content, partial, meter))
             break
         except (BrokenTransferError, HubUnreachableError):
             if _size(partial) > before:

@@ -114,12 +114,12 @@ def build_index(
             memory_limit,
         )
         with build.spill:
-            build.read(checkpoint_tokens, progress or _silent)
+            build.read(checkpoint_tokens, progress or _noop_progress)
             with place.writing():
-                return build.write(label, progress or _silent)
+                return build.write(label, progress or _noop_progress)
 
 
-def _silent(done: int, total: int, what: str) -> None:
+def _noop_progress(done: int, total: int, what: str) -> None:
     pass
 
 

@@ -118,7 +118,7 @@ def open_corpus(path: str | os.PathLike[str], column: str = "text") -> Corpus:
 
     Raises :class:`CorpusError` when there is no such file, or of no kind that is known.
     """
-    path = paths.written(os.fspath(path))
+    path = paths.expand_user(os.fspath(path))
     if not path.exists():
         raise CorpusError(
             f"there is no corpus at {path}: give a text, .jsonl or .parquet file of documents"

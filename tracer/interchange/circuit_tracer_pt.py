@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tracer.errors import SharedGraphError
+from tracer.errors import ExternalGraphError
 from tracer.graph.graph import AttributionGraph
 from tracer.graph.nodes import FloatArray, IntArray, NodeIndex
 from tracer.interchange.safe_unpickle import LogitRecord, Record, unpack
@@ -56,21 +56,21 @@ def read_graph_pt(
     direction that somebody chose. What the file does not carry: logits, and the model's other next
     tokens.
 
-    Raises :class:`SharedGraphError`: see :func:`tracer.interchange.safe_unpickle.unpack`; or a key
-    is missing, shapes do not fit together, a number is not finite, an effect comes from no lower
-    layer, there are more than `MAX_NODES` nodes.
+    Raises :class:`ExternalGraphError`: see :func:`tracer.interchange.safe_unpickle.unpack`; or a
+    key is missing, shapes do not fit together, a number is not finite, an effect comes from no
+    lower layer, there are more than `MAX_NODES` nodes.
     """
     name = "the graph" if isinstance(source, bytes) else Path(source).name
     stored = unpack(source)
     for key in _NEEDED:
         if key not in stored:
-            raise SharedGraphError(
+            raise ExternalGraphError(
                 f"{name} has no {key!r}: it is no graph that circuit-tracer's Graph.to_pt wrote"
             )
     n_layers = _count(_fields(stored["cfg"], name).get("n_layers"), "the n_layers", name)
     ids = tuple(_integers(stored["input_tokens"], "input_tokens", name).ravel().tolist())
     if not ids:
-        raise SharedGraphError(f"{name} has an empty prompt")
+        raise ExternalGraphError(f"{name} has an empty prompt")
     n_active, features, activations = _features(stored, n_layers, len(ids), name)
     prompt = _plain(stored.get("input_string"), "input_string", name)
     texts = _token_texts(ids, prompt, decode, tokens, name)
@@ -79,12 +79,12 @@ def read_graph_pt(
     target_ids = tuple(t.token_ids[0] if t.token_ids else -1 - i for i, t in enumerate(targets))
     index = NodeIndex(features[order].astype(np.int32), n_layers, ids, target_ids)
     if len(index) > MAX_NODES:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{name} has {len(index):,} nodes, at most {MAX_NODES:,} can be read: trace with fewer "
             "features"
         )
     if len(index) != len({index.node(row) for row in range(len(index))}):
-        raise SharedGraphError(f"{name} lists the same feature or target twice")
+        raise ExternalGraphError(f"{name} lists the same feature or target twice")
     indptr, sources, weights = _edges(stored["adjacency_matrix"], index, order, name)
     return AttributionGraph(
         prompt=prompt or "".join(texts),
@@ -115,7 +115,9 @@ def _fields(stored: Any, name: str) -> dict[str, Any]:
         return stored.fields
     if isinstance(stored, dict):
         return stored
-    raise SharedGraphError(f"cfg of {name} is a {type(stored).__name__}, expected a configuration")
+    raise ExternalGraphError(
+        f"cfg of {name} is a {type(stored).__name__}, expected a configuration"
+    )
 
 
 def _scan(stored: Any, name: str) -> str:
@@ -127,7 +129,7 @@ def _plain(value: Any, what: str, name: str) -> str:
     """A text, empty where there is none. Nothing else is made one: a few lists that hold each
     other, each twice, are longer as a text than any memory."""
     if value is not None and not isinstance(value, str):
-        raise SharedGraphError(f"{what} of {name} is a {type(value).__name__}, expected a text")
+        raise ExternalGraphError(f"{what} of {name} is a {type(value).__name__}, expected a text")
     return value or ""
 
 
@@ -139,7 +141,7 @@ def _said(value: Any) -> str:
 
 def _count(value: Any, what: str, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_NODES:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{what} of {name} is {_said(value)}, expected a number from 1 to {MAX_NODES:,}"
         )
     return value
@@ -152,17 +154,17 @@ def _tensor(value: Any, what: str, name: str) -> torch.Tensor:
     if isinstance(value, list | tuple):
         strange = [entry for entry in value if not isinstance(entry, int | float)]
         if strange:
-            raise SharedGraphError(
+            raise ExternalGraphError(
                 f"{what} of {name} holds no numbers, but a {type(strange[0]).__name__}"
             )
         try:
             value = torch.tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise SharedGraphError(f"{what} of {name} holds no numbers ({error})") from error
+            raise ExternalGraphError(f"{what} of {name} holds no numbers ({error})") from error
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_complex():
-        raise SharedGraphError(f"{what} of {name} is no tensor of numbers")
+        raise ExternalGraphError(f"{what} of {name} is no tensor of numbers")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise SharedGraphError(f"{what} of {name} is larger than what is stored of it")
+        raise ExternalGraphError(f"{what} of {name} is larger than what is stored of it")
     return value.detach()
 
 
@@ -170,7 +172,7 @@ def _listed(value: Any, what: str, name: str) -> torch.Tensor:
     """A tensor of as many numbers as may be made wider."""
     tensor = _tensor(value, what, name)
     if tensor.numel() > _MOST_NUMBERS:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{what} of {name} has {tensor.numel():,} numbers, at most "
             f"{_MOST_NUMBERS:,} can be read"
         )
@@ -180,10 +182,10 @@ def _listed(value: Any, what: str, name: str) -> torch.Tensor:
 def _integers(value: Any, what: str, name: str) -> IntArray:
     tensor = _listed(value, what, name)
     if tensor.is_floating_point() and tensor.numel():
-        raise SharedGraphError(f"{what} of {name} is of {tensor.dtype}, expected whole numbers")
+        raise ExternalGraphError(f"{what} of {name} is of {tensor.dtype}, expected whole numbers")
     numbers: IntArray = tensor.long().numpy()
     if numbers.size and not 0 <= numbers.min() <= numbers.max() <= _LARGEST_INDEX:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{what} of {name} has numbers from {numbers.min()} to {numbers.max()}, expected them "
             f"from 0 to {_LARGEST_INDEX}"
         )
@@ -193,7 +195,7 @@ def _integers(value: Any, what: str, name: str) -> IntArray:
 def _numbers(value: Any, what: str, name: str) -> FloatArray:
     numbers: FloatArray = _listed(value, what, name).double().numpy().ravel()
     if not np.isfinite(numbers).all():
-        raise SharedGraphError(f"{what} of {name} has a number that is not finite")
+        raise ExternalGraphError(f"{what} of {name} has a number that is not finite")
     return numbers
 
 
@@ -206,12 +208,12 @@ def _features(
     """
     active = _integers(stored["active_features"], "active_features", name)
     if active.ndim != 2 or active.shape[1] != 3:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"active_features of {name} has the shape {active.shape}, expected (n, 3): layer, "
             "position, feature"
         )
     if len(active) and not (active[:, 0].max() < n_layers and active[:, 1].max() < n_positions):
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"active_features of {name} name layer {active[:, 0].max()} and position "
             f"{active[:, 1].max()}; the model has {n_layers} layers, the prompt {n_positions} "
             "tokens"
@@ -224,13 +226,13 @@ def _features(
         else _integers(chosen, "selected_features", name).ravel()
     )
     if len(selected) and selected.max() >= len(active):
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"selected_features of {name} names feature {selected.max()} of {len(active)} active"
         )
     if len(values) == len(active):
         values = values[selected]
     if len(values) != len(selected):
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{name} has {len(values)} activations for {len(selected)} selected features"
         )
     return len(active), active[selected], values
@@ -249,7 +251,7 @@ def _token_texts(
             return tuple(words)
         return tuple(_text(token_id, decode) for token_id in ids)
     if len(tokens) != len(ids):
-        raise SharedGraphError(f"{name} has {len(ids)} tokens, {len(tokens)} texts were given")
+        raise ExternalGraphError(f"{name} has {len(ids)} tokens, {len(tokens)} texts were given")
     return tuple(tokens)
 
 
@@ -267,18 +269,18 @@ def _targets(
     else:  # older files: a tensor of ids
         labels = []
     if listed is None or not len(listed):
-        raise SharedGraphError(f"{name} has no logit_targets: it explains nothing")
+        raise ExternalGraphError(f"{name} has no logit_targets: it explains nothing")
     ids = _integers(listed, "logit_targets", name).ravel().tolist()
     weights = _numbers(stored["logit_probabilities"], "logit_probabilities", name)
     if len(weights) != len(ids) or weights.min() < 0:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{name} has {len(weights)} logit_probabilities for {len(ids)} targets, expected one "
             "each, none negative"
         )
     vocabulary = stored.get("vocab_size") or _fields(stored["cfg"], name).get("d_vocab")
     limit = _LARGEST_INDEX if vocabulary is None else vocabulary
     if not isinstance(limit, int):
-        raise SharedGraphError(f"vocab_size of {name} is {_said(limit)}, expected a number")
+        raise ExternalGraphError(f"vocab_size of {name} is {_said(limit)}, expected a number")
     return tuple(
         Target(
             (labels[place] if labels else "") or _text(token_id, decode),
@@ -296,7 +298,7 @@ def _edges(
     matrix = _tensor(stored, "adjacency_matrix", name)
     n_nodes = len(index)
     if tuple(matrix.shape) != (n_nodes, n_nodes):
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"adjacency_matrix of {name} has the shape {tuple(matrix.shape)}, expected "
             f"{(n_nodes, n_nodes)}: {index.n_features} features, {index.n_layers} x "
             f"{index.n_positions} errors, {index.n_positions} tokens, {len(index.target_ids)} "
@@ -308,13 +310,13 @@ def _edges(
     for start in range(0, n_nodes, _ROWS_AT_ONCE):
         block = matrix[place[start : start + _ROWS_AT_ONCE]].float().numpy()
         if not np.isfinite(block).all():
-            raise SharedGraphError(f"adjacency_matrix of {name} has a number that is not finite")
+            raise ExternalGraphError(f"adjacency_matrix of {name} has a number that is not finite")
         block = block[:, place]
         rows, sources = np.nonzero(block)
         rows = rows + start
         on_errors = (rows >= index.error_rows.start) & (rows < index.error_rows.stop)
         if on_errors.any() or (index.layers[sources] >= index.layers[rows]).any():
-            raise SharedGraphError(
+            raise ExternalGraphError(
                 f"adjacency_matrix of {name} has an effect that runs downward, or on an error or "
                 "token: rows must be targets, ordered features, errors, tokens, targets"
             )

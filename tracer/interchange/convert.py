@@ -8,24 +8,24 @@ from typing import Any, Final
 
 import numpy as np
 
-from tracer.errors import SharedGraphError
+from tracer.errors import ExternalGraphError
 from tracer.graph.graph import AttributionGraph
 from tracer.graph.nodes import FloatArray, IntArray, NodeIndex
 from tracer.graph.pruning import PrunedGraph
-from tracer.interchange.graph_json import TYPES, SharedGraph, SharedNode, cantor_pair
-from tracer.interchange.nodes import origin, shared_index, shared_places
+from tracer.interchange.graph_json import TYPES, ExternalGraph, ExternalNode, cantor_pair
+from tracer.interchange.nodes import external_index, external_places, origin
 from tracer.types import FeatureId, NodeId, Supernode, Target, TokenProbability
 
 _OUTPUT: Final = re.compile(r'^Output "(?P<token>.*)" \(p=[\d.]+\)$', re.DOTALL)
 
 
-def shared_from_trace(
+def external_from_pruned(
     pruned: PrunedGraph,
     slug: str,
     names: Mapping[FeatureId, str] | None = None,
     pinned: Sequence[NodeId] = (),
     supernodes: Sequence[Supernode] = (),
-) -> SharedGraph:
+) -> ExternalGraph:
     """A pruned graph of ours in the published form, labels, pins and supernodes included.
 
     A node's ``influence`` there is the cumulative share at which it enters: small is important.
@@ -58,7 +58,7 @@ def shared_from_trace(
     }
     kept = {node: nodes[numbers[graph.index.row(node)]].id for node in pruned.nodes}
     groups = ((s.name, tuple(kept[n] for n in s.nodes if n in kept)) for s in supernodes)
-    return SharedGraph(
+    return ExternalGraph(
         metadata=metadata,
         nodes=nodes,
         sources=np.array([numbers[int(row)] for row in sources], np.int64),
@@ -70,7 +70,7 @@ def shared_from_trace(
     )
 
 
-def _published(pruned: PrunedGraph, row: int, names: Mapping[FeatureId, str]) -> SharedNode:
+def _published(pruned: PrunedGraph, row: int, names: Mapping[FeatureId, str]) -> ExternalNode:
     graph = pruned.graph
     node = graph.index.node(row)
     share = float(pruned.cumulative_influence[row])
@@ -112,13 +112,13 @@ def _published(pruned: PrunedGraph, row: int, names: Mapping[FeatureId, str]) ->
             "influence": None,
         }
         label = f'Output "{target.label}" (p={target.probability:.3f})'
-    return SharedNode(name, node, label, stored | {"clerp": label})
+    return ExternalNode(name, node, label, stored | {"clerp": label})
 
 
-def graph_from_shared(shared: SharedGraph) -> AttributionGraph:
+def graph_from_external(shared: ExternalGraph) -> AttributionGraph:
     """A published graph as one of ours, to look at and to compare.
 
-    :func:`tracer.graph.pruning.whole` shows it all.
+    :func:`tracer.graph.pruning.without_pruning` shows it all.
 
     What the file does not carry: pruned nodes and edges (influence is therefore that of the kept
     part alone), logits, and how many features were active. Nodes of kinds that we do not know are
@@ -126,12 +126,12 @@ def graph_from_shared(shared: SharedGraph) -> AttributionGraph:
     :func:`tracer.interchange.nodes.origin` does, and
     has the file's labels of features under ``labels``.
 
-    Raises :class:`SharedGraphError` when it explains no token, a number cannot be one of ours, or
+    Raises :class:`ExternalGraphError` when it explains no token, a number cannot be one of ours, or
     an effect runs downward or on an error.
     """
-    index = shared_index(shared)
+    index = external_index(shared)
     tokens = tuple(shared.metadata["prompt_tokens"])
-    places = shared_places(shared)
+    places = external_places(shared)
     entries = dict(zip(places, shared.nodes, strict=True))
     targets = []
     for row in range(index.logit_rows.start, index.logit_rows.stop):
@@ -170,7 +170,7 @@ def graph_from_shared(shared: SharedGraph) -> AttributionGraph:
 
 
 def _edges(
-    shared: SharedGraph, row_of: IntArray, index: NodeIndex
+    shared: ExternalGraph, row_of: IntArray, index: NodeIndex
 ) -> tuple[IntArray, IntArray, FloatArray]:
     """Rows, ascending, sources and weights; several links between the same two nodes are one."""
     sources, rows = row_of[shared.sources], row_of[shared.targets]
@@ -181,7 +181,7 @@ def _edges(
     if len(wrong):
         link = int(wrong[0])
         ends = (shared.nodes[int(end[link])].id for end in (shared.sources, shared.targets))
-        raise SharedGraphError(
+        raise ExternalGraphError(
             "link {} of the graph leads from {!r} to {!r}: expected effects that run upward, and "
             "none on an error or token".format(link, *ends)
         )
@@ -191,10 +191,10 @@ def _edges(
     first = np.flatnonzero(np.r_[True, (pairs[1:] != pairs[:-1]).any(axis=1)][: len(pairs)])
     weights = np.add.reduceat(shared.weights[order].astype(np.float64), first)
     if len(first) and np.abs(weights).max() > np.finfo(np.float32).max:
-        raise SharedGraphError("several links between two nodes of the graph add up to infinity")
+        raise ExternalGraphError("several links between two nodes of the graph add up to infinity")
     return pairs[first, 0], pairs[first, 1], weights.astype(np.float32)
 
 
-def _answer(entry: SharedNode, node: NodeId) -> str:
+def _answer(entry: ExternalNode, node: NodeId) -> str:
     found = _OUTPUT.match(entry.label)
     return found["token"] if found else entry.label or f"token {node.index}"

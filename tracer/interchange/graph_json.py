@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tracer.errors import SharedGraphError
+from tracer.errors import ExternalGraphError
 from tracer.graph.nodes import FloatArray, IntArray
 from tracer.types import NodeId, NodeKind
 
@@ -44,7 +44,7 @@ _NEVER_NULL: Final = ("clerp", "node_threshold", "clickedId", "sg_pos")
 
 
 @dataclass(frozen=True)
-class SharedNode:
+class ExternalNode:
     """A node of a published graph."""
 
     id: str
@@ -56,11 +56,11 @@ class SharedNode:
 
 
 @dataclass(frozen=True)
-class SharedGraph:
+class ExternalGraph:
     """A published graph: its nodes, links between them, and what its reader had marked."""
 
     metadata: Mapping[str, Any]
-    nodes: tuple[SharedNode, ...]
+    nodes: tuple[ExternalNode, ...]
     sources: IntArray
     """``(n_links,)`` numbers of nodes."""
     targets: IntArray
@@ -74,16 +74,16 @@ class SharedGraph:
     """Top-level keys that we do not know."""
 
 
-def read_graph_json(source: str | os.PathLike[str] | bytes) -> SharedGraph:
+def read_graph_json(source: str | os.PathLike[str] | bytes) -> ExternalGraph:
     """Read a published graph from a file or its bytes.
 
-    Raises :class:`SharedGraphError`, which names what is wrong: no JSON, a missing key, a dangling
-    link, two nodes of one id, a number that is not finite, more nodes than `MAX_NODES`.
+    Raises :class:`ExternalGraphError`, which names what is wrong: no JSON, a missing key, a
+    dangling link, two nodes of one id, a number that is not finite, more nodes than `MAX_NODES`.
     """
     name, content = _content(source)
     stored = _parsed(content, name)
     if not isinstance(stored, dict):
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{name} is a {type(stored).__name__}, expected an object with metadata, nodes and "
             "links: it is no published attribution graph"
         )
@@ -93,22 +93,22 @@ def read_graph_json(source: str | os.PathLike[str] | bytes) -> SharedGraph:
     for key in ("slug", "scan", "prompt"):
         _required(metadata, key, f"metadata of {name}")
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise SharedGraphError(f"prompt_tokens of {name} is no list of texts")
+        raise ExternalGraphError(f"prompt_tokens of {name} is no list of texts")
     parameters = dict(_mapping(graph.get("qParams") or {}, f"qParams of {name}"))
     listed = _list(_required(graph, "nodes", name), f"nodes of {name}")
     if len(listed) > MAX_NODES:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{name} has {len(listed):,} nodes, at most {MAX_NODES:,} can be shown: prune it first"
         )
     numbers: dict[str, int] = {}
     renamed: dict[str, str] = {}
-    nodes: list[SharedNode] = []
+    nodes: list[ExternalNode] = []
     for entry in listed:
         found = _node(_mapping(entry, f"a node of {name}"), len(tokens), name)
         old = str(entry["node_id"])
         for spelled in {old, found.id}:
             if spelled in numbers and (spelled == found.id or spelled in renamed):
-                raise SharedGraphError(
+                raise ExternalGraphError(
                     f"two nodes of {name} are called {spelled!r}: links to it mean nothing"
                 )
         if found.id != old:
@@ -122,7 +122,7 @@ def read_graph_json(source: str | os.PathLike[str] | bytes) -> SharedGraph:
     pinned = _ids(parameters.pop("pinnedIds", None), renamed, name)
     supernodes = _supernodes(parameters.pop("supernodes", None), renamed, name)
     known = {"metadata", "qParams", "nodes", "links"}
-    return SharedGraph(
+    return ExternalGraph(
         metadata=metadata,
         nodes=tuple(nodes),
         sources=sources,
@@ -140,21 +140,21 @@ def _content(source: str | os.PathLike[str] | bytes) -> tuple[str, bytes]:
     try:
         size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
         if size > MAX_BYTES:
-            raise SharedGraphError(
+            raise ExternalGraphError(
                 f"{name} has {size / 2**20:.0f} MiB, at most {MAX_BYTES // 2**20} can be read: "
                 "prune the graph first"
             )
         return name, source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
-        raise SharedGraphError(f"{source!s} cannot be read: {error.strerror}") from error
+        raise ExternalGraphError(f"{source!s} cannot be read: {error.strerror}") from error
 
 
 def _parsed(content: bytes, name: str) -> Any:
     """JSON in any Unicode encoding, with nothing in it that could not be written again."""
     if content.startswith(_GZIPPED):
-        raise SharedGraphError(f"{name} is gzipped: unpack it first, and open what is in it")
+        raise ExternalGraphError(f"{name} is gzipped: unpack it first, and open what is in it")
     if not content.strip():
-        raise SharedGraphError(f"{name} is empty: export the graph again")
+        raise ExternalGraphError(f"{name} is empty: export the graph again")
     try:
         text = content.decode(json.detect_encoding(content))
         # A function of ours for every float also lets other threads go on meanwhile: the parser
@@ -163,7 +163,7 @@ def _parsed(content: bytes, name: str) -> Any:
         if "\\ud" in text or "\\uD" in text:  # perhaps half a character
             json.dumps(stored, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{name} is no JSON ({_short(str(error))}): export the graph again"
         ) from error
     return stored
@@ -187,61 +187,63 @@ def _short(text: str) -> str:
 
 def _mapping(value: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise SharedGraphError(f"{what} is a {type(value).__name__}, expected an object")
+        raise ExternalGraphError(f"{what} is a {type(value).__name__}, expected an object")
     return value
 
 
 def _list(value: Any, what: str) -> list[Any]:
     if not isinstance(value, list):
-        raise SharedGraphError(f"{what} is a {type(value).__name__}, expected a list")
+        raise ExternalGraphError(f"{what} is a {type(value).__name__}, expected a list")
     return value
 
 
 def _required(mapping: Mapping[str, Any], key: str, what: str) -> Any:
     if key not in mapping:
-        raise SharedGraphError(f"{what} has no {key!r}: it is no published attribution graph")
+        raise ExternalGraphError(f"{what} has no {key!r}: it is no published attribution graph")
     return mapping[key]
 
 
-def _node(stored: Mapping[str, Any], n_tokens: int, name: str) -> SharedNode:
+def _node(stored: Mapping[str, Any], n_tokens: int, name: str) -> ExternalNode:
     old = str(_required(stored, "node_id", f"a node of {name}"))
     what = f"node {_short(repr(old))} of {name}"
     kind = _KINDS.get(str(_required(stored, "feature_type", what)))
     position = _required(stored, "ctx_idx", what)
     if type(position) is not int or not 0 <= position < n_tokens:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{what} stands at position {_short(repr(position))}: the prompt has positions 0 to "
             f"{n_tokens - 1}"
         )
     for key in ("activation", "influence", "token_prob"):
         number = stored.get(key)
         if number is not None and not _is_number(number):
-            raise SharedGraphError(
+            raise ExternalGraphError(
                 f"{key} of {what} is {_short(repr(number))}, expected a finite number"
             )
     if not 0 <= (stored.get("token_prob") or 0) <= _CERTAIN:
-        raise SharedGraphError(f"token_prob of {what} is {stored['token_prob']}, expected 0 to 1")
+        raise ExternalGraphError(f"token_prob of {what} is {stored['token_prob']}, expected 0 to 1")
     label = str(stored.get("clerp") or "")
     if kind is None:
-        return SharedNode(old, None, label, stored)
+        return ExternalNode(old, None, label, stored)
     if kind == "token":
-        return SharedNode(old, NodeId("token", -1, position, _index(stored, what)), label, stored)
+        return ExternalNode(old, NodeId("token", -1, position, _index(stored, what)), label, stored)
     found = _required(stored, "layer", what)
     if isinstance(found, float) and found.is_integer():
         found = int(found)
     if not _LAYER.fullmatch(str(found)):
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{what} is of layer {_short(repr(found))}, expected a number from 0"
         )
     layer = int(found)
     if kind == "error":
         node = NodeId("error", layer, position, -1)
-        return SharedNode(f"{layer}_-1_{position}", node, label, stored)
+        return ExternalNode(f"{layer}_-1_{position}", node, label, stored)
     if kind == "logit":
-        return SharedNode(
+        return ExternalNode(
             old, NodeId("logit", layer - 1, position, _index(stored, what)), label, stored
         )
-    return SharedNode(old, NodeId("feature", layer, position, _index(stored, what)), label, stored)
+    return ExternalNode(
+        old, NodeId("feature", layer, position, _index(stored, what)), label, stored
+    )
 
 
 def _index(stored: Mapping[str, Any], what: str) -> int:
@@ -258,7 +260,7 @@ def _index(stored: Mapping[str, Any], what: str) -> int:
             return -int(parts[1][1:])  # a target of ours that is no single token
     feature = stored.get("feature")
     if not isinstance(feature, int) or feature < 0:
-        raise SharedGraphError(f"{what} says neither in its id nor in 'feature' which one it is")
+        raise ExternalGraphError(f"{what} says neither in its id nor in 'feature' which one it is")
     layer, index = cantor_unpair(feature)
     return index if str(layer) == str(stored.get("layer")) else feature
 
@@ -279,7 +281,7 @@ def _check_old_ids(renamed: Mapping[str, str], numbers: Mapping[str, int], name:
     """An error of the older form that is spelled like a feature makes links ambiguous."""
     both = sorted(set(renamed) & set(numbers))
     if both:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{both[0]!r} of {name} is both a feature and an error (the older form of ids): "
             "export the graph again with a newer version of its tool"
         )
@@ -296,13 +298,13 @@ def _links(
             end = str(_required(entry, key, f"link {row} of {name}"))
             number = numbers.get(renamed.get(end, end))
             if number is None:
-                raise SharedGraphError(
+                raise ExternalGraphError(
                     f"link {row} of {name} leads to {_short(repr(end))}, which is no node"
                 )
             ends[row, side] = number
         weight = _required(entry, "weight", f"link {row} of {name}")
         if not _is_number(weight):
-            raise SharedGraphError(f"link {row} of {name} has the weight {_short(repr(weight))}")
+            raise ExternalGraphError(f"link {row} of {name} has the weight {_short(repr(weight))}")
         weights[row] = weight
     return ends[:, 0], ends[:, 1], weights
 
@@ -321,7 +323,7 @@ def _ids(stored: Any, renamed: Mapping[str, str], name: str) -> tuple[str, ...]:
             raise TypeError(f"found a {type(stored).__name__}")
         return tuple(renamed.get(str(entry), str(entry)) for entry in stored or [] if entry)
     except (TypeError, ValueError, RecursionError) as error:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"pinnedIds of {name} cannot be read ({error}): expected a list of node ids"
         ) from error
 
@@ -339,12 +341,12 @@ def _supernodes(
             for title, *members in groups
         )
     except (TypeError, ValueError, RecursionError) as error:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"the supernodes of {name} cannot be read ({error}): expected [[name, id, …], …]"
         ) from error
 
 
-def write_graph_json(shared: SharedGraph, path: str | os.PathLike[str] | None = None) -> bytes:
+def write_graph_json(shared: ExternalGraph, path: str | os.PathLike[str] | None = None) -> bytes:
     """The published form, valid against its schema; into ``path`` too, whole or not at all."""
     ids = [node.id for node in shared.nodes]
     links = [

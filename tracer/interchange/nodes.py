@@ -14,29 +14,29 @@ from typing import Any, Final
 import numpy as np
 
 from tracer.catalog.registry import registry
-from tracer.errors import SharedGraphError
+from tracer.errors import ExternalGraphError
 from tracer.graph.graph import AttributionGraph
 from tracer.graph.nodes import NodeIndex
-from tracer.interchange.graph_json import MAX_NODES, SharedGraph
+from tracer.interchange.graph_json import MAX_NODES, ExternalGraph
 from tracer.types import FeatureId, NodeId, Supernode
 
 
-def shared_index(shared: SharedGraph) -> NodeIndex:
+def external_index(shared: ExternalGraph) -> NodeIndex:
     """The rows of the graph that a published one becomes.
 
-    Raises :class:`SharedGraphError` when it explains no token, or is larger than any model.
+    Raises :class:`ExternalGraphError` when it explains no token, or is larger than any model.
     """
     known = [node.node for node in shared.nodes if node.node is not None]
     n_positions = len(shared.metadata["prompt_tokens"])
     logits = [n for n in shared.nodes if n.node is not None and n.node.kind == "logit"]
     if not logits:
-        raise SharedGraphError("the graph has no logit node: it explains nothing")
+        raise ExternalGraphError("the graph has no logit node: it explains nothing")
     inner = [node.layer for node in known if node.kind in ("feature", "error")]
     n_layers = max(0, *(n.node.layer for n in logits if n.node))
     n_layers = max(n_layers, *(layer + 1 for layer in inner)) if inner else n_layers
     largest = max(node.index for node in known)
     if n_layers * n_positions > MAX_NODES or largest >= 2**31:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"the graph has {n_layers:,} layers, {n_positions:,} tokens and a feature or token "
             f"{min(largest, 10**12):,}: no model that is known is as large"
         )
@@ -51,13 +51,13 @@ def shared_index(shared: SharedGraph) -> NodeIndex:
     )
 
 
-def shared_places(shared: SharedGraph) -> tuple[NodeId | None, ...]:
-    """For each node of a published graph its node among :func:`shared_index`'s; None for kinds
+def external_places(shared: ExternalGraph) -> tuple[NodeId | None, ...]:
+    """For each node of a published graph its node among :func:`external_index`'s; None for kinds
     that we do not know. Logits stand at the last token there, whatever the file says.
 
-    Raises :class:`SharedGraphError` when two are the same one of ours.
+    Raises :class:`ExternalGraphError` when two are the same one of ours.
     """
-    index = shared_index(shared)
+    index = external_index(shared)
     last = index.n_positions - 1
 
     def place(node: NodeId | None) -> NodeId | None:
@@ -71,14 +71,14 @@ def shared_places(shared: SharedGraph) -> tuple[NodeId | None, ...]:
     named: dict[NodeId, str] = {}
     for entry, found in zip(shared.nodes, places, strict=True):
         if found is not None and named.setdefault(found, entry.id) != entry.id:
-            raise SharedGraphError(
+            raise ExternalGraphError(
                 f"the nodes {named[found]!r} and {entry.id!r} of the graph are the same "
                 f"{found.kind} at the same token: export the graph again"
             )
     return places
 
 
-def origin(shared: SharedGraph) -> dict[str, Any]:
+def origin(shared: ExternalGraph) -> dict[str, Any]:
     """Where a published graph is from, as far as it says: JSON values only.
 
     ``imported`` (its slug), ``scan``, and where they are known ``tool``, ``transcoder_set``,
@@ -105,7 +105,7 @@ def origin(shared: SharedGraph) -> dict[str, Any]:
         "source_urls": [str(url) for url in urls] if isinstance(urls, list) else None,
         "node_threshold": pruning.get("node_threshold", metadata.get("node_threshold")),
         "edge_threshold": pruning.get("edge_threshold"),
-        "labels": {str(feature): label for feature, label in shared_labels(shared).items()},
+        "labels": {str(feature): label for feature, label in external_labels(shared).items()},
     }
     return {
         "scan": str(metadata["scan"]),
@@ -138,7 +138,7 @@ def explained_by(provenance: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def shared_labels(shared: SharedGraph) -> dict[FeatureId, str]:
+def external_labels(shared: ExternalGraph) -> dict[FeatureId, str]:
     """What the file calls its features: renamed by its reader (``clerps``), else by its maker."""
     renamed = _renamed(shared.parameters.get("clerps"))
     found: dict[FeatureId, str] = {}
@@ -160,7 +160,7 @@ def _renamed(stored: Any) -> dict[str, str]:
         return {}  # names are a courtesy: the graph is whole without them
 
 
-def shared_marks(shared: SharedGraph) -> tuple[tuple[NodeId, ...], tuple[Supernode, ...]]:
+def external_annotations(shared: ExternalGraph) -> tuple[tuple[NodeId, ...], tuple[Supernode, ...]]:
     """Pins and supernodes in our terms: a node that is in a supernode is not pinned beside it.
 
     What is marked but no node of the graph, or of a kind that we do not know, is left out.
@@ -179,15 +179,15 @@ def shared_marks(shared: SharedGraph) -> tuple[tuple[NodeId, ...], tuple[Superno
     return tuple(node for node in pinned if node not in taken), supernodes
 
 
-def with_marks(
-    shared: SharedGraph, pinned: Sequence[NodeId], supernodes: Sequence[Supernode]
-) -> SharedGraph:
+def with_annotations(
+    shared: ExternalGraph, pinned: Sequence[NodeId], supernodes: Sequence[Supernode]
+) -> ExternalGraph:
     """The same graph with these marks; unchanged where they are the ones it came with.
 
-    Members of supernodes are pinned too: other tools show only what is pinned. Marks on nodes that
-    we do not know stay, unless the supernode they are in is gone.
+    Members of supernodes are pinned too: other tools show only what is pinned. Annotations on
+    nodes that we do not know stay, unless the supernode they are in is gone.
     """
-    if shared_marks(shared) == (tuple(pinned), tuple(supernodes)):
+    if external_annotations(shared) == (tuple(pinned), tuple(supernodes)):
         return shared
     place = _place_of(shared)
     ids = {node: name for name, node in reversed(place.items())}
@@ -205,8 +205,8 @@ def with_marks(
     return replace(shared, pinned=tuple(dict.fromkeys(listed)), supernodes=tuple(groups))
 
 
-def _place_of(shared: SharedGraph) -> dict[str, NodeId]:
-    places = zip(shared.nodes, shared_places(shared), strict=True)
+def _place_of(shared: ExternalGraph) -> dict[str, NodeId]:
+    places = zip(shared.nodes, external_places(shared), strict=True)
     return {entry.id: node for entry, node in places if node is not None}
 
 
@@ -216,6 +216,6 @@ def stored_labels(graph: AttributionGraph) -> dict[FeatureId, str]:
     for name, label in dict(graph.provenance.get("labels") or {}).items():
         layer, _, index = name.removeprefix("L").partition("/")
         if not (layer.isdecimal() and index.isdecimal()):
-            raise SharedGraphError(f"{name!r} is no feature: import the graph again")
+            raise ExternalGraphError(f"{name!r} is no feature: import the graph again")
         found[FeatureId(int(layer), int(index))] = str(label)
     return found

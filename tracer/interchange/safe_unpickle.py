@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tracer.errors import SharedGraphError
+from tracer.errors import ExternalGraphError
 
 MAX_BYTES: Final = 2 * 2**30
 _MAX_INSTRUCTIONS: Final = 16 * 2**20
@@ -72,7 +72,7 @@ _READING: Final = threading.Lock()
 def unpack(source: str | os.PathLike[str] | bytes) -> dict[str, Any]:
     """The mapping that a `.pt` file holds: tensors (on the CPU), texts, numbers and records.
 
-    Raises :class:`SharedGraphError` when the file is no such zip, is damaged, larger than
+    Raises :class:`ExternalGraphError` when the file is no such zip, is damaged, larger than
     `MAX_BYTES`, or asks for anything that a graph never does; nothing of it is run then.
     """
     name = "the graph" if isinstance(source, bytes) else Path(source).name
@@ -80,14 +80,14 @@ def unpack(source: str | os.PathLike[str] | bytes) -> dict[str, Any]:
     instructions = _instructions(content, name)
     _check_names(instructions, name)
     if not instructions.startswith(_PROTOCOL_2):
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{name} is not in pickle protocol 2, which circuit-tracer and torch write: save it "
             "again with torch.save's defaults"
         )
     import torch
 
     if _as_torch_sees_it(content, name) != instructions:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{name} is a zip with two directories, of which every reader takes another: nothing "
             "was run; save the graph again"
         )
@@ -97,16 +97,16 @@ def unpack(source: str | os.PathLike[str] | bytes) -> dict[str, Any]:
             stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # damage can surface as nearly any error, and is never ours
         if type(error).__name__ == "UnpicklingError":  # its text is for programmers, on torch
-            raise SharedGraphError(
+            raise ExternalGraphError(
                 f"{name} has instructions that a graph of circuit-tracer never has: they were not "
                 "followed; save the graph again"
             ) from error
         reason = (str(error).splitlines() or [""])[0]
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{name} is damaged ({type(error).__name__}: {reason[:120]}): save the graph again"
         ) from error
     if not isinstance(stored, dict):
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{name} holds a {type(stored).__name__}, expected the mapping that circuit-tracer's "
             "Graph.to_pt writes"
         )
@@ -120,7 +120,7 @@ def _as_torch_sees_it(content: bytes, name: str) -> bytes:
     try:
         return bytes(torch._C.PyTorchFileReader(io.BytesIO(content)).get_record("data.pkl"))
     except RuntimeError as error:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{name} is cut off or damaged ({str(error)[:120]}): copy or save the graph again"
         ) from error
 
@@ -129,13 +129,13 @@ def _content(source: str | os.PathLike[str] | bytes, name: str) -> bytes:
     try:
         size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
         if size > MAX_BYTES:
-            raise SharedGraphError(
+            raise ExternalGraphError(
                 f"{name} has {size / 2**20:,.0f} MiB, at most {MAX_BYTES // 2**20:,} can be read: "
                 "trace with fewer features, or export the pruned graph as JSON"
             )
         return source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
-        raise SharedGraphError(f"{name} cannot be read: {error.strerror}") from error
+        raise ExternalGraphError(f"{name} cannot be read: {error.strerror}") from error
 
 
 def _instructions(content: bytes, name: str) -> bytes:
@@ -143,11 +143,11 @@ def _instructions(content: bytes, name: str) -> bytes:
     if not content.startswith(_ZIP_START):
         if content[:1] == b"\x80":
             _check_names(content, name)
-            raise SharedGraphError(
+            raise ExternalGraphError(
                 f"{name} is a bare pickle, not the zip that circuit-tracer writes: such a file can "
                 "run code when it is opened, so nothing was read; save the graph again"
             )
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{name} is no .pt file: expected the zip that circuit-tracer's Graph.to_pt writes"
         )
     try:
@@ -155,33 +155,33 @@ def _instructions(content: bytes, name: str) -> bytes:
             entries = archive.infolist()
             found = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
             if len(found) != 1:
-                raise SharedGraphError(
+                raise ExternalGraphError(
                     f"{name} is a zip with {len(found)} files data.pkl, expected one: it is no "
                     "graph that circuit-tracer wrote"
                 )
             for entry in entries:
                 if not _FILES.fullmatch(entry.filename):
-                    raise SharedGraphError(
+                    raise ExternalGraphError(
                         f"{name} is a zip that holds {entry.filename[:60]!r}, which a graph of "
                         "circuit-tracer never does: nothing was run"
                     )
             if sum(entry.file_size for entry in entries) > len(content):
-                raise SharedGraphError(
+                raise ExternalGraphError(
                     f"{name} unfolds to more than it has, which a graph of circuit-tracer never "
                     "does: nothing was unfolded"
                 )
             if any(e.compress_type != zipfile.ZIP_STORED for e in entries):
-                raise SharedGraphError(
+                raise ExternalGraphError(
                     f"{name} is compressed, which a graph of circuit-tracer never is: save it again"
                 )
             if found[0].file_size > _MAX_INSTRUCTIONS:
-                raise SharedGraphError(
+                raise ExternalGraphError(
                     f"{name} has {found[0].file_size:,} bytes of instructions, a graph has at most "
                     f"{_MAX_INSTRUCTIONS:,}"
                 )
             return archive.read(found[0])
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{name} is cut off or damaged ({error}): copy or save the graph again"
         ) from error
 
@@ -191,12 +191,12 @@ def _check_names(instructions: bytes, name: str) -> None:
     try:
         for asked in _names(instructions):
             if asked not in _RECORDS and not _TENSORS.fullmatch(asked):
-                raise SharedGraphError(
+                raise ExternalGraphError(
                     f"{name} asks for {asked}: a graph of circuit-tracer never does; nothing was "
                     "run"
                 )
     except (ValueError, IndexError, KeyError, UnicodeError, OverflowError) as error:
-        raise SharedGraphError(
+        raise ExternalGraphError(
             f"{name} is damaged: its pickle cannot be followed ({error}); save the graph again"
         ) from error
 

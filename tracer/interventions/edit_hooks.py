@@ -28,7 +28,7 @@ class EditedRow:
     scenario: Scenario
     at_prompt: Mapping[tuple[int, int, int], Edit]
     """By layer, position, feature; of two edits of the same, the later."""
-    from_then_on: Mapping[tuple[int, int], Edit]
+    persistent_edits: Mapping[tuple[int, int], Edit]
     """By layer, feature: edits that hold for generated tokens too."""
     constrained: frozenset[int]
 
@@ -44,14 +44,14 @@ class EditedRow:
 def check_row(model: Model, scenario: Scenario, n_pos: int) -> EditedRow:
     """Raises :class:`InterventionError` for an edit or a layer that names nothing."""
     at_prompt: dict[tuple[int, int, int], Edit] = {}
-    from_then_on: dict[tuple[int, int], Edit] = {}
+    persistent_edits: dict[tuple[int, int], Edit] = {}
     for edit in scenario.edits:
         layer, feature = edit.feature
         check_feature(model, layer, feature)
         for position in edit.positions(n_pos):
             at_prompt[layer, position, feature] = edit
         if edit.stop is None:
-            from_then_on[layer, feature] = edit
+            persistent_edits[layer, feature] = edit
     layers = scenario.constrained_layers
     strangers = sorted(set(layers or ()) - set(range(model.n_layers)))
     if strangers or (layers is not None and not layers):
@@ -59,7 +59,7 @@ def check_row(model: Model, scenario: Scenario, n_pos: int) -> EditedRow:
             f"constrained_layers names {strangers or 'no layer'}: {model.source.name} has layers 0 "
             f"to {model.n_layers - 1}; give None for no constraint"
         )
-    return EditedRow(scenario, at_prompt, from_then_on, frozenset(layers or ()))
+    return EditedRow(scenario, at_prompt, persistent_edits, frozenset(layers or ()))
 
 
 def check_feature(model: Model, layer: int, feature: int) -> None:
@@ -157,7 +157,7 @@ class EditedRun:
             for (at, position, feature), edit in row.at_prompt.items():
                 if at == layer and start <= position < stop:
                     found.append((number, position, feature, edit))
-            for (at, feature), edit in row.from_then_on.items():
+            for (at, feature), edit in row.persistent_edits.items():
                 later = range(max(start, self.n_prompt), stop)
                 found += [(number, p, feature, edit) for p in later if at == layer]
         return found

@@ -230,7 +230,7 @@ class Bridge:
         return columns.detach()
 
     @contextmanager
-    def parked(self, keep: Iterable[Tensor]) -> Iterator[None]:
+    def offloaded(self, keep: Iterable[Tensor]) -> Iterator[None]:
         """While it lasts, weights rest on the CPU; but those that share memory with ``keep``.
 
         Nothing can be run meanwhile.

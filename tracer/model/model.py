@@ -70,7 +70,7 @@ class Model:
         return self.unembedding.float().mean(dim=1)
 
     @contextmanager
-    def walking(self, offload: bool) -> Iterator[None]:
+    def offloaded(self, offload: bool) -> Iterator[None]:
         """While backward walks run; with ``offload``, with what they do not need on the CPU."""
         if not offload:
             yield
@@ -79,7 +79,7 @@ class Model:
         self.__dict__.pop(
             "unembedding", None
         )  # would keep the weights it is made of where they are
-        with self.bridge.parked(keep=needed):
+        with self.bridge.offloaded(keep=needed):
             yield
 
     @cached_property

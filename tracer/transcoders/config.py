@@ -163,4 +163,4 @@ def local_files(folder: Path, config: SetConfig) -> tuple[Path, ...]:
                 f"{folder / CONFIG} lists {entry}, which is on the hub: open the set by its name "
                 "on the hub, or download the files and list their paths"
             )
-    return tuple(folder / paths.written(entry) for entry in config.transcoders)
+    return tuple(folder / paths.expand_user(entry) for entry in config.transcoders)

@@ -9,7 +9,7 @@ from hub_server import HubServer
 from published import publish
 
 from cache import Backend
-from cache.model_library import Shelf
+from cache.model_library import ModelLibrary
 from cache.store import Store
 from tracer.catalog.resolve import resolve
 
@@ -58,8 +58,8 @@ def backend_here(tmp_path: Path, engine: FakeEngine) -> Iterator[Backend]:
 
 
 @pytest.fixture
-def shelf(backend_here: Backend) -> Shelf:
-    return backend_here.shelf
+def library(backend_here: Backend) -> ModelLibrary:
+    return backend_here.library
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from fakes import FakeEngine, FakeFolders, make_graph
 
 from cache import Backend, ModelChoice, StoreError, TraceRequest
-from cache.annotations import Marks, scenarios_from_json, scenarios_to_json
+from cache.annotations import Annotations, scenarios_from_json, scenarios_to_json
 from cache.catalogue import _SCHEMA, Catalogue
 from cache.store import Store
 from tracer.interventions.scenario import Edit, Scenario
@@ -18,7 +18,9 @@ from tracer.types import FeatureId, NodeId, Supernode
 
 A, B = "a" * 32, "b" * 32
 TEXAS, SAY = NodeId("feature", 1, 7, 887), NodeId("feature", 4, 8, 3)
-MARKS = Marks((TEXAS, NodeId("token", -1, 7, 55)), (Supernode('"Texas", state', (TEXAS, SAY)),))
+MARKS = Annotations(
+    (TEXAS, NodeId("token", -1, 7, 55)), (Supernode('"Texas", state', (TEXAS, SAY)),)
+)
 OFF = Scenario("off", (Edit(FeatureId(1, 887), 7, 8, "scale", 0.0),), freeze_norms=True)
 
 
@@ -30,12 +32,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def test_marks_survive_a_round_trip_and_nothing_else_is_read_as_marks() -> None:
-    assert Marks.from_json(MARKS.to_json()) == MARKS
-    assert Marks().to_json() == ""
-    assert Marks.from_json("") == Marks()
+    assert Annotations.from_json(MARKS.to_json()) == MARKS
+    assert Annotations().to_json() == ""
+    assert Annotations.from_json("") == Annotations()
     for damaged in ("[]", "{}", '{"pinned":["x"],"supernodes":[]}', "{", '{"pinned":3}'):
         with pytest.raises(ValueError):
-            Marks.from_json(damaged)
+            Annotations.from_json(damaged)
 
 
 def test_scenarios_survive_a_round_trip_and_nothing_else_is_read_as_scenarios() -> None:
@@ -48,14 +50,14 @@ def test_scenarios_survive_a_round_trip_and_nothing_else_is_read_as_scenarios() 
 def test_a_marked_graph_is_not_evicted_and_keeps_its_marks(store: Store) -> None:
     graph = make_graph()
     store.save(A, graph)
-    store.mark(A, MARKS)
-    assert store.marks(A) == MARKS
-    assert store.marks(B) == Marks()
+    store.save_annotations(A, MARKS)
+    assert store.annotations(A) == MARKS
+    assert store.annotations(B) == Annotations()
     for number in range(30):
         store.save(f"{number:032x}", graph)
     assert store.load(A) is not None
-    store.mark(A, Marks())
-    assert store.marks(A) == Marks()
+    store.save_annotations(A, Annotations())
+    assert store.annotations(A) == Annotations()
     for number in range(30, 60):
         store.save(f"{number:032x}", graph)
     assert store.load(A) is None
@@ -64,11 +66,11 @@ def test_a_marked_graph_is_not_evicted_and_keeps_its_marks(store: Store) -> None
 def test_marks_leave_title_and_notes_alone(store: Store) -> None:
     store.save(A, make_graph())
     store.annotate(A, title="Texas", notes="look here")
-    store.mark(A, MARKS)
+    store.save_annotations(A, MARKS)
     store.annotate(A, notes="")
     [entry] = store.entries()
     assert (entry.title, entry.notes) == ("Texas", "")
-    assert store.marks(A) == MARKS
+    assert store.annotations(A) == MARKS
 
 
 def test_runs_are_kept_the_latest_first_and_the_oldest_make_room(store: Store) -> None:
@@ -93,7 +95,7 @@ def test_a_catalogue_of_the_first_version_is_brought_up_to_date(tmp_path: Path) 
     db.close()
     catalogue = Catalogue(path)
     catalogue.annotate(A, None, None, "marked")
-    assert catalogue.marks(A) == "marked"
+    assert catalogue.annotations(A) == "marked"
     catalogue.add_run(A, "[]", "said")
     assert catalogue.runs(A)[0][:2] == ("[]", "said")
     catalogue.close()
@@ -104,14 +106,14 @@ def test_the_backend_finds_them_by_either_key_and_says_what_is_wrong(tmp_path: P
     backend = Backend(store, FakeEngine(folders), folders)
     job = backend.trace(TraceRequest("a prompt", ModelChoice()))
     assert job.wait(10)
-    backend.mark(job.key, MARKS)
+    backend.save_annotations(job.key, MARKS)
     backend.remember_run(job.key, (OFF,), "said")
     [entry] = backend.stored()
-    assert backend.marks(entry.key) == backend.marks(job.key) == MARKS
+    assert backend.annotations(entry.key) == backend.annotations(job.key) == MARKS
     assert backend.runs(entry.key)[0].said == "said"
     store._catalogue.annotate(entry.key, None, None, "damaged")
     with pytest.raises(StoreError, match="could not be read"):
-        backend.marks(job.key)
+        backend.annotations(job.key)
     backend.close(5)
     with pytest.raises(StoreError, match="could not be saved"):
-        backend.mark(job.key, MARKS)
+        backend.save_annotations(job.key, MARKS)

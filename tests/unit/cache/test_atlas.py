@@ -54,8 +54,8 @@ def test_the_flagship_prompt_is_traced_kept_and_edited(
 
 def test_every_feature_of_the_pruned_flagship_has_a_card(backend: Backend) -> None:
     graph = backend.trace(TraceRequest(PROMPT)).result(120)
-    index = backend.shelf.features(ModelChoice())
-    assert index is backend.shelf.features(ModelChoice()), "the index is opened once"
+    index = backend.library.features(ModelChoice())
+    assert index is backend.library.features(ModelChoice()), "the index is opened once"
     features = [node.feature for node in prune(graph).nodes if node.kind == "feature"]
     assert features
     for feature in features:

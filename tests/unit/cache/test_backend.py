@@ -289,7 +289,7 @@ def test_two_data_types_of_a_model_share_no_answer_and_no_open_model(
     assert not {job.key for job in first} & {job.key for job in second}
     assert not any(job.from_cache for job in second)
     assert engine.choices == [plain, narrow]
-    assert backend.shelf.opened == (plain, narrow)
+    assert backend.library.opened == (plain, narrow)
     assert len(engine.traced) == len(engine.intervened) == len(engine.ran) == 2
     assert len(backend.stored()) == 2
     assert all(job.from_cache for job in ask_all(plain)[:3] + ask_all(narrow)[:3])

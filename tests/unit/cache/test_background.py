@@ -11,13 +11,13 @@ import pytest
 from fakes import until
 
 from cache import Job
-from cache.background import Errands
+from cache.background import BackgroundQueue
 from tracer.errors import Cancelled, HubError, TracerError
 
 
 @pytest.fixture
-def errands() -> Iterator[Errands]:
-    errands = Errands("the errands of a test")
+def errands() -> Iterator[BackgroundQueue]:
+    errands = BackgroundQueue("the errands of a test")
     yield errands
     errands.close(10)
 
@@ -56,7 +56,9 @@ def threads_named(name: str) -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == name]
 
 
-def test_errands_run_in_order_in_one_thread_that_is_not_the_callers(errands: Errands) -> None:
+def test_errands_run_in_order_in_one_thread_that_is_not_the_callers(
+    errands: BackgroundQueue,
+) -> None:
     ran: list[tuple[int, int]] = []
     jobs = [
         errands.run(f"{n}", f"{n}", lambda job, n=n: ran.append((n, threading.get_ident())))
@@ -69,14 +71,14 @@ def test_errands_run_in_order_in_one_thread_that_is_not_the_callers(errands: Err
     assert len(threads) == 1 and threading.get_ident() not in threads
 
 
-def test_nothing_is_started_before_there_is_something_to_do(errands: Errands) -> None:
+def test_nothing_is_started_before_there_is_something_to_do(errands: BackgroundQueue) -> None:
     assert threads_named("the errands of a test") == []
     assert (errands.queue, errands.get("a")) == ((), None)
     assert errands.run("a", "a", lambda job: 5).result(10) == 5
     assert len(threads_named("the errands of a test")) == 1
 
 
-def test_progress_is_seen_while_it_runs(errands: Errands, held: Held) -> None:
+def test_progress_is_seen_while_it_runs(errands: BackgroundQueue, held: Held) -> None:
     job = errands.run("a", "the title", held)
     until(lambda: job.progress == (1, 3, "holding"))
     assert (job.state, job.title) == ("running", "the title")
@@ -84,7 +86,7 @@ def test_progress_is_seen_while_it_runs(errands: Errands, held: Held) -> None:
     assert job.result(10) == "held"
 
 
-def test_the_queue_shows_what_runs_then_what_waits(errands: Errands, held: Held) -> None:
+def test_the_queue_shows_what_runs_then_what_waits(errands: BackgroundQueue, held: Held) -> None:
     errands.run("third", "", lambda job: None).result(10)
     first = errands.run("first", "", held)
     second, third = (errands.run(key, "", lambda job: None) for key in ("second", "third"))
@@ -98,7 +100,7 @@ def test_the_queue_shows_what_runs_then_what_waits(errands: Errands, held: Held)
 
 
 def test_the_same_errand_for_two_sessions_runs_once_and_stops_when_both_cancel(
-    errands: Errands, held: Held
+    errands: BackgroundQueue, held: Held
 ) -> None:
     job = errands.run("a", "", held, "anna")
     held.wait_until_begun()
@@ -113,7 +115,7 @@ def test_the_same_errand_for_two_sessions_runs_once_and_stops_when_both_cancel(
     assert held.times == 1
 
 
-def test_asked_for_again_after_its_end_an_errand_is_run_again(errands: Errands) -> None:
+def test_asked_for_again_after_its_end_an_errand_is_run_again(errands: BackgroundQueue) -> None:
     ran: list[int] = []
     first = errands.run("a", "", lambda job: ran.append(1))
     first.result(10)
@@ -125,7 +127,7 @@ def test_asked_for_again_after_its_end_an_errand_is_run_again(errands: Errands) 
 
 
 def test_asked_for_again_while_it_is_being_cancelled_it_starts_over(
-    errands: Errands, held: Held
+    errands: BackgroundQueue, held: Held
 ) -> None:
     stopped = errands.run("a", "", held)
     held.wait_until_begun()
@@ -134,7 +136,9 @@ def test_asked_for_again_while_it_is_being_cancelled_it_starts_over(
     assert stopped.state == "cancelled"
 
 
-def test_an_errand_that_was_cancelled_in_the_queue_never_runs(errands: Errands, held: Held) -> None:
+def test_an_errand_that_was_cancelled_in_the_queue_never_runs(
+    errands: BackgroundQueue, held: Held
+) -> None:
     ran: list[str] = []
     errands.run("first", "", held)
     second = errands.run("second", "", lambda job: ran.append("second"))
@@ -146,7 +150,7 @@ def test_an_errand_that_was_cancelled_in_the_queue_never_runs(errands: Errands, 
 
 
 def test_those_that_ended_are_forgotten_beyond_32_but_never_one_that_runs_or_waits(
-    errands: Errands, held: Held
+    errands: BackgroundQueue, held: Held
 ) -> None:
     running = errands.run("running", "", held)
     waiting = errands.run("waiting", "", lambda job: None)
@@ -168,7 +172,7 @@ def raiser(error: BaseException) -> Callable[[Job[None]], None]:
 
 @pytest.mark.parametrize("error", [ValueError("shape (3, 4)"), MemoryError(), SystemExit(1)])
 def test_what_breaks_unexpectedly_ends_alone_with_one_sentence_and_a_traceback_in_the_log(
-    errands: Errands, error: BaseException, caplog: pytest.LogCaptureFixture
+    errands: BackgroundQueue, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     failed = errands.run("bad", "the title", raiser(error))
     after = errands.run("good", "", lambda job: "good")
@@ -179,7 +183,7 @@ def test_what_breaks_unexpectedly_ends_alone_with_one_sentence_and_a_traceback_i
 
 
 def test_an_error_raised_on_purpose_arrives_unchanged_and_is_not_logged(
-    errands: Errands, caplog: pytest.LogCaptureFixture
+    errands: BackgroundQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG), pytest.raises(HubError, match=r"^no such thing$"):
         errands.run("bad", "", raiser(HubError("no such thing"))).result(10)
@@ -189,7 +193,7 @@ def test_an_error_raised_on_purpose_arrives_unchanged_and_is_not_logged(
 def test_closing_cancels_what_runs_and_what_waits_for_everybody_and_ends_the_thread(
     held: Held,
 ) -> None:
-    errands = Errands("closing")
+    errands = BackgroundQueue("closing")
     running = errands.run("running", "", held, "anna")
     errands.run("running", "", held, "ben")
     waiting = errands.run("waiting", "", lambda job: "ran", "anna")
@@ -202,10 +206,10 @@ def test_closing_cancels_what_runs_and_what_waits_for_everybody_and_ends_the_thr
 
 
 def test_closing_what_never_ran_does_nothing() -> None:
-    Errands("unused").close()
+    BackgroundQueue("unused").close()
 
 
-def test_an_idle_thread_holds_nothing_of_the_last_errand(errands: Errands) -> None:
+def test_an_idle_thread_holds_nothing_of_the_last_errand(errands: BackgroundQueue) -> None:
     class Index:
         pass
 

@@ -176,7 +176,7 @@ def test_the_data_type_of_a_choice_is_that_of_the_weights_and_of_the_answers(
     told = [graph.provenance["dtype"] for graph in graphs]
     assert told == ["float32", "bfloat16", "float32"]
     assert graphs[0] is graphs[2] and graphs[0].to_bytes() != graphs[1].to_bytes()
-    assert backend.shelf.opened == (choice, narrow)
+    assert backend.library.opened == (choice, narrow)
 
 
 def test_an_unloaded_model_leaves_memory(choice: ModelChoice, tmp_path: Path) -> None:
@@ -191,10 +191,10 @@ def test_an_unloaded_model_leaves_memory(choice: ModelChoice, tmp_path: Path) ->
     engine.load = watched
     backend = Backend(Store(tmp_path), engine)
     backend.trace(TraceRequest(tiny.PROMPT, choice)).result(120)
-    assert backend.shelf.opened == (choice,) and not gone.is_set()
-    backend.shelf.unload(choice)
+    assert backend.library.opened == (choice,) and not gone.is_set()
+    backend.library.unload(choice)
     assert gone.wait(30)
-    assert backend.shelf.opened == ()
+    assert backend.library.opened == ()
     backend.close(10)
 
 

@@ -18,11 +18,19 @@ import torch
 from fakes import FakeEngine, make_graph
 from flavours import FLAVOURS, bare, circuit_tracers_own, neuronpedia
 
-from cache import Backend, Marks, ModelChoice, StoreError, StoreUse, TraceRequest, stored_labels
+from cache import (
+    Annotations,
+    Backend,
+    ModelChoice,
+    StoreError,
+    StoreUse,
+    TraceRequest,
+    stored_labels,
+)
 from cache.graph_files import ImportedGraph, read_import
 from cache.store import Store
-from tracer.errors import Cancelled, ExplanationError, SharedGraphError, TracerError
-from tracer.graph.pruning import whole
+from tracer.errors import Cancelled, ExternalGraphError, FeatureLookupError, TracerError
+from tracer.graph.pruning import without_pruning
 from tracer.types import FeatureId, NodeId, Supernode, Thresholds
 
 FEATURE, ERROR, ANSWER = (
@@ -57,7 +65,7 @@ def test_a_published_graph_is_kept_and_opens_after_a_restart(
     assert graph.features.tolist() == [[0, 1, 7], [1, 2, 9]]
     assert graph.activations[0] == 2.5 and np.isnan(graph.activations[1])
     assert sorted(map(float, graph.weights)) == [-0.5, 0.25, 1.5, 2.0]
-    assert len(whole(graph).nodes) == 2 + 1 + 3 + 1  # features, error, tokens, answer
+    assert len(without_pruning(graph).nodes) == 2 + 1 + 3 + 1  # features, error, tokens, answer
     (entry,) = backend.stored()
     assert (entry.key, entry.title, entry.imported) == (key, "big-dog", True)
     assert entry.prompt == "<bos> big dog" and entry.model == "gemma-2-2b"
@@ -80,7 +88,7 @@ def test_pins_and_supernodes_of_the_file_are_the_graphs_marks(
     flavour: str, backend: Backend
 ) -> None:
     key = imported(backend, content(FLAVOURS[flavour]()), "x.json")
-    assert backend.marks(key) == Marks((ANSWER,), (Supernode("size", (FEATURE,)),))
+    assert backend.annotations(key) == Annotations((ANSWER,), (Supernode("size", (FEATURE,)),))
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -99,35 +107,37 @@ def test_what_goes_out_is_what_came_in(flavour: str, backend: Backend) -> None:
 
 def test_marks_that_changed_go_out_with_it_and_strangers_stay(backend: Backend) -> None:
     key = imported(backend, content(neuronpedia()), "x.json")
-    backend.mark(key, Marks((ANSWER,), (Supernode("size", (FEATURE, ERROR)),)))
+    backend.save_annotations(key, Annotations((ANSWER,), (Supernode("size", (FEATURE, ERROR)),)))
     out = json.loads(backend.export_graph(key))
     assert out["qParams"]["pinnedIds"] == ["3_11_2", "0_7_1", "1_-1_2", "lorsa"]
     assert out["qParams"]["supernodes"] == [["size", "0_7_1", "1_-1_2", "lorsa"]]
     assert out["qParams"]["linkType"] == "both"
-    backend.mark(key, Marks())
+    backend.save_annotations(key, Annotations())
     out = json.loads(backend.export_graph(key))
     assert out["qParams"]["pinnedIds"] == ["lorsa"] and out["qParams"]["supernodes"] == []
 
 
 def test_the_same_file_again_does_not_undo_what_a_person_did(backend: Backend) -> None:
     key = imported(backend, content(neuronpedia()), "x.json")
-    backend.mark(key, Marks((FEATURE,)))
+    backend.save_annotations(key, Annotations((FEATURE,)))
     backend.annotate(key, title="mine")
     assert imported(backend, content(neuronpedia()), "x.json") == key
-    assert backend.marks(key) == Marks((FEATURE,)) and backend.stored()[0].title == "mine"
+    assert (
+        backend.annotations(key) == Annotations((FEATURE,)) and backend.stored()[0].title == "mine"
+    )
 
 
 def test_a_graph_traced_here_goes_out_with_its_marks(backend: Backend) -> None:
     key = backend.trace(TraceRequest("a b")).result(10) and backend.stored()[0].key
     pinned = graph_of(backend, key).index.node(1)
-    backend.mark(key, Marks((), (Supernode("both", (pinned,)),)))
+    backend.save_annotations(key, Annotations((), (Supernode("both", (pinned,)),)))
     out = json.loads(backend.export_graph(key, Thresholds(1.0, 1.0)))
     assert out["metadata"]["slug"] == "a-b" and out["metadata"]["prompt"] == "a b"
     assert out["qParams"]["supernodes"] == [["both", "0_9_2"]]
     assert out["qParams"]["pinnedIds"] == ["0_9_2"]
     assert "0_9_2" in [entry["node_id"] for entry in out["nodes"]]
     again = imported(backend, backend.export_graph(key, Thresholds(1.0, 1.0)), "x.json")
-    assert backend.marks(again) == Marks((), (Supernode("both", (pinned,)),))
+    assert backend.annotations(again) == Annotations((), (Supernode("both", (pinned,)),))
     assert backend.key_of(TraceRequest("a b")) == key
     assert backend.key_of(TraceRequest("a b", ModelChoice("missing"))) is None
 
@@ -158,7 +168,7 @@ def test_a_pt_comes_in_and_goes_out_as_json(backend: Backend) -> None:
     assert backend.stored()[0].title == "my dog" and backend.stored()[0].imported
     assert graph_of(backend, key).n_edges == 3
     feature = NodeId("feature", 0, 1, 4)
-    backend.mark(key, Marks((feature,)))
+    backend.save_annotations(key, Annotations((feature,)))
     out = json.loads(backend.export_graph(key))
     assert out["metadata"]["slug"] == "my-dog" and out["qParams"]["pinnedIds"] == ["0_4_1"]
     assert len(out["links"]) == 3
@@ -181,7 +191,7 @@ def test_files_are_read_one_after_the_other_and_nobody_waits_for_it(
     assert backend.imports == (good, bad, same) and backend.queue == ()
     assert backend.trace(TraceRequest("a b")).result(10)  # a model runs meanwhile
     gate.set()
-    with pytest.raises(SharedGraphError, match="is no JSON"):
+    with pytest.raises(ExternalGraphError, match="is no JSON"):
         bad.result(60)
     assert good.result(60) == same.result(60) and backend.imports == ()
     assert set(threads) & {threading.current_thread()} == set() and len(set(threads)) == 1
@@ -251,14 +261,14 @@ class Touches:
 def test_what_cannot_be_read_is_one_sentence_and_nothing_is_stored(
     file: bytes, said: str, backend: Backend
 ) -> None:
-    with pytest.raises(SharedGraphError, match=said):
+    with pytest.raises(ExternalGraphError, match=said):
         imported(backend, file, "x.json")
     assert backend.stored() == () and not list((backend.store.root / "originals").iterdir())
 
 
 def test_a_pt_that_would_run_code_does_not(backend: Backend, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
-    with pytest.raises(SharedGraphError, match=r"asks for posix\.system"):
+    with pytest.raises(ExternalGraphError, match=r"asks for posix\.system"):
         imported(backend, pt(scan=Touches(marker)), "x.pt")
     assert not marker.exists() and backend.stored() == ()
 
@@ -359,7 +369,7 @@ def test_a_graph_that_is_not_there_is_a_sentence(backend: Backend) -> None:
     key = imported(backend, content(neuronpedia()), "x.json")
     backend.forget(key)
     assert backend.graph(key) is None and backend.stored() == ()
-    assert not backend.marks(key) and not list((backend.store.root / "originals").iterdir())
+    assert not backend.annotations(key) and not list((backend.store.root / "originals").iterdir())
 
 
 def test_a_damaged_record_costs_a_name_and_not_the_graph(
@@ -368,15 +378,15 @@ def test_a_damaged_record_costs_a_name_and_not_the_graph(
     class Index:
         def cached_name(self, feature: FeatureId) -> str:
             if feature == FeatureId(0, 5):
-                raise ExplanationError("the record of feature 5 is cut short")
+                raise FeatureLookupError("the record of feature 5 is cut short")
             return "a name"
 
     backend.trace(TraceRequest("a b")).result(10)
     (entry,) = backend.stored()
     graph = graph_of(backend, entry.key)
     graph.provenance["transcoders"] = "x"
-    backend.mark(entry.key, Marks((graph.index.node(0), graph.index.node(1))))
-    monkeypatch.setattr(backend.shelf, "features", lambda choice: Index())
+    backend.save_annotations(entry.key, Annotations((graph.index.node(0), graph.index.node(1))))
+    monkeypatch.setattr(backend.library, "features", lambda choice: Index())
     out = json.loads(backend.export_graph(entry.key, Thresholds(1.0, 1.0)))
     labels = {node["node_id"]: node["clerp"] for node in out["nodes"]}
     assert (labels["0_9_2"], labels["0_5_1"]) == ("a name", "")
@@ -411,7 +421,7 @@ def test_real_graphs_come_in_whole_and_go_out_unchanged(backend: Backend) -> Non
         assert graph.n_edges == len(stored["links"])
         kinds = [n["feature_type"] for n in stored["nodes"]]
         assert len(graph.features) == kinds.count("cross layer transcoder")
-        kept = [n.kind for n in whole(graph).nodes]
+        kept = [n.kind for n in without_pruning(graph).nodes]
         assert kept.count("error") == kinds.count("mlp reconstruction error")
         out = json.loads(backend.export_graph(key))
         assert out["metadata"] == stored["metadata"] and out["qParams"] == stored["qParams"]
@@ -420,4 +430,4 @@ def test_real_graphs_come_in_whole_and_go_out_unchanged(backend: Backend) -> Non
 
 
 def test_an_error_is_always_a_tracer_error() -> None:
-    assert issubclass(SharedGraphError, TracerError) and issubclass(StoreError, TracerError)
+    assert issubclass(ExternalGraphError, TracerError) and issubclass(StoreError, TracerError)

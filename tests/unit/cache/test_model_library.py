@@ -14,7 +14,7 @@ from published import BIG, MODEL, SET, THERE, local_choice
 
 from cache import Backend, Job, Machine, ModelChoice, TraceRequest
 from cache.machine import Gpu
-from cache.model_library import Shelf
+from cache.model_library import ModelLibrary
 from tracer.errors import (
     Cancelled,
     LicenceError,
@@ -44,7 +44,7 @@ def test_a_download_runs_while_a_trace_runs_and_neither_waits_for_the_other(
     backend_here: Backend, engine: FakeEngine, published: HubServer
 ) -> None:
     quick = published.slow_after("model.safetensors", 2_000_000)
-    download = backend_here.shelf.download(THERE)
+    download = backend_here.library.download(THERE)
     until(lambda: download.progress[0] > 1_000_000)
     backend_here.trace(DALLAS).result(10)
     assert download.state == "running"
@@ -57,48 +57,50 @@ def test_a_download_runs_while_a_trace_runs_and_neither_waits_for_the_other(
     assert trace.state == "running"
 
 
-def test_progress_is_in_bytes_of_all_files_together(shelf: Shelf, published: HubServer) -> None:
-    assert not shelf.is_here(THERE)
-    size = shelf.to_download(THERE).result(10).n_bytes
+def test_progress_is_in_bytes_of_all_files_together(
+    library: ModelLibrary, published: HubServer
+) -> None:
+    assert not library.is_here(THERE)
+    size = library.to_download(THERE).result(10).n_bytes
     assert size == len(BIG) + len("{}") + len(b"tensors"), "the set's config is here: it was read"
     quick = published.slow_after("model.safetensors", 2_000_000)
-    job = shelf.download(THERE)
+    job = library.download(THERE)
     until(lambda: job.progress[0] > 1_000_000)
     done, total, what = job.progress
     assert total == size and done < size
     assert what == "downloading model.safetensors"
-    assert shelf.downloads == (job,) and shelf.downloading(THERE) is job
+    assert library.downloads == (job,) and library.downloading(THERE) is job
     quick.set()
     source = job.result(10)
     assert (source.model_folder / "model.safetensors").read_bytes() == BIG
     assert job.progress[:2] == (size, size)
-    assert shelf.downloads == () and shelf.downloading(THERE) is job
-    assert shelf.is_here(THERE)
-    assert shelf.to_download(THERE).result(10).n_bytes == 0
+    assert library.downloads == () and library.downloading(THERE) is job
+    assert library.is_here(THERE)
+    assert library.to_download(THERE).result(10).n_bytes == 0
 
 
 def test_what_is_here_can_be_opened_and_what_is_nowhere_cannot(
-    shelf: Shelf, tmp_path: Path
+    library: ModelLibrary, tmp_path: Path
 ) -> None:
-    assert shelf.is_here(ModelChoice()) and shelf.is_here(local_choice(tmp_path))
-    assert not shelf.is_here(ModelChoice(str(tmp_path / "nowhere"), str(tmp_path / "set")))
-    assert shelf.downloading(ModelChoice()) is None
+    assert library.is_here(ModelChoice()) and library.is_here(local_choice(tmp_path))
+    assert not library.is_here(ModelChoice(str(tmp_path / "nowhere"), str(tmp_path / "set")))
+    assert library.downloading(ModelChoice()) is None
 
 
 def test_cancelling_keeps_what_has_arrived_and_the_next_download_goes_on_from_there(
-    shelf: Shelf, published: HubServer
+    library: ModelLibrary, published: HubServer
 ) -> None:
     quick = published.slow_after("model.safetensors", 2_000_000)
-    job = shelf.download(THERE, "anna")
+    job = library.download(THERE, "anna")
     until(lambda: job.progress[0] > 1_000_000)
     job.cancel("anna")
     with pytest.raises(Cancelled):
         job.result(10)
-    assert not shelf.is_here(THERE)
+    assert not library.is_here(THERE)
     (kept,) = partial_bytes()
     assert kept > 1_000_000
     quick.set()
-    source = shelf.download(THERE, "anna").result(10)
+    source = library.download(THERE, "anna").result(10)
     assert (source.model_folder / "model.safetensors").read_bytes() == BIG
     assert published.asked("model.safetensors")[-1].byte_range == f"bytes={kept}-"
 
@@ -108,9 +110,9 @@ def test_closing_stops_a_download_keeps_what_has_arrived_and_leaves_no_thread(
 ) -> None:
     before = threads()
     published.slow_after("model.safetensors", 2_000_000)
-    job = backend_here.shelf.download(THERE, "anna")
-    backend_here.shelf.download(THERE, "ben")
-    backend_here.shelf.machine()
+    job = backend_here.library.download(THERE, "anna")
+    backend_here.library.download(THERE, "ben")
+    backend_here.library.machine()
     backend_here.trace(DALLAS).result(10)
     until(lambda: job.progress[0] > 1_000_000)
     started = [thread for thread in threads() - before if thread.name in OURS]
@@ -123,16 +125,16 @@ def test_closing_stops_a_download_keeps_what_has_arrived_and_leaves_no_thread(
 
 
 def test_the_same_download_for_two_sessions_runs_once_and_stops_when_both_cancel(
-    shelf: Shelf, published: HubServer
+    library: ModelLibrary, published: HubServer
 ) -> None:
     quick = published.slow_after("model.safetensors", 2_000_000)
-    job = shelf.download(THERE, "anna")
+    job = library.download(THERE, "anna")
     until(lambda: job.progress[0] > 1_000_000)
-    assert shelf.download(THERE, "ben") is job
+    assert library.download(THERE, "ben") is job
     for other in (ModelChoice("lab/other", SET), ModelChoice(MODEL, "lab/other")):
-        assert shelf.downloading(other) is None
+        assert library.downloading(other) is None
     narrow = ModelChoice(MODEL, SET, "bfloat16")
-    assert shelf.download(narrow, "carl") is job, "the files are the same"
+    assert library.download(narrow, "carl") is job, "the files are the same"
     for session in ("anna", "carl"):
         job.cancel(session)
     quick.set()
@@ -141,8 +143,8 @@ def test_the_same_download_for_two_sessions_runs_once_and_stops_when_both_cancel
 
     published.add(MODEL, {"config.json": "{}", "model.safetensors": BIG[:-1]})
     published.slow_after("model.safetensors", 2_000_000)
-    again = shelf.download(THERE, "anna", update=True)
-    shelf.download(THERE, "ben")
+    again = library.download(THERE, "anna", update=True)
+    library.download(THERE, "ben")
     until(lambda: again.progress[0] > 1_000_000)
     again.cancel("anna")
     again.cancel("ben")
@@ -150,58 +152,60 @@ def test_the_same_download_for_two_sessions_runs_once_and_stops_when_both_cancel
         again.result(10)
 
 
-def test_an_update_fetches_what_the_name_stands_for_now(shelf: Shelf, published: HubServer) -> None:
-    before = shelf.download(THERE).result(10)
+def test_an_update_fetches_what_the_name_stands_for_now(
+    library: ModelLibrary, published: HubServer
+) -> None:
+    before = library.download(THERE).result(10)
     commit = published.add(MODEL, {"config.json": "{}", "model.safetensors": BIG[::-1]})
-    assert shelf.download(THERE).result(10) == before
-    after = shelf.download(THERE, update=True).result(10)
+    assert library.download(THERE).result(10) == before
+    after = library.download(THERE, update=True).result(10)
     assert after.revisions == {MODEL: commit, SET: before.revisions[SET]}
 
 
 def test_an_update_that_is_asked_for_during_a_download_is_one(
-    shelf: Shelf, published: HubServer
+    library: ModelLibrary, published: HubServer
 ) -> None:
     quick = published.slow_after("model.safetensors", 1_000_000)
-    plain = shelf.download(THERE, "anna")
+    plain = library.download(THERE, "anna")
     until(lambda: plain.progress[0] > 1_000_000)
-    assert shelf.downloading(THERE) is plain
+    assert library.downloading(THERE) is plain
     commit = published.add(MODEL, {"config.json": "{}", "model.safetensors": BIG[::-1]})
-    update = shelf.download(THERE, "ben", update=True)
-    assert update is not plain and shelf.download(THERE, "carl") is update
+    update = library.download(THERE, "ben", update=True)
+    assert update is not plain and library.download(THERE, "carl") is update
     quick.set()
     assert plain.result(10).revisions[MODEL] != update.result(10).revisions[MODEL] == commit
-    assert shelf.downloading(THERE) is update
+    assert library.downloading(THERE) is update
 
 
 def test_what_is_wrong_with_a_repository_is_the_error_of_the_job(
-    shelf: Shelf, published: HubServer, tmp_path: Path
+    library: ModelLibrary, published: HubServer, tmp_path: Path
 ) -> None:
-    missing = shelf.download(ModelChoice("lab/nowhere", SET))
+    missing = library.download(ModelChoice("lab/nowhere", SET))
     with pytest.raises(RepositoryMissingError, match="no model repository lab/nowhere"):
         missing.result(10)
     with pytest.raises(RepositoryMissingError):
-        shelf.to_download(ModelChoice("lab/nowhere", SET)).result(10)
+        library.to_download(ModelChoice("lab/nowhere", SET)).result(10)
     published.add(MODEL, {"config.json": "{}", "model.safetensors": BIG}, gated=True, token="good")
-    gated = shelf.download(THERE)
+    gated = library.download(THERE)
     with pytest.raises(LicenceError, match=f"{MODEL} is gated: accept its licence"):
         gated.result(10)
     with pytest.raises(ModelError, match="no model at"):
-        shelf.download(ModelChoice(str(tmp_path / "nowhere"), SET)).result(10)
+        library.download(ModelChoice(str(tmp_path / "nowhere"), SET)).result(10)
     assert {missing.state, gated.state} == {"failed"}
     published.add(MODEL, {"config.json": "{}", "model.safetensors": BIG})
-    assert shelf.download(THERE).result(10).revisions.keys() == {MODEL, SET}
+    assert library.download(THERE).result(10).revisions.keys() == {MODEL, SET}
 
 
 # What is open, and where
 
 
 def test_what_was_opened_can_be_let_go(backend_here: Backend, engine: FakeEngine) -> None:
-    shelf, choice = backend_here.shelf, ModelChoice()
-    assert shelf.opened == ()
+    library, choice = backend_here.library, ModelChoice()
+    assert library.opened == ()
     backend_here.warm(choice).result(10)
-    assert shelf.opened == (choice,)
-    shelf.unload(choice)
-    until(lambda: shelf.opened == ())
+    assert library.opened == (choice,)
+    library.unload(choice)
+    until(lambda: library.opened == ())
     backend_here.trace(DALLAS).result(10)
     assert engine.choices == [choice, choice]
 
@@ -209,15 +213,15 @@ def test_what_was_opened_can_be_let_go(backend_here: Backend, engine: FakeEngine
 def test_what_was_opened_is_let_go_under_another_of_its_names(
     backend_here: Backend, tmp_path: Path
 ) -> None:
-    shelf, choice = backend_here.shelf, local_choice(tmp_path)
+    library, choice = backend_here.library, local_choice(tmp_path)
     backend_here.warm(choice).result(10)
-    shelf.unload(replace(choice, model=f"{choice.model}/", dtype="bfloat16"))
-    shelf.unload(replace(choice, model=f"{choice.model}/"))
-    until(lambda: shelf.opened == ())
+    library.unload(replace(choice, model=f"{choice.model}/", dtype="bfloat16"))
+    library.unload(replace(choice, model=f"{choice.model}/"))
+    until(lambda: library.opened == ())
 
 
 def test_the_machine_is_told_at_once_and_its_device_when_somebody_has_looked(
-    shelf: Shelf, engine: FakeEngine
+    library: ModelLibrary, engine: FakeEngine
 ) -> None:
     go_on = threading.Event()
 
@@ -226,44 +230,48 @@ def test_the_machine_is_told_at_once_and_its_device_when_somebody_has_looked(
         return Machine(1, 1, 1, "cuda", Gpu("fast", 80, 70))
 
     engine.look = look
-    found = shelf.machine()
+    found = library.machine()
     assert not go_on.is_set() and (found.device, found.gpu) == ("", None)
     assert found.memory > found.free_memory > 1 and found.free_disk > 1
     go_on.set()
-    until(lambda: shelf.machine().device == "cuda")
-    found = shelf.machine()
+    until(lambda: library.machine().device == "cuda")
+    found = library.machine()
     assert found.gpu == Gpu("fast", 80, 70) and found.room == 70
     assert found.memory > 1 and found.free_disk > 1, "as they are now, not as they were then"
 
 
-def test_a_look_that_fails_costs_the_device_alone(shelf: Shelf, engine: FakeEngine) -> None:
+def test_a_look_that_fails_costs_the_device_alone(
+    library: ModelLibrary, engine: FakeEngine
+) -> None:
     def look() -> Machine:
         raise ModelError("there is no device 'abacus'")
 
     engine.look = look
     for _ in range(2):
-        assert shelf.machine().device == ""
-        assert shelf.machine().memory > 0
+        assert library.machine().device == ""
+        assert library.machine().memory > 0
 
 
-def test_the_accelerator_is_looked_at_again_each_time(shelf: Shelf, engine: FakeEngine) -> None:
+def test_the_accelerator_is_looked_at_again_each_time(
+    library: ModelLibrary, engine: FakeEngine
+) -> None:
     free = iter(range(70, 0, -1))
     engine.look = lambda: Machine(1, 1, 1, "cuda", Gpu("fast", 80, next(free)))
-    until(lambda: shelf.machine().gpu is not None)
-    first = shelf.machine().room
-    until(lambda: shelf.machine().room < first)
+    until(lambda: library.machine().gpu is not None)
+    first = library.machine().room
+    until(lambda: library.machine().room < first)
 
 
 def test_a_long_fetch_does_not_hold_up_the_look_at_the_machine(
-    shelf: Shelf, engine: FakeEngine
+    library: ModelLibrary, engine: FakeEngine
 ) -> None:
     go_on = threading.Event()
 
     def hold(job: Job[None]) -> None:
         go_on.wait(10)
 
-    shelf._errands.run("long", "long", hold)
-    found = shelf.machine()
+    library._errands.run("long", "long", hold)
+    found = library.machine()
     assert not go_on.is_set() and found.memory > 0
     go_on.set()
-    until(lambda: shelf.machine().device == "fake")
+    until(lambda: library.machine().device == "fake")

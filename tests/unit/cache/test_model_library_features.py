@@ -17,93 +17,97 @@ from neuronpedia_server import NeuronpediaServer, feature
 from published import MODEL, SET, THERE, local_choice
 
 from cache import Backend, ModelChoice, Published
-from cache.model_library import Shelf
+from cache.model_library import ModelLibrary
 from cache.store import Store
 from tracer.catalog.resolve import ModelSource, resolve
 from tracer.errors import (
-    ExplanationSilenceError,
     ModelError,
+    SourceUnavailableError,
 )
 from tracer.features.cards import FeatureIndex, Label
-from tracer.features.lookup import Explanations
+from tracer.features.lookup import FeatureLookup
 from tracer.types import FeatureId
 
 F = FeatureId(0, 1)
 
 
 def test_a_set_in_a_folder_is_read_from_there(
-    shelf: Shelf, tmp_path: Path, neuronpedia: NeuronpediaServer, hub: HubServer
+    library: ModelLibrary, tmp_path: Path, neuronpedia: NeuronpediaServer, hub: HubServer
 ) -> None:
     choice = local_choice(tmp_path)
-    reader = shelf.features(choice)
+    reader = library.features(choice)
     assert isinstance(reader, FeatureIndex)
     assert reader.labels == {F: Label("letters", 0.9)}
-    assert shelf.features(choice) is reader
-    assert shelf.explain(choice, [F], "a") is None, "all there is to know is here"
+    assert library.features(choice) is reader
+    assert library.explain(choice, [F], "a") is None, "all there is to know is here"
     assert hub.requests == [] and neuronpedia.requests == []
 
 
-def test_an_index_that_was_built_again_is_opened_again(shelf: Shelf, tmp_path: Path) -> None:
+def test_an_index_that_was_built_again_is_opened_again(
+    library: ModelLibrary, tmp_path: Path
+) -> None:
     choice = local_choice(tmp_path)
-    before = shelf.features(choice)
+    before = library.features(choice)
     folder = tmp_path / "set" / "features"
     with gzip.open(folder / "labels.json.gz", "wt") as file:
         json.dump({"0": {"1": {"label": "towns", "precision": 0.8}}}, file)
-    assert shelf.features(choice) is before
+    assert library.features(choice) is before
     later = (folder / "index.json.gz").stat().st_mtime_ns + 1_000_000
     os.utime(folder / "index.json.gz", ns=(later, later))
-    assert shelf.features(choice).labels == {F: Label("towns", 0.8)}
+    assert library.features(choice).labels == {F: Label("towns", 0.8)}
     shutil.rmtree(folder)
-    assert shelf.features(choice).card(F) is None
+    assert library.features(choice).card(F) is None
 
 
-def test_a_set_that_is_not_here_has_no_features_to_read(shelf: Shelf, published: HubServer) -> None:
+def test_a_set_that_is_not_here_has_no_features_to_read(
+    library: ModelLibrary, published: HubServer
+) -> None:
     with pytest.raises(ModelError, match="not downloaded"):
-        shelf.features(THERE)
+        library.features(THERE)
 
 
 @pytest.fixture
-def downloaded(shelf: Shelf, published: HubServer) -> ModelSource:
-    return shelf.download(THERE).result(10)
+def downloaded(library: ModelLibrary, published: HubServer) -> ModelSource:
+    return library.download(THERE).result(10)
 
 
 def test_a_set_of_the_hub_is_explained_by_what_is_published_with_it(
-    shelf: Shelf, published: HubServer, downloaded: ModelSource
+    library: ModelLibrary, published: HubServer, downloaded: ModelSource
 ) -> None:
-    reader = shelf.features(THERE)
-    assert isinstance(reader, Explanations)
+    reader = library.features(THERE)
+    assert isinstance(reader, FeatureLookup)
     asked = len(published.requests)
     assert reader.cached_card(F) is None and reader.labels == {}
     assert len(published.requests) == asked
-    job = shelf.explain(THERE, [F, FeatureId(0, 2), FeatureId(5, 5)], "a")
+    job = library.explain(THERE, [F, FeatureId(0, 2), FeatureId(5, 5)], "a")
     assert job is not None and job.result(10) == 2
     assert job.progress == (3, 3, "feature examples")
-    assert shelf.features(THERE) is reader
+    assert library.features(THERE) is reader
     card = reader.cached_card(F)
     assert card is not None and card.label == Label("letters", 0.9)
 
 
 def test_each_key_is_fetched_once(
-    shelf: Shelf,
+    library: ModelLibrary,
     published: HubServer,
     downloaded: ModelSource,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("tracer.features.lookup.PAUSE", 0.0)
-    first = shelf.explain(THERE, [F], "a")
+    first = library.explain(THERE, [F], "a")
     assert first is not None and first.result(10) == 1
     asked = len(published.requests)
-    assert shelf.explain(THERE, [F], "a") is first
-    assert shelf.explain(THERE, [FeatureId(0, 2)], "a") is first
+    assert library.explain(THERE, [F], "a") is first
+    assert library.explain(THERE, [FeatureId(0, 2)], "a") is first
     assert len(published.requests) == asked
-    other = shelf.explain(THERE, [FeatureId(0, 2)], "b")
+    other = library.explain(THERE, [FeatureId(0, 2)], "b")
     assert other is not None and other is not first and other.result(10) == 1
     assert len(published.requests) == asked + 1
 
 
 @pytest.mark.parametrize("pause", [0.0, 30.0])
 def test_what_had_to_make_room_since_is_fetched_again(
-    shelf: Shelf,
+    library: ModelLibrary,
     published: HubServer,
     downloaded: ModelSource,
     monkeypatch: pytest.MonkeyPatch,
@@ -111,13 +115,13 @@ def test_what_had_to_make_room_since_is_fetched_again(
     pause: float,
 ) -> None:
     monkeypatch.setattr("tracer.features.lookup.PAUSE", pause)
-    first = shelf.explain(THERE, [F], "a")
+    first = library.explain(THERE, [F], "a")
     assert first is not None and first.result(10) == 1
-    reader = shelf.features(THERE)
+    reader = library.features(THERE)
     for kept in (tmp_path / "circuit_home" / "explanations").rglob("*.bin"):
         kept.unlink()
     assert reader.cached_card(F) is None
-    again = shelf.explain(THERE, [F], "a")
+    again = library.explain(THERE, [F], "a")
     assert again is not None and again.result(10) == 1
     assert (again is first, reader.cached_card(F) is None) == (
         (True, True) if pause else (False,) * 2
@@ -126,7 +130,7 @@ def test_what_had_to_make_room_since_is_fetched_again(
 
 @pytest.mark.parametrize("pause", [0.0, 30.0])
 def test_a_failed_fetch_is_tried_again_after_a_pause_and_not_before(
-    shelf: Shelf,
+    library: ModelLibrary,
     published: HubServer,
     downloaded: ModelSource,
     monkeypatch: pytest.MonkeyPatch,
@@ -134,12 +138,12 @@ def test_a_failed_fetch_is_tried_again_after_a_pause_and_not_before(
 ) -> None:
     monkeypatch.setattr("tracer.features.lookup.PAUSE", pause)
     published.status = 503
-    failed = shelf.explain(THERE, [F], "a")
+    failed = library.explain(THERE, [F], "a")
     assert failed is not None
-    with pytest.raises(ExplanationSilenceError, match="cannot be fetched"):
+    with pytest.raises(SourceUnavailableError, match="cannot be fetched"):
         failed.result(10)
     published.status = None
-    again = shelf.explain(THERE, [F], "a")
+    again = library.explain(THERE, [F], "a")
     assert again is not None
     if pause:
         assert again is failed
@@ -148,33 +152,33 @@ def test_a_failed_fetch_is_tried_again_after_a_pause_and_not_before(
 
 
 def test_offline_nothing_is_fetched(
-    shelf: Shelf,
+    library: ModelLibrary,
     published: HubServer,
     downloaded: ModelSource,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
     asked = len(published.requests)
-    assert shelf.explain(THERE, [F], "a") is None
-    assert shelf.features(THERE).card(F) is None
+    assert library.explain(THERE, [F], "a") is None
+    assert library.features(THERE).card(F) is None
     assert len(published.requests) == asked
     monkeypatch.delenv("CIRCUIT_OFFLINE")
-    job = shelf.explain(THERE, [F], "a")
+    job = library.explain(THERE, [F], "a")
     assert job is not None and job.result(10) == 1
 
 
 def test_after_a_restart_what_was_never_fetched_is_unknown_not_damaged(
-    shelf: Shelf,
+    library: ModelLibrary,
     engine: FakeEngine,
     published: HubServer,
     downloaded: ModelSource,
     tmp_path: Path,
 ) -> None:
     """Fetching one example brings the published index, which lies beside the tensors then."""
-    job = shelf.explain(THERE, [F], "a")
+    job = library.explain(THERE, [F], "a")
     assert job is not None and job.result(10) == 1
     restarted = Backend(Store(tmp_path / "store"), engine, resolve)
-    reader = restarted.shelf.features(THERE)
+    reader = restarted.library.features(THERE)
     known = reader.cached_card(F)
     assert known is not None and known.label == Label("letters", 0.9)
     assert reader.cached_card(FeatureId(0, 2)) is None
@@ -184,24 +188,27 @@ def test_after_a_restart_what_was_never_fetched_is_unknown_not_damaged(
 
 
 def test_examples_that_were_downloaded_whole_are_read_offline(
-    shelf: Shelf, published: HubServer, downloaded: ModelSource, monkeypatch: pytest.MonkeyPatch
+    library: ModelLibrary,
+    published: HubServer,
+    downloaded: ModelSource,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from tracer import hub
 
     names = [f"features/{name}" for name in ("index.json.gz", "labels.json.gz", "layer_0.bin")]
     hub.fetch(hub.Reference(SET), names, commit=downloaded.revisions[SET])
     monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
-    card = shelf.features(THERE).card(F)
+    card = library.features(THERE).card(F)
     assert card is not None and card.label == Label("letters", 0.9)
 
 
 def test_an_index_built_here_for_a_set_of_the_hub_comes_first(
-    shelf: Shelf, published: HubServer, downloaded: ModelSource
+    library: ModelLibrary, published: HubServer, downloaded: ModelSource
 ) -> None:
-    before = shelf.features(THERE)
+    before = library.features(THERE)
     asked = len(published.requests)
     save_index(downloaded.index_folder.parent)
-    reader = shelf.features(THERE)
+    reader = library.features(THERE)
     assert reader is not before and reader.card(F) is not None
     assert len(published.requests) == asked
 
@@ -216,7 +223,7 @@ def listed_with_neuronpedia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_labels_come_from_neuronpedia_where_the_examples_have_none(
-    shelf: Shelf,
+    library: ModelLibrary,
     published: HubServer,
     neuronpedia: NeuronpediaServer,
     tmp_path: Path,
@@ -225,11 +232,11 @@ def test_labels_come_from_neuronpedia_where_the_examples_have_none(
     choice = listed_with_neuronpedia(tmp_path, monkeypatch)
     unlabelled = FeatureId(0, 2)
     neuronpedia.answers["model/0-set/2"] = feature()
-    shelf.download(choice).result(10)
-    job = shelf.explain(choice, [F, unlabelled], "a")
+    library.download(choice).result(10)
+    job = library.explain(choice, [F, unlabelled], "a")
     assert job is not None and job.result(10) == 2
     assert neuronpedia.requests == ["model/0-set/2"]
-    reader = shelf.features(choice)
+    reader = library.features(choice)
     card = reader.cached_card(unlabelled)
     assert card is not None and card.label == Label("Texan cities", None)
     assert card.act_max == 4.0, "the examples are the hub's"
@@ -238,16 +245,16 @@ def test_labels_come_from_neuronpedia_where_the_examples_have_none(
 
 
 def test_a_dictionary_of_neuronpedias_alone_is_read_and_fetched(
-    shelf: Shelf, neuronpedia: NeuronpediaServer, monkeypatch: pytest.MonkeyPatch
+    library: ModelLibrary, neuronpedia: NeuronpediaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = Published("model", "set")
     neuronpedia.answers["model/0-set/1"] = feature()
-    reader = shelf.features(where)
-    assert shelf.features(where) is reader is not shelf.features(Published("model", "other"))
-    job = shelf.explain(where, [F], "a")
+    reader = library.features(where)
+    assert library.features(where) is reader is not library.features(Published("model", "other"))
+    job = library.explain(where, [F], "a")
     assert job is not None and job.result(10) == 1
     assert reader.cached_name(F) == "Texan cities"
-    other = shelf.explain(Published("model", "other"), [F], "a")
+    other = library.explain(Published("model", "other"), [F], "a")
     assert other is not None and other.result(10) == 0
     monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
-    assert shelf.explain(where, [FeatureId(0, 2)], "b") is None
+    assert library.explain(where, [FeatureId(0, 2)], "b") is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cache import Marks, ModelChoice
+from cache import Annotations, ModelChoice
 from charts.palette import LIGHT
 from pages.shared import session as session_module
 from pages.shared.escape import chips_html, example_html, plain, sentence
@@ -40,7 +40,7 @@ TEXAS = NodeId("feature", 1, 7, 887)
                 Scenario("", (), freeze_attention=False, constrained_layers=(0, 3)),
             )
         ),
-        Session(marks=Marks((TEXAS,), (Supernode('"Texas", & <b>', (TEXAS,)),))),
+        Session(marks=Annotations((TEXAS,), (Supernode('"Texas", & <b>', (TEXAS,)),))),
         Session(compared=Compared("calc: 17+25=", "cross-layer", "feature", " a", "b")),
         Session(graph="0123abcd", thresholds=Thresholds(1.0, 1.0), selected=TEXAS),
         Session(compared=Compared(graph="0123abcd")),
@@ -130,7 +130,7 @@ def test_pins_come_and_go_alone_and_in_supernodes(monkeypatch: pytest.MonkeyPatc
     toggle_pin(other)
     assert read_session().pinned == (TEXAS, third)
     group_pins("Texas", (TEXAS, third))
-    assert read_session().marks == Marks((), (Supernode("Texas", (TEXAS, third)),))
+    assert read_session().marks == Annotations((), (Supernode("Texas", (TEXAS, third)),))
     toggle_pin(other)
     group_pins("Texas", (other,))  # a name that exists gets the nodes, too
     assert read_session().supernodes == (Supernode("Texas", (TEXAS, third, other)),)
@@ -140,14 +140,14 @@ def test_pins_come_and_go_alone_and_in_supernodes(monkeypatch: pytest.MonkeyPatc
     rename_supernode("the state", "")
     assert [group.name for group in read_session().supernodes] == ["the state"]
     ungroup("the state")
-    assert read_session().marks == Marks((TEXAS, other))
+    assert read_session().marks == Annotations((TEXAS, other))
     update_session(prompt="another")
-    assert read_session().marks == Marks()
+    assert read_session().marks == Annotations()
 
 
 def test_a_node_is_in_one_supernode_only(monkeypatch: pytest.MonkeyPatch) -> None:
     other = NodeId("feature", 4, 8, 1)
-    first = Marks((), (Supernode("a", (TEXAS,)), Supernode("b", (other,))))
+    first = Annotations((), (Supernode("a", (TEXAS,)), Supernode("b", (other,))))
     monkeypatch.setattr(session_module.st, "session_state", {"session": Session(marks=first)})
     group_pins("b", (TEXAS,))
     assert read_session().supernodes == (Supernode("b", (other, TEXAS)),)

@@ -11,7 +11,7 @@ import tiny
 from peer_graphs import PLACES
 
 import tracer
-from tracer.features.lookup import Explanations
+from tracer.features.lookup import FeatureLookup
 from tracer.model.model import Model
 
 
@@ -51,7 +51,7 @@ def model(open_tiny: Callable[..., Model]) -> Model:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Callable[..., Explanations]:
+def opened(tmp_path: Path) -> Callable[..., FeatureLookup]:
     """Opens explanations over the given places, always with the same cache folder."""
 
     def open_them(
@@ -60,8 +60,8 @@ def opened(tmp_path: Path) -> Callable[..., Explanations]:
         neuronpedia: bool = True,
         hub_folder: str = "",
         **more: Any,
-    ) -> Explanations:
-        return Explanations.open(
+    ) -> FeatureLookup:
+        return FeatureLookup.open(
             folder or tmp_path / "nothing",
             hub=None if commit is None else ("org/set", hub_folder, commit),
             neuronpedia=("model", "set") if neuronpedia else None,

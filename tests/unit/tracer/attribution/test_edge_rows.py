@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tracer.attribution.edge_rows import EffectRows, _smallest_kept
+from tracer.attribution.edge_rows import EdgeRows, _smallest_kept
 from tracer.errors import MemoryLimitError
 
 N_SOURCES, N_FEATURES = 60, 40
@@ -26,7 +26,7 @@ def layered(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
 def test_influence_in_one_pass_is_the_sum_over_all_paths() -> None:
     rows, targets, layers = layered()
     known, probabilities = [3, 7, 12, 18, 25, 26, 31, 39], torch.tensor([0.7, 0.2])
-    stored = EffectRows(N_SOURCES)
+    stored = EdgeRows(N_SOURCES)
     stored.add_targets(torch.tensor([60, 61]), targets, probabilities)
     for part in ([31, 39, 25], [26, 18, 12, 7, 3]):  # in any order of layers between batches
         stored.add_features(torch.tensor(part), [layers[i] for i in part], rows[part])
@@ -44,7 +44,7 @@ def test_influence_in_one_pass_is_the_sum_over_all_paths() -> None:
 
 def test_rows_come_out_in_order_without_the_sources_that_are_dropped() -> None:
     rows, targets, layers = layered(1)
-    stored = EffectRows(N_SOURCES)
+    stored = EdgeRows(N_SOURCES)
     stored.add_targets(torch.tensor([60, 61]), targets, torch.tensor([0.5, 0.5]))
     part = [39, 22, 21, 5]
     stored.add_features(torch.tensor(part), [layers[i] for i in part], rows[part])
@@ -52,7 +52,7 @@ def test_rows_come_out_in_order_without_the_sources_that_are_dropped() -> None:
     row_of = np.full(62, -1)
     row_of[kept] = np.arange(4)
     row_of[N_FEATURES:] = np.arange(4, 26)
-    indptr, sources, weights = stored.in_order(row_of)
+    indptr, sources, weights = stored.to_csr(row_of)
     dense = np.zeros((26, 26), np.float32)
     dense[np.repeat(np.arange(26), np.diff(indptr)), sources] = weights
     columns = [*kept, *range(N_FEATURES, N_SOURCES)]
@@ -72,7 +72,7 @@ def test_a_shortened_row_keeps_its_strongest_entries_and_its_share(share: float)
     assert (carried >= share).all()
     # A class of magnitudes is an eighth of a power of two and smaller: little more is kept.
     assert (carried < share + 0.02).all()
-    stored = EffectRows(3000, share)
+    stored = EdgeRows(3000, share)
     stored.add_features(torch.arange(8), [1] * 8, rows)
     assert stored.dropped == pytest.approx(float((1 - carried).max()), abs=1e-5)
     piece = stored._by_layer[1][0]
@@ -82,7 +82,7 @@ def test_a_shortened_row_keeps_its_strongest_entries_and_its_share(share: float)
 
 def test_rows_that_outgrow_their_memory_stop_the_work_with_the_numbers() -> None:
     rows, _, layers = layered()
-    stored = EffectRows(N_SOURCES, limit=4000)
+    stored = EdgeRows(N_SOURCES, limit=4000)
     with pytest.raises(MemoryLimitError, match=r"20 rows.*max_features to 10 or less"):
         for start in range(N_FEATURES - 10, -1, -10):
             part = torch.arange(start, start + 10)

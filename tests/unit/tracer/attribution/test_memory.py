@@ -10,14 +10,14 @@ import torch
 
 import tracer
 from tracer.attribution import memory, source_vectors
-from tracer.attribution.backward import DirectEffects
+from tracer.attribution.backward import FrozenBackward
 from tracer.attribution.frozen import frozen_pass
 from tracer.errors import Cancelled, MemoryLimitError, NoActiveFeaturesError
 from tracer.model.model import Model
 
 
 def planned(model: Model, wanted: int, limit: int | None) -> memory.MemoryPlan:
-    direct = DirectEffects(model, frozen_pass(model, model.encode(tiny.PROMPT)))
+    direct = FrozenBackward(model, frozen_pass(model, model.encode(tiny.PROMPT)))
     return memory.plan_walks(direct, 10, wanted, 256, limit)
 
 

@@ -106,9 +106,9 @@ def test_a_row_adds_up_to_its_targets_preactivation(
     model = open_tiny("llama", **SETS[transcoders])
     token_ids = model.encode(tiny.PROMPT)
     frozen = frozen_pass(model, token_ids)
-    from tracer.attribution.backward import DirectEffects
+    from tracer.attribution.backward import FrozenBackward
 
-    effects = DirectEffects(model, frozen)
+    effects = FrozenBackward(model, frozen)
     # What no node stands for: decoder biases everywhere, and all of position 0's MLP output.
     _, seen = model.bridge.capture(
         frozen.token_ids, [model.write_hook(layer) for layer in range(model.n_layers)]

@@ -14,10 +14,10 @@ import pytest
 from feature_files import known, save_index
 from neuronpedia_server import NeuronpediaServer, feature
 
-from tracer.errors import ExplanationError
+from tracer.errors import FeatureLookupError
 from tracer.features import disk_quota
-from tracer.features.disk_cache import ExplanationStore
-from tracer.features.lookup import Explanations
+from tracer.features.disk_cache import CardCache
+from tracer.features.lookup import FeatureLookup
 from tracer.types import FeatureId
 
 RECORD = b"x" * 10_000  # three blocks of a disk
@@ -41,12 +41,12 @@ def taken(folder: Path) -> int:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of fetched examples, with room for forty records."""
-    monkeypatch.setenv("CIRCUIT_EXPLANATIONS_GB", gigabytes(ROOM))
+    monkeypatch.setenv("CIRCUIT_EXAMPLES_GB", gigabytes(ROOM))
     return tmp_path / "cache"
 
 
 def test_the_folder_stays_within_its_quota(cache: Path) -> None:
-    store = ExplanationStore(cache, "hub", "set")
+    store = CardCache(cache, "hub", "set")
     for index in range(200):
         store.keep(FeatureId(0, index), RECORD)
         assert taken(cache) <= ROOM
@@ -55,7 +55,7 @@ def test_the_folder_stays_within_its_quota(cache: Path) -> None:
 
 
 def test_what_was_used_longest_ago_goes_first_whichever_source_it_is_of(cache: Path) -> None:
-    old, new = ExplanationStore(cache, "hub", "old"), ExplanationStore(cache, "neuronpedia", "new")
+    old, new = CardCache(cache, "hub", "old"), CardCache(cache, "neuronpedia", "new")
     for index in range(30):
         old.keep(FeatureId(0, index), RECORD)
         aged(old.folder / "0" / f"{index}.bin", 30 - index / 10)
@@ -69,7 +69,7 @@ def test_what_was_used_longest_ago_goes_first_whichever_source_it_is_of(cache: P
 
 
 def test_notes_of_what_is_not_there_and_labels_count_too(cache: Path) -> None:
-    store = ExplanationStore(cache, "neuronpedia", "set")
+    store = CardCache(cache, "neuronpedia", "set")
     store.learn(FeatureId(0, 0), "towns" * 100)
     aged(store.folder / "labels.jsonl", 9)
     for index in range(300):
@@ -78,7 +78,7 @@ def test_notes_of_what_is_not_there_and_labels_count_too(cache: Path) -> None:
     assert not (store.folder / "labels.jsonl").exists()
     store.learn(FeatureId(0, 1), "towns")
     aged(store.folder / "labels.jsonl", 9)
-    again = ExplanationStore(cache, "neuronpedia", "set")
+    again = CardCache(cache, "neuronpedia", "set")
     assert FeatureId(0, 1) in again.labels
     assert time.time() - (store.folder / "labels.jsonl").stat().st_mtime < 60, "used when opened"
 
@@ -95,7 +95,7 @@ def test_what_a_store_did_not_write_is_never_deleted(cache: Path, tmp_path: Path
     for path in mine:
         aged(path, 1000)
     (cache / "link").symlink_to(elsewhere.parent, target_is_directory=True)
-    store = ExplanationStore(cache, "hub", "set")
+    store = CardCache(cache, "hub", "set")
     for index in range(100):
         store.keep(FeatureId(0, index), RECORD)
     assert len(list(store.folder.rglob("*.bin"))) < 50
@@ -103,7 +103,7 @@ def test_what_a_store_did_not_write_is_never_deleted(cache: Path, tmp_path: Path
 
 
 def test_partial_files_go_once_nobody_can_be_writing_them(cache: Path) -> None:
-    first = ExplanationStore(cache, "hub", "set")
+    first = CardCache(cache, "hub", "set")
     first.keep(FeatureId(0, 1), RECORD)
     dead, alive = (first.folder / "0" / f"{n}.bin.0a1b2c3d" for n in (2, 3))
     for path in (dead, alive):
@@ -117,9 +117,9 @@ def test_partial_files_go_once_nobody_can_be_writing_them(cache: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from tracer.features.disk_cache import ExplanationStore
+from tracer.features.disk_cache import CardCache
 from tracer.types import FeatureId
-store = ExplanationStore(Path(sys.argv[1]), "hub", "set")
+store = CardCache(Path(sys.argv[1]), "hub", "set")
 for index in range(150):
     feature = FeatureId(int(sys.argv[2]), index)
     store.keep(feature, b"x" * 10_000)
@@ -145,7 +145,7 @@ def test_several_processes_share_a_folder(cache: Path) -> None:
 def test_what_cannot_be_deleted_is_told_and_nothing_fails(
     cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = ExplanationStore(cache, "hub", "set")
+    store = CardCache(cache, "hub", "set")
     store.keep(FeatureId(0, 0), RECORD)
 
     def refused(self: Path, missing_ok: bool = False) -> None:
@@ -157,7 +157,7 @@ def test_what_cannot_be_deleted_is_told_and_nothing_fails(
         for index in range(60):
             store.keep(FeatureId(0, index), RECORD)
         store.forget(FeatureId(0, 0))
-    assert "CIRCUIT_EXPLANATIONS_GB" in caplog.text and "Permission denied" in caplog.text
+    assert "CIRCUIT_EXAMPLES_GB" in caplog.text and "Permission denied" in caplog.text
     assert store.read(FeatureId(0, 0)) == RECORD
     store.keep(FeatureId(0, 60), RECORD)
     for index in range(61, 70):
@@ -168,7 +168,7 @@ def test_what_cannot_be_deleted_is_told_and_nothing_fails(
 def test_a_disk_that_cannot_be_written_is_still_read(
     cache: Path,
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     neuronpedia.answers["model/0-set/1"] = feature()
@@ -189,7 +189,7 @@ def test_a_disk_that_cannot_be_written_is_still_read(
 
 
 def test_a_label_that_was_lost_is_learned_again_from_its_card(
-    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations], tmp_path: Path
+    neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup], tmp_path: Path
 ) -> None:
     neuronpedia.answers["model/0-set/1"] = feature(explanations=[{"description": "a\u2028b"}])
     opened().card(FeatureId(0, 1))
@@ -204,14 +204,14 @@ def test_a_label_that_was_lost_is_learned_again_from_its_card(
 
 @pytest.mark.parametrize("size", ["plenty", "0", "-1", "nan", "inf"])
 def test_a_quota_that_is_no_size_is_refused(
-    opened: Callable[..., Explanations], monkeypatch: pytest.MonkeyPatch, size: str
+    opened: Callable[..., FeatureLookup], monkeypatch: pytest.MonkeyPatch, size: str
 ) -> None:
-    monkeypatch.setenv("CIRCUIT_EXPLANATIONS_GB", size)
-    with pytest.raises(ExplanationError, match=rf"CIRCUIT_EXPLANATIONS_GB is '{size}': expected"):
+    monkeypatch.setenv("CIRCUIT_EXAMPLES_GB", size)
+    with pytest.raises(FeatureLookupError, match=rf"CIRCUIT_EXAMPLES_GB is '{size}': expected"):
         opened()
 
 
 def test_the_quota_is_a_gigabyte_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for value, expected in (("", 10**9), ("0.5", 10**9 // 2)):
-        monkeypatch.setenv("CIRCUIT_EXPLANATIONS_GB", value)
+        monkeypatch.setenv("CIRCUIT_EXAMPLES_GB", value)
         assert disk_quota.quota_bytes() == expected

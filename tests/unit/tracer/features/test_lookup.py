@@ -15,8 +15,8 @@ from neuronpedia_server import NeuronpediaServer, feature
 
 from tracer.errors import Cancelled
 from tracer.features.cards import Example, FeatureIndex, Label
-from tracer.features.disk_cache import ExplanationStore
-from tracer.features.lookup import NO_EXAMPLES, Explanations
+from tracer.features.disk_cache import CardCache
+from tracer.features.lookup import NO_EXAMPLES, FeatureLookup
 from tracer.types import FeatureId
 
 F = FeatureId(0, 1)
@@ -27,7 +27,7 @@ LATE = FeatureId(3, 417)
 def test_the_nearest_place_answers_and_the_next_is_not_asked(
     hub: HubServer,
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
     tmp_path: Path,
 ) -> None:
     near = save_index(tmp_path / "near")
@@ -50,7 +50,7 @@ def test_the_nearest_place_answers_and_the_next_is_not_asked(
 
 
 def test_the_hub_sends_one_feature_out_of_a_file_and_only_once(
-    hub: HubServer, opened: Callable[..., Explanations], tmp_path: Path
+    hub: HubServer, opened: Callable[..., FeatureLookup], tmp_path: Path
 ) -> None:
     folder = save_index(tmp_path / "repo" / "sub")
     commit = hub.add("org/set", tmp_path / "repo")
@@ -66,7 +66,7 @@ def test_the_hub_sends_one_feature_out_of_a_file_and_only_once(
 
 
 def test_a_repository_without_features_is_asked_once(
-    hub: HubServer, opened: Callable[..., Explanations]
+    hub: HubServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     commit = hub.add("org/set", {"config.yaml": "x"})
     assert opened(commit=commit, neuronpedia=False).card(F) is None
@@ -76,7 +76,7 @@ def test_a_repository_without_features_is_asked_once(
 
 
 def test_labels_need_not_be_published(
-    hub: HubServer, opened: Callable[..., Explanations], tmp_path: Path
+    hub: HubServer, opened: Callable[..., FeatureLookup], tmp_path: Path
 ) -> None:
     folder = save_index(tmp_path / "repo")
     (folder / "features" / "labels.json.gz").unlink()
@@ -86,7 +86,7 @@ def test_labels_need_not_be_published(
 
 
 def test_an_answer_of_neuronpedia_becomes_a_card(
-    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+    neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     neuronpedia.answers["model/3-set/417"] = feature()
     card = known(opened().card(LATE))
@@ -110,7 +110,7 @@ def test_an_answer_of_neuronpedia_becomes_a_card(
     ],
 )
 def test_what_neuronpedia_leaves_out_is_left_out(
-    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations], absent: dict[str, Any]
+    neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup], absent: dict[str, Any]
 ) -> None:
     neuronpedia.answers[SET] = feature(**absent)
     card = known(opened().card(F))
@@ -123,7 +123,7 @@ def test_what_neuronpedia_leaves_out_is_left_out(
 
 def test_what_was_fetched_is_read_from_disk_also_offline(
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     neuronpedia.answers[SET] = feature()
@@ -138,7 +138,7 @@ def test_what_was_fetched_is_read_from_disk_also_offline(
 def test_offline_nothing_is_asked_of_anybody(
     hub: HubServer,
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -154,7 +154,7 @@ def test_offline_nothing_is_asked_of_anybody(
 
 
 def test_a_feature_that_is_not_there_is_asked_for_once_a_day(
-    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations], tmp_path: Path
+    neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup], tmp_path: Path
 ) -> None:
     assert opened().card(F) is None and opened().card(F) is None
     assert neuronpedia.requests == [SET]
@@ -166,7 +166,7 @@ def test_a_feature_that_is_not_there_is_asked_for_once_a_day(
 
 
 def test_long_examples_are_cut_around_their_peak(
-    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+    neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     tokens = [f" {number}" for number in range(5000)]
     long = {"tokens": tokens, "values": [0.0] * 4000 + [7.0] + [0.0] * 999, "maxValue": 7}
@@ -184,7 +184,7 @@ def test_long_examples_are_cut_around_their_peak(
 
 
 def test_text_is_kept_as_text(
-    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+    neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     markup = "<script>alert(1)</script> $x$ [a](javascript:b) **bold**\n"
     neuronpedia.answers[SET] = feature(
@@ -199,7 +199,7 @@ def test_text_is_kept_as_text(
 def test_labels_that_were_fetched_are_searched_and_survive(
     hub: HubServer,
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
     tmp_path: Path,
 ) -> None:
     commit = hub.add("org/set", save_index(tmp_path / "repo"))
@@ -217,7 +217,7 @@ def test_labels_that_were_fetched_are_searched_and_survive(
 def test_a_name_without_the_network_comes_from_this_disk_alone(
     hub: HubServer,
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
     tmp_path: Path,
 ) -> None:
     commit = hub.add("org/set", save_index(tmp_path / "repo"))
@@ -234,7 +234,7 @@ def test_a_name_without_the_network_comes_from_this_disk_alone(
 
 
 def test_late_features_also_name_what_they_promote(
-    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+    neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     neuronpedia.answers["model/3-set/417"] = feature(explanations=[])
     assert opened(n_layers=5).name(LATE) == "Austin → Texas, TX"
@@ -243,7 +243,7 @@ def test_late_features_also_name_what_they_promote(
 
 
 def test_many_are_fetched_with_progress(
-    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+    neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     wanted = [FeatureId(0, index) for index in range(20)]
     for index in range(0, 20, 2):
@@ -257,7 +257,7 @@ def test_many_are_fetched_with_progress(
 
 
 def test_fetching_many_can_be_cancelled(
-    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+    neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     def progress(done: int, _total: int, _what: str) -> None:
         if done == 3:
@@ -273,7 +273,7 @@ def test_names_of_places_cannot_lead_out_of_the_cache_folder(
 ) -> None:
     cache = tmp_path / "cache"
     neuronpedia.answers["..%2F..%2Fx/0-..%2Fset/1"] = feature()
-    found = Explanations.open(
+    found = FeatureLookup.open(
         tmp_path, hub=None, neuronpedia=("../../x", "../set"), cache_folder=cache
     )
     assert found.card(F) is not None
@@ -283,5 +283,5 @@ def test_names_of_places_cannot_lead_out_of_the_cache_folder(
 
 @pytest.mark.parametrize("name", ["..", ".", "", "/etc", "a/../../b", ".hidden"])
 def test_a_source_has_one_visible_folder_of_its_own(tmp_path: Path, name: str) -> None:
-    folder = ExplanationStore(tmp_path, "hub", name).folder.resolve()
+    folder = CardCache(tmp_path, "hub", name).folder.resolve()
     assert folder.parent == tmp_path / "hub" and not folder.name.startswith(".")

@@ -13,10 +13,10 @@ from feature_files import known
 from hub_server import HubServer
 from neuronpedia_server import NeuronpediaServer, feature
 
-from tracer.errors import ExplanationError, ExplanationSilenceError, FeatureIndexError
+from tracer.errors import FeatureIndexError, FeatureLookupError, SourceUnavailableError
 from tracer.features import lookup
 from tracer.features.cards import Label
-from tracer.features.lookup import Explanations
+from tracer.features.lookup import FeatureLookup
 from tracer.types import FeatureId
 
 F = FeatureId(0, 1)
@@ -34,14 +34,14 @@ SET = "model/0-set/1"
 )
 def test_a_refusal_is_said_and_not_kept(
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
     status: int,
     headers: dict[str, str],
     sentence: str,
 ) -> None:
     neuronpedia.status, neuronpedia.headers = status, headers
     neuronpedia.answers[SET] = feature()
-    with pytest.raises(ExplanationSilenceError, match=sentence):
+    with pytest.raises(SourceUnavailableError, match=sentence):
         opened().card(F)
     neuronpedia.status = 200
     assert opened().card(F) is not None
@@ -49,40 +49,40 @@ def test_a_refusal_is_said_and_not_kept(
 
 def test_a_silent_source_is_left_alone_for_a_while(
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = opened()
     neuronpedia.status = 503
     for index in range(3):
-        with pytest.raises(ExplanationSilenceError, match="status 503"):
+        with pytest.raises(SourceUnavailableError, match="status 503"):
             found.card(FeatureId(0, index))
     assert len(neuronpedia.requests) == 1
     monkeypatch.setattr(lookup, "PAUSE", 0.0)
     other = opened()
     for index in range(3):
-        with pytest.raises(ExplanationSilenceError, match="status 503"):
+        with pytest.raises(SourceUnavailableError, match="status 503"):
             other.card(FeatureId(0, index))
     assert len(neuronpedia.requests) == 4
 
 
 def test_no_answer_at_all_names_the_host(
-    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+    neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     neuronpedia.stop()
     host = neuronpedia.url.removeprefix("http://")
-    with pytest.raises(ExplanationSilenceError, match=rf"no answer from {host} for feature L0/1"):
+    with pytest.raises(SourceUnavailableError, match=rf"no answer from {host} for feature L0/1"):
         opened().card(F)
 
 
 def test_a_source_that_takes_too_long(
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("tracer.features.from_neuronpedia.DEADLINE", -1.0)
     neuronpedia.answers[SET] = feature()
-    with pytest.raises(ExplanationSilenceError, match="took too long to answer for feature L0/1"):
+    with pytest.raises(SourceUnavailableError, match="took too long to answer for feature L0/1"):
         opened().card(F)
 
 
@@ -111,10 +111,10 @@ def test_a_source_that_takes_too_long(
     ],
 )
 def test_an_answer_in_another_form_is_said_and_not_kept(
-    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations], answer: Any
+    neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup], answer: Any
 ) -> None:
     neuronpedia.answers[SET] = answer
-    with pytest.raises(ExplanationError, match=r"feature L0/1 is not in the form that is known"):
+    with pytest.raises(FeatureLookupError, match=r"feature L0/1 is not in the form that is known"):
         opened().card(F)
     neuronpedia.answers[SET] = feature()
     assert opened().card(F) is not None
@@ -122,29 +122,29 @@ def test_an_answer_in_another_form_is_said_and_not_kept(
 
 def test_an_answer_without_end_is_not_read_to_its_end(
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("tracer.features.from_neuronpedia.MAX_ANSWER_BYTES", 2**20)
     neuronpedia.answers[SET] = b" " * 2**20 + json.dumps(feature()).encode()
-    with pytest.raises(ExplanationError, match="sends more than 1 MB for feature L0/1"):
+    with pytest.raises(FeatureLookupError, match="sends more than 1 MB for feature L0/1"):
         opened().card(F)
 
 
 def test_one_bad_answer_does_not_cost_the_others(
-    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+    neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     wanted = [FeatureId(0, index) for index in range(6)]
     for index in range(6):
         neuronpedia.answers[f"model/0-set/{index}"] = feature() if index else b"nonsense"
-    with pytest.raises(ExplanationError, match="feature L0/0 is not in the form"):
+    with pytest.raises(FeatureLookupError, match="feature L0/0 is not in the form"):
         opened().fetch_many(wanted)
     found = opened()
     assert all(found.cached_card(feature) is not None for feature in wanted[1:])
 
 
 def test_when_one_place_is_silent_the_next_may_know(
-    hub: HubServer, neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+    hub: HubServer, neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     commit = hub.add("org/set", {"config.yaml": "x"})
     neuronpedia.answers[SET] = feature()
@@ -152,12 +152,12 @@ def test_when_one_place_is_silent_the_next_may_know(
     found = opened(commit=commit)
     assert known(found.card(F)).label == Label("Texan cities", None)
     host = hub.url.removeprefix("http://")
-    with pytest.raises(ExplanationSilenceError, match=rf"cannot be fetched: no answer from {host}"):
+    with pytest.raises(SourceUnavailableError, match=rf"cannot be fetched: no answer from {host}"):
         found.card(FeatureId(0, 2))
 
 
 def test_a_damaged_index_of_a_repository_is_named_and_labels_go_on(
-    hub: HubServer, neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+    hub: HubServer, neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     damaged = gzip.compress(b'[{"filename": 1}]')
     commit = hub.add("org/set", {"features/index.json.gz": damaged})
@@ -172,7 +172,7 @@ def test_a_damaged_index_of_a_repository_is_named_and_labels_go_on(
 
 @pytest.mark.parametrize("offsets", [[0, -5], [9, 3], [0, 2**40], ["0", "9"], [0, 9]])
 def test_a_repository_cannot_make_us_read_anything(
-    hub: HubServer, opened: Callable[..., Explanations], offsets: list[Any]
+    hub: HubServer, opened: Callable[..., FeatureLookup], offsets: list[Any]
 ) -> None:
     index = gzip.compress(json.dumps([{"filename": "l.bin", "offsets": offsets}]).encode())
     files = {"features/index.json.gz": index, "features/l.bin": b"\xff" * 20}
@@ -182,7 +182,7 @@ def test_a_repository_cannot_make_us_read_anything(
 
 
 def test_a_kept_file_that_was_damaged_is_fetched_again(
-    neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations], tmp_path: Path
+    neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup], tmp_path: Path
 ) -> None:
     neuronpedia.answers[SET] = feature()
     card = opened().card(F)
@@ -197,8 +197,8 @@ def test_a_cache_folder_that_cannot_be_written_is_named(
 ) -> None:
     (tmp_path / "cache").touch()
     neuronpedia.answers[SET] = feature()
-    found = Explanations.open(
+    found = FeatureLookup.open(
         tmp_path, hub=None, neuronpedia=("model", "set"), cache_folder=tmp_path / "cache"
     )
-    with pytest.raises(ExplanationError, match="feature examples cannot be kept in"):
+    with pytest.raises(FeatureLookupError, match="feature examples cannot be kept in"):
         found.card(F)

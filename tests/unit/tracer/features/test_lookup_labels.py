@@ -14,7 +14,7 @@ from neuronpedia_server import NeuronpediaServer, feature
 
 from tracer.features import lookup
 from tracer.features.cards import Label
-from tracer.features.lookup import Explanations
+from tracer.features.lookup import FeatureLookup
 from tracer.hub import Reference, fetch
 from tracer.types import FeatureId
 
@@ -32,7 +32,7 @@ def commit(hub: HubServer, tmp_path: Path) -> str:
 
 
 def test_the_label_is_neuronpedias_where_the_hub_has_examples_alone(
-    commit: str, neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+    commit: str, neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     neuronpedia.answers[UNNAMED_THERE] = feature()
     found = opened(commit=commit)
@@ -43,7 +43,7 @@ def test_the_label_is_neuronpedias_where_the_hub_has_examples_alone(
 
 
 def test_a_label_of_the_hub_stands_and_neuronpedia_is_not_asked(
-    commit: str, neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+    commit: str, neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     neuronpedia.answers[SET] = feature()
     assert known(opened(commit=commit).card(F)).label == Label("letters", 0.9)
@@ -54,7 +54,7 @@ def test_an_index_on_this_disk_gets_its_labels_from_the_nearest_place_that_has_o
     hub: HubServer,
     commit: str,
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
     tmp_path: Path,
 ) -> None:
     near = save_index(tmp_path / "near")
@@ -71,7 +71,7 @@ def test_an_index_on_this_disk_gets_its_labels_from_the_nearest_place_that_has_o
 def test_a_label_is_asked_for_once_and_kept_also_that_there_is_none(
     commit: str,
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
     monkeypatch: pytest.MonkeyPatch,
     answer: Any,
 ) -> None:
@@ -92,7 +92,7 @@ def test_a_label_is_asked_for_once_and_kept_also_that_there_is_none(
 def test_no_label_is_asked_for_offline_or_by_what_reads_this_disk_alone(
     commit: str,
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     known(opened(commit=commit, neuronpedia=False).card(UNNAMED))
@@ -110,7 +110,7 @@ def test_no_label_is_asked_for_offline_or_by_what_reads_this_disk_alone(
 def test_a_silent_neuronpedia_costs_the_label_alone_and_is_left_alone_for_a_while(
     commit: str,
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     neuronpedia.answers |= {"model/0-set/0": feature(), UNNAMED_THERE: feature()}
@@ -126,7 +126,7 @@ def test_a_silent_neuronpedia_costs_the_label_alone_and_is_left_alone_for_a_whil
 
 
 def test_cards_come_without_labels_from_a_neuronpedia_that_cannot_be_reached_or_understood(
-    commit: str, neuronpedia: NeuronpediaServer, opened: Callable[..., Explanations]
+    commit: str, neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     neuronpedia.answers[UNNAMED_THERE] = b"<html>maintenance</html>"
     found = opened(commit=commit)
@@ -142,7 +142,7 @@ def test_a_silent_hub_does_not_cost_the_label_of_what_is_here(
     hub: HubServer,
     commit: str,
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
     tmp_path: Path,
 ) -> None:
     hub.stop()
@@ -155,7 +155,7 @@ def test_examples_downloaded_whole_by_somebody_else_are_read_without_the_network
     hub: HubServer,
     commit: str,
     neuronpedia: NeuronpediaServer,
-    opened: Callable[..., Explanations],
+    opened: Callable[..., FeatureLookup],
 ) -> None:
     names = ("index.json.gz", "labels.json.gz")
     fetch(Reference("org/set"), [f"features/{name}" for name in names], commit=commit)

@@ -9,7 +9,7 @@ import tiny
 import tracer
 from tracer.errors import ThresholdError
 from tracer.graph.graph import AttributionGraph
-from tracer.graph.pruning import keeping, whole
+from tracer.graph.pruning import with_nodes, without_pruning
 from tracer.model.model import Model
 from tracer.types import NodeId, Target, TokenProbability
 
@@ -168,7 +168,7 @@ def test_what_is_to_be_kept_is_kept_with_its_edges(model: Model) -> None:
     pruned = tracer.prune(graph, 0.3, 0.5)
     lost = [graph.index.node(row) for row in range(5) if not pruned.node_mask[row]]
     assert lost
-    kept = keeping(pruned, [*lost, pruned.nodes[0], NodeId("feature", 9, 9, 9)])
+    kept = with_nodes(pruned, [*lost, pruned.nodes[0], NodeId("feature", 9, 9, 9)])
     assert set(kept.nodes) == {*pruned.nodes, *lost}
     drawn = set(kept.rows.tolist())
     new = kept.edge_mask & ~pruned.edge_mask
@@ -180,7 +180,7 @@ def test_what_is_to_be_kept_is_kept_with_its_edges(model: Model) -> None:
 
 def test_the_whole_graph_has_every_edge_and_no_error_without_one(model: Model) -> None:
     graph = tracer.trace(model, tiny.IDS)
-    everything = whole(graph)
+    everything = without_pruning(graph)
     assert everything.edge_mask.all() and everything.node_mask[graph.index.feature_rows].all()
     errors = np.arange(graph.index.error_rows.start, graph.index.error_rows.stop)
     has_edge = np.isin(errors, graph.sources)

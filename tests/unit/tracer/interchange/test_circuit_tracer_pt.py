@@ -26,7 +26,7 @@ from peer_graphs import (
 )
 
 import tracer
-from tracer.errors import SharedGraphError
+from tracer.errors import ExternalGraphError
 from tracer.interchange import circuit_tracer_pt, safe_unpickle
 from tracer.interchange.circuit_tracer_pt import read_graph_pt
 from tracer.types import NodeId
@@ -64,7 +64,7 @@ def test_a_file_is_read_like_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "dog.pt"
     path.write_bytes(saved(stored()))
     assert tracer.read_graph_pt(path).prompt == "<bos>big dog"
-    with pytest.raises(SharedGraphError, match=r"absent\.pt cannot be read: No such file"):
+    with pytest.raises(ExternalGraphError, match=r"absent\.pt cannot be read: No such file"):
         read_graph_pt(tmp_path / "absent.pt")
 
 
@@ -105,7 +105,7 @@ def test_tokens_have_the_texts_that_are_given_or_follow_from_the_prompt() -> Non
     assert texts(prompt="big dog!") == ("big", " dog", "!")
     assert texts(decode=lambda token: f"<{token}>") == ("<2>", "<5>", "<6>")
     assert texts(tokens=["a", "b", "c"]) == ("a", "b", "c")
-    with pytest.raises(SharedGraphError, match="has 3 tokens, 1 texts were given"):
+    with pytest.raises(ExternalGraphError, match="has 3 tokens, 1 texts were given"):
         texts(tokens=["a"])
 
 
@@ -169,33 +169,33 @@ def effect(row: int, source: int) -> torch.Tensor:
     ],
 )
 def test_what_does_not_fit_together_is_named(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(SharedGraphError, match=said):
+    with pytest.raises(ExternalGraphError, match=said):
         read_graph_pt(saved(stored(**changes)))
 
 
 def test_damage_is_one_sentence_wherever_the_file_is_cut() -> None:
     content = saved(stored())
     for size in (0, 1, 3, 10, 200, 1000, len(content) // 2, len(content) - 1):
-        with pytest.raises(SharedGraphError):
+        with pytest.raises(ExternalGraphError):
             read_graph_pt(content[:size])
     for instructions in (b"\x80\x02", b"\x80\x02}", b"\x80\x02K\x01.", b"\x80\x02h\x07.", b"]."):
-        with pytest.raises(SharedGraphError):
+        with pytest.raises(ExternalGraphError):
             read_graph_pt(zipped(content, {"data.pkl": instructions}))
-    with pytest.raises(SharedGraphError, match="holds a list, expected the mapping"):
+    with pytest.raises(ExternalGraphError, match="holds a list, expected the mapping"):
         read_graph_pt(saved([1]))
-    with pytest.raises(SharedGraphError, match=r"is no \.pt file"):
+    with pytest.raises(ExternalGraphError, match=r"is no \.pt file"):
         read_graph_pt(b'{"metadata": {}}')
-    with pytest.raises(SharedGraphError, match="is a bare pickle"):
+    with pytest.raises(ExternalGraphError, match="is a bare pickle"):
         read_graph_pt(pickle.dumps({"scan": "gemma"}, protocol=2))
 
 
 def test_too_much_and_what_unfolds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     content = saved(stored())
-    with pytest.raises(SharedGraphError, match="is compressed"):
+    with pytest.raises(ExternalGraphError, match="is compressed"):
         read_graph_pt(zipped(content, {}, zipfile.ZIP_DEFLATED))
     monkeypatch.setattr(circuit_tracer_pt, "MAX_NODES", N - 1)
-    with pytest.raises(SharedGraphError, match=f"has {N} nodes, at most {N - 1}"):
+    with pytest.raises(ExternalGraphError, match=f"has {N} nodes, at most {N - 1}"):
         read_graph_pt(content)
     monkeypatch.setattr(safe_unpickle, "MAX_BYTES", len(content) - 1)
-    with pytest.raises(SharedGraphError, match="at most 0 can be read"):
+    with pytest.raises(ExternalGraphError, match="at most 0 can be read"):
         read_graph_pt(content)

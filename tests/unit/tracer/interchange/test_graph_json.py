@@ -15,9 +15,9 @@ import pytest
 import tiny
 
 import tracer
-from tracer.errors import SharedGraphError
+from tracer.errors import ExternalGraphError
 from tracer.graph.comparison import compare_graphs
-from tracer.interchange.convert import graph_from_shared, shared_from_trace
+from tracer.interchange.convert import external_from_pruned, graph_from_external
 from tracer.interchange.graph_json import (
     cantor_pair,
     cantor_unpair,
@@ -199,7 +199,7 @@ def damaged(change: str, value: Any = None) -> dict[str, Any]:
     ],
 )
 def test_damage_is_named(stored: dict[str, Any], said: str) -> None:
-    with pytest.raises(SharedGraphError, match=said) as raised:
+    with pytest.raises(ExternalGraphError, match=said) as raised:
         read(stored)
     assert len(str(raised.value)) < 300
 
@@ -207,7 +207,7 @@ def test_damage_is_named(stored: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize("place", ["metadata/mine", "nodes/1/own", "links/1/weight"])
 def test_a_number_that_could_not_be_written_again_is_refused(place: str) -> None:
     content = json.dumps(damaged(place, "TOO MUCH")).encode().replace(b'"TOO MUCH"', b"1e400")
-    with pytest.raises(SharedGraphError, match="1e400 is larger than any number"):
+    with pytest.raises(ExternalGraphError, match="1e400 is larger than any number"):
         read_graph_json(content)
 
 
@@ -218,15 +218,15 @@ def test_every_encoding_of_unicode_is_read_but_no_half_characters(encoding: str)
     raw = text.replace("größer", "\ud800").encode(encoding, "surrogatepass")
     escaped = text.replace("größer", "\\uD800").encode(encoding)
     for half in (raw, escaped):
-        with pytest.raises(SharedGraphError, match="is no JSON"):
+        with pytest.raises(ExternalGraphError, match="is no JSON"):
             read_graph_json(half)
 
 
 def test_a_file_that_is_packed_or_empty_is_called_so() -> None:
-    with pytest.raises(SharedGraphError, match="is gzipped: unpack it first"):
+    with pytest.raises(ExternalGraphError, match="is gzipped: unpack it first"):
         read_graph_json(gzip.compress(json.dumps(published()).encode()))
     for nothing in (b"", b" \n"):
-        with pytest.raises(SharedGraphError, match="is empty"):
+        with pytest.raises(ExternalGraphError, match="is empty"):
             read_graph_json(nothing)
 
 
@@ -267,25 +267,25 @@ def test_a_link_that_runs_in_a_circle_downward_or_to_an_error_is_refused(
 ) -> None:
     stored = published()
     stored["links"].append({"source": source, "target": target, "weight": 1.0})
-    with pytest.raises(SharedGraphError, match=r"link 5 of the graph .* effects that run upward"):
-        graph_from_shared(read(stored))
+    with pytest.raises(ExternalGraphError, match=r"link 5 of the graph .* effects that run upward"):
+        graph_from_external(read(stored))
 
 
 def test_links_between_the_same_two_nodes_are_one_effect() -> None:
     stored = published()
     stored["links"].append({"source": "0_7_1", "target": "1_9_2", "weight": 3.0})
     shared = read(stored)
-    graph = graph_from_shared(shared)
+    graph = graph_from_external(shared)
     assert sorted(graph.weights.tolist()) == [0.25, 1.5, 2.0, 2.5]
     assert len(json.loads(write_graph_json(shared))["links"]) == 6
     stored["links"] += [{"source": "0_7_1", "target": "1_9_2", "weight": 3e38}] * 2
-    with pytest.raises(SharedGraphError, match="add up to infinity"):
-        graph_from_shared(read(stored))
+    with pytest.raises(ExternalGraphError, match="add up to infinity"):
+        graph_from_external(read(stored))
 
 
 def test_a_graph_without_links_is_read() -> None:
     stored = published() | {"links": []}
-    assert graph_from_shared(read(stored)).n_edges == 0
+    assert graph_from_external(read(stored)).n_edges == 0
 
 
 @pytest.mark.parametrize(
@@ -294,8 +294,8 @@ def test_a_graph_without_links_is_read() -> None:
 def test_two_nodes_that_are_the_same_are_refused(twice: int, name: str) -> None:
     stored = published()
     stored["nodes"].append(stored["nodes"][twice] | {"node_id": name})
-    with pytest.raises(SharedGraphError, match=r"at the same token|are called"):
-        graph_from_shared(read(stored))
+    with pytest.raises(ExternalGraphError, match=r"at the same token|are called"):
+        graph_from_external(read(stored))
 
 
 def test_answers_without_label_probability_or_a_layer_are_still_answers() -> None:
@@ -303,7 +303,7 @@ def test_answers_without_label_probability_or_a_layer_are_still_answers() -> Non
     tokens = [entry for entry in stored["nodes"] if entry["feature_type"] == "embedding"]
     answer = node("mine", "logit", "0", 2, feature=11)
     stored |= {"nodes": [*tokens, answer], "links": [], "qParams": {}}
-    graph = graph_from_shared(read(stored))
+    graph = graph_from_external(read(stored))
     assert [(t.label, t.probability) for t in graph.targets] == [("token 11", 0.0)]
     pruned = tracer.prune(graph)
     assert pruned.replacement_score == pruned.completeness_score == 1.0
@@ -312,30 +312,30 @@ def test_answers_without_label_probability_or_a_layer_are_still_answers() -> Non
 def test_names_that_are_nested_too_deeply_are_passed_over() -> None:
     stored = published()
     stored["qParams"]["clerps"] = "[" * 100_000
-    assert graph_from_shared(read(stored)).provenance["imported"] == "s"
+    assert graph_from_external(read(stored)).provenance["imported"] == "s"
 
 
 def test_no_json_no_file_and_too_much_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SharedGraphError, match="is no JSON"):
+    with pytest.raises(ExternalGraphError, match="is no JSON"):
         read_graph_json(b"{")
-    with pytest.raises(SharedGraphError, match="expected an object"):
+    with pytest.raises(ExternalGraphError, match="expected an object"):
         read_graph_json(b"[]")
-    with pytest.raises(SharedGraphError, match="cannot be read: No such file"):
+    with pytest.raises(ExternalGraphError, match="cannot be read: No such file"):
         read_graph_json(tmp_path / "absent.json")
-    with pytest.raises(SharedGraphError, match="cannot be read: Is a directory"):
+    with pytest.raises(ExternalGraphError, match="cannot be read: Is a directory"):
         read_graph_json(tmp_path)
     monkeypatch.setattr("tracer.interchange.graph_json.MAX_NODES", 7)
-    with pytest.raises(SharedGraphError, match="has 8 nodes, at most 7 can be shown"):
+    with pytest.raises(ExternalGraphError, match="has 8 nodes, at most 7 can be shown"):
         read(published())
     monkeypatch.setattr("tracer.interchange.graph_json.MAX_BYTES", 100)
-    with pytest.raises(SharedGraphError, match="at most 0 can be read"):
+    with pytest.raises(ExternalGraphError, match="at most 0 can be read"):
         read(published())
 
 
 def test_an_imported_graph_is_one_of_ours() -> None:
-    graph = graph_from_shared(read(published()))
+    graph = graph_from_external(read(published()))
     assert graph.features.tolist() == [[0, 1, 7], [1, 2, 9]]
     assert graph.activations[0] == 2.5 and np.isnan(graph.activations[1])
     assert [target.label for target in graph.targets] == [" bark", " run"]
@@ -353,8 +353,8 @@ def test_an_imported_graph_is_one_of_ours() -> None:
     stored = published()
     stored["nodes"] = [entry for entry in stored["nodes"] if entry["feature_type"] != "logit"]
     stored["links"] = stored["links"][:2]
-    with pytest.raises(SharedGraphError, match="no logit node"):
-        graph_from_shared(read(stored))
+    with pytest.raises(ExternalGraphError, match="no logit node"):
+        graph_from_external(read(stored))
 
 
 def test_a_trace_of_ours_comes_back_with_every_edge_pin_and_label(model: Model) -> None:
@@ -362,7 +362,7 @@ def test_a_trace_of_ours_comes_back_with_every_edge_pin_and_label(model: Model) 
     feature = next(n for n in pruned.nodes if n.kind == "feature")
     error = next(n for n in pruned.nodes if n.kind == "error")
     stranger = NodeId("feature", 0, 1, 10_000)
-    shared = shared_from_trace(
+    shared = external_from_pruned(
         pruned,
         "mine",
         {feature.feature: "about w5"},
@@ -376,7 +376,7 @@ def test_a_trace_of_ours_comes_back_with_every_edge_pin_and_label(model: Model) 
     assert again.supernodes == (("pair", (name, f"{error.layer}_-1_{error.position}")),)
     labelled = [entry for entry in again.nodes if entry.label == "about w5"]
     assert {entry.node.feature for entry in labelled if entry.node} == {feature.feature}
-    imported = graph_from_shared(again)
+    imported = graph_from_external(again)
     theirs = tracer.prune(imported, 1.0, 1.0)
     found = compare_graphs(pruned, theirs)
     assert not found.same_dictionary  # the file does not say which weights it is from
@@ -392,8 +392,8 @@ def test_a_trace_of_ours_comes_back_with_every_edge_pin_and_label(model: Model) 
 
 def test_a_target_that_is_no_token_comes_back_by_its_name(model: Model) -> None:
     graph = tracer.trace(model, tiny.IDS, targets=[tracer.Contrast("w3", "w5")])
-    shared = shared_from_trace(tracer.prune(graph), "mine")
-    imported = graph_from_shared(read_graph_json(write_graph_json(shared)))
+    shared = external_from_pruned(tracer.prune(graph), "mine")
+    imported = graph_from_external(read_graph_json(write_graph_json(shared)))
     assert [target.label for target in imported.targets] == [graph.targets[0].label]
     assert imported.index.node(imported.n_nodes - 1).index < 0
 
@@ -422,5 +422,5 @@ def test_an_imported_graph_says_who_explains_its_features(
 def test_neuronpedias_own_word_for_the_set_is_kept() -> None:
     stored = published()
     stored["metadata"]["feature_details"] = {"neuronpedia_source_set": "clt-hp"}
-    graph = graph_from_shared(read_graph_json(json.dumps(stored).encode()))
+    graph = graph_from_external(read_graph_json(json.dumps(stored).encode()))
     assert explained_by(graph.provenance) == ("gemma", "clt-hp")

@@ -25,7 +25,7 @@ from peer_graphs import (
     zipped,
 )
 
-from tracer.errors import SharedGraphError
+from tracer.errors import ExternalGraphError
 from tracer.interchange import circuit_tracer_pt, safe_unpickle
 from tracer.interchange.circuit_tracer_pt import read_graph_pt
 
@@ -130,7 +130,7 @@ def handmade(marker: Path) -> dict[str, bytes]:
 def test_nothing_that_a_file_asks_for_is_run(spelling: str, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     content = attacks(marker)[spelling]
-    with pytest.raises(SharedGraphError, match=r"asks for [\w.]+: a graph of .* nothing was run"):
+    with pytest.raises(ExternalGraphError, match=r"asks for [\w.]+: a graph of .* nothing was run"):
         read_graph_pt(content)
     assert not marker.exists()
 
@@ -139,7 +139,9 @@ def test_nothing_that_a_file_asks_for_is_run(spelling: str, tmp_path: Path) -> N
 def test_nothing_that_is_put_together_by_hand_is_run(spelling: str, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     content = zipped(saved(stored()), {"data.pkl": handmade(marker)[spelling]})
-    with pytest.raises(SharedGraphError, match=r"asks for [\w.? ]+: a graph of .* nothing was run"):
+    with pytest.raises(
+        ExternalGraphError, match=r"asks for [\w.? ]+: a graph of .* nothing was run"
+    ):
         read_graph_pt(content)
     assert not marker.exists()
 
@@ -154,7 +156,7 @@ def test_nothing_that_is_put_together_by_hand_is_run(spelling: str, tmp_path: Pa
     ids=["a persistent id as text", "a persistent id of nothing", "built upon a function"],
 )
 def test_instructions_that_no_graph_has_are_said_in_a_sentence(instructions: bytes) -> None:
-    with pytest.raises(SharedGraphError, match=r"has instructions that .* were not followed"):
+    with pytest.raises(ExternalGraphError, match=r"has instructions that .* were not followed"):
         read_graph_pt(zipped(saved(stored()), {"data.pkl": instructions}))
 
 
@@ -179,7 +181,7 @@ def with_more(content: bytes, name: str, more: bytes = b"x") -> bytes:
     ],
 )
 def test_a_zip_holds_what_a_graph_has_and_nothing_else(name: str, said: str) -> None:
-    with pytest.raises(SharedGraphError, match=re.escape(said)):
+    with pytest.raises(ExternalGraphError, match=re.escape(said)):
         read_graph_pt(with_more(saved(stored()), name))
 
 
@@ -192,7 +194,7 @@ def test_a_zip_whose_files_lie_over_each_other_is_not_unfolded() -> None:
             again.filename = f"archive/data/{number}"
             archive.filelist.append(again)
         archive.writestr("archive/data/99", b"")  # the directory is written again
-    with pytest.raises(SharedGraphError, match="unfolds to more than it has"):
+    with pytest.raises(ExternalGraphError, match="unfolds to more than it has"):
         read_graph_pt(buffer.getvalue())
 
 
@@ -217,7 +219,7 @@ def test_a_zip_that_two_readers_read_apart_is_refused() -> None:
     assert torch.load(io.BytesIO(content), weights_only=True) == {"other": 1}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         assert b"input_string" in archive.read("archive/data.pkl")
-    with pytest.raises(SharedGraphError, match="two directories"):
+    with pytest.raises(ExternalGraphError, match="two directories"):
         read_graph_pt(content)
 
 
@@ -244,13 +246,13 @@ def laughing() -> list[Any]:
     ids=lambda changes: next(iter(changes)),
 )
 def test_a_small_file_that_unfolds_without_end_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(SharedGraphError, match=r"is a list|holds no numbers|expected a number"):
+    with pytest.raises(ExternalGraphError, match=r"is a list|holds no numbers|expected a number"):
         read_graph_pt(saved(stored(**changes)))
 
 
 def test_more_numbers_than_can_be_widened_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(circuit_tracer_pt, "_MOST_NUMBERS", 14)
-    with pytest.raises(SharedGraphError, match="active_features of the graph has 15 numbers"):
+    with pytest.raises(ExternalGraphError, match="active_features of the graph has 15 numbers"):
         read_graph_pt(saved(stored()))
 
 
@@ -272,7 +274,7 @@ def test_what_is_asked_for_is_named() -> None:
         ("not a zip, protocol 5", "posix.system"),
         ("an older instruction", "posix.system"),
     ):
-        with pytest.raises(SharedGraphError, match=f"asks for {asked}:"):
+        with pytest.raises(ExternalGraphError, match=f"asks for {asked}:"):
             read_graph_pt(attacks(Path("marker"))[spelling])
 
 
@@ -280,7 +282,7 @@ def test_torch_would_refuse_it_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(safe_unpickle, "_check_names", lambda *_: None)
     marker = tmp_path / "marker"
     for content in attacks(marker).values():
-        with pytest.raises(SharedGraphError):
+        with pytest.raises(ExternalGraphError):
             read_graph_pt(content)
     assert not marker.exists()
 
