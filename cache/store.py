@@ -28,6 +28,7 @@ from cache.annotations import Annotations, StoredRun, scenarios_from_json, scena
 from cache.catalogue import Catalogue, DamagedFile, StoredGraph, StoreError
 from cache.files import StoreUse, sha256_of, write_synced
 from tracer.errors import GraphFileError
+from tracer.files import atomic_write, format_bytes
 from tracer.graph.graph import AttributionGraph, load_graph
 from tracer.interventions.scenario import Scenario
 
@@ -166,12 +167,7 @@ class Store:
         path = self._original_path(key)
         try:
             if packed is not None:
-                partial = path.with_name(f".{key}.{uuid4().hex}.part")
-                try:
-                    write_synced(partial, packed)
-                    partial.replace(path)
-                finally:
-                    partial.unlink(missing_ok=True)
+                atomic_write(path, packed)
             if not annotated:
                 self._catalogue.annotate(key, title, None, marks.to_json())
             self._put(key, graph, content)
@@ -187,9 +183,9 @@ class Store:
         taken = self.use.imported
         if taken + size > self.quota_bytes:
             raise StoreError(
-                f"{title!r} would take {_mb(size)}, imported graphs take {_mb(taken)} of "
-                f"{_mb(self.quota_bytes)}: delete some in the Library, or set CIRCUIT_STORE_GB to "
-                "more"
+                f"{title!r} needs {format_bytes(size)}, and imported graphs already take "
+                f"{format_bytes(taken)} of {format_bytes(self.quota_bytes)}: delete some in the "
+                "Library, or set CIRCUIT_STORE_GB to more"
             )
 
     def original(self, key: str) -> bytes | None:
@@ -384,7 +380,3 @@ class Store:
 def _imported(graph: AttributionGraph) -> str:
     """What an imported graph was called where it came from; empty for one that was traced here."""
     return str(graph.provenance.get("imported") or "")
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"

@@ -37,15 +37,6 @@ def percent(share: float) -> str:
     return f"{share * 100:.0f} %"
 
 
-def size_text(size: int) -> str:
-    """Bytes as ``"14.4 GB"`` or ``"512 MB"``."""
-    if size < 10**6:
-        return f"{size / 1e3:,.0f} kB"
-    if size < 10**9:
-        return f"{size / 1e6:,.0f} MB"
-    return f"{size / 1e9:,.1f} GB"
-
-
 def count_text(count: int) -> str:
     """``"2.6 B"``, ``"268 M"``: how many parameters a model has."""
     for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):

@@ -21,6 +21,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 ROOMS: Final = (
     "tracer/errors",
     "tracer/types",
+    "tracer/files",
     "tracer/paths",
     "tracer/graph",
     "tracer/hub",

@@ -11,12 +11,13 @@ import streamlit as st
 
 from cache import Job, StoredGraph, StoreError, StoreUse
 from cache.graph_files import slug
-from charts.text import size_text, truncate
+from charts.text import truncate
 from pages.shared import progress, resources, stored_graph
 from pages.shared.escape import plain
 from pages.shared.navigation import page_script
 from pages.shared.session import read_session, update_session
 from tracer.errors import TracerError
+from tracer.files import format_bytes
 
 _SHOWN: Final = 40
 _SEARCHED_FROM: Final = 8
@@ -149,16 +150,16 @@ def _found(entries: tuple[StoredGraph, ...]) -> list[StoredGraph]:
 def _use_sentence(entries: tuple[StoredGraph, ...], use: StoreUse) -> str:
     """What is kept, and for how long; each kind may take as much as the other."""
     imported = sum(entry.imported for entry in entries)
-    traced, said, most = len(entries) - imported, [], size_text(use.quota)
+    traced, said, most = len(entries) - imported, [], format_bytes(use.quota)
     if imported:
         said.append(
-            f"Imported graphs ({imported:,}) take {size_text(use.imported)} of {most} and stay "
+            f"Imported graphs ({imported:,}) take {format_bytes(use.imported)} of {most} and stay "
             "until you delete them."
         )
     if traced:
         said.append(
-            f"Graphs traced here ({traced:,}) take {size_text(use.traced)} of {most}; beyond that "
-            "those used longest ago make room, except where you gave a title or pins."
+            f"Graphs traced here ({traced:,}) take {format_bytes(use.traced)} of {most}. When that "
+            "is full, the least recently used are deleted; graphs with a title or pins stay."
         )
     return " ".join(said)
 

@@ -8,7 +8,7 @@ from typing import Any, Final, get_args
 import streamlit as st
 
 from cache import Dtype, Job, Machine, ModelChoice, ToDownload
-from charts.text import count_text, size_text
+from charts.text import count_text
 from pages.models import add_model
 from pages.shared import model_choices, progress, resources
 from pages.shared.escape import plain, sentence
@@ -18,6 +18,7 @@ from pages.shared.session_state import Session
 from tracer.catalog.registry import KINDS, ListedModel, ListedSet, disk, memory
 from tracer.catalog.resolve import ATLAS, ATLAS_TRANSCODERS
 from tracer.errors import TracerError
+from tracer.files import format_bytes
 from tracer.hub import network_allowed
 
 _HUB: Final = "https://huggingface.co"
@@ -123,21 +124,21 @@ def _needs(model: ListedModel, entry: ListedSet, dtype: Dtype, machine: Machine)
     needs = memory(model, entry, dtype)
     place = "the accelerator" if machine.gpu is not None else "this machine"
     if needs.least is None:
-        known = f"{size_text(needs.model)} in {dtype}" if needs.model else "not known"
+        known = f"{format_bytes(needs.model)} in {dtype}" if needs.model else "not known"
         st.markdown(
             f"Memory of the model's weights: **{known}**. The transcoders' encoders come on top; "
             "how many features they have, the hub says."
         )
         if needs.model and needs.model > machine.room:
-            st.error(f"It does not fit: {size_text(machine.room)} are free on {place}.")
+            st.error(f"It does not fit: {format_bytes(machine.room)} are free on {place}.")
         return
-    decoders = ("decoders of the transcoders", size_text(needs.decoders or 0))
-    stay = ("decoders, which stay on the disk", f":gray[{size_text(needs.decoders or 0)}]")
+    decoders = ("decoders of the transcoders", format_bytes(needs.decoders or 0))
+    stay = ("decoders, which stay on the disk", f":gray[{format_bytes(needs.decoders or 0)}]")
     rows = [
-        ("the model's weights", size_text(needs.model or 0)),
-        ("encoders of the transcoders", size_text(needs.encoders or 0)),
+        ("the model's weights", format_bytes(needs.model or 0)),
+        ("encoders of the transcoders", format_bytes(needs.encoders or 0)),
         *([] if needs.decoders_stay else [decoders]),
-        ("**memory it takes**", f"**{size_text(needs.least)}**"),
+        ("**memory it takes**", f"**{format_bytes(needs.least)}**"),
         *([stay] if needs.decoders_stay else []),
     ]
     lines = "\n".join(f"| {what} | {size} |" for what, size in rows)
@@ -150,12 +151,12 @@ def _needs(model: ListedModel, entry: ListedSet, dtype: Dtype, machine: Machine)
     room = machine.room
     if needs.least > room:
         st.error(
-            f"It does not fit: {size_text(needs.least)} are needed, {size_text(room)} are free "
-            f"on {place}. {_remedy(model, entry, dtype, room)}"
+            f"It does not fit: it needs {format_bytes(needs.least)}, and {format_bytes(room)} are "
+            f"free on {place}. {_remedy(model, entry, dtype, room)}"
         )
     else:
         left = room - needs.least
-        st.success(f"It fits: {size_text(left)} are left on {place} for prompts.")
+        st.success(f"It fits: {format_bytes(left)} are left on {place} for prompts.")
 
 
 def _remedy(model: ListedModel, entry: ListedSet, dtype: Dtype, room: int) -> str:
@@ -192,13 +193,14 @@ def _fetch(model: ListedModel, entry: ListedSet, choice: ModelChoice, machine: M
     found = _asked(choice)
     if found is not None and found.n_bytes > machine.free_disk:
         st.error(
-            f"The download is {size_text(found.n_bytes)}, and {size_text(machine.free_disk)} are "
-            "free on the disk: make room, or point HF_HOME to another disk."
+            f"The download is {format_bytes(found.n_bytes)}, and only "
+            f"{format_bytes(machine.free_disk)} are free on the disk: make room, or point HF_HOME "
+            "to another disk."
         )
     estimate = disk(model, entry).whole
-    size = f" about {size_text(estimate)}" if estimate else ""
+    size = f" about {format_bytes(estimate)}" if estimate else ""
     with st.container(horizontal=True, vertical_alignment="center"):
-        _download(choice, f" {size_text(found.n_bytes)}" if found is not None else size)
+        _download(choice, f" {format_bytes(found.n_bytes)}" if found is not None else size)
         if found is None:
             _ask(choice)
 
@@ -281,8 +283,8 @@ def _progress(job: Job[Any]) -> None:
     done, total, what = job.progress
     st.progress(min(done / total, 1.0) if total else 0.0, text=plain(f"{what} …"))
     if total:
-        speed = f" · {size_text(int(done / job.seconds))}/s" if job.seconds and done else ""
-        st.caption(f"{size_text(done)} of {size_text(total)}{speed}")
+        speed = f" · {format_bytes(int(done / job.seconds))}/s" if job.seconds and done else ""
+        st.caption(f"{format_bytes(done)} of {format_bytes(total)}{speed}")
     if st.button("Stop", key="stop download"):
         job.cancel()
         st.rerun()

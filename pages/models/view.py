@@ -5,13 +5,14 @@ from __future__ import annotations
 import streamlit as st
 
 from cache import Machine, ModelChoice, StoreError
-from charts.text import count_text, size_text
+from charts.text import count_text
 from pages.models import add_model, model_card
 from pages.shared import model_choices, resources
 from pages.shared.escape import plain
 from pages.shared.session import mirror_to_url, read_session, update_session
 from tracer.catalog.registry import ListedModel, memory
 from tracer.catalog.resolve import ATLAS
+from tracer.files import format_bytes
 from tracer.hub import network_allowed
 
 
@@ -42,14 +43,14 @@ def draw() -> None:
 
 def _this_machine(machine: Machine) -> None:
     parts = [
-        f"**{size_text(machine.free_memory)}** of {size_text(machine.memory)} memory free",
-        f"**{size_text(machine.free_disk)}** free on the disk that downloads go to",
+        f"**{format_bytes(machine.free_memory)}** of {format_bytes(machine.memory)} memory free",
+        f"**{format_bytes(machine.free_disk)}** free on the disk that downloads go to",
     ]
     if machine.gpu is not None:
         gpu = machine.gpu
         parts.insert(
             0,
-            f"{plain(gpu.name)}, **{size_text(gpu.free)}** of {size_text(gpu.memory)} free",
+            f"{plain(gpu.name)}, **{format_bytes(gpu.free)}** of {format_bytes(gpu.memory)} free",
         )
     elif machine.device:
         parts.insert(0, f"models run on the **{plain(machine.device)}**")

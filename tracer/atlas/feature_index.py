@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from tracer.atlas.prefixes import Prefixes, prompts_by_length
 from tracer.atlas.tags import GROUPS, position_tags
+from tracer.files import replacing
 from tracer.indexing import LabelRule, build_index
 from tracer.indexing.build import VERSION
 from tracer.indexing.corpus import Tag
@@ -35,8 +36,7 @@ def write_corpus(prefixes: Prefixes, names: list[str], path: Path) -> None:
     ``names`` are the vocabulary's tokens without the space they begin with. The file appears whole
     or not at all.
     """
-    partial = path.with_name(f".{path.name}.part")
-    with partial.open("w", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         _write_line(file, {"tag_groups": GROUPS})
         for place in (place for batch in prompts_by_length(prefixes.prompts) for place in batch):
             ids = prefixes.prompts[place]
@@ -48,7 +48,6 @@ def write_corpus(prefixes: Prefixes, names: list[str], path: Path) -> None:
                     held = position_tags(tokens, position, names[prefixes.said[prefix]])
                 tags.append([[*tag] if tag.group else tag.label for tag in held])
             _write_line(file, {"tokens": ids, "tags": tags})
-    partial.replace(path)
 
 
 def _write_line(file: Any, value: Any) -> None:

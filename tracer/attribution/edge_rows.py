@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tracer.errors import MemoryLimitError
+from tracer.files import format_bytes
 from tracer.graph.nodes import FloatArray, IntArray
 
 RANKING_EPSILON: Final = 1e-8
@@ -114,8 +115,9 @@ class EdgeRows:
         self.n_rows += len(targets)
         if self._limit is not None and self.n_bytes > self._limit:
             raise MemoryLimitError(
-                f"{self.n_rows:,} rows of direct effects already take {self.n_bytes / 2**30:.2f} "
-                f"GiB, all that may be used: set max_features to {self.n_rows // 2:,} or less"
+                f"{self.n_rows:,} rows of direct effects already take "
+                f"{format_bytes(self.n_bytes)}, all that may be used: set max_features to "
+                f"{self.n_rows // 2:,} or less"
             )
         return piece
 

@@ -15,6 +15,7 @@ from tracer.attribution.backward import FrozenBackward
 from tracer.attribution.frozen import FrozenPass
 from tracer.attribution.source_vectors import VALUES_AT_ONCE
 from tracer.errors import MemoryLimitError
+from tracer.files import format_bytes
 from tracer.model.memory import USABLE, available_bytes
 from tracer.model.model import Model
 
@@ -70,8 +71,8 @@ def check_forward(model: Model, n_pos: int, limit: int | None) -> int:
     room = _room(model.device, limit)
     if needed > room:
         raise MemoryLimitError(
-            f"the forward pass of {n_pos} tokens needs about {_gib(needed)}, {_gib(room)} may be "
-            "used: shorten the prompt, or raise the memory limit"
+            f"the forward pass of {n_pos} tokens needs about {format_bytes(needed)}, "
+            f"{format_bytes(room)} may be used: shorten the prompt, or raise the memory limit"
         )
     return needed
 
@@ -97,7 +98,8 @@ def plan_walks(
         most = int(host * 0.5 / (sources.n_sources * _FILL * _ENTRY_BYTES))
         raise MemoryLimitError(
             f"the rows of {wanted:,} features over {sources.n_sources:,} sources need about "
-            f"{_gib(rows)}, {_gib(host)} may be used: set max_features to {max(most, 0):,} or less"
+            f"{format_bytes(rows)}, {format_bytes(host)} may be used: set max_features to "
+            f"{max(most, 0):,} or less"
         )
     left = room - rows if model.device.type == "cpu" else room
     whole = sources.n_values * item
@@ -106,8 +108,8 @@ def plan_walks(
     if left < per_target:
         raise MemoryLimitError(
             f"one target of {frozen.n_positions} tokens and {sources.n_sources:,} sources needs "
-            f"about {_gib(per_target)}, {_gib(max(left, 0))} are left beside the rows: shorten the "
-            "prompt, lower max_features, or raise the memory limit"
+            f"about {format_bytes(per_target)}, {format_bytes(max(left, 0))} are left beside the "
+            "rows: shorten the prompt, lower max_features, or raise the memory limit"
         )
     in_cache = max(
         _FEW_TARGETS, _EASY_BYTES // (frozen.n_positions * model.bridge.d_model * _FLOAT)
@@ -142,7 +144,3 @@ def _held(frozen: FrozenPass) -> int:
 def _room(device: torch.device, limit: int | None) -> int:
     free = available_bytes(device)
     return int(free * USABLE) if limit is None else min(limit, free)
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
-from uuid import uuid4
 
 from tracer import hub, paths
 from tracer.errors import CacheFolderError, ModelError, TranscoderError
+from tracer.files import atomic_write
 from tracer.transcoders.config import CONFIG, HUB_ENTRY, SetConfig, read_config
 from tracer.types import Progress
 
@@ -93,10 +93,8 @@ def _remember(download: Download) -> None:
         "files": [str(file) for file in download.files],
         "others": dict(download.others),
     }
-    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
     with _writable(path.parent):
-        partial.write_text(json.dumps(stored, indent=1), encoding="utf-8")
-        partial.replace(path)
+        atomic_write(path, json.dumps(stored, indent=1))
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
-from uuid import uuid4
 
 import yaml
 
 from tracer import paths
 from tracer.errors import RegistryError, one_line
+from tracer.files import atomic_write
 
 DTYPE_BYTES: Final[Mapping[str, int]] = {"float32": 4, "bfloat16": 2}
 KINDS: Final = ("per-layer", "cross-layer")
@@ -159,15 +159,11 @@ def _own() -> list[ListedModel]:
 
 def _write(path: Path, models: list[ListedModel]) -> None:
     content = {"models": [_stored(model) for model in models]}
-    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        partial.replace(path)
+        atomic_write(path, yaml.safe_dump(content, sort_keys=False))
     except OSError as error:
         raise RegistryError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _stored(model: ListedModel) -> dict[str, Any]:

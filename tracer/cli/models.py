@@ -9,6 +9,7 @@ from tracer import paths
 from tracer.catalog.registry import KINDS, ListedModel, ListedSet, disk, memory, registry
 from tracer.cli.options import Progress, Teaching, add_json, print_json
 from tracer.errors import HubReferenceError, ModelError
+from tracer.files import format_bytes
 from tracer.transcoders.config import CONFIG
 
 
@@ -112,7 +113,7 @@ def _report(model: ListedModel, entry: ListedSet) -> dict[str, Any]:
 
 
 def _gb(size: int | None) -> str:
-    return "?" if size is None else f"{size / 1e9:,.1f} GB"
+    return "?" if size is None else format_bytes(size)
 
 
 def _download(options: argparse.Namespace) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import threading
 import time
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from urllib.parse import quote
 from tracer.errors import FeatureLookupError
 from tracer.features.cards import UNREADABLE, Label
 from tracer.features.disk_quota import quota_of
+from tracer.files import atomic_write
 from tracer.types import FeatureId
 
 _FOREVER: Final = float("inf")
@@ -91,14 +91,9 @@ class CardCache:
         return self.folder / str(feature.layer) / f"{feature.index}.{ending}"
 
     def _write(self, path: Path, contents: bytes) -> None:
-        fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                fresh.write_bytes(contents)
-                fresh.replace(path)
-            finally:
-                fresh.unlink(missing_ok=True)
+            atomic_write(path, contents)
         except OSError as error:
             raise self._unwritable(error) from error
         self._quota.count(len(contents))

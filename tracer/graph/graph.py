@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
 from tracer.errors import GraphFileError
+from tracer.files import atomic_write
 from tracer.graph.influence import WholeInfluence, whole_influence
 from tracer.graph.nodes import FloatArray, IntArray, NodeIndex
 from tracer.types import NodeId, Target, TokenProbability
@@ -132,16 +133,7 @@ class AttributionGraph:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the graph to ``path``; the file appears whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with partial.open("wb") as file:
-                file.write(self.to_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        atomic_write(Path(path), self.to_bytes())
 
 
 _ARRAYS: Final = ("features", "activations", "indptr", "sources", "weights")

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from tracer import paths
 from tracer.errors import CacheFolderError, DiskFullError, HubAnswerError
+from tracer.files import atomic_write, format_bytes
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -71,9 +72,7 @@ def remember(repo: str, revision: str, commit: str) -> None:
     if COMMIT.fullmatch(revision) or known_commit(repo, revision) == commit:
         return
     reference.parent.mkdir(parents=True, exist_ok=True)
-    fresh = reference.with_name(f"{reference.name}.{uuid.uuid4().hex[:8]}")
-    fresh.write_text(commit, encoding="utf-8")
-    fresh.replace(reference)
+    atomic_write(reference, commit)
 
 
 def stays_inside(path: str) -> bool:
@@ -136,8 +135,8 @@ def need_room(folder: Path, needed: int) -> None:
 def disk_full(folder: Path, needed: int, free: int) -> DiskFullError:
     """The error for a disk without room."""
     return DiskFullError(
-        f"{readable(needed)} have to be downloaded to {folder} and {readable(free)} are free there:"
-        " make room, or set HF_HUB_CACHE to a folder on a larger disk"
+        f"{format_bytes(needed)} have to be downloaded to {folder}, and {format_bytes(free)} are "
+        "free there: make room, or set HF_HUB_CACHE to a folder on a larger disk"
     )
 
 
@@ -147,12 +146,3 @@ def unwritable(folder: Path, error: OSError) -> CacheFolderError:
         f"downloads cannot be written to {folder} ({error.strerror or error}): make it writable, "
         "or set HF_HUB_CACHE to another folder"
     )
-
-
-def readable(size: float) -> str:
-    """A number of bytes for a person: ``3.2 GB``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

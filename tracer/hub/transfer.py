@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from tracer.errors import BrokenTransferError, CacheFolderError, HubUnreachableError
+from tracer.files import format_bytes
 from tracer.hub import answers, cache
 from tracer.hub.reference import Reference
 from tracer.types import Progress
@@ -174,7 +175,7 @@ def _gather(place: Reference, content: Content, blob: Path, meter: _Meter) -> No
     """Append to the partial file until it is whole and right; then it takes the blob's name."""
     if content.size > _LARGEST:
         raise BrokenTransferError(
-            f"{place.folder} of {place.repo} has {cache.readable(content.size)}, more than the hub "
+            f"{place.folder} of {place.repo} has {format_bytes(content.size)}, more than the hub "
             f"sends at once: fetch it with `hf download {place.repo} {place.folder}`"
         )
     partial = cache.partial_file(blob)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tracer.errors import MemoryLimitError
+from tracer.files import format_bytes
 from tracer.indexing.logit_effects import AT_ONCE, N_SHOWN
 from tracer.indexing.statistics import (
     N_BINS,
@@ -65,11 +66,7 @@ def check_memory(needed: IndexMemory, model: Model, limit: int | None) -> None:
     if needed.total > room:
         raise MemoryLimitError(
             f"an index of {sum(x.n_features for x in model.transcoders.layers):,} features needs "
-            f"about {_gib(needed.kept)} for what is kept and {_gib(needed.passing)} while a batch "
-            f"passes, {_gib(room)} may be used: lower batch_tokens or context, or use a larger "
-            "machine"
+            f"about {format_bytes(needed.kept)} for what is kept and "
+            f"{format_bytes(needed.passing)} while a batch passes, {format_bytes(room)} may be "
+            "used: lower batch_tokens or context, or use a larger machine"
         )
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"

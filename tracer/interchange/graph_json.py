@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from tracer.errors import ExternalGraphError
+from tracer.files import atomic_write
 from tracer.graph.nodes import FloatArray, IntArray
 from tracer.types import NodeId, NodeKind
 
@@ -372,13 +373,7 @@ def write_graph_json(shared: ExternalGraph, path: str | os.PathLike[str] | None 
     }
     content = json.dumps(stored, ensure_ascii=False, allow_nan=False).encode()
     if path is not None:
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            partial.write_bytes(content)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        atomic_write(Path(path), content)
     return content
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from charts.distributions import comparison_figure, histogram_figure, token_figure
 from charts.sentences import change_sentence
-from charts.text import count_text, percent, plotly_text, signed, size_text, token_text, truncate
+from charts.text import count_text, percent, plotly_text, signed, token_text, truncate
 from tracer.interventions.run import TokenChange
 from tracer.types import TokenProbability
 
@@ -95,10 +95,3 @@ def test_the_histogram_spans_the_activations_and_marks_this_prompt() -> None:
 )
 def test_parameters_are_counted_in_units_that_people_say(count: int, text: str) -> None:
     assert count_text(count) == text
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(14_383_000_000, "14.4 GB"), (512_000_000, "512 MB"), (81_000, "81 kB")]
-)
-def test_sizes_are_said_in_decimal_units(size: int, text: str) -> None:
-    assert size_text(size) == text

@@ -142,4 +142,6 @@ def test_somebody_else_is_not_held_up_and_what_is_read_stays_when_more_is_droppe
     assert [each.partition(" ")[0] for each in said(other.run())] == ["cat.json"]
     assert len(resources.backend().stored()) == 3
     captions = "".join(each.value for each in app.caption).replace("\\", "")
-    assert re.search(r"Imported graphs \(3\) take \d kB of 2\.0 GB and stay until you", captions)
+    assert re.search(
+        r"Imported graphs \(3\) take [\d.]+ kB of 2\.0 GB and stay until you", captions
+    )
