@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from tracer.cli import index, intervene, models, trace
+from tracer.cli import app, index, intervene, models, trace
 from tracer.cli.options import Teaching
 from tracer.errors import TracerError
 
@@ -19,7 +19,12 @@ _MENDABLE, _INTERRUPTED = 2, 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if options.run is app.start:
+        options.streamlit = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     # Progress bars of libraries would land between a person and the one line they need.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -53,6 +58,7 @@ something can be mended, and one line on standard error says what.""",
     trace.add(commands)
     intervene.add(commands)
     index.add(commands)
+    app.add(commands)
     return parser
 
 
