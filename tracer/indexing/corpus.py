@@ -1,7 +1,8 @@
 """Documents of a corpus on disk, one at a time. This module knows files, no model.
 
 Three kinds, told by the file's suffix: plain text (documents are separated by blank lines), JSONL
-(a document a line) and parquet (a column of strings). A line of a JSONL file is
+(a document a line) and parquet (a column of strings); text and JSONL may be compressed (``.xz``,
+``.gz``). A line of a JSONL file is
 ``{"text": "…"}`` or ``{"tokens": [ids]}``, and may carry ``"tags"``: for each token the candidate
 labels that hold there, each a string or ``[label, group, what]`` (see :class:`Tag`). The first line
 may be ``{"tag_groups": {"about": "about ", …}}``: the groups in the order in which they are asked,
@@ -21,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from tracer import paths
 from tracer.errors import CorpusError
+from tracer.indexing.compressed import COMPRESSED, Opened, inner_suffix, open_buffered
 
 _KINDS: Final = {
     "": "text",
@@ -125,7 +127,7 @@ def open_corpus(path: str | os.PathLike[str], column: str = "text") -> Corpus:
         )
     if not path.is_file():
         raise CorpusError(f"{path} is no file: give one text, .jsonl or .parquet file of documents")
-    kind = _KINDS.get(path.suffix.lower())
+    kind = corpus_kind(path)
     if kind is None:
         raise CorpusError(
             f"{path.name} ends in {path.suffix!r}: a corpus is a .txt file (documents separated "
@@ -134,12 +136,20 @@ def open_corpus(path: str | os.PathLike[str], column: str = "text") -> Corpus:
     return Corpus(path, kind, column)
 
 
+def corpus_kind(path: Path) -> str | None:
+    """Return ``text``, ``jsonl`` or ``parquet`` by the suffix; None for any other file."""
+    kind = _KINDS.get(inner_suffix(path))
+    return None if kind == "parquet" and path.suffix.lower() in COMPRESSED else kind
+
+
 def _text_documents(corpus: Corpus) -> Iterator[Document]:
-    size = max(corpus.path.stat().st_size, 1)
     lines: list[str] = []
     length, number, start = 0, 0, 1
     try:
-        with corpus.path.open("rb") as raw, TextIOWrapper(raw, encoding="utf-8-sig") as file:
+        with (
+            Opened(corpus.path) as raw,
+            TextIOWrapper(open_buffered(raw), encoding="utf-8-sig") as file,
+        ):
             while line := file.readline(_LONGEST_TEXT):
                 number += 1
                 if "\0" in line:
@@ -151,8 +161,7 @@ def _text_documents(corpus: Corpus) -> Iterator[Document]:
                     lines.append(line)
                     length += len(line)
                 if lines and (not line.strip() or length >= _LONGEST_TEXT):
-                    share = min(raw.tell() / size, 1.0)
-                    yield Document(f"line {start}", share, "".join(lines).strip())
+                    yield Document(f"line {start}", raw.share, "".join(lines).strip())
                     lines, length = [], 0
                 if not lines:
                     start = number + 1
@@ -166,11 +175,9 @@ def _text_documents(corpus: Corpus) -> Iterator[Document]:
 
 
 def _json_documents(corpus: Corpus) -> Iterator[Document]:
-    size, read = max(corpus.path.stat().st_size, 1), 0
     try:
-        with corpus.path.open("rb") as file:
+        with Opened(corpus.path) as raw_file, open_buffered(raw_file) as file:
             for number, line in enumerate(file, 1):
-                read += len(line)
                 if line.strip():
                     place = f"line {number}"
                     try:
@@ -181,7 +188,7 @@ def _json_documents(corpus: Corpus) -> Iterator[Document]:
                             'one {"text": "…"} or {"tokens": [ids]} a line'
                         ) from error
                     if number > 1 or not _is_header(raw):
-                        yield _json_document(corpus, place, read / size, raw)
+                        yield _json_document(corpus, place, raw_file.share, raw)
     except OSError as error:
         raise CorpusError(f"{corpus.path} cannot be read: {error}") from error
 
@@ -192,7 +199,7 @@ def _is_header(raw: Any) -> bool:
 
 def _tag_groups(path: Path) -> dict[str, str]:
     try:
-        with path.open("rb") as file:
+        with Opened(path) as raw_file, open_buffered(raw_file) as file:
             line = file.readline()
         raw = json.loads(line) if line.strip() else None
     except (OSError, ValueError, RecursionError):
