@@ -17,6 +17,7 @@
     │   └── FeatureLookupError        the examples of a feature cannot be fetched from elsewhere
     │       └── SourceUnavailableError  their source cannot be asked now; later it may
     ├── CorpusError             a corpus to build feature examples from cannot be read
+    ├── TrainingError           transcoders cannot be trained as asked
     ├── ComparisonError         two graphs cannot be compared as asked
     ├── ExternalGraphError        a published graph is damaged or not in a form that is known
     ├── GraphFileError          a saved graph is damaged or of another version
@@ -112,6 +113,10 @@ class FeatureIndexError(TracerError):
 
 class CorpusError(TracerError):
     """A corpus to build feature examples from is missing, damaged, empty or of an unknown kind."""
+
+
+class TrainingError(TracerError):
+    """Transcoders cannot be trained as asked, or an unfinished training cannot be resumed."""
 
 
 class FeatureLookupError(FeatureIndexError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,10 @@ class _Weights:
                 f"the model in {folder} cannot be opened: its files hold no {self._absent[0]}{more}"
                 ", which its config.json tells of; fetch the model again"
             )
+
+
+class _AllSeen(Exception):
+    """Ends a forward pass that has shown all it was run for."""
 
 
 class Bridge:
@@ -296,6 +300,46 @@ class Bridge:
                 f"the model has no hook point {missing[0]}: its architecture is not supported"
             )
         return logits, seen
+
+    def run_with_gradients(
+        self, token_ids: Int[Tensor, "batch pos"], hooks: Iterable[tuple[str, Hook]] = ()
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Return final logits that carry gradients to whatever the ``hooks`` put in.
+
+        The model's own weights are constants. They have to be float32: bfloat16 weights are widened
+        only while their part runs, so a backward pass would not find them.
+        """
+        logits: Tensor = self._bridge.run_with_hooks(token_ids, fwd_hooks=list(hooks))
+        return logits
+
+    @torch.no_grad()
+    def capture_inside(
+        self, token_ids: Int[Tensor, "batch pos"], names: Iterable[str]
+    ) -> dict[str, Tensor]:
+        """Return what passes the named hook points, a batch axis first, and stop there.
+
+        What comes after the last of them is not computed: no logits, which take most of the memory
+        where the vocabulary is large. Raises :class:`ModelError` for a hook point that is missing.
+        """
+        names = list(names)
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Hook:
+            def hook(value: Tensor, hook: Any) -> None:
+                seen[name] = value.detach()
+                if len(seen) == len(names):
+                    raise _AllSeen
+
+            return hook
+
+        with suppress(_AllSeen):
+            self._bridge.run_with_hooks(token_ids, fwd_hooks=[(name, keep(name)) for name in names])
+        missing = [name for name in names if name not in seen]
+        if missing:
+            raise ModelError(
+                f"the model has no hook point {missing[0]}: its architecture is not supported"
+            )
+        return seen
 
     def capture(
         self, token_ids: Int[Tensor, " pos"], names: Iterable[str]
