@@ -32,6 +32,7 @@ ROOMS: Final = (
     "tracer/interchange",
     "tracer/attribution",
     "tracer/indexing",
+    "tracer/training",
     "tracer/interventions",
     "tracer",
     "tracer/cli",

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         run_scenarios,
     )
     from tracer.model.model import Model, load
+    from tracer.training import TrainingReport, evaluate_transcoders, train_transcoders
 
 __all__ = [
     "AttributionGraph",
@@ -65,7 +66,9 @@ __all__ = [
     "Thresholds",
     "TokenProbability",
     "TracerError",
+    "TrainingReport",
     "build_index",
+    "evaluate_transcoders",
     "external_from_pruned",
     "graph_from_external",
     "intervene",
@@ -76,6 +79,7 @@ __all__ = [
     "read_graph_pt",
     "run_scenarios",
     "trace",
+    "train_transcoders",
     "write_graph_json",
 ]
 
@@ -85,12 +89,15 @@ _NEEDS_TORCH = {
     "Model": "tracer.model.model",
     "Outcome": "tracer.interventions.run",
     "ScenarioRun": "tracer.interventions.run",
+    "TrainingReport": "tracer.training",
     "build_index": "tracer.indexing",
+    "evaluate_transcoders": "tracer.training",
     "intervene": "tracer.interventions.run",
     "read_graph_pt": "tracer.interchange.circuit_tracer_pt",
     "run_scenarios": "tracer.interventions.run",
     "load": "tracer.model.model",
     "trace": "tracer.attribution.trace",
+    "train_transcoders": "tracer.training",
 }
 
 

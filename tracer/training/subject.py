@@ -1,0 +1,65 @@
+"""Open a model whose transcoders do not exist yet."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from tracer.catalog.resolve import obtain_model
+from tracer.errors import TrainingError
+from tracer.model.bridge import Bridge
+from tracer.model.model import DTYPES, Model, chosen_device
+from tracer.transcoders.config import ReadPoint, WritePoint
+from tracer.transcoders.transcoder import TranscoderSet
+from tracer.types import Progress
+
+
+def open_model(
+    name: str = "atlas",
+    device: str = "auto",
+    read: str = ReadPoint.MLP_INPUT.value,
+    write: str = WritePoint.MLP_OUTPUT.value,
+    progress: Progress | None = None,
+) -> Model:
+    """Open a model in float32 without transcoders; its ``transcoders`` have no layers.
+
+    ``name`` is that of :func:`tracer.load`. ``read`` and ``write`` are the hook points that a set's
+    ``config.yaml`` may name.
+
+    Raises :class:`TrainingError` for other hook points, :class:`tracer.errors.ModelError` when the
+    model cannot be opened, and :class:`tracer.errors.HubError` when it cannot be downloaded.
+
+    >>> open_model("atlas", device="cpu").n_layers
+    5
+    """
+    points = hook_points(read, write)
+    source = obtain_model(name, progress)
+    if progress is not None:
+        progress(0, 0, "reading the model")
+    bridge = Bridge(source.model_folder, chosen_device(device), DTYPES["float32"])
+    return Model(source, bridge, _no_transcoders(name, *points))
+
+
+def without_transcoders(model: Model, read: str, write: str) -> Model:
+    """Return the same opened model with a set of no layers that reads and writes where told."""
+    source = obtain_model(model.source.name)
+    return Model(source, model.bridge, _no_transcoders(source.name, *hook_points(read, write)))
+
+
+def hook_points(read: str, write: str) -> tuple[ReadPoint, WritePoint]:
+    """Return the two hook points by name. Raises :class:`TrainingError` for unknown ones."""
+    return _point("read", read, ReadPoint), _point("write", write, WritePoint)
+
+
+Point = TypeVar("Point", ReadPoint, WritePoint)
+
+
+def _point(option: str, name: str, kind: type[Point]) -> Point:
+    try:
+        return kind(name)
+    except ValueError as error:
+        known = ", ".join(point.value for point in kind)
+        raise TrainingError(f"{option} is {name!r}: expected one of {known}") from error
+
+
+def _no_transcoders(name: str, read: ReadPoint, write: WritePoint) -> TranscoderSet:
+    return TranscoderSet((), read, write, scan="", model_name=name)
