@@ -1,0 +1,233 @@
+"""``train`` and ``evaluate``: transcoders for any model, and how well a set replaces its MLPs."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+import time
+from typing import Any, Final
+
+from tracer.cli.options import (
+    Progress,
+    Teaching,
+    add_json,
+    add_model_options,
+    open_model,
+    print_json,
+)
+
+_SECONDS_PER_LINE: Final = 30
+_CORPUS = (
+    'A corpus is a text file (documents separated by blank lines), JSONL with "text" in every\n'
+    "line, parquet with a column of texts, or a folder of such files; text and JSONL may be\n"
+    "compressed (.xz, .gz)."
+)
+
+
+def add(commands: Any) -> None:
+    """Add the commands."""
+    _add_train(commands)
+    _add_evaluate(commands)
+
+
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train transcoders for a model, from text",
+        description="Train sparse replacements of a model's MLPs on a corpus and write them in the "
+        "published layout,\nwith a report of how well they replace the MLPs on held-out text. "
+        "Ctrl-C stops with a checkpoint;\nthe same command resumes.",
+        epilog=f"""examples:
+  python -m tracer train --model ./model --corpus books.jsonl.xz --output ./set
+  python -m tracer train --model gpt2 --corpus texts/ --output ./clt --kind cross-layer --l0 100
+
+{_CORPUS}
+""",
+        formatter_class=Teaching,
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="NAME",
+        help="a name that 'models' lists, org/name[@revision] on the hub, or the folder of a "
+        "Hugging Face model",
+    )
+    parser.add_argument("--corpus", required=True, metavar="PATH", help="a file or a folder")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="new or empty")
+    shape = parser.add_argument_group("transcoders")
+    shape.add_argument(
+        "--kind",
+        choices=("per-layer", "cross-layer"),
+        default="per-layer",
+        help="whether features write to their own layer or to later ones too (per-layer)",
+    )
+    shape.add_argument("--features", type=int, default=2048, help="per layer (2048)")
+    shape.add_argument(
+        "--l0", type=float, default=60.0, help="active features per token, over all layers (60)"
+    )
+    shape.add_argument(
+        "--activation", choices=("jumprelu", "topk"), default="jumprelu", help="(jumprelu)"
+    )
+    shape.add_argument("--skip", action="store_true", help="add a linear map past the features")
+    shape.add_argument("--read", default="mlp.hook_in", help="hook point (mlp.hook_in)")
+    shape.add_argument("--write", default="mlp.hook_out", help="hook point (mlp.hook_out)")
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--tokens",
+        type=int,
+        default=10_000_000,
+        help="to train on; a smaller corpus is passed several times (10000000)",
+    )
+    training.add_argument("--batch-tokens", type=int, default=2048, help="in a step (2048)")
+    training.add_argument("--rate", type=float, help="learning rate (by the model's width)")
+    training.add_argument("--context", type=int, default=128, help="tokens of a window (128)")
+    training.add_argument(
+        "--finetune-share",
+        type=float,
+        default=0.2,
+        help="share of the tokens trained end to end, at the end (0.2)",
+    )
+    training.add_argument(
+        "--validation", type=float, default=0.02, help="share of the text held out (0.02)"
+    )
+    training.add_argument("--seed", type=int, default=0, help="(0)")
+    training.add_argument("--column", default="text", help="of a parquet file (text)")
+    training.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")
+    training.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="bfloat16 is used where the device multiplies in it fast (float32)",
+    )
+    training.add_argument("--memory-gb", type=float, metavar="GB", help="at most (what is free)")
+    training.add_argument(
+        "--checkpoint-minutes", type=float, default=5.0, help="between checkpoints (5)"
+    )
+    add_json(parser)
+    parser.set_defaults(run=_train)
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure how well a transcoder set replaces its model's MLPs, on text",
+        description="Measure a set on a corpus: active features, variance explained, dead "
+        "features, and the\nnext-token loss with MLPs replaced, against the model and against "
+        "MLPs set to zero.",
+        epilog=f"""examples:
+  python -m tracer evaluate --model gemma-2-2b --transcoders gemma-scope --corpus wiki.parquet
+  python -m tracer evaluate --model ./model --transcoders ./set --corpus held-out.txt --json
+
+{_CORPUS}
+""",
+        formatter_class=Teaching,
+    )
+    parser.add_argument("--corpus", required=True, metavar="PATH", help="a file or a folder")
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        default=2**18,
+        help="for active and dead features and explained variance (262144)",
+    )
+    parser.add_argument("--loss-tokens", type=int, default=2**15, help="for losses (32768)")
+    parser.add_argument("--context", type=int, default=128, help="tokens of a window (128)")
+    parser.add_argument("--column", default="text", help="of a parquet file (text)")
+    add_json(parser)
+    add_model_options(parser)
+    parser.set_defaults(run=_evaluate)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from tracer.training import train_transcoders
+
+    limit = None if options.memory_gb is None else int(options.memory_gb * 1e9)
+    with _TrainingProgress() as progress:
+        report = train_transcoders(
+            options.model,
+            options.corpus,
+            options.output,
+            kind=options.kind,
+            features=options.features,
+            l0=options.l0,
+            activation=options.activation,
+            skip=options.skip,
+            tokens=options.tokens,
+            batch_tokens=options.batch_tokens,
+            rate=options.rate,
+            context=options.context,
+            seed=options.seed,
+            validation=options.validation,
+            finetune_share=options.finetune_share,
+            read=options.read,
+            write=options.write,
+            device=options.device,
+            dtype=options.dtype,
+            column=options.column,
+            memory_limit=limit,
+            checkpoint_minutes=options.checkpoint_minutes,
+            progress=progress.count,
+        )
+    if options.json:
+        print_json(report.to_dict() | {"folder": options.output})
+    else:
+        print(f"{report}\n\nwritten to {options.output}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from tracer.training import evaluate_transcoders
+
+    model = open_model(options)
+    with Progress() as progress:
+        report = evaluate_transcoders(
+            model,
+            options.corpus,
+            tokens=options.tokens,
+            loss_tokens=options.loss_tokens,
+            context=options.context,
+            column=options.column,
+            progress=progress.count,
+        )
+    if options.json:
+        print_json(report.to_dict())
+    else:
+        print(report)
+
+
+class _TrainingProgress(Progress):
+    """Progress that stops the training at the next step on Ctrl-C, so that it is saved there.
+
+    A second Ctrl-C interrupts at once. Where nobody is watching, a line is written now and then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._interrupted = False
+        self._before: Any = None
+        self._last_line = 0.0
+
+    def __enter__(self) -> _TrainingProgress:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+        super().__exit__(*error)
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
+
+    def count(self, done: int, total: int, what: str) -> None:
+        """Show how far training is; raise ``KeyboardInterrupt`` once Ctrl-C was pressed."""
+        if self._interrupted:
+            raise KeyboardInterrupt
+        super().count(done, total, what)
+        now = time.monotonic()
+        if not self._shown and now - self._last_line >= _SECONDS_PER_LINE:
+            self._last_line = now
+            print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
