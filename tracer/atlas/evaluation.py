@@ -24,6 +24,7 @@ from tracer.atlas.corpus import OPPOSITE, STATE_TWO_HOP, Sentence, sentences
 from tracer.atlas.facts import LANGUAGES, State, city_splits, opposites, states
 from tracer.interventions.run import intervene
 from tracer.model.model import Model
+from tracer.training.replacement import replacement_hooks
 from tracer.types import Intervention
 
 Report = Callable[[str], None]
@@ -96,37 +97,6 @@ def test_questions() -> dict[str, list[Sentence]]:
             found[sentence.family].append(sentence)
     found["opposite"] = [s for s in found["opposite"] if "across" not in s.tag]
     return found
-
-
-def replacement_hooks(model: Model) -> list[tuple[str, Any]]:
-    """Hooks that put the transcoders' reconstruction in place of every MLP output."""
-    written: dict[int, Tensor] = {}
-
-    def read(layer: int) -> Any:
-        transcoder = model.transcoders[layer]
-
-        def hook(value: Tensor, hook: Any) -> None:
-            active = transcoder.activations(value.flatten(0, 1)).view(*value.shape[:2], -1)
-            if layer == 0:
-                written.clear()
-            for step, output in enumerate(transcoder.output_layers):
-                part = active @ transcoder.decoder()[:, step]
-                written[output] = written[output] + part if output in written else part
-
-        return hook
-
-    def write(layer: int) -> Any:
-        def hook(value: Tensor, hook: Any) -> Tensor:
-            replaced = written[layer] + model.transcoders[layer].b_dec
-            replaced[:, : model.first_position] = value[:, : model.first_position]
-            return replaced
-
-        return hook
-
-    layers = range(model.n_layers)
-    return [(model.read_hook(i), read(i)) for i in layers] + [
-        (model.write_hook(i), write(i)) for i in layers
-    ]
 
 
 def replacement_keeps_top(model: Model, asked: Sequence[Sentence]) -> float:
