@@ -12,22 +12,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
-from tracer.errors import GraphFileError
 from tracer.files import atomic_write
+from tracer.graph.graph_file import ARRAYS, read_graph_file
+from tracer.graph.graph_file import FORMAT_VERSION as FORMAT_VERSION
 from tracer.graph.influence import WholeInfluence, whole_influence
-from tracer.graph.nodes import FloatArray, IntArray, NodeIndex
+from tracer.graph.nodes import FloatArray, IntArray, NodeIndex, target_ids
 from tracer.types import NodeId, Target, TokenProbability
 
 if TYPE_CHECKING:
     import torch
-
-FORMAT_VERSION: Final = 1
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,8 @@ class AttributionGraph:
 
     @cached_property
     def index(self) -> NodeIndex:
-        target_ids = tuple(
-            target.token_ids[0] if len(target.token_ids) == 1 else -1 - place
-            for place, target in enumerate(self.targets)
-        )
-        return NodeIndex(self.features, self.n_layers, self.token_ids, target_ids)
+        targets = target_ids(target.token_ids for target in self.targets)
+        return NodeIndex(self.features, self.n_layers, self.token_ids, targets)
 
     @property
     def n_nodes(self) -> int:
@@ -128,7 +123,7 @@ class AttributionGraph:
             "rounding_error": self.rounding_error,
             "provenance": dict(self.provenance),
         }
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
         return bytes(safetensors_bytes(arrays, {"graph": json.dumps(header)}))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -136,46 +131,31 @@ class AttributionGraph:
         atomic_write(Path(path), self.to_bytes())
 
 
-_ARRAYS: Final = ("features", "activations", "indptr", "sources", "weights")
-
-
 def load_graph(path: str | os.PathLike[str]) -> AttributionGraph:
     """Read what :meth:`AttributionGraph.save` wrote.
 
-    Raises :class:`GraphFileError` when the file is missing, damaged, or of another format version.
+    Raises :class:`GraphFileError` when the file cannot be read, is damaged, or has another format
+    version: whatever is in the file, either it is a valid graph or this is raised.
     """
-    try:
-        with safe_open(path, framework="np") as file:
-            header = json.loads((file.metadata() or {})["graph"])
-            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
-        version = header.pop("format_version")
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise GraphFileError(
-            f"{path} is no readable graph ({error}): delete it and trace the prompt again"
-        ) from error
-    if version != FORMAT_VERSION:
-        raise GraphFileError(
-            f"{path} is a graph of format {version}, this version reads format {FORMAT_VERSION}: "
-            "trace the prompt again"
-        )
-    targets = tuple(
-        Target(t["label"], tuple(t["token_ids"]), t["probability"], _feature(t.get("feature")))
-        for t in header["targets"]
-    )
+    header, arrays = read_graph_file(path)
     return AttributionGraph(
-        prompt=header["prompt"],
-        tokens=tuple(header["tokens"]),
-        token_ids=tuple(header["token_ids"]),
-        n_layers=header["n_layers"],
-        targets=targets,
-        next_tokens=tuple(TokenProbability(*entry) for entry in header["next_tokens"]),
-        n_active_features=header["n_active_features"],
-        dropped_weight=header.get("dropped_weight", 0.0),
-        rounding_error=header.get("rounding_error", 0.0),
-        provenance=header["provenance"],
+        prompt=header.prompt,
+        tokens=header.tokens,
+        token_ids=header.token_ids,
+        n_layers=header.n_layers,
+        targets=tuple(
+            Target(
+                stored.label,
+                stored.token_ids,
+                stored.probability,
+                None if stored.feature is None else NodeId(*stored.feature),
+            )
+            for stored in header.targets
+        ),
+        next_tokens=tuple(TokenProbability(*stored) for stored in header.next_tokens),
+        n_active_features=header.n_active_features,
+        dropped_weight=header.dropped_weight,
+        rounding_error=header.rounding_error,
+        provenance=header.provenance,
         **arrays,
     )
-
-
-def _feature(stored: list[int] | None) -> NodeId | None:
-    return None if stored is None else NodeId("feature", *stored[1:])

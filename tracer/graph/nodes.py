@@ -6,6 +6,7 @@ offset.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,20 @@ from tracer.types import NodeId
 
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.floating[Any]]]
 IntArray = np.ndarray[tuple[int, ...], np.dtype[np.integer[Any]]]
+
+
+def target_ids(token_ids: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the id of each logit node, given the tokens of its target.
+
+    A single token gives its vocabulary id; a contrast, a direction or a feature has none, and gets
+    a negative number of its own.
+
+    >>> target_ids([(90,), (90, 12), ()])
+    (90, -2, -3)
+    """
+    return tuple(
+        tokens[0] if len(tokens) == 1 else -1 - place for place, tokens in enumerate(token_ids)
+    )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 
 from tracer.errors import ExternalGraphError
 from tracer.graph.graph import AttributionGraph
-from tracer.graph.nodes import FloatArray, IntArray, NodeIndex
+from tracer.graph.nodes import FloatArray, IntArray, NodeIndex, target_ids
 from tracer.interchange.safe_unpickle import LogitRecord, Record, unpack
 from tracer.types import Target, TokenProbability
 
@@ -76,8 +76,8 @@ def read_graph_pt(
     texts = _token_texts(ids, prompt, decode, tokens, name)
     targets = _targets(stored, decode, name)
     order = np.lexsort((features[:, 2], features[:, 1], features[:, 0]))
-    target_ids = tuple(t.token_ids[0] if t.token_ids else -1 - i for i, t in enumerate(targets))
-    index = NodeIndex(features[order].astype(np.int32), n_layers, ids, target_ids)
+    logits = target_ids(target.token_ids for target in targets)
+    index = NodeIndex(features[order].astype(np.int32), n_layers, ids, logits)
     if len(index) > MAX_NODES:
         raise ExternalGraphError(
             f"{name} has {len(index):,} nodes, at most {MAX_NODES:,} can be read: trace with fewer "
@@ -99,7 +99,7 @@ def read_graph_pt(
         weights=weights,
         next_tokens=tuple(
             TokenProbability(target.label, token_id, target.probability, math.nan)
-            for target, token_id in zip(targets, target_ids, strict=True)
+            for target, token_id in zip(targets, logits, strict=True)
         ),
         n_active_features=n_active,
         provenance={

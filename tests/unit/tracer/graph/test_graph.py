@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_pruning import random_graph
+from random_graphs import random_graph
 
 from tracer.errors import GraphFileError
 from tracer.graph.graph import load_graph
