@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import random
 import zipfile
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -89,3 +91,46 @@ def zipped(content: bytes, changed: dict[str, bytes], method: int = zipfile.ZIP_
         for name in old.namelist():
             new.writestr(name, changed.get(name.rpartition("/")[2], old.read(name)))
     return buffer.getvalue()
+
+
+def _junk(draw: random.Random) -> Any:
+    """Return a value that a key of the file may hold after an accident."""
+    deep: list[Any] = []
+    for _ in range(200):
+        deep = [deep]
+    return draw.choice(
+        [
+            *(0, -1, 3, True, 0.5, math.nan, math.inf, 2**31, 2**63, 10**30, 10**400),
+            *("", "x", "\ud800", b"x", (), [], [1], [None], {}, {"n_layers": 2}, deep, ["\ud800"]),
+            *(torch.tensor(v) for v in (0, 1.5, True, [], [1, 2], [0.5, math.nan], [[1, 2, 3]])),
+            *(torch.zeros(n) for n in ((0, 3), (N, N), (2, 2, 2))),
+            *(torch.zeros(3, dtype=t) for t in (torch.float16, torch.int8, torch.bool)),
+            torch.full((N, N), math.nan),
+            torch.ones(N, N),
+            torch.tensor(1).expand(5, 3),
+            UnifiedConfig(draw.choice([None, 0, -1, 2, 10**9, 0.5, "2", []])),
+            [LogitTarget(" a", draw.choice([-1, 3, 2**40, None, "x"])), LogitTarget(" b", 4)],
+            [LogitTarget(draw.choice(["\ud800", 3, None, ""]), 5), LogitTarget(" b", 4)],  # type: ignore[arg-type]
+        ]
+    )
+
+
+def mutated(seed: int) -> bytes:
+    """Return a file after one random accident: to what it holds, its pickle, or its bytes."""
+    draw = random.Random(seed)
+    content = saved(stored())
+    kind = seed % 4
+    if kind == 0:
+        changed = bytearray(content)
+        for _ in range(draw.choice([1, 1, 3, 20])):
+            changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+        return bytes(changed[: draw.choice([len(changed)] * 3 + [draw.randrange(len(changed))])])
+    if kind == 1:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            instructions = bytearray(archive.read(name))
+        for _ in range(draw.choice([1, 1, 3])):
+            instructions[draw.randrange(2, len(instructions))] = draw.randrange(256)
+        return zipped(content, {"data.pkl": bytes(instructions)})
+    whole = stored()
+    return saved(whole | {draw.choice(sorted(whole)): _junk(draw)})
