@@ -1,4 +1,4 @@
-"""Graphs as circuit-tracer saves them, with records of the same names as its own."""
+"""Graphs in the form that circuit-tracer saves, with records of the same names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 N_LAYERS, N_POSITIONS, N_LOGITS = 2, 3, 2
 ACTIVE = [(0, 1, 7), (0, 2, 3), (1, 1, 0), (1, 2, 9), (1, 2, 5)]
-SELECTED = [3, 0, 2]  # in no order, and not all of them
+SELECTED = [3, 0, 2]  # unordered, and not all of them
 N = len(SELECTED) + N_LAYERS * N_POSITIONS + N_POSITIONS + N_LOGITS
 
 
@@ -43,7 +43,7 @@ PLACES = {
 
 
 def matrix() -> torch.Tensor:
-    """Random effects on features and targets from lower layers, in the order of the file."""
+    """Return random effects from lower layers on features and targets, in the file's order."""
     generator = torch.Generator().manual_seed(3)
     dense = torch.zeros(N, N)
     features = [ACTIVE[i] for i in SELECTED]
@@ -58,8 +58,8 @@ def matrix() -> torch.Tensor:
 
 
 def stored(**changes: Any) -> dict[str, Any]:
-    """What circuit-tracer 0.5.0 puts into a file; None takes a key out."""
-    whole = {
+    """Return what circuit-tracer 0.5.0 saves, with changes; None removes a key."""
+    content = {
         "input_string": "<bos>big dog",
         "adjacency_matrix": matrix(),
         "cfg": UnifiedConfig(N_LAYERS),
@@ -72,7 +72,7 @@ def stored(**changes: Any) -> dict[str, Any]:
         "activation_values": torch.arange(1.0, 6.0),
         "scan": "gemma",
     } | changes
-    return {key: value for key, value in whole.items() if value is not None}
+    return {key: value for key, value in content.items() if value is not None}
 
 
 def saved(content: Any, **options: Any) -> bytes:
@@ -82,7 +82,7 @@ def saved(content: Any, **options: Any) -> bytes:
 
 
 def zipped(content: bytes, changed: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
-    """The same zip, with other contents where a name is in ``changed``."""
+    """Return the zip with other contents for the file names in ``changed``."""
     buffer = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(content)) as old,
@@ -132,5 +132,5 @@ def mutated(seed: int) -> bytes:
         for _ in range(draw.choice([1, 1, 3])):
             instructions[draw.randrange(2, len(instructions))] = draw.randrange(256)
         return zipped(content, {"data.pkl": bytes(instructions)})
-    whole = stored()
-    return saved(whole | {draw.choice(sorted(whole)): _junk(draw)})
+    intact = stored()
+    return saved(intact | {draw.choice(sorted(intact)): _junk(draw)})

@@ -31,7 +31,7 @@ from tracer.interchange import circuit_tracer_pt, safe_unpickle
 from tracer.interchange.circuit_tracer_pt import read_graph_pt
 from tracer.types import NodeId
 
-pytestmark = pytest.mark.usefixtures("theirs")
+pytestmark = pytest.mark.usefixtures("peer_records")
 
 
 def test_every_number_of_the_file_is_in_the_graph() -> None:

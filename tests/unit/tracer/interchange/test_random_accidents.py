@@ -46,7 +46,7 @@ def test_published_json(tmp_path: Path, batch: int) -> None:
     assert 5 < read < 35
 
 
-@pytest.mark.usefixtures("theirs")
+@pytest.mark.usefixtures("peer_records")
 @pytest.mark.parametrize("batch", range(10))
 def test_circuit_tracers_pt(tmp_path: Path, batch: int) -> None:
     read = 0

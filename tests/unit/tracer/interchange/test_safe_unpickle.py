@@ -29,7 +29,7 @@ from tracer.errors import ExternalGraphError
 from tracer.interchange import circuit_tracer_pt, safe_unpickle
 from tracer.interchange.circuit_tracer_pt import read_graph_pt
 
-pytestmark = pytest.mark.usefixtures("theirs")
+pytestmark = pytest.mark.usefixtures("peer_records")
 
 
 class Runs:
