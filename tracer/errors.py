@@ -46,6 +46,7 @@ from __future__ import annotations
 from typing import Final
 
 _LONGEST: Final = 300
+_QUOTED: Final = 100
 
 
 class TracerError(Exception):
@@ -60,6 +61,15 @@ def one_line(text: object) -> str:
     """
     line = " ".join(str(text).split())
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+
+
+def short(text: str) -> str:
+    """Return a text from a file, cut to the length that a message repeats.
+
+    >>> len(short("9" * 5000))
+    101
+    """
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
 
 
 class PromptError(TracerError):

@@ -147,7 +147,7 @@ TargetChoice = str | int | Contrast | Direction | FeatureTarget
 
 @dataclass(frozen=True)
 class Target:
-    """What a logit node of a graph is.
+    """The meaning of a logit node of a graph.
 
     ``token_ids`` has one id (the token's logit minus the mean logit), two (a contrast), or none (a
     direction or a feature). ``probability`` is how much influence starts here: for a token the

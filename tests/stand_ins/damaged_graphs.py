@@ -46,6 +46,7 @@ def raw_file(header: Any, body: bytes = b"") -> bytes:
 
 JUNK: tuple[Any, ...] = (
     *(None, True, 0, -1, 1, 3, 0.5, -2.5, 10**30, 2**63, float("nan"), float("inf")),
+    *({"labels": 3}, {"labels": {"a": 1}}, {"source_urls": 3}, {"source_urls": ["a"]}),
     *("", "x", "\ud800", "9" * 50, [], [1], [None], [[]], {}, {"a": 1}, ["feature", 0, 1, 2]),
 )
 

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from tracer.errors import GraphFileError, one_line
+from tracer.errors import GraphFileError, one_line, short
 from tracer.graph.nodes import IntArray, NodeIndex, target_ids
 
 FORMAT_VERSION: Final = 1
@@ -50,6 +50,13 @@ class _Version(_Stored):
     format_version: int
 
 
+class _Provenance(_Stored):
+    """The provenance that imported graphs have; what others have is only shown as text."""
+
+    labels: dict[Annotated[str, Field(pattern=r"^L[0-9]{1,10}/[0-9]{1,10}$")], str] = {}
+    source_urls: list[str] = []
+
+
 class Header(_Stored):
     """Everything in a graph file except the arrays."""
 
@@ -74,9 +81,14 @@ class Header(_Stored):
                 raise ValueError(
                     f"it has format version {version}, this library reads version {FORMAT_VERSION}"
                 )
-            return cls.model_validate_json(text)
+            header = cls.model_validate_json(text)
         except ValidationError as error:
             raise ValueError(_first_problem(error)) from error
+        try:
+            _Provenance.model_validate(header.provenance)
+        except ValidationError as error:
+            raise ValueError(_first_problem(error, "provenance.")) from error
+        return header
 
 
 def read_graph_file(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Any]]:
@@ -116,19 +128,17 @@ def _reason(path: Path, error: OSError) -> str:
     return "it does not exist" if isinstance(error, FileNotFoundError) else one_line(error)
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError, within: str = "") -> str:
     """Return the first complaint, e.g. "its header's n_layers is 'x', expected a valid integer"."""
     first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place = short(within + ".".join(str(part) for part in first["loc"]))
     if first["type"] == "missing":
         return f"its header has no {place!r}"
     if first["type"] == "json_invalid":
         return f"its header is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
-    value = repr(first["input"])
-    value = value if len(value) <= 60 else f"{value[:60]}…"
     expected = first["msg"].partition(" should be ")[2] or first["msg"]
     what = f"its header's {place}" if place else "its header"
-    return f"{what} is {value}, expected {expected}"
+    return f"{what} is {short(repr(first['input']))}, expected {expected}"
 
 
 def _check_dtype(name: str, dtype: str) -> None:

@@ -22,7 +22,7 @@ def target_ids(token_ids: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
     """Return the id of each logit node, given the tokens of its target.
 
     A single token gives its vocabulary id; a contrast, a direction or a feature has none, and gets
-    a negative number of its own.
+    a distinct negative number.
 
     >>> target_ids([(90,), (90, 12), ()])
     (90, -2, -3)

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tracer.errors import ExternalGraphError, one_line
+from tracer.errors import ExternalGraphError, one_line, short
 from tracer.files import atomic_write, format_bytes
 from tracer.graph.nodes import FloatArray, IntArray
 from tracer.interchange.strict_json import (
@@ -29,7 +29,6 @@ from tracer.interchange.strict_json import (
     parse,
     parse_file,
     required,
-    short,
 )
 from tracer.types import NodeId, NodeKind
 
@@ -263,7 +262,7 @@ def cantor_pair(layer: int, index: int) -> int:
 
 
 def cantor_unpair(paired: int) -> tuple[int, int]:
-    """Return the layer and index that :func:`cantor_pair` made into one number.
+    """Return the layer and index that :func:`cantor_pair` combined.
 
     >>> cantor_unpair(88827)
     (3, 417)

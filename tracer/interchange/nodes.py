@@ -13,12 +13,12 @@ from typing import Any, Final
 import numpy as np
 
 from tracer.catalog.registry import registry
-from tracer.errors import ExternalGraphError
+from tracer.errors import ExternalGraphError, short
 from tracer.graph.graph import AttributionGraph
 from tracer.graph.graph_file import MAX_LAYERS
 from tracer.graph.nodes import NodeIndex
 from tracer.interchange.graph_json import MAX_NODES, ExternalGraph
-from tracer.interchange.strict_json import parse, short
+from tracer.interchange.strict_json import parse
 from tracer.types import FeatureId, NodeId, Supernode
 
 _NEURONPEDIA: Final = re.compile(r"neuronpedia\.org/([\w.-]+)/([\w.-]+)/?$")

@@ -18,9 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tracer.errors import ExternalGraphError, one_line
+from tracer.errors import ExternalGraphError, one_line, short
 from tracer.files import format_bytes
-from tracer.interchange.strict_json import short
 
 MAX_BYTES: Final = 2 * 2**30
 _MAX_INSTRUCTIONS: Final = 16 * 2**20

@@ -10,11 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tracer.errors import ExternalGraphError
+from tracer.errors import ExternalGraphError, short
 
 _GZIP_START: Final = b"\x1f\x8b"
-_QUOTED: Final = 100
-"""How many characters of a file a message repeats."""
 _LARGEST_FLOAT32: Final = 3.4e38
 
 
@@ -67,11 +65,6 @@ def _finite(text: str) -> float:
     return number
 
 
-def short(text: str) -> str:
-    """Return ``text`` cut to what a message can repeat."""
-    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
-
-
 def as_object(value: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ExternalGraphError(f"{what} is a {type(value).__name__}, expected an object")
@@ -98,7 +91,7 @@ def required(mapping: Mapping[str, Any], key: str, what: str) -> Any:
 
 
 def fits_float32(value: Any) -> bool:
-    """Whether ``value`` is a number that a float32 can hold."""
+    """Return whether ``value`` is a number that fits into a float32."""
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)

@@ -40,15 +40,15 @@ def read_index(folder: Path) -> list[list[dict[str, Any]]]:
     """Return records by layer and feature, read from the published layout independently."""
     with gzip.open(folder / "index.json.gz", "rt") as file:
         layers = json.load(file)
-    found = []
+    records_by_layer = []
     for layer in layers:
         data, records = (folder / layer["filename"]).read_bytes(), []
         for start, stop in zip(layer["offsets"][:-1], layer["offsets"][1:], strict=True):
             (length,) = struct.unpack_from("<I", data, start)
             assert start + 4 + length == stop
             records.append(json.loads(zlib.decompress(data[start + 4 : stop])))
-        found.append(records)
-    return found
+        records_by_layer.append(records)
+    return records_by_layer
 
 
 def file_bytes(folder: Path) -> dict[str, bytes]:

@@ -69,7 +69,7 @@ def test_a_file_and_its_bytes_give_the_same_graph(tmp_path: Path) -> None:
 
 
 def test_files_of_other_versions_are_read() -> None:
-    whole = read_graph_pt(saved(stored()))
+    current = read_graph_pt(saved(stored()))
     older = stored(
         logit_targets=None,
         logit_tokens=torch.tensor([11, 12]),
@@ -84,7 +84,7 @@ def test_files_of_other_versions_are_read() -> None:
     assert [target.label for target in graph.targets] == ["token 11", "token 12"]
     assert graph.activations.tolist() == [1.0, 3.0, 4.0]
     assert graph.provenance["scan"] == "a, b"
-    assert torch.equal(graph.to_dense(), whole.to_dense().bfloat16().float())
+    assert torch.equal(graph.to_dense(), current.to_dense().bfloat16().float())
     ids = read_graph_pt(saved(stored(logit_targets=torch.tensor([11, 12]))))
     assert [target.token_ids for target in ids.targets] == [(11,), (12,)]
 

@@ -193,9 +193,9 @@ def test_a_zip_with_other_files_than_a_graph_has_is_refused(name: str, message: 
 def test_a_zip_whose_files_overlap_is_not_unpacked() -> None:
     buffer = io.BytesIO(saved(stored(note="x" * 10_000)))
     with zipfile.ZipFile(buffer, "a") as archive:
-        whole = archive.getinfo("archive/data.pkl")
+        entry = archive.getinfo("archive/data.pkl")
         for number in range(100, 120):
-            again = copy.copy(whole)
+            again = copy.copy(entry)
             again.filename = f"archive/data/{number}"
             archive.filelist.append(again)
         archive.writestr("archive/data/99", b"")  # the directory is written again
@@ -230,10 +230,10 @@ def test_a_zip_that_two_readers_understand_differently_is_refused() -> None:
 
 def exponential() -> list[Any]:
     """Return forty lists, each with the one before it twice: 2⁴⁰ numbers when expanded."""
-    found: list[Any] = [1]
+    nested: list[Any] = [1]
     for _ in range(40):
-        found = [found, found]
-    return found
+        nested = [nested, nested]
+    return nested
 
 
 @pytest.mark.parametrize(
