@@ -356,7 +356,7 @@ class Store:
                 key = path.stem
                 try:
                     graph = load_graph(path)
-                except (GraphFileError, KeyError, TypeError) as error:  # not a graph of ours
+                except GraphFileError as error:
                     self._set_aside(path, key, str(error))
                     continue
                 size = path.stat().st_size

@@ -87,7 +87,7 @@ def test_a_cold_link_to_the_library_and_a_file_that_is_no_graph(app: App, page: 
     expect(page.get_by_role("heading", name="Library")).to_be_visible()
     settled(page)
     drop(page, "notes.pt", b"not a graph")
-    expect(page.get_by_text("notes.pt: the graph is no .pt file")).to_be_visible()
+    expect(page.get_by_text("notes.pt: the graph is not a .pt file")).to_be_visible()
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 

@@ -191,7 +191,7 @@ def test_files_are_read_one_after_the_other_and_nobody_waits_for_it(
     assert backend.imports == (good, bad, same) and backend.queue == ()
     assert backend.trace(TraceRequest("a b")).result(10)  # a model runs meanwhile
     gate.set()
-    with pytest.raises(ExternalGraphError, match="is no JSON"):
+    with pytest.raises(ExternalGraphError, match="is not JSON"):
         bad.result(60)
     assert good.result(60) == same.result(60) and backend.imports == ()
     assert set(threads) & {threading.current_thread()} == set() and len(set(threads)) == 1
@@ -237,21 +237,33 @@ class Touches:
     [
         (b"", "is empty"),
         (b"[]", "expected an object"),
-        (b"{" * 100_000, "is no JSON"),
-        (b"[" * 100_000, "is no JSON"),
+        (b"{" * 100_000, "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
         (b"\x80\x02}.", "bare pickle"),
-        (b"PK\x03\x04", "cut off or damaged"),
-        (b"\x89PNG\r\n", "is no JSON"),
-        (content(neuronpedia())[:-9], "is no JSON"),
-        (damaged(lambda s: s["nodes"].pop()), "leads to '3_11_2', which is no node"),
+        (b"PK\x03\x04", "truncated or damaged"),
+        (b"\x89PNG\r\n", "is not JSON"),
+        (content(neuronpedia())[:-9], "is not JSON"),
+        (damaged(lambda s: s["nodes"].pop()), "'3_11_2', which is not a node"),
         (
             damaged(lambda s: s["nodes"][2].update(layer=10**9)),
-            "no model that is known is as large",
+            "no known model is as large",
         ),
-        (damaged(lambda s: s["nodes"][2].update(layer="inf")), "layer 'inf'"),
-        (damaged(lambda s: s["nodes"][2].update(node_id=f"1_{2**40}_2")), "leads to '1_9_2'"),
-        (damaged(lambda s: s["nodes"][2].update(feature=2**90, node_id="1_9_2_")), "leads to"),
-        (damaged(lambda s: s["nodes"][0].update(node_id=f"E_{2**33}_1")), "leads to 'E_5_1'"),
+        (
+            damaged(lambda s: s["nodes"][2].update(layer="inf")),
+            "layer of node '1_9_2' of the graph is 'inf'",
+        ),
+        (
+            damaged(lambda s: s["nodes"][2].update(node_id=f"1_{2**40}_2")),
+            "is '1_9_2', which is not",
+        ),
+        (
+            damaged(lambda s: s["nodes"][2].update(feature=2**90, node_id="1_9_2_")),
+            "which is not a node",
+        ),
+        (
+            damaged(lambda s: s["nodes"][0].update(node_id=f"E_{2**33}_1")),
+            "is 'E_5_1', which is not",
+        ),
         (
             damaged(lambda s: s["metadata"].update(prompt_tokens=["a"] * 3 * 10**5)),
             "300,000 tokens",
@@ -268,7 +280,7 @@ def test_what_cannot_be_read_is_one_sentence_and_nothing_is_stored(
 
 def test_a_pt_that_would_run_code_does_not(backend: Backend, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
-    with pytest.raises(ExternalGraphError, match=r"asks for posix\.system"):
+    with pytest.raises(ExternalGraphError, match=r"names 'posix\.system'"):
         imported(backend, pt(scan=Touches(marker)), "x.pt")
     assert not marker.exists() and backend.stored() == ()
 

@@ -123,8 +123,8 @@ def test_a_file_that_takes_long_to_fail_is_said_to_and_not_read_again(
     for _ in range(3):
         app.run()
         first, second = said(app)
-        assert first.startswith("dog.json: the graph is no JSON")
-        assert second.startswith("cat.pt: the graph is no .pt file")
+        assert first.startswith("dog.json: the graph is not JSON")
+        assert second.startswith("cat.pt: the graph is not a .pt file")
     assert slow.read == ["dog.json", "cat.pt"] and not app.get("progress")
 
 

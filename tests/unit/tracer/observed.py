@@ -1,4 +1,4 @@
-"""A small corpus, and what a feature index of it must say, worked out the slow and plain way."""
+"""A small corpus, and what its feature index must contain, computed the slow and simple way."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ BOS = 1
 
 
 def documents(n: int = 140, words: int = 20, longest: int = 30, seed: int = 3) -> list[str]:
-    """Random texts; some begin alike, some are repeated, some are longer than a window."""
+    """Return random texts: some begin alike, some are repeated, some are longer than a window."""
     generator = random.Random(seed)
-    made: list[str] = []
+    texts: list[str] = []
     for _ in range(n):
-        start = made[-1].split()[:2] if made and generator.random() < 0.3 else []
+        start = texts[-1].split()[:2] if texts and generator.random() < 0.3 else []
         rest = [f"w{generator.randrange(words)}" for _ in range(generator.randrange(1, longest))]
-        made.append(" ".join([*start, *rest]))
-    return [*made, made[0], made[1]]
+        texts.append(" ".join([*start, *rest]))
+    return [*texts, texts[0], texts[1]]
 
 
 def save_text(path: Path, texts: list[str]) -> Path:
@@ -37,18 +37,18 @@ def save_text(path: Path, texts: list[str]) -> Path:
 
 
 def read_index(folder: Path) -> list[list[dict[str, Any]]]:
-    """Records by layer and feature, read from the published layout with nothing of ours."""
+    """Return records by layer and feature, read from the published layout independently."""
     with gzip.open(folder / "index.json.gz", "rt") as file:
         layers = json.load(file)
-    found = []
+    records_by_layer = []
     for layer in layers:
         data, records = (folder / layer["filename"]).read_bytes(), []
         for start, stop in zip(layer["offsets"][:-1], layer["offsets"][1:], strict=True):
             (length,) = struct.unpack_from("<I", data, start)
             assert start + 4 + length == stop
             records.append(json.loads(zlib.decompress(data[start + 4 : stop])))
-        found.append(records)
-    return found
+        records_by_layer.append(records)
+    return records_by_layer
 
 
 def file_bytes(folder: Path) -> dict[str, bytes]:
@@ -57,7 +57,7 @@ def file_bytes(folder: Path) -> dict[str, bytes]:
 
 @dataclass
 class Firing:
-    """One feature on the whole corpus: one entry for each distinct prefix it fires on."""
+    """The activity of one feature on the corpus: an entry for each distinct prefix it fires on."""
 
     values: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Firing:
     least: float = 0.0
 
     def greedy(self, count: int = 12) -> list[int]:
-        """The strongest, at most three of one token; then the strongest others."""
+        """Return the strongest entries, at most three of one token, then the strongest others."""
         order = sorted(range(len(self.values)), key=lambda i: (-self.values[i], i))
         first: list[int] = []
         for place in order:
@@ -78,7 +78,7 @@ class Firing:
 
 
 def observe(model: Model, texts: list[str]) -> tuple[list[list[Firing]], int]:
-    """What every feature fires on, one window at a time, and how many prefixes were counted."""
+    """Return what every feature fires on, one window at a time, and the number of prefixes."""
     seen: set[tuple[int, ...]] = set()
     firings = [[Firing() for _ in range(layer.n_features)] for layer in model.transcoders.layers]
     names = [model.read_hook(layer) for layer in range(model.n_layers)]
@@ -108,7 +108,7 @@ def observe(model: Model, texts: list[str]) -> tuple[list[list[Firing]], int]:
 
 
 def moved(model: Model, layer: int) -> np.ndarray:
-    """``(features, vocab)``: what each feature adds to the logits against their mean."""
+    """Return ``(n_features, d_vocab)``: what each feature adds to the logits, minus their mean."""
     written = model.transcoders[layer].decoder().sum(1)
     logits = written @ model.unembedding
     return (logits - logits.mean(1, keepdim=True)).numpy()
