@@ -217,7 +217,7 @@ class Backend(Generic[M]):
         def read(job: Job[str]) -> str:
             job.report(0, 0, "reading the file")
             found = read_import(content, name)
-            job.report(0, 0, "with_nodes the graph")
+            job.report(0, 0, "building the graph")
             with _as_store_error("the graph could not be kept"):
                 self.store.add_import(
                     found.key, found.graph, found.original, found.title, found.marks
