@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from uuid import uuid4
 
 from cache.annotations import Annotations, StoredRun
-from cache.background import BackgroundQueue
 from cache.catalogue import DamagedFile, StoredGraph, StoreError
 from cache.engine import Engine, M, TracerEngine
 from cache.files import StoreUse
 from cache.graph_files import exported, read_import
+from cache.graph_memory import GraphMemory
+from cache.job_queue import JobQueue
 from cache.jobs import Job
-from cache.lru import Lru
+from cache.memory import BoundedCache, held_bytes
 from cache.model_library import ModelLibrary, Resolve
 from cache.request import (
     InterveneRequest,
@@ -39,6 +40,7 @@ from tracer import paths
 from tracer.catalog.resolve import ModelSource, resolve
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
+from tracer.graph.pruning import PrunedGraph
 from tracer.interchange.nodes import stored_labels
 from tracer.interventions.scenario import Scenario
 from tracer.types import FeatureId, Thresholds
@@ -49,9 +51,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GRAPH_BYTES: Final = 512 * 1024**2
-"""Decoded graphs kept in memory, in bytes of their arrays."""
+"""Memory for decoded graphs and their pruned forms."""
 INTERVENTION_BYTES: Final = 64 * 1024**2
 _NAMES_KEPT: Final = 4096
+T = TypeVar("T")
 
 
 class Backend(Generic[M]):
@@ -67,13 +70,15 @@ class Backend(Generic[M]):
         self.store = store
         self._resolve = resolve
         self._worker = Worker(engine)
-        self._graphs: Lru[str, AttributionGraph] = Lru(GRAPH_BYTES, _graph_bytes)
-        self._keys: Lru[str, str] = Lru(_NAMES_KEPT)
-        self._interventions: Lru[str, InterventionResult] = Lru(
-            INTERVENTION_BYTES, _intervention_bytes
+        self._graphs = GraphMemory(GRAPH_BYTES)
+        self._keys: BoundedCache[str, str] = BoundedCache(_NAMES_KEPT)
+        self._interventions: BoundedCache[str, InterventionResult] = BoundedCache(
+            INTERVENTION_BYTES, held_bytes
         )
-        self._scenario_runs: Lru[str, ScenarioRun] = Lru(INTERVENTION_BYTES, _scenario_bytes)
-        self._imports = BackgroundQueue("imports")
+        self._scenario_runs: BoundedCache[str, ScenarioRun] = BoundedCache(
+            INTERVENTION_BYTES, held_bytes
+        )
+        self._imports = JobQueue("imports")
         self.library: ModelLibrary[M] = ModelLibrary(self._worker, resolve)
         """The models that can be opened, and what their features fire on."""
 
@@ -90,21 +95,14 @@ class Backend(Generic[M]):
     @property
     def imports(self) -> tuple[Job[Any], ...]:
         """The file that is being read, then those that wait."""
-        return self._imports.queue
+        return self._imports.jobs
 
     def trace(self, request: TraceRequest, session: str = "") -> Job[AttributionGraph]:
-        """The attribution graph of a prompt; ``job.key`` is what :meth:`graph` finds it by."""
-        try:
-            source = self._source(request.choice)
-        except TracerError as error:
-            return Job.refused("", error, request.prompt)
-        digest = trace_digest(identity(source, request.choice), request)
-        graph = self.graph(digest)
-        if graph is not None:
-            return Job.found(digest, graph, request.prompt)
+        """Trace a prompt; :meth:`graph` finds the graph by ``job.key``."""
 
         def work(model: M, job: Job[AttributionGraph]) -> AttributionGraph:
-            key = graph_key(identity(source, request.choice), model.encode(request.prompt), request)
+            files = identity(model.source, request.choice)
+            key = graph_key(files, model.encode(request.prompt), request)
             graph = self._known(key)
             if graph is not None:
                 job.from_cache = True
@@ -112,81 +110,92 @@ class Backend(Generic[M]):
                 job.report(0, 0, "running the model")
                 graph = self._worker.engine.trace(model, request, job.report)
                 self._keep(key, graph)
-            self._link(digest, key)
+            self._link(job.key, key)
             return graph
 
-        return self._worker.submit(
-            digest, request.prompt, request.choice, identity(source, request.choice), work, session
+        return self._ask(
+            request.choice,
+            request.prompt,
+            lambda files: trace_digest(files, request),
+            work,
+            session,
+            self.graph,
         )
 
     def intervene(self, request: InterveneRequest, session: str = "") -> Job[InterventionResult]:
-        """What the model says with some features set, and without."""
-        try:
-            source = self._source(request.choice)
-        except TracerError as error:
-            return Job.refused("", error, request.prompt)
-        digest = intervene_digest(identity(source, request.choice), request)
-        known = self._interventions.get(digest)
-        if known is not None:
-            return Job.found(digest, known, request.prompt)
+        """Run a prompt with some features set, and without."""
 
         def work(model: M, job: Job[InterventionResult]) -> InterventionResult:
             job.report(0, 1, "running the model")
             result = self._worker.engine.intervene(model, request)
-            self._interventions.put(digest, result)
+            self._interventions.put(job.key, result)
             return result
 
-        return self._worker.submit(
-            digest, request.prompt, request.choice, identity(source, request.choice), work, session
+        return self._ask(
+            request.choice,
+            request.prompt,
+            lambda files: intervene_digest(files, request),
+            work,
+            session,
+            self._interventions.get,
         )
 
     def scenarios(self, request: ScenarioRequest, session: str = "") -> Job[ScenarioRun]:
-        """What the model says under several scenarios, side by side, and without any edits."""
-        try:
-            source = self._source(request.choice)
-        except TracerError as error:
-            return Job.refused("", error, request.prompt)
-        digest = scenarios_digest(identity(source, request.choice), request)
-        known = self._scenario_runs.get(digest)
-        if known is not None:
-            return Job.found(digest, known, request.prompt)
+        """Run a prompt under several scenarios, and without any edits."""
 
         def work(model: M, job: Job[ScenarioRun]) -> ScenarioRun:
             result = self._worker.engine.scenarios(model, request, job.report)
-            self._scenario_runs.put(digest, result)
+            self._scenario_runs.put(job.key, result)
             return result
 
-        return self._worker.submit(
-            digest, request.prompt, request.choice, identity(source, request.choice), work, session
+        return self._ask(
+            request.choice,
+            request.prompt,
+            lambda files: scenarios_digest(files, request),
+            work,
+            session,
+            self._scenario_runs.get,
         )
 
     def token(self, choice: ModelChoice, text: str, session: str = "") -> Job[int]:
-        """Vocabulary id of the one token that ``text`` is; the job raises ``TargetError`` else."""
-        try:
-            source = self._source(choice)
-        except TracerError as error:
-            return Job.refused("", error, text)
+        """Look up the vocabulary id of ``text``; ``TargetError`` if it is not one token."""
 
         def work(model: M, job: Job[int]) -> int:
             return model.token_id(text)
 
-        digest = token_digest(identity(source, choice), text)
-        return self._worker.submit(digest, text, choice, identity(source, choice), work, session)
+        return self._ask(choice, text, lambda files: token_digest(files, text), work, session)
 
     def warm(self, choice: ModelChoice, session: str = "") -> Job[str]:
-        """Have the model open before it is needed; the result is the device it is on."""
-        try:
-            source = self._source(choice)
-        except TracerError as error:
-            return Job.refused("", error, choice.model)
+        """Open a model before it is needed; the result is the device it is on."""
 
         def work(model: M, job: Job[str]) -> str:
             return str(model.device)
 
-        digest = warm_digest(identity(source, choice))
-        return self._worker.submit(
-            digest, f"open {choice.model}", choice, identity(source, choice), work, session
-        )
+        return self._ask(choice, f"open {choice.model}", warm_digest, work, session)
+
+    def _ask(
+        self,
+        choice: ModelChoice,
+        title: str,
+        digest: Callable[[str], str],
+        work: Callable[[M, Job[T]], T],
+        session: str,
+        known: Callable[[str], T | None] = lambda key: None,
+    ) -> Job[T]:
+        """Answer a request from memory or the store, or queue its ``work``.
+
+        ``digest`` names the request, given the fingerprint of the model's files; the job has that
+        name as its key. ``known`` returns the answer under a name, if there is one.
+        """
+        try:
+            files = identity(self._resolve(choice.model, choice.transcoders), choice)
+        except TracerError as error:
+            return Job.refused("", error, title)
+        key = digest(files)
+        answer = known(key)
+        if answer is not None:
+            return Job.found(key, answer, title)
+        return self._worker.submit(key, title, choice, files, work, session)
 
     def graph(self, key: str) -> AttributionGraph | None:
         """A graph that was traced before, by the key of its job or of its stored entry."""
@@ -202,6 +211,21 @@ class Backend(Generic[M]):
             return None
         self._keys.put(key, stored)
         return self._known(stored)
+
+    def pruned(
+        self,
+        key: str,
+        thresholds: Thresholds = Thresholds(),  # noqa: B008
+    ) -> PrunedGraph | None:
+        """Return a stored graph pruned at ``thresholds``, by either of its keys; None if unknown.
+
+        It shares the graph of :meth:`graph`. An imported graph is not pruned again at thresholds
+        of 1: its dead ends stay. Prunes in the caller's thread unless that was done before.
+        """
+        graph = self.graph(key)
+        if graph is None:
+            return None
+        return self._graphs.pruned(self._keys.get(key) or key, graph, thresholds)
 
     def import_graph(self, content: bytes, name: str, session: str = "") -> Job[str]:
         """Keep a graph of another tool: published JSON, or a `.pt` of circuit-tracer.
@@ -225,7 +249,7 @@ class Backend(Generic[M]):
             self._graphs.put(found.key, found.graph)
             return found.key
 
-        return self._imports.run(f"import {uuid4().hex}", name, read, session)
+        return self._imports.submit(f"import {uuid4().hex}", name, read, session)
 
     def export_graph(self, key: str, thresholds: Thresholds = Thresholds()) -> bytes:  # noqa: B008
         """A graph as published JSON, with its labels, pins and supernodes as they are now.
@@ -320,7 +344,7 @@ class Backend(Generic[M]):
 
     def close(self, timeout: float | None = None) -> None:
         """Finish the queue, end the threads and close the store."""
-        self._imports.close(timeout)
+        self._imports.close(timeout, cancel=True)
         self.library.close(timeout)
         self._worker.close(timeout)
         self.store.close()
@@ -372,20 +396,6 @@ def open_backend(root: Path | None = None, *, device: str = "auto") -> Backend[A
         root = Path(os.environ.get("CIRCUIT_STORE") or beside).expanduser()
     quota = paths.shared_quota("CIRCUIT_STORE_GB", DEFAULT_QUOTA, StoreError)
     return Backend(Store(root, quota), TracerEngine(device))
-
-
-def _graph_bytes(graph: AttributionGraph) -> int:
-    arrays = (graph.features, graph.activations, graph.indptr, graph.sources, graph.weights)
-    return sum(array.nbytes for array in arrays)
-
-
-def _intervention_bytes(result: InterventionResult) -> int:
-    return int(result.baseline_logits.nbytes + result.edited_logits.nbytes)
-
-
-def _scenario_bytes(run: ScenarioRun) -> int:
-    logits = run.baseline.logits
-    return int(logits.nbytes) * (1 + len(run.outcomes))
 
 
 @contextmanager

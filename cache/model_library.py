@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Generic
 from weakref import WeakKeyDictionary
 
-from cache.background import BackgroundQueue
 from cache.engine import M
+from cache.job_queue import JobQueue
 from cache.jobs import Job
-from cache.lru import Lru
 from cache.machine import Machine, looked_at
+from cache.memory import BoundedCache
 from cache.request import ModelChoice, Published, identity
 from cache.worker import Worker
 from tracer.catalog.feature_counts import features_here, features_planned
@@ -29,6 +29,8 @@ from tracer.types import FeatureId
 
 Resolve = Callable[[str, str], ModelSource]
 _READERS_KEPT: Final = 4
+_JOBS_KEPT: Final = 32
+"""Ended downloads, and ended fetches of examples, that a page can still ask about."""
 _GLANCE: Final = 0.05
 """Seconds that a page waits for a look at the accelerator."""
 
@@ -48,24 +50,24 @@ class ModelLibrary(Generic[M]):
     def __init__(self, worker: Worker[M], resolve: Resolve) -> None:
         self._worker = worker
         self._resolve = resolve
-        self._downloads = BackgroundQueue("downloads")
-        self._errands = BackgroundQueue("errands")
-        self._explaining = BackgroundQueue("explanations")
+        self._downloads = JobQueue("downloads", _JOBS_KEPT)
+        self._sizes = JobQueue("download sizes")
+        self._examples = JobQueue("feature examples", _JOBS_KEPT)
+        self._machine_looks = JobQueue("machine")
         self._fetched: WeakKeyDictionary[Job[int], tuple[FeatureId, ...]] = WeakKeyDictionary()
         self._seen: Machine | None = None
-        self._readers: Lru[tuple[object, ...], FeatureReader] = Lru(_READERS_KEPT)
+        self._readers: BoundedCache[tuple[object, ...], FeatureReader] = BoundedCache(_READERS_KEPT)
 
     def close(self, timeout: float | None = None) -> None:
         """Stop downloading: what has arrived is kept."""
-        self._downloads.close(timeout)
-        self._errands.close(timeout)
-        self._explaining.close(timeout)
+        for queue in (self._downloads, self._sizes, self._examples, self._machine_looks):
+            queue.close(timeout, cancel=True)
 
     # Models
 
     def machine(self) -> Machine:
         """Memory and disk, at once; with the accelerator once somebody has looked."""
-        job = self._errands.run("machine", "looking at this machine", self._look)
+        job = self._machine_looks.submit("machine", "looking at this machine", self._look)
         job.wait(_GLANCE)
         now = looked_at()
         return replace(now, device=self._seen.device, gpu=self._seen.gpu) if self._seen else now
@@ -119,7 +121,7 @@ class ModelLibrary(Generic[M]):
                 next((count for count in features if count is not None), None),
             )
 
-        return self._errands.run(f"size {_name(choice)}", f"the size of {choice.model}", ask)
+        return self._sizes.submit(f"size {_name(choice)}", f"the size of {choice.model}", ask)
 
     def download(
         self, choice: ModelChoice, session: str = "", update: bool = False
@@ -136,19 +138,19 @@ class ModelLibrary(Generic[M]):
             job.report(0, 0, "asking the hub")
             return obtain(choice.model, choice.transcoders, job.report, update)
 
-        return self._downloads.run(key, f"download {choice.model}", fetch, session)
+        return self._downloads.submit(key, f"download {choice.model}", fetch, session)
 
     def downloading(self, choice: ModelChoice) -> Job[ModelSource] | None:
         """The latest download of a model, ended or not; before others one that has not ended."""
         return self._downloads.get(_name(choice), _name(choice, update=True))
 
     def _is_active(self, key: str) -> bool:
-        return any(job.key == key for job in self._downloads.queue)
+        return any(job.key == key for job in self._downloads.jobs)
 
     @property
     def downloads(self) -> tuple[Job[Any], ...]:
         """Those that run or wait."""
-        return self._downloads.queue
+        return self._downloads.jobs
 
     # What features fire on
 
@@ -190,7 +192,7 @@ class ModelLibrary(Generic[M]):
         if not isinstance(reader, FeatureLookup) or not network_allowed():
             return None
         name = f"explain {choice} {key}"
-        known = self._explaining.get(name)
+        known = self._examples.get(name)
         if known is not None and not self._may_be_run_again(known, reader):
             return known
 
@@ -199,7 +201,7 @@ class ModelLibrary(Generic[M]):
             self._fetched[job] = tuple(cards)
             return len(cards)
 
-        return self._explaining.run(name, "feature examples", fetch)
+        return self._examples.submit(name, "feature examples", fetch)
 
     def _may_be_run_again(self, job: Job[int], reader: FeatureLookup) -> bool:
         if (job.age or 0.0) <= lookup.PAUSE:

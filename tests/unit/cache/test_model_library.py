@@ -23,7 +23,7 @@ from tracer.errors import (
 )
 
 DALLAS = TraceRequest("The capital of the state containing Dallas is")
-OURS = {"downloads", "errands", "worker"}
+OURS = {"downloads", "machine", "worker"}
 """Names of the threads of a backend."""
 
 
@@ -270,7 +270,7 @@ def test_a_long_fetch_does_not_hold_up_the_look_at_the_machine(
     def hold(job: Job[None]) -> None:
         go_on.wait(10)
 
-    library._errands.run("long", "long", hold)
+    library._sizes.submit("long", "long", hold)
     found = library.machine()
     assert not go_on.is_set() and found.memory > 0
     go_on.set()

@@ -243,7 +243,7 @@ def test_running_out_of_memory_fails_one_job_and_the_next_succeeds(
 ) -> None:
     ask(worker, "before").result(10)
     failed, following = ask(worker, "too long", _raiser(error)), ask(worker, "after")
-    with pytest.raises(MemoryLimitError, match="memory of cpu was not enough for 'too long'"):
+    with pytest.raises(MemoryLimitError, match="cpu ran out of memory on 'too long'"):
         failed.result(10)
     assert following.result(10) == "after"
     assert engine.loads == ["atlas", "atlas"], "the models were let go and opened again"
