@@ -12,7 +12,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from cache.machine import Gpu, Machine, looked_at
+from cache.machine import Gpu, Machine, measured
 from cache.request import (
     TRACE_OPTIONS,
     InterveneRequest,
@@ -132,7 +132,7 @@ class TracerEngine:
         from tracer.model.model import chosen_device
 
         device = chosen_device(self._device)
-        found = looked_at()
+        found = measured()
         if device.type != "cuda":
             return replace(found, device=str(device))
         free, total = torch.cuda.mem_get_info(device)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from small_graphs import make_graph
 
 from cache import InterveneRequest, Machine, ModelChoice, ScenarioRequest, TraceRequest
 from tracer.catalog.resolve import ModelSource
@@ -17,7 +18,7 @@ from tracer.errors import EmptyPromptError, ModelError, TargetError
 from tracer.graph.graph import AttributionGraph
 from tracer.interventions.run import Outcome, ScenarioRun
 from tracer.interventions.scenario import Scenario
-from tracer.types import Progress, Target, TokenProbability
+from tracer.types import Progress
 
 BATCHES = 4
 
@@ -28,29 +29,6 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.005)
-
-
-def make_graph(
-    prompt: str = "a b", token_ids: tuple[int, ...] = (1, 2, 3), n_edges: int = 7
-) -> AttributionGraph:
-    """A graph of one layer with two features; its weights depend on the tokens alone."""
-    n_nodes = 2 + 2 * len(token_ids) + 1
-    random = np.random.default_rng(token_ids)
-    return AttributionGraph(
-        prompt=prompt,
-        tokens=tuple(f"t{token}" for token in token_ids),
-        token_ids=token_ids,
-        n_layers=1,
-        features=np.array([[0, 1, 5], [0, 2, 9]], np.int32),
-        activations=np.array([0.5, 2.0], np.float32),
-        targets=(Target(" x", (7,), 0.9),),
-        indptr=np.array([0] * n_nodes + [n_edges], np.int64),
-        sources=np.arange(n_edges, dtype=np.int32),
-        weights=random.standard_normal(n_edges).astype(np.float32),
-        next_tokens=(TokenProbability(" x", 7, 0.9, 3.0),),
-        n_active_features=2,
-        provenance={"model": "fake"},
-    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import FakeEngine, FakeFolders, make_graph
+from fakes import FakeEngine, FakeFolders
+from small_graphs import make_graph
 
 from cache import Backend
 from cache.graph_memory import GraphMemory
