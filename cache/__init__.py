@@ -23,7 +23,7 @@ from cache.annotations import Annotations, StoredRun, scenarios_from_json, scena
 from cache.backend import Backend, open_backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
 from cache.jobs import Job, JobState
-from cache.machine import Machine
+from cache.machine import Device, Machine
 from cache.model_library import ToDownload
 from cache.request import (
     Dtype,
@@ -39,6 +39,7 @@ __all__ = [
     "Annotations",
     "Backend",
     "DamagedFile",
+    "Device",
     "Dtype",
     "InterveneRequest",
     "Job",

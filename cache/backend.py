@@ -16,6 +16,7 @@ from cache.graph_files import exported, read_import
 from cache.graph_memory import GraphMemory
 from cache.job_queue import JobQueue
 from cache.jobs import Job
+from cache.machine import Device
 from cache.memory import BoundedCache, held_bytes
 from cache.model_library import ModelLibrary, Resolve
 from cache.request import (
@@ -84,6 +85,19 @@ class Backend(Generic[M]):
     def device(self) -> str | None:
         """The device that the models are on, e.g. ``"cpu"``; None until the first one is open."""
         return self._worker.device
+
+    @property
+    def device_name(self) -> str:
+        """The device as it was asked for: ``"auto"``, ``"cpu"``, ``"cuda:1"`` …"""
+        return self._worker.device_name
+
+    def devices(self) -> tuple[Device, ...]:
+        """Return the devices to choose from; see :meth:`ModelLibrary.devices`."""
+        return self.library.devices()
+
+    def set_device(self, name: str) -> None:
+        """Open models on another device; see :meth:`ModelLibrary.set_device`."""
+        self.library.set_device(name)
 
     @property
     def queue(self) -> tuple[Job[Any], ...]:
@@ -352,13 +366,24 @@ class Backend(Generic[M]):
             logger.warning("%s", error)
 
 
-def open_backend(root: Path | None = None, *, device: str = "auto") -> Backend[Any]:
-    """Open the backend of this process, with its store in ``root``.
+def open_backend(root: Path | None = None, device: str | None = None) -> Backend[Any]:
+    """Open the backend of this process, with its store in ``root`` and its models on ``device``.
 
     Without ``root`` the store is in ``CIRCUIT_STORE``, else in ``.store`` next to this package.
-    ``CIRCUIT_STORE_GB`` bounds its size (default 2).
+    ``CIRCUIT_STORE_GB`` limits its size (default 2). Without ``device``, or with ``"auto"``, models
+    are opened on ``CIRCUIT_DEVICE``, else on CUDA, Apple MPS or the CPU. A device that is missing
+    fails the jobs, not this function: torch is not imported here.
 
     Raises :class:`StoreError` when the store cannot be opened or its size is not a number.
+
+    >>> import tempfile
+    >>> backend = open_backend(Path(tempfile.mkdtemp()), "cpu")
+    >>> job = backend.trace(TraceRequest("The capital of the state containing Dallas is"))
+    >>> job.result().targets[0].label
+    ' Austin'
+    >>> backend.trace(TraceRequest("The capital of the state containing Dallas is")).from_cache
+    True
+    >>> backend.close()
     """
     if root is None:
         default = Path(__file__).resolve().parent.parent / ".store"

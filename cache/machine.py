@@ -21,6 +21,18 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class Device:
+    """A device that models can run on."""
+
+    name: str
+    """``auto``, ``cpu``, ``cuda:0`` …, ``mps``."""
+    description: str = ""
+    """What it is, e.g. its product name; for ``auto``, the device it chooses."""
+    reason: str = ""
+    """For ``auto``: why it chooses that device."""
+
+
+@dataclass(frozen=True)
 class Machine:
     """What this machine has to hold models; sizes in bytes."""
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Generic
 from weakref import WeakKeyDictionary
 
-from cache.engine import M
+from cache.engine import AUTO, M, usable_cores
 from cache.job_queue import JobQueue
 from cache.jobs import Job
-from cache.machine import Machine, measured
+from cache.machine import Device, Machine, measured
 from cache.memory import BoundedCache
 from cache.request import ModelChoice, Published, identity
 from cache.worker import Worker
@@ -64,6 +64,7 @@ class ModelLibrary(Generic[M]):
         self._machine_looks = JobQueue("machine")
         self._fetched: WeakKeyDictionary[Job[int], tuple[FeatureId, ...]] = WeakKeyDictionary()
         self._seen: Machine | None = None
+        self._devices: tuple[Device, ...] = ()
         self._readers: BoundedCache[tuple[object, ...], FeatureReader] = BoundedCache(_READERS_KEPT)
 
     def close(self, timeout: float | None = None) -> None:
@@ -96,6 +97,35 @@ class ModelLibrary(Generic[M]):
     def _look(self, job: Job[None]) -> None:
         job.report(0, 0, "measuring this machine")
         self._seen = self._worker.engine.machine()
+
+    def devices(self) -> tuple[Device, ...]:
+        """Return the devices to choose from, ``auto`` first; only it and the CPU at first.
+
+        The others are listed once torch has been imported, which happens in the background.
+        """
+        if not self._devices:
+            job = self._machine_looks.submit("devices", "listing the devices", self._list_devices)
+            job.wait(_GLANCE)
+        return self._devices or (Device(AUTO), Device("cpu", f"{usable_cores()} cores"))
+
+    def _list_devices(self, job: Job[None]) -> None:
+        job.report(0, 0, "listing the devices")
+        self._devices = self._worker.engine.devices()
+
+    def set_device(self, name: str) -> None:
+        """Open models on another device; those in memory are dropped after the running job.
+
+        Waits until torch has been imported in the background. Raises :class:`ModelError` when this
+        machine does not have the device; nothing changes then.
+        """
+
+        def check(job: Job[None]) -> None:
+            job.report(0, 0, f"checking the device {name}")
+            self._worker.engine.check_device(name)
+
+        self._machine_looks.submit(f"device {name}", f"the device {name}", check).result()
+        self._worker.set_device(name)
+        self._seen = None
 
     @property
     def opened(self) -> tuple[ModelChoice, ...]:

@@ -42,13 +42,20 @@ class Worker(Generic[M]):
         self._failed_lock = threading.Lock()
         self._models: OrderedDict[str, tuple[ModelChoice, M]] = OrderedDict()
         self._opened: tuple[ModelChoice, ...] = ()
+        self._device_name = engine.device_name
         self._device: str | None = None
         self._started = False
+        self._announced = False
 
     @property
     def device(self) -> str | None:
         """The device that the models are on; None until the first one is open."""
         return self._device
+
+    @property
+    def device_name(self) -> str:
+        """The device as it was asked for: ``auto``, ``cpu``, ``cuda:1`` …"""
+        return self._device_name
 
     @property
     def opened(self) -> tuple[ModelChoice, ...]:
@@ -96,6 +103,15 @@ class Worker(Generic[M]):
         if choice in self._opened:
             self._queue.soon(lambda: self._unload(choice))
 
+    def set_device(self, name: str) -> None:
+        """Drop all models after the running job and open later ones on this device.
+
+        The caller checks that the device exists.
+        """
+        if name != self._device_name:
+            self._device_name = name
+            self._queue.soon(lambda: self._switch_device(name))
+
     def close(self, timeout: float | None = None) -> None:
         """Finish the queue, drop the models and end the thread."""
         self._queue.close(timeout)
@@ -131,6 +147,13 @@ class Worker(Generic[M]):
         self._forget_failures()
         self.engine.free_memory()
 
+    def _switch_device(self, name: str) -> None:
+        self._drop_all()
+        self._device, self._announced = None, False
+        self.engine.use_device(name)
+        self._forget_failures()
+        self.engine.free_memory()
+
     def _forget_failures(self) -> None:
         """Let failed requests run again: what did not fit may fit now."""
         with self._failed_lock:
@@ -160,6 +183,9 @@ class Worker(Generic[M]):
             job.report(0, 0, "starting")
             self.engine.start()
             self._started = True
+        if not self._announced:
+            logger.info("device: %s", self.engine.describe_device(choice.dtype))
+            self._announced = True
         while len(self._models) >= self._models_kept:
             self._drop([next(iter(self._models))])
             self.engine.free_memory()

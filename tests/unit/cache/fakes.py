@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from small_graphs import make_graph
 
-from cache import InterveneRequest, Machine, ModelChoice, ScenarioRequest, TraceRequest
+from cache import Device, InterveneRequest, Machine, ModelChoice, ScenarioRequest, TraceRequest
 from tracer.catalog.resolve import ModelSource
 from tracer.errors import EmptyPromptError, ModelError, TargetError
 from tracer.graph.graph import AttributionGraph
@@ -98,6 +98,8 @@ class FakeEngine:
         self.loads: list[str] = []
         self.choices: list[ModelChoice] = []
         self.freed = 0
+        self.device_name = "auto"
+        self.existing = {"auto", "cpu", "cuda:1"}
         self.look: Callable[[], Machine] = lambda: Machine(64, 32, 16, "fake")
         self.batches: list[tuple[str, int]] = []
         self.traced: list[str] = []
@@ -121,11 +123,25 @@ class FakeEngine:
     def start(self) -> None:
         self.starts += 1
 
+    def use_device(self, name: str) -> None:
+        self.device_name = name
+
+    def describe_device(self, dtype: str) -> str:
+        return f"{self.device_name}; {dtype} (because)"
+
+    def check_device(self, name: str) -> None:
+        if name not in self.existing:
+            raise ModelError(f"device {name!r} does not exist")
+
+    def devices(self) -> tuple[Device, ...]:
+        return tuple(Device(name) for name in sorted(self.existing))
+
     def load(self, choice: ModelChoice, progress: Progress) -> FakeModel:
         self.threads.add(threading.get_ident())
         self.loads.append(choice.model)
         self.choices.append(choice)
-        return FakeModel(self.folders(choice.model, choice.transcoders))
+        device = "cpu" if self.device_name == "auto" else self.device_name
+        return FakeModel(self.folders(choice.model, choice.transcoders), device)
 
     def trace(
         self, model: FakeModel, request: TraceRequest, progress: Progress

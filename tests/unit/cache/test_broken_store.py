@@ -50,7 +50,15 @@ WORKS: dict[str, Call] = {
     "warm": lambda backend: backend.warm(ModelChoice()).result(10),
 }
 """Calls that work without the store."""
-NO_STORE = {"device", "queue", "imports", "close"}
+NO_STORE = {
+    "close",
+    "device",
+    "device_name",
+    "devices",
+    "imports",
+    "queue",
+    "set_device",
+}
 
 
 class BrokenConnection:
@@ -172,6 +180,8 @@ def test_a_model_folder_that_cannot_be_read_fails_the_job(unreadable: Backend, n
 LIBRARY: dict[str, Callable[[ModelLibrary], Any]] = {
     "source": lambda library: library.source(ModelChoice()),
     "machine": lambda library: library.machine(),
+    "devices": lambda library: library.devices(),
+    "set_device": lambda library: library.set_device("cpu"),
     "opened": lambda library: library.opened,
     "unload": lambda library: library.unload(ModelChoice()),
     "features_here": lambda library: library.features_here(ModelChoice()),
