@@ -212,8 +212,12 @@ class TracerEngine:
     def free_memory(self) -> None:
         gc.collect()
         torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
+        if torch is None:
+            return
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if torch.backends.mps.is_available():
+            torch.mps.empty_cache()
 
     def check_device(self, name: str) -> None:
         resolve_device(name)

@@ -96,7 +96,8 @@ class ModelLibrary(Generic[M]):
 
     def _look(self, job: Job[None]) -> None:
         job.report(0, 0, "measuring this machine")
-        self._seen = self._worker.engine.machine()
+        if not self._worker.lost:  # a lost device cannot be measured
+            self._seen = self._worker.engine.machine()
 
     def devices(self) -> tuple[Device, ...]:
         """Return the devices to choose from, ``auto`` first; only it and the CPU at first.

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
 from cache.engine import Engine, M
 from cache.job_queue import JobQueue, unexpected
 from cache.jobs import Job
 from cache.request import ModelChoice, identity
+from tracer import errors
 from tracer.errors import Cancelled, MemoryLimitError, ModelError, TracerError
 from tracer.types import Progress
 
@@ -26,6 +27,10 @@ PAUSE: Final = 30.0
 """Seconds before a failed request is tried again. A page asks again whenever it is drawn: without a
 pause, work that fails slowly would run forever."""
 T = TypeVar("T")
+
+_LOST: Final = ("device-side assert", "illegal memory access", "unspecified launch failure")
+"""CUDA errors after which every call on the device fails, until the process ends."""
+_LostError: Final = getattr(errors, "DeviceLostError", ())
 
 
 class Worker(Generic[M]):
@@ -44,6 +49,7 @@ class Worker(Generic[M]):
         self._opened: tuple[ModelChoice, ...] = ()
         self._device_name = engine.device_name
         self._device: str | None = None
+        self._lost = ""
         self._started = False
         self._announced = False
 
@@ -56,6 +62,11 @@ class Worker(Generic[M]):
     def device_name(self) -> str:
         """The device as it was asked for: ``auto``, ``cpu``, ``cuda:1`` …"""
         return self._device_name
+
+    @property
+    def lost(self) -> str:
+        """Why no job can run until the server is restarted; empty while the device works."""
+        return self._lost
 
     @property
     def opened(self) -> tuple[ModelChoice, ...]:
@@ -81,11 +92,12 @@ class Worker(Generic[M]):
         ``fingerprint`` identifies the files that the caller means by ``choice``. ``work`` reports
         progress through ``job.report``, which is also where a cancelled job stops. A request that
         failed less than :data:`PAUSE` seconds ago returns the failed job, unless a model was
-        unloaded since.
+        unloaded since. On a lost device every job fails at once.
         """
 
         def run(job: Job[T]) -> T:
             try:
+                self._check_device()
                 return work(self._model(choice, fingerprint, job), job)
             except Cancelled:
                 raise
@@ -95,6 +107,8 @@ class Worker(Generic[M]):
                 self._failed[key, fingerprint] = job
             raise failure
 
+        if self._lost:
+            return Job.refused(key, TracerError(self._lost), title)
         job = self._queue.join(key, session) or self._recent_failure(key, fingerprint)
         return job or self._queue.submit(key, title, run, session)
 
@@ -126,33 +140,54 @@ class Worker(Generic[M]):
 
     # Everything below runs in the worker's thread.
 
+    def _check_device(self) -> None:
+        if self._lost:
+            raise TracerError(self._lost)
+
     def _failure(self, job: Job[Any], error: BaseException) -> TracerError:
         """Free the memory of failed work and return the error to show for it."""
-        if isinstance(error, TracerError):
-            return error
-        failure = unexpected(job, error)
-        if _out_of_memory(error):
-            failure = MemoryLimitError(
-                f"{self._device or 'this machine'} ran out of memory on {job.title!r}: shorten the "
-                "prompt, or limit the number of features"
+        failure = error if isinstance(error, TracerError) else unexpected(job, error)
+        chain = list(_causes(error))
+        if self._lost:
+            return failure
+        if cause := next(filter(_loses_device, chain), None):
+            self._lost = (
+                f"{self._device or 'the device'} stopped working and no model can run until the "
+                f"server is restarted ({str(cause).partition(chr(10))[0]})"
             )
+            logger.error("%s", self._lost)
+            failure = TracerError(self._lost)
             self._drop_all()
-        # The error's frames hold the tensors that filled the memory.
-        error.__traceback__ = error.__cause__ = error.__context__ = None
-        self.engine.free_memory()
+        elif any(map(_out_of_memory, chain)):
+            if failure is not error:
+                failure = MemoryLimitError(
+                    f"{self._device or 'this machine'} ran out of memory on {job.title!r}: shorten "
+                    "the prompt, or limit the number of features"
+                )
+            self._drop_all()
+        elif failure is error:
+            return failure
+        # The frames of an error hold the tensors that filled the memory.
+        for cause in chain:
+            cause.__traceback__ = cause.__cause__ = cause.__context__ = None
+        self._free_memory()
         return failure
+
+    def _free_memory(self) -> None:
+        if not self._lost:  # a call on a lost device fails
+            self.engine.free_memory()
 
     def _unload(self, choice: ModelChoice) -> None:
         self._drop(name for name, (kept, _) in self._models.items() if kept == choice)
         self._forget_failures()
-        self.engine.free_memory()
+        self._free_memory()
 
     def _switch_device(self, name: str) -> None:
         self._drop_all()
         self._device, self._announced = None, False
         self.engine.use_device(name)
         self._forget_failures()
-        self.engine.free_memory()
+        self._free_memory()
 
     def _forget_failures(self) -> None:
         """Let failed requests run again: what did not fit may fit now."""
@@ -188,7 +223,7 @@ class Worker(Generic[M]):
             self._announced = True
         while len(self._models) >= self._models_kept:
             self._drop([next(iter(self._models))])
-            self.engine.free_memory()
+            self._free_memory()
         job.report(0, 0, f"opening {choice.model}")
         model = self.engine.load(choice, _opening(choice, job))
         if identity(model.source, choice) != fingerprint:
@@ -208,6 +243,20 @@ def _opening(choice: ModelChoice, job: Job[Any]) -> Progress:
         job.report(done, total, f"opening {choice.model}: {what}")
 
     return report
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and the errors that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _loses_device(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, _LostError) or (
+        isinstance(error, RuntimeError) and any(phrase in text for phrase in _LOST)
+    )
 
 
 def _out_of_memory(error: BaseException) -> bool:
