@@ -10,6 +10,7 @@ Importing this package is light: torch is imported in the worker's thread, for i
     engine.py         what the worker runs: `tracer`, or a stand-in in tests
     machine.py        memory, disk and accelerator
     request.py        what can be asked, and the digests under which answers are kept
+    method.py         a digest of the code and libraries that compute
     graph_memory.py   decoded graphs and their pruned forms, bounded together
     memory.py         other bounded caches, and how much memory a result holds
     store.py          graphs on disk: verified, bounded, safe under several processes

@@ -13,13 +13,14 @@ def make_graph(
 ) -> AttributionGraph:
     """Return a graph of one layer with two features, whose weights depend only on the tokens."""
     n_nodes = 2 + 2 * len(token_ids) + 1
+    last, n_edges = len(token_ids) - 1, min(n_edges, n_nodes - 1)
     random = np.random.default_rng(token_ids)
     return AttributionGraph(
         prompt=prompt,
         tokens=tuple(f"t{token}" for token in token_ids),
         token_ids=token_ids,
         n_layers=1,
-        features=np.array([[0, 1, 5], [0, 2, 9]], np.int32),
+        features=np.array([[0, min(1, last), 5], [0, min(2, last), 9]], np.int32),
         activations=np.array([0.5, 2.0], np.float32),
         targets=(Target(" x", (7,), 0.9),),
         indptr=np.array([0] * n_nodes + [n_edges], np.int64),

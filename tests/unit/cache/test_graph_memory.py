@@ -25,24 +25,17 @@ WHOLE = Thresholds(1.0, 1.0)
 
 
 def graph_of(number: int, n_features: int = 300, n_edges: int = 3_000) -> AttributionGraph:
-    """Return a graph of 6 layers whose features all have inputs, and its own weights."""
+    """Return a graph of 6 layers; tokens affect the features, and these the one logit."""
     random = np.random.default_rng(number)
-    n_layers, n_pos = 6, 8
-    features = np.stack(
-        [
-            np.sort(random.integers(0, n_layers, n_features)),
-            random.integers(1, n_pos, n_features),
-            random.permutation(16_000)[:n_features],
-        ],
-        axis=1,
-    ).astype(np.int32)
+    n_layers, n_pos, n_inputs = 6, 40, n_edges // n_features
+    numbers = random.permutation(16_000)[:n_features]
+    places = random.integers([0, 1], [n_layers, n_pos], (n_features, 2))
+    features = np.array(sorted(zip(*places.T, numbers, strict=True)), np.int32)
     n_nodes = n_features + n_layers * n_pos + n_pos + 1
-    first_token, last = n_nodes - n_pos - 1, n_nodes - 1
-    of_tokens = np.repeat(np.arange(n_features), n_edges // n_features)
-    rows = np.concatenate([of_tokens, np.full(n_features, last)])
-    sources = np.concatenate(
-        [random.integers(first_token, last, len(of_tokens)), np.arange(n_features)]
-    )
+    first_token, logit = n_nodes - n_pos - 1, n_nodes - 1
+    inputs = np.sort(np.argsort(random.random((n_features, n_pos)))[:, :n_inputs])
+    rows = [*np.repeat(np.arange(n_features), n_inputs), *[logit] * n_features]
+    sources = [*(first_token + inputs).ravel(), *range(n_features)]
     return AttributionGraph(
         prompt=f"prompt {number}",
         tokens=tuple(f"t{place}" for place in range(n_pos)),
@@ -52,7 +45,7 @@ def graph_of(number: int, n_features: int = 300, n_edges: int = 3_000) -> Attrib
         activations=random.random(n_features).astype(np.float32),
         targets=(Target(" x", (7,), 0.9),),
         indptr=np.searchsorted(rows, np.arange(n_nodes + 1)).astype(np.int64),
-        sources=sources.astype(np.int32),
+        sources=np.array(sources, np.int32),
         weights=random.random(len(rows)).astype(np.float32),
         next_tokens=(),
         n_active_features=n_features,

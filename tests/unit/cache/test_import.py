@@ -127,7 +127,7 @@ class Touches:
         (b"{" * 100_000, "JSON"),
         (b"[" * 100_000, "JSON"),
         (b"\x80\x02}.", "bare pickle"),
-        (b"PK\x03\x04", "cut off or damaged"),
+        (b"PK\x03\x04", "damaged"),
         (b"\x89PNG\r\n", "JSON"),
         (content(neuronpedia())[:-9], "JSON"),
         (changed(lambda s: s["nodes"].pop()), "3_11_2"),
