@@ -1,4 +1,4 @@
-"""Stand-ins for the model: an engine that answers at once, or exactly when a test lets it."""
+"""Fake models and a fake engine, which answers at once or when a test lets it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ BATCHES = 4
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread does, ten seconds at most."""
+    """Wait up to ten seconds for another thread."""
     end = time.monotonic() + 10
     while not condition():
-        assert time.monotonic() < end, "it never happened"
+        assert time.monotonic() < end, "it did not happen within 10 seconds"
         time.sleep(0.005)
 
 
@@ -50,7 +50,7 @@ class FakeModel:
 
 @dataclass(frozen=True)
 class FakeResult:
-    """As much of an intervention's result as the backend looks at."""
+    """The part of an intervention's result that the backend uses."""
 
     request: InterveneRequest
     baseline_logits: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))
@@ -58,7 +58,7 @@ class FakeResult:
 
 
 class FakeFolders:
-    """Stands in for `tracer.catalog.resolve.resolve`; a test may change a fingerprint."""
+    """Replaces `tracer.catalog.resolve.resolve`; a test may change a fingerprint."""
 
     def __init__(self) -> None:
         self.fingerprints: dict[str, str] = {}
@@ -71,7 +71,7 @@ class FakeFolders:
 
 
 class Gate:
-    """Holds the engine inside a batch until the test opens it."""
+    """Blocks the engine inside a batch until the test opens it."""
 
     def __init__(self) -> None:
         self._reached = threading.Event()
@@ -86,11 +86,11 @@ class Gate:
         self._open.set()
 
     def wait_until_reached(self) -> None:
-        assert self._reached.wait(10), "the engine never got to work"
+        assert self._reached.wait(10), "the engine never started a batch"
 
 
 class FakeEngine:
-    """Notes every call and the thread it came from; ``on_batch`` runs within each batch."""
+    """Records every call and its thread; ``on_batch`` runs within each batch."""
 
     def __init__(self, folders: FakeFolders) -> None:
         self.folders = folders
@@ -110,7 +110,7 @@ class FakeEngine:
         self._gates: list[Gate] = []
 
     def hold(self) -> Gate:
-        """Make every batch wait from now on, until the test opens the gate."""
+        """Block every batch until the test opens the gate."""
         gate = Gate()
         self._gates.append(gate)
         self.on_batch = gate.stop_here
@@ -166,8 +166,8 @@ class FakeEngine:
         self.ran.append(request.scenarios)
         tokens = model.encode(request.prompt)
         progress(0, 1, "scenarios")
-        said = Outcome("baseline", (), np.zeros(3, np.float32))
-        return ScenarioRun(request.prompt, tokens, said, (said,) * len(request.scenarios))
+        outcome = Outcome("baseline", (), np.zeros(3, np.float32))
+        return ScenarioRun(request.prompt, tokens, outcome, (outcome,) * len(request.scenarios))
 
     def machine(self) -> Machine:
         return self.look()

@@ -20,7 +20,7 @@ from tracer.graph.graph import AttributionGraph
 from tracer.graph.pruning import PrunedGraph, without_pruning
 from tracer.types import Target, Thresholds
 
-LIMIT = 1_200_000
+LIMIT = 1_000_000
 WHOLE = Thresholds(1.0, 1.0)
 
 
@@ -66,10 +66,10 @@ def key_of(number: int) -> str:
 
 @pytest.fixture
 def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
-    """A backend with 30 stored graphs, which together take several times the limit."""
+    """A backend with 20 stored graphs, which together take several times the limit."""
     monkeypatch.setattr("cache.backend.GRAPH_BYTES", LIMIT)
     folders, store = FakeFolders(), Store(tmp_path / "store")
-    for number in range(30):
+    for number in range(20):
         store.save(key_of(number), graph_of(number))
     backend = Backend(store, FakeEngine(folders), folders)
     yield backend
@@ -89,7 +89,7 @@ def traced_growth(work: Callable[[], None]) -> int:
 
 def test_what_graphs_compute_lazily_counts_towards_the_limit(backend: Backend) -> None:
     def look_at_all() -> None:
-        for number in range(30):
+        for number in range(20):
             graph = backend.graph(key_of(number))
             assert graph is not None
             use_everything(without_pruning(graph))
@@ -103,9 +103,9 @@ def test_many_graphs_at_many_thresholds_stay_within_the_limit(backend: Backend) 
     pruned: list[weakref.ref[PrunedGraph]] = []
 
     def move_the_sliders() -> None:
-        for number in range(30):
-            for step in range(5):
-                thresholds = Thresholds(0.5 + step / 10, 0.9)
+        for number in range(20):
+            for step in range(3):
+                thresholds = Thresholds(0.5 + step / 5, 0.9)
                 found = backend.pruned(key_of(number), thresholds)
                 assert found is not None and found.thresholds == thresholds
                 use_everything(found)
@@ -116,7 +116,7 @@ def test_many_graphs_at_many_thresholds_stay_within_the_limit(backend: Backend) 
     assert LIMIT / 3 < traced_growth(move_the_sliders) < LIMIT
     assert backend._graphs.n_bytes < LIMIT
     alive = {id(graph()) for graph in graphs if graph() is not None}
-    assert 1 <= len(alive) < 15, "few of the graphs fit"
+    assert 1 <= len(alive) < 10, "few of the graphs fit"
     for found in filter(None, (reference() for reference in pruned)):
         assert id(found.graph) in alive
 
@@ -164,7 +164,7 @@ def test_pruned_forms_are_evicted_before_their_graph() -> None:
     reference = weakref.ref(graph)
     del graph
     alive = []
-    for number in range(2, 40):
+    for number in range(2, 20):
         memory.put(f"{number}", graph_of(number))
         alive.append((reference() is not None, sum(form() is not None for form in pruned)))
     assert alive[0] == (True, 3) and alive[-1] == (False, 0)
@@ -175,7 +175,7 @@ def test_pruned_forms_are_evicted_before_their_graph() -> None:
 def test_a_graph_in_use_stays() -> None:
     memory = GraphMemory(LIMIT)
     memory.put("used", graph_of(1))
-    for number in range(2, 40):
+    for number in range(2, 20):
         memory.put(f"{number}", graph_of(number))
         assert memory.get("used") is not None
     assert memory.get("2") is None, "the others make room"

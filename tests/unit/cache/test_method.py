@@ -6,12 +6,12 @@ import ast
 import importlib.metadata
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 from import_graph import read_imports
 
-import cache.request
 from cache import InterveneRequest, ScenarioRequest, TraceRequest
 from cache.method import (
     INTERVENTION_ROOMS,
@@ -183,13 +183,16 @@ def test_an_operator_in_the_real_attribution_changes_the_key(tmp_path: Path) -> 
     assert fingerprint(package, rooms) != before
 
 
+all_imports = cache(read_imports)
+
+
 def module_of(room: str) -> str:
     return f"tracer.{room.removesuffix('.py').replace('/', '.')}"
 
 
 def imported_from(module: str) -> set[str]:
     """Return every module of `tracer` that ``module`` imports, directly or not."""
-    imports, seen, left = read_imports(), set(), [module]
+    imports, seen, left = all_imports(), set(), [module]
     while left:
         name = left.pop()
         if name in imports and name not in seen:
@@ -241,5 +244,5 @@ def test_the_method_is_in_every_digest_of_computed_numbers(
         }
 
     before = digests()
-    monkeypatch.setattr(cache.request, "method_fingerprint", lambda *rooms: "other code")
+    monkeypatch.setattr("cache.request.method_fingerprint", lambda *rooms: "other code")
     assert len(before | digests()) == 8
