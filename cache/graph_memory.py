@@ -72,8 +72,8 @@ class GraphMemory:
             if isinstance(known, PrunedGraph) and known.graph is graph:
                 return known
         pruned = _prune(graph, thresholds)
+        size = _size(graph) + _size(pruned)
         with self._lock:
-            size = _size(graph) + _size(pruned)
             if self._graph(key) is graph and size <= self._kept.maxsize:
                 self._kept[key, thresholds] = pruned
                 self._graph(key)

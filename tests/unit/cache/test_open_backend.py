@@ -10,6 +10,7 @@ import pytest
 from fakes import FakeEngine
 from published import CONFIG
 
+import cache
 from cache import Backend, ModelChoice, StoreError, TraceRequest, open_backend
 from cache.store import Store
 from tracer.catalog.resolve import resolve
@@ -67,3 +68,9 @@ def test_an_invalid_store_size_is_refused(
     monkeypatch.setenv("CIRCUIT_STORE_GB", size)
     with pytest.raises(StoreError, match="expected a positive number"):
         open_backend(tmp_path)
+
+
+def test_the_overview_of_the_package_lists_every_module() -> None:
+    modules = {path.name for path in Path(cache.__file__).parent.glob("*.py")} - {"__init__.py"}
+    listed = [line.split()[0] for line in (cache.__doc__ or "").splitlines() if ".py " in line]
+    assert set(listed) == modules and len(listed) == len(modules)
