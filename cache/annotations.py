@@ -1,4 +1,4 @@
-"""What a person marks in a trace and tries on it: pins, named groups of nodes, runs of what-ifs."""
+"""What a visitor adds to a trace: pins, supernodes, and the scenarios that were run on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from tracer.types import NodeId, Supernode
 
 @dataclass(frozen=True)
 class Annotations:
-    """Pinned nodes and supernodes of one trace."""
+    """Pinned nodes and supernodes of one trace. False if there are none.
+
+    >>> pins = Annotations((NodeId("feature", 1, 7, 887),))
+    >>> Annotations.from_json(pins.to_json()) == pins
+    True
+    """
 
     pinned: tuple[NodeId, ...] = ()
     supernodes: tuple[Supernode, ...] = ()
@@ -22,7 +27,7 @@ class Annotations:
         return bool(self.pinned or self.supernodes)
 
     def to_json(self) -> str:
-        """Empty where nothing is marked; :meth:`from_json` is the inverse."""
+        """Return JSON for :meth:`from_json`; an empty text if there are no annotations."""
         if not self:
             return ""
         groups = [[group.name, *map(str, group.nodes)] for group in self.supernodes]
@@ -31,7 +36,7 @@ class Annotations:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ``ValueError`` on anything that :meth:`to_json` does not write."""
+        """Read what :meth:`to_json` wrote; raises ``ValueError`` on anything else."""
         if not text:
             return cls()
         stored: Any = json.loads(text)
@@ -44,27 +49,29 @@ class Annotations:
                 ),
             )
         except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"these are no marks ({error!r}): {text[:80]}") from error
+            raise ValueError(f"not annotations ({error!r}): {text[:80]}") from error
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What-ifs that were run on a trace, what came out in a few words, and when (since 1970)."""
+    """A run of scenarios on a trace, from the trace's history."""
 
     scenarios: tuple[Scenario, ...]
-    said: str
+    summary: str
+    """The outcome in a few words."""
     ran: float
+    """When, in seconds since 1970."""
 
 
 def scenarios_to_json(scenarios: tuple[Scenario, ...]) -> str:
-    """:func:`scenarios_from_json` is the inverse."""
+    """Return JSON for :func:`scenarios_from_json`."""
     stored = [scenario.to_dict() for scenario in scenarios]
     return json.dumps(stored, separators=(",", ":"), ensure_ascii=False)
 
 
 def scenarios_from_json(text: str) -> tuple[Scenario, ...]:
-    """Raises ``ValueError`` on anything that :func:`scenarios_to_json` does not write."""
+    """Read what :func:`scenarios_to_json` wrote; raises ``ValueError`` on anything else."""
     try:
         return tuple(Scenario.from_dict(entry) for entry in json.loads(text))
     except (InterventionError, TypeError) as error:
-        raise ValueError(f"these are no scenarios: {error}") from error
+        raise ValueError(f"not scenarios: {error}") from error

@@ -55,7 +55,7 @@ def history(key: str) -> None:
             when = datetime.datetime.fromtimestamp(run.ran).strftime("%d %b %H:%M")
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.markdown(
-                    f"**{plain(names)}** :gray[{plain(when)}]  \n{plain(run.said)}",
+                    f"**{plain(names)}** :gray[{plain(when)}]  \n{plain(run.summary)}",
                     width="stretch",
                 )
                 st.button(

@@ -1,4 +1,4 @@
-"""What all visitors share: the backend and pruned graphs. `st.cache_resource` stands only here.
+"""What all visitors share: the backend. `st.cache_resource` is used only here.
 
 Nothing here is ever changed by a page; `st.cache_data` would copy every graph on every hit.
 """
@@ -23,7 +23,7 @@ from cache import (
 from tracer.errors import TracerError
 from tracer.features.cards import FeatureCard, FeatureReader
 from tracer.graph.graph import AttributionGraph
-from tracer.graph.pruning import PrunedGraph, prune, without_pruning
+from tracer.graph.pruning import PrunedGraph
 from tracer.interchange.nodes import explained_by
 from tracer.types import FeatureId, Thresholds
 
@@ -38,15 +38,12 @@ def backend() -> Backend[Any]:
     return open_backend()
 
 
-@st.cache_resource(show_spinner=False, max_entries=64)
 def pruned_graph(key: str, thresholds: Thresholds) -> PrunedGraph:
-    """The graph stored under ``key``, pruned."""
-    graph: AttributionGraph | None = backend().graph(key)
-    if graph is None:
+    """Return the graph stored under ``key``, pruned. Raises ``KeyError`` if there is none."""
+    pruned = backend().pruned(key, thresholds)
+    if pruned is None:
         raise KeyError(key)
-    if is_imported(graph) and thresholds == WHOLE:
-        return without_pruning(graph)
-    return prune(graph, thresholds.node, thresholds.edge)
+    return pruned
 
 
 def is_imported(graph: AttributionGraph) -> bool:
