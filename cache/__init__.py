@@ -20,7 +20,13 @@ Importing this package is light: torch is imported in the worker's thread, for i
     annotations.py    what a visitor adds to a trace: pins, supernodes, runs
 """
 
-from cache.annotations import Annotations, StoredRun, scenarios_from_json, scenarios_to_json
+from cache.annotations import (
+    Annotations,
+    BoxPosition,
+    StoredRun,
+    scenarios_from_json,
+    scenarios_to_json,
+)
 from cache.backend import Backend, open_backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
 from cache.jobs import Job, JobState
@@ -39,6 +45,7 @@ from tracer.interchange.nodes import stored_labels
 __all__ = [
     "Annotations",
     "Backend",
+    "BoxPosition",
     "DamagedFile",
     "Device",
     "Dtype",
