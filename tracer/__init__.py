@@ -43,6 +43,10 @@ if TYPE_CHECKING:
         run_scenarios,
     )
     from tracer.model.model import Model, load
+    from tracer.search.by_text import feature_activations, features_on_text
+    from tracer.search.by_weight import features_promoting, features_reading, neighbours
+    from tracer.search.by_word import search_examples, search_labels
+    from tracer.search.match import FeatureMatch
 
 __all__ = [
     "AttributionGraph",
@@ -50,6 +54,7 @@ __all__ = [
     "Direction",
     "Edit",
     "FeatureId",
+    "FeatureMatch",
     "FeatureTarget",
     "IndexSummary",
     "Intervention",
@@ -67,14 +72,21 @@ __all__ = [
     "TracerError",
     "build_index",
     "external_from_pruned",
+    "feature_activations",
+    "features_on_text",
+    "features_promoting",
+    "features_reading",
     "graph_from_external",
     "intervene",
     "load",
     "load_graph",
+    "neighbours",
     "prune",
     "read_graph_json",
     "read_graph_pt",
     "run_scenarios",
+    "search_examples",
+    "search_labels",
     "trace",
     "write_graph_json",
 ]
@@ -86,13 +98,25 @@ _NEEDS_TORCH = {
     "Outcome": "tracer.interventions.run",
     "ScenarioRun": "tracer.interventions.run",
     "build_index": "tracer.indexing",
+    "feature_activations": "tracer.search.by_text",
+    "features_on_text": "tracer.search.by_text",
+    "features_promoting": "tracer.search.by_weight",
+    "features_reading": "tracer.search.by_weight",
     "intervene": "tracer.interventions.run",
     "read_graph_pt": "tracer.interchange.circuit_tracer_pt",
     "run_scenarios": "tracer.interventions.run",
     "load": "tracer.model.model",
+    "neighbours": "tracer.search.by_weight",
     "trace": "tracer.attribution.trace",
 }
 
+_READS_FEATURES = {
+    "FeatureMatch": "tracer.search.match",
+    "search_examples": "tracer.search.by_word",
+    "search_labels": "tracer.search.by_word",
+}
+"""Names that need no torch, but more than reading a graph does."""
+_LAZY = _NEEDS_TORCH | _READS_FEATURES
 
 _RENAMED = {
     "graph_from_shared": "graph_from_external",
@@ -104,8 +128,8 @@ _RENAMED = {
 def __getattr__(name: str) -> Any:
     if name in _RENAMED:
         return globals()[_RENAMED[name]]
-    if name not in _NEEDS_TORCH:
+    if name not in _LAZY:
         raise AttributeError(f"module 'tracer' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_NEEDS_TORCH[name]), name)
+    return getattr(import_module(_LAZY[name]), name)

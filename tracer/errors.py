@@ -17,6 +17,7 @@
     │   └── FeatureLookupError        the examples of a feature cannot be fetched from elsewhere
     │       └── SourceUnavailableError  their source cannot be asked now; later it may
     ├── CorpusError             a corpus to build feature examples from cannot be read
+    ├── SearchError             a search for features that cannot be answered as asked
     ├── ComparisonError         two graphs cannot be compared as asked
     ├── ExternalGraphError        a published graph is damaged or not in a form that is known
     ├── GraphFileError          a saved graph is damaged or of another version
@@ -108,6 +109,10 @@ class InterventionError(TracerError):
 
 class FeatureIndexError(TracerError):
     """Feature examples on disk cannot be read, or an unfinished build of them not gone on with."""
+
+
+class SearchError(TracerError):
+    """A search for features has an empty query, or names something that does not exist."""
 
 
 class CorpusError(TracerError):
