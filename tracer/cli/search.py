@@ -20,14 +20,12 @@ from tracer.errors import FeatureIndexError, SearchError
 from tracer.features.cards import FeatureReader, Label
 from tracer.features.lookup import FeatureLookup, feature_lookup
 from tracer.hub import network_allowed
-from tracer.search.match import FeatureMatch, PeakDetail, TextDetail, parse_feature
+from tracer.search.match import KINDS, FeatureMatch, PeakDetail, TextDetail, parse_feature
 from tracer.types import FeatureId
 from tracer.types import Progress as ProgressCallback
 
 if TYPE_CHECKING:
     from tracer.model.model import Model
-
-_KINDS = ("same-decoder", "same-encoder", "opposite", "upstream", "downstream")
 
 
 def add(commands: Any) -> None:
@@ -60,7 +58,7 @@ features of the same layer: above 4 it is unlikely to be chance.
     query.add_argument("--like", metavar="LAYER/FEATURE", help="features related to this one")
     parser.add_argument(
         "--kind",
-        choices=_KINDS,
+        choices=KINDS,
         help="with --like: how they are related (same-decoder)",
     )
     parser.add_argument(
@@ -146,7 +144,7 @@ def _in_model(
     import tracer
 
     if liked is not None:
-        return tracer.neighbours(model, liked, options.kind or _KINDS[0], options.limit, progress)
+        return tracer.neighbours(model, liked, options.kind or KINDS[0], options.limit, progress)
     if options.text is not None:
         return tracer.features_on_text(
             model,

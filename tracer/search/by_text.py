@@ -188,7 +188,9 @@ class _Chunks:
 
     def at(self, position: int) -> tuple[Float[Tensor, " features"], Tensor]:
         """The activation of every feature at one position, and that position."""
-        values = self._transcoder.activations(self._x[position : position + 1])[0]
+        for start, active in self._all():
+            if start <= position < start + len(active):
+                values = active[position - start]
         return values, torch.full_like(values, position, dtype=torch.long)
 
     def columns(self, features: Sequence[int]) -> list[tuple[float, ...]]:

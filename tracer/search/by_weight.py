@@ -8,7 +8,7 @@ and never matter on any text ("Circuit Tracing", Ameisen et al. 2025, section on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -29,12 +29,10 @@ from tracer.search.dictionary import (
     write_query,
     written_at,
 )
-from tracer.search.match import FeatureMatch, check_limit
+from tracer.search.match import KINDS, FeatureMatch, NeighbourKind, check_limit
 from tracer.types import FeatureId, Progress
 
-NeighbourKind = Literal["upstream", "downstream", "same-decoder", "same-encoder", "opposite"]
 Side = Literal["decoder", "encoder"]
-KINDS: Final[tuple[NeighbourKind, ...]] = get_args(NeighbourKind)
 
 
 def features_promoting(

@@ -50,7 +50,7 @@ def query_word(text: str) -> str:
     >>> query_word(" Dallas")
     'dallas'
     """
-    if not text:
+    if not text.strip(" "):
         raise SearchError("the query is empty: write a word that the examples contain")
     word = _key(text)
     if len(word.split()) > 1:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 from tracer.errors import SearchError
 from tracer.features.cards import Example, Label
 from tracer.types import FeatureId
+
+NeighbourKind = Literal["same-decoder", "same-encoder", "opposite", "upstream", "downstream"]
+"""How :func:`tracer.neighbours` relates features."""
+KINDS: Final[tuple[NeighbourKind, ...]] = get_args(NeighbourKind)
 
 _FEATURE: Final = re.compile(r"L?(\d+)/(\d+)", re.ASCII | re.IGNORECASE)
 

@@ -17,7 +17,8 @@ import tracer
 from tracer.errors import Cancelled, SearchError, TargetError
 from tracer.model.model import Model
 from tracer.search import dictionary
-from tracer.search.by_weight import KINDS, NeighbourKind, similar_to_vector
+from tracer.search.by_weight import similar_to_vector
+from tracer.search.match import KINDS, NeighbourKind
 from tracer.transcoders.lazy_rows import StoredRows
 from tracer.transcoders.transcoder import Transcoder
 from tracer.types import FeatureId
@@ -368,7 +369,7 @@ def test_a_feature_without_a_decoder_is_similar_to_nothing(model: Model) -> None
         ((9, 0), "upstream", "feature L9/0 does not exist: .* has layers 0 to 2"),
         ((-1, 0), "upstream", "feature L-1/0 does not exist"),
         ((1, 24), "upstream", "feature L1/24 does not exist: layer 1 has features 0 to 23"),
-        ((1, 5), "sideways", "kind is 'sideways': expected one of upstream, downstream, same-dec"),
+        ((1, 5), "sideways", "kind is 'sideways': expected one of same-decoder, same-encoder, opp"),
     ],
 )
 def test_neighbours_of_nothing_are_refused(
