@@ -140,7 +140,7 @@ def _in_model(
     liked: FeatureId | None,
     progress: ProgressCallback,
 ) -> tuple[FeatureMatch, ...]:
-    """The searches that need the model."""
+    """Run one of the searches that need the model."""
     import tracer
 
     if liked is not None:
@@ -163,7 +163,7 @@ def _in_model(
 
 
 def _names(reader: FeatureReader, matches: tuple[FeatureMatch, ...]) -> dict[FeatureId, str]:
-    """What the features are called, where it is known; that some have no name is not a failure."""
+    """Return the names of the features that have one; a name that cannot be read is empty."""
     features = [match.feature for match in matches]
     try:
         if isinstance(reader, FeatureLookup) and network_allowed():

@@ -165,7 +165,7 @@ class _Chunks:
         self._kept: Tensor | None = None
 
     def _all(self) -> Iterator[tuple[int, Float[Tensor, "chunk features"]]]:
-        """Every chunk with its first position; a text of one chunk is computed once only."""
+        """Yield every chunk with its first position; a text of one chunk is computed only once."""
         for start in range(0, len(self._x), self._step):
             if self._kept is not None:
                 yield start, self._kept
@@ -177,7 +177,7 @@ class _Chunks:
             yield start, active
 
     def peaks(self) -> tuple[Float[Tensor, " features"], Tensor]:
-        """The largest activation of every feature, and its position."""
+        """Return the largest activation of every feature, and its position."""
         best = self._x.new_zeros(self._transcoder.n_features)
         places = torch.zeros_like(best, dtype=torch.long)
         for start, active in self._all():
@@ -187,14 +187,14 @@ class _Chunks:
         return best, places
 
     def at(self, position: int) -> tuple[Float[Tensor, " features"], Tensor]:
-        """The activation of every feature at one position, and that position."""
+        """Return the activation of every feature at one position, and that position."""
         for start, active in self._all():
             if start <= position < start + len(active):
                 values = active[position - start]
         return values, torch.full_like(values, position, dtype=torch.long)
 
     def columns(self, features: Sequence[int]) -> list[tuple[float, ...]]:
-        """The activations of some features at all positions."""
+        """Return the activations of some features at all positions."""
         if not features:
             return []
         chosen = torch.tensor(features, device=self._x.device)
@@ -202,7 +202,7 @@ class _Chunks:
         return [tuple(column) for column in columns.T.tolist()]
 
     def one(self, feature: int) -> Float[Tensor, " pos"]:
-        """The activations of one feature, without computing the others where possible."""
+        """Return the activations of one feature, without computing the others where possible."""
         parts = []
         for start in range(0, len(self._x), self._step):
             x = self._x[start : start + self._step]
@@ -215,7 +215,7 @@ class _Chunks:
 
 @dataclass(frozen=True)
 class _Filters:
-    """What is known of features apart from this text."""
+    """Density and largest activation of features, as an index or the caller knows them."""
 
     max_density: float | None
     densities: Mapping[FeatureId, float] | None
@@ -244,7 +244,7 @@ class _Filters:
         return density is not None and density > self.max_density
 
     def largest(self, feature: FeatureId) -> float | None:
-        """The feature's largest activation on its index's corpus; None where it is unknown."""
+        """Return the feature's largest activation on its index's corpus; None if unknown."""
         card = None if self.reader is None else self.reader.cached_card(feature)
         return card.act_max or None if card is not None else None
 
@@ -260,7 +260,7 @@ class _Top:
         """Position and activations of every feature in the heap."""
 
     def add(self, scored: Iterator[tuple[float, FeatureId]], filters: _Filters) -> list[FeatureId]:
-        """Take in the features of a layer; return those that are among the best now."""
+        """Add the features of a layer; return those that are now among the best."""
         for value, feature in sorted(scored, key=lambda row: (-row[0], row[1])):
             row = (value, -feature.layer, -feature.index)
             full = len(self._heap) == self._limit
@@ -273,14 +273,14 @@ class _Top:
         return sorted(best - self.columns.keys())
 
     def ranked(self) -> list[tuple[float, FeatureId]]:
-        """The best features, the best first."""
+        """Return the best features, the best first."""
         return [
             (value, FeatureId(-layer, -index))
             for value, layer, index in sorted(self._heap, reverse=True)
         ]
 
     def detail(self, tokens: tuple[str, ...], feature: FeatureId, filters: _Filters) -> TextDetail:
-        """What one of the best features does on the text."""
+        """Return the position and activations of one of the best features."""
         position, activations = self.columns[feature]
         largest = filters.largest(feature)
         share = None if largest is None else activations[position] / largest

@@ -105,7 +105,7 @@ def features_reading(
 
 
 def _embedding(model: Model, token: int) -> Float[Tensor, "1 d_model"]:
-    """What a token puts into the residual stream, scaled as the family scales it."""
+    """Return what a token adds to the residual stream, with the scaling of its model family."""
     ids = torch.tensor([token], device=model.device)
     _, seen = model.bridge.capture(ids, ["embed.hook_out"])
     return seen["embed.hook_out"].float()

@@ -157,7 +157,7 @@ def example_words(reader: FeatureReader, progress: Progress | None = None) -> Ex
 
 
 def _complete_index(reader: FeatureReader) -> FeatureIndex:
-    """The index on this disk that lists every feature of a dictionary."""
+    """Return the index on this disk that lists every feature of a dictionary."""
     indexes: tuple[FeatureIndex, ...] = ()
     if isinstance(reader, FeatureIndex):
         indexes = (reader,)

@@ -31,7 +31,7 @@ BLOCK_BYTES: Final = 2**26
 
 Values = NDArray[np.float64]
 Score = Callable[[int, Tensor], Tensor]
-"""Of a layer and a block of its vectors ``(rows, …)``: one number per row."""
+"""``score(layer, vectors)`` returns one number per row of ``vectors (rows, …)``."""
 Sign = Literal["positive", "negative", "both"]
 
 
@@ -56,7 +56,7 @@ def write_query(
 
 
 def _post_norm(model: Model, layer: int) -> Norm | None:
-    """The norm between what a transcoder writes at ``layer`` and the residual stream."""
+    """Return the norm between what a transcoder writes at ``layer`` and the residual stream."""
     after_norm = model.transcoders.write_point is WritePoint.RESIDUAL_UPDATE
     return None if after_norm else model.blocks[layer].mlp_post_norm
 
@@ -68,15 +68,15 @@ def read_at(
 
     The norm's scale is 1, or with ``normalise`` that of the vector itself.
     """
-    norm, point = _read_norm(model, layer), model.transcoders.read_point
+    norm = _read_norm(model, layer)
     if norm is None:
         return vectors
-    scale = _own_scale(norm, vectors) if normalise else _unit(vectors)
-    seen = norm.push_forward(vectors, scale)
-    if point is ReadPoint.NORMALIZED:
-        centred = vectors - vectors.mean(-1, keepdim=True) if norm.centred else vectors
-        seen = centred / scale
-    return seen
+    centred = vectors - vectors.mean(-1, keepdim=True) if norm.centred else vectors
+    if normalise:
+        scale = centred.square().mean(-1, keepdim=True).sqrt()
+        centred = centred / torch.where(scale > 0, scale, torch.ones_like(scale))
+    before_gain = model.transcoders.read_point is ReadPoint.NORMALIZED
+    return centred if before_gain else centred * norm.gain
 
 
 def read_directions(
@@ -92,20 +92,13 @@ def read_directions(
 
 
 def _read_norm(model: Model, layer: int) -> Norm | None:
-    """The norm between the residual stream and what the transcoder of ``layer`` reads."""
+    """Return the norm between the residual stream and what the transcoder of ``layer`` reads."""
     before_norm = model.transcoders.read_point is ReadPoint.RESIDUAL
     return None if before_norm else model.blocks[layer].mlp_norm
 
 
 def _unit(vectors: Tensor) -> Tensor:
     return vectors.new_ones(1)
-
-
-def _own_scale(norm: Norm, vectors: Tensor) -> Tensor:
-    """What the norm would divide these vectors by; not 0 where the vector is."""
-    centred = vectors - vectors.mean(-1, keepdim=True) if norm.centred else vectors
-    scale = centred.square().mean(-1, keepdim=True).sqrt()
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 def decoder_of(model: Model, feature: FeatureId) -> Float[Tensor, "outputs d_model"]:

@@ -1,4 +1,4 @@
-"""A table of words and the features whose top examples peak on them, kept beside the other caches.
+"""A table of words and the features whose top examples peak on them, kept in ``CIRCUIT_HOME``.
 
 Reading the examples of a large dictionary takes minutes, so it happens once: the table is built
 from the cards of a complete index, one card at a time, and kept as a safetensors file that is
@@ -86,12 +86,12 @@ def _begins_word(token: str) -> bool:
 
 
 def _is_wordlike(token: str) -> bool:
-    """Whether all of a token, but the space it begins with, is letters and digits."""
+    """Whether a token, apart from the space it begins with, is letters and digits."""
     return token.strip().strip(_SPACES).replace("'", "").replace("’", "").isalnum()
 
 
 def _key(text: str) -> str:
-    """A token or word as it is compared: case-folded, without spaces around it if it has more."""
+    """Return a token or word as the table compares it: case-folded and without outer spaces."""
     return (text.strip().strip(_SPACES) or text).casefold()[:_LONGEST]
 
 
@@ -120,7 +120,7 @@ class ExampleWords:
 
 _COLUMNS: Final = ("layers", "indices", "n_peaks", "n_examples", "activations")
 _TYPES: Final = ("H", "i", "H", "H", "f")
-"""Of the columns, as :mod:`array` names them."""
+"""Types of the columns, as :mod:`array` names them."""
 _MOST: Final = 2**16 - 1
 
 
@@ -165,7 +165,7 @@ def open_example_words(index: FeatureIndex, progress: Progress | None = None) ->
 
 
 def _opened(path: Path, mark: str) -> ExampleWords | None:
-    """The table in ``path``, or None when it is missing, damaged or of another index."""
+    """Return the table in ``path``, or None when it is missing, damaged or of another index."""
     try:
         with safe_open(path, framework="np") as file:
             if (file.metadata() or {}).get("fingerprint") != mark:

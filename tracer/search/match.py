@@ -1,4 +1,4 @@
-"""What every search returns, and the checks that all searches share. No torch here."""
+"""The results of all searches, and the checks that they share. No torch here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PeakDetail:
 
 @dataclass(frozen=True)
 class TextDetail:
-    """What a feature does on the text that was searched with."""
+    """The activations of a feature on the text that was searched with."""
 
     example: Example
     """The tokens of the text, the beginning-of-text token first, and the activation on each."""
@@ -59,7 +59,7 @@ class FeatureMatch:
 
     feature: FeatureId
     value: float
-    """What the search measured; the search's docstring says what that is."""
+    """The quantity that the search measured, which its docstring defines."""
     z: float | None = None
     """``(value - mean) / standard deviation`` over all partners in the feature's layer. None where
     the search does not compare partners, or all of them have the same value."""

@@ -1,6 +1,6 @@
 """The query language of the label search: words, phrases, exclusions and simple English stems.
 
-Knows texts only: which labels there are is :mod:`tracer.search.by_word`'s business. No torch here.
+Works on texts alone; :mod:`tracer.search.by_word` knows the labels. No torch here.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ class _Term:
 
     @property
     def key(self) -> str:
-        """A text that every label that matches contains: quick to look for."""
+        """A text that every matching label contains, and that is quick to look for."""
         if not self.words:
             return self.text
         parts = self.words if self.quoted else [stem(word).removesuffix("i") for word in self.words]
         return max(parts, key=len)
 
     def rank(self, text: str, words: list[str], stems: list[str]) -> Rank | None:
-        """How well a label matches: :attr:`Rank.WORDS`, :attr:`Rank.PREFIX`, or not at all."""
+        """Return :attr:`Rank.WORDS` or :attr:`Rank.PREFIX`; None when the label does not match."""
         if not self.words:
             return Rank.WORDS if self.text in text else None
         if self.quoted:
@@ -130,12 +130,15 @@ class Query:
         included = [term for term in self._terms if not term.excluded]
         self._stems = [stem(word) for term in included for word in term.words]
         self._text = " ".join(term.text for term in included)
+        self._keys = [term.key for term in included]
 
     def rank(self, label: str) -> Rank | None:
-        """How well ``label`` matches; None when it does not."""
-        text = _plain(label)
-        if any(not term.excluded and term.key not in text for term in self._terms):
-            return None
+        """Return how well ``label`` matches; None when it does not."""
+        folded = label.casefold()
+        for key in self._keys:
+            if key not in folded:
+                return None
+        text = folded.translate(_CURLY)
         words = _WORD.findall(text)
         stems = [stem(word) for word in words]
         rank = Rank.WORDS
@@ -151,7 +154,7 @@ class Query:
         return min(rank, self._order(text, stems)) if self._text else rank
 
     def _order(self, text: str, stems: list[str]) -> Rank:
-        """How well a label follows the query from its beginning."""
+        """Return how well a label follows the query from its beginning."""
         unquoted = text.replace('"', "").strip()
         if unquoted == self._text or (stems and stems == self._stems):
             return Rank.COMPLETE

@@ -198,7 +198,7 @@ def test_reading_differs_between_tokens_as_the_preactivation_does(
 def test_the_outputs_at_and_above_the_reader_do_not_count(
     open_tiny: Callable[..., Model],
 ) -> None:
-    """What a cross-layer feature writes at the reader's own layer comes after it has read."""
+    """A cross-layer feature writes at the reader's own layer only after the reader has read."""
     model = open_tiny("llama", CROSS_LAYER, "hook_resid_mid")
     source, reader = FeatureId(0, 7), FeatureId(1, 5)
     before = tracer.neighbours(model, reader, "upstream", 99)

@@ -1,4 +1,4 @@
-"""What a label query finds, and in which order."""
+"""A label query finds the right labels in the right order."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def writing(model: Model, layer: int) -> Array:
 
 
 def written(model: Model, layer: int, stop: int) -> Array:
-    """What all features of a layer add to the residual stream below layer ``stop``, summed."""
+    """Return what all features of a layer add to the residual stream below ``stop``, summed."""
     transcoder = model.transcoders[layer]
     decoders = array(transcoder.decoder())
     total = np.zeros((len(decoders), model.transcoders.d_model))
