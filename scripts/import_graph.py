@@ -31,6 +31,7 @@ ROOMS: Final = (
     "tracer/features",
     "tracer/interchange",
     "tracer/attribution",
+    "tracer/search",
     "tracer/indexing",
     "tracer/interventions",
     "tracer",

@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from tracer.cli import app, index, intervene, models, trace
+from tracer.cli import app, index, intervene, models, search, trace
 from tracer.cli.options import Teaching
 from tracer.errors import TracerError
 
@@ -58,6 +58,7 @@ something can be mended, and one line on standard error says what.""",
     trace.add(commands)
     intervene.add(commands)
     index.add(commands)
+    search.add(commands)
     app.add(commands)
     return parser
 

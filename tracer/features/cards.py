@@ -14,7 +14,7 @@ import math
 import struct
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -169,6 +169,11 @@ class FeatureIndex(FeatureReader):
     def n_layers(self) -> int:
         return len(self._layers)
 
+    @property
+    def folder(self) -> Path:
+        """The folder with the index's files; missing when there is no index."""
+        return self._folder
+
     @classmethod
     def open(cls, transcoder_folder: Path | str) -> FeatureIndex:
         """Open ``<transcoder_folder>/features``; an index without features if there is none.
@@ -201,6 +206,15 @@ class FeatureIndex(FeatureReader):
 
     def __len__(self) -> int:
         return sum(len(layer["offsets"]) - 1 for layer in self._layers)
+
+    def features(self) -> Iterator[FeatureId]:
+        """Yield every feature that the index has a place for, layer by layer.
+
+        :meth:`card` returns None for those whose place is empty.
+        """
+        for layer, entry in enumerate(self._layers):
+            for index in range(len(entry["offsets"]) - 1):
+                yield FeatureId(layer, index)
 
     def card(self, feature: FeatureId) -> FeatureCard | None:
         """The card of ``feature``, or None when the index does not hold it.

@@ -111,6 +111,11 @@ class FeatureLookup(FeatureReader):
         return cls([FeatureIndex.open(index_folder)], sources, n_layers)
 
     @property
+    def indexes(self) -> tuple[FeatureIndex, ...]:
+        """The indexes on this disk, complete; one that does not exist has no features."""
+        return self._indexes
+
+    @property
     def labels(self) -> Mapping[FeatureId, Label]:
         """All labels on this disk; where two places name a feature, the first one's."""
         labels = [place.labels for place in self._places]
