@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from tracer.errors import CorpusError, ModelError
-from tracer.indexing.checkpoint import Spill, load_checkpoint, load_tensors, save_checkpoint
+from tracer.indexing.checkpoint import (
+    CHECKPOINT_VERSION,
+    Spill,
+    load_checkpoint,
+    load_tensors,
+    save_checkpoint,
+)
 from tracer.indexing.corpus import Corpus, open_corpus
 from tracer.indexing.labels import (
     LabelRule,
@@ -357,7 +363,7 @@ def _identity(
 ) -> dict[str, Any]:
     """All that shapes the statistics, by the names a person knows them by."""
     return {
-        "version": VERSION,
+        "version": [VERSION, CHECKPOINT_VERSION],
         "model": [model.source.name, model.source.fingerprint],
         "transcoder set": [
             model.transcoders.scan,

@@ -27,6 +27,8 @@ from tracer.errors import FeatureIndexError
 
 CHECKPOINT: Final = "checkpoint.json"
 TOKENS: Final = "tokens.bin"
+CHECKPOINT_VERSION: Final = 2
+"""Version of the statistics file: a checkpoint of another version cannot be resumed."""
 
 
 class Spill:

@@ -61,7 +61,7 @@ class LayerWriter:
         self._model, self._layer, self._observed, self._names = model, layer, observed, names
         self.arrays: dict[str, Array] = {
             name: tensor.cpu().numpy() for name, tensor in statistics.tensors()
-        }
+        } | {"totals": statistics.totals.numpy(), "said": statistics.said.numpy()}
         self.suppressed: Array = suppressed.cpu().numpy()
 
     def token(self, token: int) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tracer.indexing.slots import REACH, Entries, Sample, Seen, Strongest
@@ -45,6 +47,32 @@ class BatchTokens:
     tag_numbers: Int[Tensor, " pairs"]
 
 
+class RunningSum:
+    """Sums of many small float32 values whose rounding errors do not pile up.
+
+    Apple GPUs have no float64, and most others are slow at it. So each sum is a pair of float32
+    values: what the larger one loses to rounding is added to the smaller one (Knuth's two-sum).
+    """
+
+    def __init__(self, shape: Sequence[int], device: torch.device) -> None:
+        self.high = torch.zeros(tuple(shape), device=device)
+        self.low = torch.zeros(tuple(shape), device=device)
+
+    def add(self, index: Int[Tensor, " n"], values: Float[Tensor, " n"]) -> None:
+        """Add each of ``values`` to the sum at its flat ``index``."""
+        batch = torch.zeros_like(self.high)
+        batch.view(-1).index_add_(0, index, values)
+        total = self.high + batch
+        added = total - self.high
+        self.low += (self.high - (total - added)) + (batch - added)
+        self.high.copy_(total)
+
+    def numpy(self) -> NDArray[np.float64]:
+        """Return the sums as float64, on the host."""
+        high: NDArray[np.float64] = self.high.cpu().numpy().astype(np.float64)
+        return high + self.low.cpu().numpy()
+
+
 class LayerStatistics:
     """Counts, sums, histograms and kept observations of the features of one layer."""
 
@@ -60,14 +88,14 @@ class LayerStatistics:
         self.promoted = promoted
         self.counts = torch.zeros(n_features, dtype=torch.int64, device=device)
         """Tokens on which the feature fires: is above zero."""
-        self.totals = torch.zeros(n_features, dtype=torch.float64, device=device)
+        self.totals = RunningSum((n_features,), device)
         """Sum of its activations there."""
         self.least = torch.zeros(n_features, device=device)
         """Its smallest activation, at most zero: TopK keeps negative ones."""
         self.histograms = torch.zeros(n_features, N_BINS, dtype=torch.int32, device=device)
         self.exponents = torch.full((n_features,), -200, dtype=torch.int32, device=device)
         """A bin of the histogram is two to this power wide, the first begins at zero."""
-        self.said = torch.zeros(promoted.shape, dtype=torch.float64, device=device)
+        self.said = RunningSum(promoted.shape, device)
         """Activation where the model then says each of the promoted tokens."""
         self.tag_sums = torch.zeros(n_tags, n_features, device=device)
         """Activation where each tag holds."""
@@ -78,7 +106,13 @@ class LayerStatistics:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """All that is kept, by name."""
-        for prefix, owner in (("", self), ("strongest.", self.strongest), ("sample.", self.sample)):
+        for prefix, owner in (
+            ("", self),
+            ("totals.", self.totals),
+            ("said.", self.said),
+            ("strongest.", self.strongest),
+            ("sample.", self.sample),
+        ):
             for name, value in vars(owner).items():
                 if isinstance(value, Tensor):
                     yield prefix + name, value
@@ -91,7 +125,7 @@ class LayerStatistics:
         rows, features = fires.nonzero(as_tuple=True)
         values = activations[rows, features]
         self.counts += torch.bincount(features, minlength=len(self.counts))
-        self.totals.index_add_(0, features, values.double())
+        self.totals.add(features, values)
         self._bin(features, values)
         self._hear(features, values, batch.said[rows])
         self._tag(activations, batch)
@@ -120,7 +154,7 @@ class LayerStatistics:
     ) -> None:
         entry, shown = (self.promoted[features] == said[:, None]).nonzero(as_tuple=True)
         place = features[entry] * self.promoted.shape[1] + shown
-        self.said.view(-1).index_add_(0, place, values[entry].double())
+        self.said.add(place, values[entry])
 
     def _tag(self, activations: Float[Tensor, "tokens features"], batch: BatchTokens) -> None:
         if not len(batch.tag_rows):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -21,8 +23,8 @@ class Continuation:
         self, model: Model, prompt: Int[Tensor, " pos"], count: int, temperature: float, seed: int
     ) -> None:
         self._model, self._prompt, self._temperature = model, prompt, temperature
-        generator = torch.Generator().manual_seed(seed)
-        self._random = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+        generator = Random(seed)
+        self._random = [generator.random() for _ in range(count)]
 
     def of(self, run: EditedRun) -> list[tuple[int, ...]]:
         """The tokens that each row of ``run`` goes on with; a row ends after an end of text."""

@@ -7,10 +7,9 @@ All scenarios of a prompt are rows of one batch; what an edit means is told in
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -26,89 +25,26 @@ from tracer.interventions.edit_hooks import (
     names_to_capture,
 )
 from tracer.interventions.generation import Continuation
+from tracer.interventions.results import (
+    InterventionResult,
+    Outcome,
+    ScenarioRun,
+    TokenChange,
+    kl_divergence,
+    log_probabilities,
+)
 from tracer.interventions.scenario import Edit, Scenario
 from tracer.model.model import Model
-from tracer.types import FeatureId, Intervention, NodeId, Progress, TokenProbability
+from tracer.types import FeatureId, Intervention, NodeId, Progress
 
-
-class TokenChange(NamedTuple):
-    """Probability of one next token without and with the edits."""
-
-    token: str
-    token_id: int
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
-class InterventionResult:
-    """What the model says without (``baseline``) and with (``edited``) the interventions."""
-
-    prompt: str
-    token_ids: tuple[int, ...]
-    interventions: tuple[Intervention, ...]
-    baseline: tuple[TokenProbability, ...]
-    edited: tuple[TokenProbability, ...]
-    baseline_logits: FloatArray
-    """``(vocab,)`` float32, at the last position."""
-    edited_logits: FloatArray
-    kl: float
-    """Kullback-Leibler divergence from baseline to edited next-token distribution, in nats."""
-    activations: Mapping[NodeId, tuple[float, float]] = field(default_factory=dict)
-    """Activation of every watched feature before and after."""
-    baseline_continuation: str = ""
-    edited_continuation: str = ""
-
-    def compare(self, limit: int = 10) -> tuple[TokenChange, ...]:
-        """The likeliest tokens of either side, the largest of both probabilities first."""
-        before, after = _softmax(self.baseline_logits), _softmax(self.edited_logits)
-        names = {entry.token_id: entry.token for entry in (*self.baseline, *self.edited)}
-        changes = [
-            TokenChange(token, token_id, float(before[token_id]), float(after[token_id]))
-            for token_id, token in names.items()
-        ]
-        changes.sort(key=lambda change: -max(change.before, change.after))
-        return tuple(changes[:limit])
-
-
-def _softmax(logits: FloatArray) -> FloatArray:
-    powers: FloatArray = np.exp(logits.astype(np.float64) - logits.max())
-    shares: FloatArray = powers / powers.sum()
-    return shares
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the model says in one scenario, or without any edits."""
-
-    name: str
-    next_tokens: tuple[TokenProbability, ...]
-    logits: FloatArray
-    """``(vocab,)`` float32, at the last position of the prompt."""
-    kl: float = 0.0
-    """Kullback-Leibler divergence from the baseline to this next-token distribution, in nats."""
-    activations: Mapping[NodeId, float] = field(default_factory=dict)
-    """Activation of every watched feature."""
-    continuation: tuple[int, ...] = ()
-    continuation_tokens: tuple[str, ...] = ()
-    differs_at: int | None = None
-    """Place of the first generated token that is not the baseline's; None where all are."""
-
-    def probability(self, token_id: int) -> float:
-        """Of one next token."""
-        return float(_softmax(self.logits)[token_id])
-
-
-@dataclass(frozen=True)
-class ScenarioRun:
-    """The baseline and, in the order asked for, each scenario's outcome or its own error."""
-
-    prompt: str
-    token_ids: tuple[int, ...]
-    baseline: Outcome
-    outcomes: tuple[Outcome | InterventionError, ...]
-    logit_soft_cap: float | None = None
-    """What the model squeezes its final logits by (Gemma 2); edges count before it."""
+__all__ = [
+    "InterventionResult",
+    "Outcome",
+    "ScenarioRun",
+    "TokenChange",
+    "intervene",
+    "run_scenarios",
+]
 
 
 def run_scenarios(
@@ -165,6 +101,7 @@ def run_scenarios(
         continuation=spoken,
         continuation_tokens=model.token_strings(spoken),
     )
+    log_before = log_probabilities(baseline.logits)
     outcomes: dict[int, Outcome | InterventionError] = {**failed}
     numbers = list(rows)
     for start in range(0, len(numbers), batch_size):
@@ -172,12 +109,12 @@ def run_scenarios(
             progress(start, len(numbers), "scenarios")
         part = numbers[start : start + batch_size]
         run = EditedRun(model, [rows[number] for number in part], seen)
-        after = run(ids)[:, -1].float()
+        after = run(ids)[:, -1].float().cpu()
         read = dict(run.inputs)
         said = continuation.of(run) if generate else [()] * len(part)
         for place, number in enumerate(part):
             outcomes[number] = _outcome(
-                model, scenarios[number].name, after[place], baseline, said[place]
+                model, scenarios[number].name, after[place], baseline, log_before, said[place]
             )
             if isinstance(outcome := outcomes[number], Outcome):
                 found = _watched(model, read, place, watched)
@@ -198,14 +135,13 @@ def _outcome(
     name: str,
     logits: Float[Tensor, " vocab"],
     baseline: Outcome,
+    log_before: FloatArray,
     said: tuple[int, ...],
 ) -> Outcome | InterventionError:
     if not torch.isfinite(logits).all():
         return InterventionError(
             f"{name}: the edited model answers with numbers that are not finite: use smaller values"
         )
-    log_after = logits.double().log_softmax(-1)
-    log_before = torch.from_numpy(baseline.logits).to(logits.device).double().log_softmax(-1)
     both = enumerate(zip(said, baseline.continuation, strict=False))
     apart = next((i for i, (ours, theirs) in both if ours != theirs), None)
     if apart is None and len(said) != len(baseline.continuation):
@@ -213,8 +149,8 @@ def _outcome(
     return Outcome(
         name=name,
         next_tokens=next_tokens(model, logits),
-        logits=logits.cpu().numpy(),
-        kl=max(0.0, float((log_before.exp() * (log_before - log_after)).sum())),
+        logits=logits.numpy(),
+        kl=kl_divergence(log_before, log_probabilities(logits.numpy())),
         continuation=said,
         continuation_tokens=model.token_strings(said),
         differs_at=apart,
