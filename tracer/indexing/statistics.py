@@ -69,8 +69,9 @@ class RunningSum:
 
     def numpy(self) -> NDArray[np.float64]:
         """Return the sums as float64, on the host."""
-        high: NDArray[np.float64] = self.high.cpu().numpy().astype(np.float64)
-        return high + self.low.cpu().numpy()
+        high, low = (part.cpu().numpy().astype(np.float64) for part in (self.high, self.low))
+        sums: NDArray[np.float64] = high + low
+        return sums
 
 
 class LayerStatistics:
