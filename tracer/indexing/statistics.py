@@ -1,4 +1,4 @@
-"""What is counted of one layer's features while a corpus goes by, in memory of a fixed size."""
+"""Statistics of one layer's features, gathered over a corpus in a fixed amount of memory."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from tracer.indexing.slots import REACH, Entries, Sample, Seen, Strongest
 
 N_STRONGEST: Final = 12
 N_SAMPLED: Final = 128
-N_SAMPLED_SHOWN: Final = 16
-"""As many of the sample keep what stood around them."""
+N_SAMPLED_WINDOWS: Final = 16
+"""How many of the sampled observations keep their context."""
 N_BINS: Final = 32
 
 
 def window_width(context: int) -> int:
-    """Tokens whose activations are kept with an observation."""
+    """Return how many tokens' activations are kept with an observation."""
     return min(2 * REACH + 1, context)
 
 
 @dataclass(frozen=True)
 class BatchTokens:
-    """The tokens of a batch's windows one after the other, padding left out."""
+    """The tokens of a batch's windows one after the other, without padding."""
 
     first: int
-    """Place of the first token in the corpus."""
+    """Offset of the first token in the corpus."""
     tokens: Int[Tensor, " tokens"]
-    said: Int[Tensor, " tokens"]
-    """The model's likeliest next token after each."""
+    predicted: Int[Tensor, " tokens"]
+    """The model's most likely next token after each."""
     starts: Int[Tensor, " tokens"]
     """Row at which each token's window begins."""
     stops: Int[Tensor, " tokens"]
-    carries: Bool[Tensor, " tokens"]
-    """Whether there are features at the token at all: none on the beginning-of-text token."""
+    """Row after the end of each token's window."""
+    has_features: Bool[Tensor, " tokens"]
+    """False for the beginning-of-text token."""
     counted: Bool[Tensor, " tokens"]
-    """Whether the prefix that ends there is met for the first time."""
+    """Whether the prefix that ends here is new."""
     tag_rows: Int[Tensor, " pairs"]
-    """With ``tag_numbers``: at which tokens which tags hold, counted tokens only."""
+    """Together with ``tag_numbers``: the rows and tags of all tagged tokens that are counted."""
     tag_numbers: Int[Tensor, " pairs"]
 
 
@@ -75,7 +76,7 @@ class RunningSum:
 
 
 class LayerStatistics:
-    """Counts, sums, histograms and kept observations of the features of one layer."""
+    """Counts, sums, histograms and stored observations of the features of one layer."""
 
     def __init__(
         self,
@@ -88,29 +89,29 @@ class LayerStatistics:
         n_features = len(promoted)
         self.promoted = promoted
         self.counts = torch.zeros(n_features, dtype=torch.int64, device=device)
-        """Tokens on which the feature fires: is above zero."""
+        """Tokens on which the feature fires, that is, is above zero."""
         self.totals = RunningSum((n_features,), device)
         """Sum of its activations there."""
         self.least = torch.zeros(n_features, device=device)
-        """Its smallest activation, at most zero: TopK keeps negative ones."""
+        """Its lowest activation, at most zero: TopK keeps negative ones."""
         self.histograms = torch.zeros(n_features, N_BINS, dtype=torch.int32, device=device)
         self.exponents = torch.full((n_features,), -200, dtype=torch.int32, device=device)
-        """A bin of the histogram is two to this power wide, the first begins at zero."""
-        self.said = RunningSum(promoted.shape, device)
-        """Activation where the model then says each of the promoted tokens."""
+        """Log2 of the width of a histogram bin; the first bin begins at zero."""
+        self.predicted = RunningSum(promoted.shape, device)
+        """Sum of its activations where the model predicts each of the promoted tokens."""
         self.tag_sums = torch.zeros(n_tags, n_features, device=device)
-        """Activation where each tag holds."""
+        """Sum of its activations on tokens with each tag."""
         self.tag_counts = torch.zeros(n_tags, n_features, dtype=torch.int32, device=device)
-        """Tokens where each tag holds on which the feature fires."""
+        """Tokens with each tag on which the feature fires."""
         self.strongest = Strongest(n_features, N_STRONGEST, width, device)
-        self.sample = Sample(n_features, N_SAMPLED, N_SAMPLED_SHOWN, width, device, layer)
+        self.sample = Sample(n_features, N_SAMPLED, N_SAMPLED_WINDOWS, width, device, layer)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All that is kept, by name."""
+        """Yield all tensors of the statistics, by name."""
         for prefix, owner in (
             ("", self),
             ("totals.", self.totals),
-            ("said.", self.said),
+            ("predicted.", self.predicted),
             ("strongest.", self.strongest),
             ("sample.", self.sample),
         ):
@@ -119,54 +120,57 @@ class LayerStatistics:
                     yield prefix + name, value
 
     def add(self, activations: Float[Tensor, "tokens features"], batch: BatchTokens) -> None:
-        """Count the activations on a batch; changes ``activations``."""
-        activations[~batch.carries] = 0
+        """Add the activations on a batch; modifies ``activations``."""
+        activations[~batch.has_features] = 0
         torch.minimum(self.least, activations.amin(0), out=self.least)
         fires = (activations > 0) & batch.counted[:, None]
         rows, features = fires.nonzero(as_tuple=True)
         values = activations[rows, features]
         self.counts += torch.bincount(features, minlength=len(self.counts))
         self.totals.add(features, values)
-        self._bin(features, values)
-        self._hear(features, values, batch.said[rows])
-        self._tag(activations, batch)
+        self._add_to_histograms(features, values)
+        self._add_predictions(features, values, batch.predicted[rows])
+        self._add_tags(activations, batch)
         seen = Seen(activations, batch.first, batch.tokens, batch.starts, batch.stops)
-        found = Entries(features, rows + batch.first, values)
-        self.strongest.offer(found, seen)
-        self.sample.offer(found, seen)
+        observations = Entries(features, rows + batch.first, values)
+        self.strongest.offer(observations, seen)
+        self.sample.offer(observations, seen)
 
-    def _bin(self, features: Int[Tensor, " n"], values: Float[Tensor, " n"]) -> None:
+    def _add_to_histograms(self, features: Int[Tensor, " n"], values: Float[Tensor, " n"]) -> None:
         top = torch.zeros_like(self.least).scatter_reduce_(0, features, values, "amax")
         needed = torch.frexp(top).exponent - N_BINS.bit_length() + 1
         wider = torch.where(top > 0, needed - self.exponents, 0).clamp(min=0)
         self.exponents += wider
-        wider[self.histograms.sum(1) == 0] = 0  # nothing to fold
-        while (fold := wider > 0).any():
-            pairs = self.histograms[fold].view(-1, N_BINS // 2, 2).sum(-1, dtype=torch.int32)
-            self.histograms[fold] = torch.cat([pairs, torch.zeros_like(pairs)], dim=1)
-            wider[fold] -= 1
-        place = torch.ldexp(values, -self.exponents[features]).long()
+        wider[self.histograms.sum(1) == 0] = 0  # nothing to merge
+        while (merged := wider > 0).any():
+            pairs = self.histograms[merged].view(-1, N_BINS // 2, 2).sum(-1, dtype=torch.int32)
+            self.histograms[merged] = torch.cat([pairs, torch.zeros_like(pairs)], dim=1)
+            wider[merged] -= 1
+        bins = torch.ldexp(values, -self.exponents[features]).long()
         self.histograms.view(-1).index_add_(
-            0, features * N_BINS + place, torch.ones_like(place, dtype=torch.int32)
+            0, features * N_BINS + bins, torch.ones_like(bins, dtype=torch.int32)
         )
 
-    def _hear(
-        self, features: Int[Tensor, " n"], values: Float[Tensor, " n"], said: Int[Tensor, " n"]
+    def _add_predictions(
+        self,
+        features: Int[Tensor, " n"],
+        values: Float[Tensor, " n"],
+        predicted: Int[Tensor, " n"],
     ) -> None:
-        entry, shown = (self.promoted[features] == said[:, None]).nonzero(as_tuple=True)
-        place = features[entry] * self.promoted.shape[1] + shown
-        self.said.add(place, values[entry])
+        entry, shown = (self.promoted[features] == predicted[:, None]).nonzero(as_tuple=True)
+        flat = features[entry] * self.promoted.shape[1] + shown
+        self.predicted.add(flat, values[entry])
 
-    def _tag(self, activations: Float[Tensor, "tokens features"], batch: BatchTokens) -> None:
+    def _add_tags(self, activations: Float[Tensor, "tokens features"], batch: BatchTokens) -> None:
         if not len(batch.tag_rows):
             return
-        held, place = batch.tag_numbers.unique(return_inverse=True)
+        tags, row = batch.tag_numbers.unique(return_inverse=True)
         matrix = torch.sparse_coo_tensor(
-            torch.stack([place, batch.tag_rows]),
-            torch.ones(len(place), device=activations.device),
-            (len(held), len(activations)),
+            torch.stack([row, batch.tag_rows]),
+            torch.ones(len(row), device=activations.device),
+            (len(tags), len(activations)),
             check_invariants=False,
         )
         strength = activations.clamp(min=0)
-        self.tag_sums[held] += matrix @ strength
-        self.tag_counts[held] += (matrix @ (strength > 0).float()).int()
+        self.tag_sums[tags] += matrix @ strength
+        self.tag_counts[tags] += (matrix @ (strength > 0).float()).int()

@@ -86,7 +86,7 @@ def test_intervene_prints_before_and_after(capsys: pytest.CaptureFixture[str]) -
         (["models", "--update"], "--update needs --download"),
         (["models", "--transcoders", "gemma-scope"], "--transcoders needs --download"),
         (["models", "--download", ""], "no transcoders named for ''"),
-        (["index", "--corpus", "~no-such-user/c.txt"], "no corpus at ~no-such-user/c.txt"),
+        (["index", "--corpus", "~no-such-user/c.txt"], "corpus ~no-such-user/c.txt does not exist"),
         (["prune", "missing.json"], "missing.json"),
         (["prune", "missing.pt"], "missing.pt"),
         (["convert", "./nothing", "target"], "config.yaml"),
