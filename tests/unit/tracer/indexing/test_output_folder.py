@@ -45,9 +45,7 @@ def test_files_that_are_not_an_index_are_left_unchanged(
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "thesis.txt").write_text("mine")
     before = everything(tmp_path)
-    with pytest.raises(
-        FeatureIndexError, match=r"is not a feature index; left unchanged"
-    ):
+    with pytest.raises(FeatureIndexError, match=r"is not a feature index; left unchanged"):
         build(tmp_path / name)
     assert everything(tmp_path) == before
 

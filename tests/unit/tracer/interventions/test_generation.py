@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_scenarios import KINDS, active_features, succeeded
+from example_scenarios import KINDS, active_features, succeeded
 
 import tracer
 from tracer.errors import Cancelled

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 from counting import PeakMemory
-from test_scenarios import mixed_scenarios, succeeded
+from example_scenarios import mixed_scenarios, succeeded
 from transformers import AutoModelForCausalLM
 
 import tracer
