@@ -1,4 +1,4 @@
-"""Turn failures of the machine, which are no TracerError, into one line for a person.
+"""Turn failures of the machine, which the library does not raise itself, into one line.
 
 Light commands do not import torch, so its exceptions are recognised by name and message.
 """

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from tracer.types import Progress
 
 _BYTES: Final = ("downloading", "checking")
-"""What the progress of a download begins with; every other progress counts steps."""
+"""Descriptions that begin like this count bytes; all others count steps."""
 
 
 def watched() -> bool:

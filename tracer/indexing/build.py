@@ -47,7 +47,7 @@ _MAX_TOKENS: Final = 2**31 - 2**20
 
 @dataclass(frozen=True)
 class IndexSummary:
-    """What a finished index contains."""
+    """The contents of a finished index, in numbers."""
 
     features: int
     alive: int

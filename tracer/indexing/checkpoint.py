@@ -1,4 +1,4 @@
-"""What an unfinished build keeps on disk: the tokens it has read, and its progress.
+"""The files of an unfinished build: the tokens it has read, and its progress.
 
 The folder has ``tokens.bin`` (int32, every token of every window that was run), ``windows.bin``
 (int64, the offset of each window's first token) and, from time to time, a checkpoint: a safetensors

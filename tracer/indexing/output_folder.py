@@ -90,7 +90,7 @@ class OutputFolder:
         self.discard_work()
 
     def discard_work(self) -> None:
-        """Delete the work: the checkpoint first, and last the file that marks it as ours."""
+        """Delete the work: the checkpoint first, and last the file that marks the folder."""
         (self.work / CHECKPOINT).unlink(missing_ok=True)
         for path in self.work.iterdir():
             if path.is_dir() and not path.is_symlink():
@@ -103,8 +103,8 @@ class OutputFolder:
         """Raise unless both folders are new, empty, or an index and the work on one."""
         for folder, mark in ((self.folder, _INDEX), (self.work, TOKENS)):
             names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-            ours = folder.is_dir() and (mark in names or set(names) <= {_LOCK})
-            if folder.exists() and not ours:
+            is_index = folder.is_dir() and (mark in names or set(names) <= {_LOCK})
+            if folder.exists() and not is_index:
                 kind = f"has {min(names)}" if names else "is a file"
                 raise FeatureIndexError(
                     f"{folder} already exists, {kind} and is not a feature index; left unchanged: "

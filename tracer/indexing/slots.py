@@ -1,6 +1,6 @@
 """A few observations of each feature in fixed memory: the strongest ones, and a random sample.
 
-What is kept depends only on the observations and their order in the corpus, never on batches.
+The choice depends only on the observations and their order in the corpus, never on batches.
 `Strongest` and `Sample` decide which old and new observations to keep, `Slots` stores them.
 """
 
@@ -21,7 +21,7 @@ _LOW: Final = 0x7FFFFFFF
 
 
 @dataclass(frozen=True)
-class Seen:
+class BatchActivations:
     """Activations of one layer's features on a batch, and where its tokens are in the corpus."""
 
     activations: Float[Tensor, "tokens features"]
@@ -33,28 +33,29 @@ class Seen:
     stops: Int[Tensor, " tokens"]
     """Row after the end of each token's window."""
 
-    def around(
+    def context(
         self, rows: Int[Tensor, " n"], features: Int[Tensor, " n"], width: int
     ) -> Float[Tensor, "n width"]:
         """Return a feature's activations from ``REACH`` tokens before each row, in its window."""
         start = torch.maximum(self.starts[rows], rows - REACH)
-        wanted = start[:, None] + torch.arange(width, device=rows.device)
-        inside = wanted < torch.minimum(self.stops[rows], rows + REACH + 1)[:, None]
-        found = self.activations[wanted.clamp(max=len(self.tokens) - 1), features[:, None]]
-        return torch.where(inside, found, 0)
+        columns = start[:, None] + torch.arange(width, device=rows.device)
+        inside = columns < torch.minimum(self.stops[rows], rows + REACH + 1)[:, None]
+        values = self.activations[columns.clamp(max=len(self.tokens) - 1), features[:, None]]
+        return torch.where(inside, values, 0)
 
 
 @dataclass(frozen=True)
-class Entries:
-    """Observations of features: where they fire, and how strongly."""
+class Observations:
+    """Where features fire, and how strongly."""
 
     features: Int[Tensor, " n"]
     offsets: Int[Tensor, " n"]
     """Offset of the token in the corpus."""
     values: Float[Tensor, " n"]
 
-    def take(self, chosen: Tensor) -> Entries:
-        return Entries(self.features[chosen], self.offsets[chosen], self.values[chosen])
+    def take(self, chosen: Tensor) -> Observations:
+        """Return the chosen observations, by index or mask."""
+        return Observations(self.features[chosen], self.offsets[chosen], self.values[chosen])
 
 
 class Slots:
@@ -64,35 +65,35 @@ class Slots:
         self, n_features: int, n_slots: int, n_windows: int, width: int, device: torch.device
     ) -> None:
         self.values = torch.zeros(n_features, n_slots, device=device)
-        """Zero where there is no observation."""
+        """Zero in an empty slot."""
         self.offsets = torch.zeros(n_features, n_slots, dtype=torch.int32, device=device)
         self.windows = torch.zeros(n_features, n_windows, width, device=device)
 
-    def of(self, features: Int[Tensor, " n"]) -> tuple[Entries, Int[Tensor, " m"]]:
+    def of(self, features: Int[Tensor, " n"]) -> tuple[Observations, Int[Tensor, " m"]]:
         """Return the stored observations of ``features``, and the slots they are in."""
         values = self.values[features]
         row, slot = (values > 0).nonzero(as_tuple=True)
         offsets = self.offsets[features].long()
-        return Entries(features[row], offsets[row, slot], values[row, slot]), slot
+        return Observations(features[row], offsets[row, slot], values[row, slot]), slot
 
     def replace(
         self,
         features: Int[Tensor, " n"],
-        kept: Entries,
+        kept: Observations,
         slots: Int[Tensor, " m"],
         before: Int[Tensor, " m"],
-        seen: Seen,
+        batch: BatchActivations,
     ) -> None:
         """Store ``kept`` in ``slots`` instead of the old observations of ``features``.
 
-        ``before`` is the slot that each observation was in, -1 for a new one from ``seen``.
+        ``before`` is the slot that each observation was in, -1 for a new one from ``batch``.
         """
         with_window = slots < self.windows.shape[1]
         at, slot, old = kept.take(with_window), slots[with_window], before[with_window]
         new = old < 0
         windows = self.windows[at.features, old.clamp(min=0)]
         fresh = at.take(new)
-        windows[new] = seen.around(fresh.offsets - seen.first, fresh.features, windows.shape[1])
+        windows[new] = batch.context(fresh.offsets - batch.first, fresh.features, windows.shape[1])
         self.values[features] = 0
         self.offsets[features] = 0
         self.windows[features] = 0
@@ -114,7 +115,7 @@ class Strongest(Slots):
         self.floors = torch.zeros(n_features, device=device)
         """An observation must exceed this to be kept."""
 
-    def offer(self, new: Entries, seen: Seen) -> None:
+    def offer(self, new: Observations, batch: BatchActivations) -> None:
         """Keep the new observations that are stronger than the old ones."""
         new = new.take(new.values > self.floors[new.features])
         features = new.features.unique()
@@ -124,7 +125,7 @@ class Strongest(Slots):
         both = _joined(old, new)
         before = torch.cat([slot, torch.full_like(new.features, -1)])
         tokens = torch.cat(
-            [self.tokens[old.features, slot].long(), seen.tokens[new.offsets - seen.first].long()]
+            [self.tokens[old.features, slot].long(), batch.tokens[new.offsets - batch.first].long()]
         )
         strength = both.values.view(torch.int32).long()  # the bits of positive floats keep order
         by_strength = ((_LOW - strength) << 32 | both.offsets).argsort()
@@ -138,7 +139,7 @@ class Strongest(Slots):
         fits = rank < self.values.shape[1]
         order, rank = order[fits], rank[fits]
         kept = both.take(order)
-        self.replace(features, kept, rank, before[order], seen)
+        self.replace(features, kept, rank, before[order], batch)
         self.tokens[features] = 0
         self.tokens[kept.features, rank] = tokens[order].int()
         last = (rank == self.values.shape[1] - 1) & (spare[order] == 0)
@@ -163,7 +164,7 @@ class Sample(Slots):
         """An observation must have a priority below this to be kept."""
         self._seed = seed
 
-    def offer(self, new: Entries, seen: Seen) -> None:
+    def offer(self, new: Observations, batch: BatchActivations) -> None:
         """Keep the new observations of lower priority than the old ones."""
         new = new.take(self._priority(new) < self.ceilings[new.features])
         features = new.features.unique()
@@ -179,18 +180,18 @@ class Sample(Slots):
         fits = rank < self.values.shape[1]
         order, rank = order[fits], rank[fits]
         kept = both.take(order)
-        self.replace(features, kept, rank, before[order], seen)
+        self.replace(features, kept, rank, before[order], batch)
         last = rank == self.values.shape[1] - 1
         self.ceilings[kept.features[last]] = priority[order[last]]
 
-    def _priority(self, entries: Entries) -> Int[Tensor, " n"]:
+    def _priority(self, entries: Observations) -> Int[Tensor, " n"]:
         """Return hashes below 2**62 of feature, offset and seed."""
         mixed = _mixed(entries.features + (self._seed + 1) * 2**32)
         return _mixed(mixed ^ entries.offsets) & (2**62 - 1)
 
 
-def _joined(old: Entries, new: Entries) -> Entries:
-    return Entries(
+def _joined(old: Observations, new: Observations) -> Observations:
+    return Observations(
         torch.cat([old.features, new.features]),
         torch.cat([old.offsets, new.offsets]),
         torch.cat([old.values, new.values]),

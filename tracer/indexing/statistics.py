@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tracer.indexing.slots import REACH, Entries, Sample, Seen, Strongest
+from tracer.indexing.slots import REACH, BatchActivations, Observations, Sample, Strongest
 
 N_STRONGEST: Final = 12
 N_SAMPLED: Final = 128
@@ -131,10 +131,12 @@ class LayerStatistics:
         self._add_to_histograms(features, values)
         self._add_predictions(features, values, batch.predicted[rows])
         self._add_tags(activations, batch)
-        seen = Seen(activations, batch.first, batch.tokens, batch.starts, batch.stops)
-        observations = Entries(features, rows + batch.first, values)
-        self.strongest.offer(observations, seen)
-        self.sample.offer(observations, seen)
+        context = BatchActivations(
+            activations, batch.first, batch.tokens, batch.starts, batch.stops
+        )
+        observations = Observations(features, rows + batch.first, values)
+        self.strongest.offer(observations, context)
+        self.sample.offer(observations, context)
 
     def _add_to_histograms(self, features: Int[Tensor, " n"], values: Float[Tensor, " n"]) -> None:
         top = torch.zeros_like(self.least).scatter_reduce_(0, features, values, "amax")

@@ -226,15 +226,17 @@ class EditedRun:
 
     def _unedited_activations(self, layer: int, group: EditGroup) -> Float[Tensor, " edits"]:
         x = self._unedited[self._model.read_hook(layer)][group.columns]
-        return self._existing(self._features[layer].activations(x, group.numbers), group, 0)
+        return self._zero_at_start(self._features[layer].activations(x, group.numbers), group, 0)
 
     def _add_change(self, layer: int, group: EditGroup, value: Tensor, offset: int) -> None:
         x = value[group.rows, group.columns]
         present = self._features[layer].activations(x, group.numbers)
-        change = group.change(self._existing(present, group, offset))
+        change = group.change(self._zero_at_start(present, group, offset))
         self._changes.setdefault(layer, []).append((group, change))
 
-    def _existing(self, active: Tensor, group: EditGroup, offset: int) -> Float[Tensor, " edits"]:
+    def _zero_at_start(
+        self, active: Tensor, group: EditGroup, offset: int
+    ) -> Float[Tensor, " edits"]:
         """Set activations to zero at the first positions, which have no features."""
         first = self._model.first_position - offset
         return active if first <= 0 else torch.where(group.columns < first, 0, active)
@@ -279,13 +281,13 @@ class EditedRun:
     def _freeze_output(self, value: Tensor, layer: int, rows: Tensor) -> None:
         """Set rows of the prompt's MLP output to the unedited one, in place."""
         part = slice(self._offset, self._offset + value.shape[1])
-        frozen = self._unedited[self._model.write_hook(layer)][part].to(value.dtype)
+        frozen = self._unedited[self._model.write_hook(layer)][part]
         if (inputs := self._inputs.get(layer)) is not None:
             # A skip connection is linear and part of the direct effects: only features are frozen.
             before = self._unedited[self._model.read_hook(layer)][part]
             moved = inputs[rows, : value.shape[1]] - before
             frozen = frozen + self._model.transcoders[layer].skipped(moved)
-        value[rows] = frozen
+        value[rows] = frozen.to(value.dtype)
 
     def _freeze_pattern(self, value: Tensor, hook: Any) -> Tensor:
         """Keep the prompt's own attention pattern; generated tokens attend freely."""

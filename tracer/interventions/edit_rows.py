@@ -110,8 +110,8 @@ class EditGroup:
     constant: Float[Tensor, " edits"]
     """An edit asks for ``factor`` times the unedited activation plus ``constant``."""
     constrained: Bool[Tensor, " edits"] | None
-    """Whether the edit's row has constrained layers; None if none has, and for generated tokens,
-    which are never constrained."""
+    """Whether the edit's row has constrained layers. None if no row has any, and for generated
+    tokens, which are never constrained."""
     unedited: Float[Tensor, " edits"] | None = None
     """Activation without any edits; filled in by the first pass over the prompt. None for generated
     tokens, whose edits are relative to the present activation."""

@@ -1,4 +1,4 @@
-"""What running scenarios returns: plain values on the host, no torch.
+"""The results of running scenarios: plain values on the host, no torch.
 
 Probabilities and divergences are computed here, in float64 with NumPy: Apple GPUs have no float64,
 and one distribution is too small to be worth a GPU.
@@ -28,7 +28,7 @@ class TokenChange(NamedTuple):
 
 @dataclass(frozen=True)
 class InterventionResult:
-    """What the model predicts before (``baseline``) and after (``edited``) the interventions."""
+    """The model's predictions before (``baseline``) and after (``edited``) the interventions."""
 
     prompt: str
     token_ids: tuple[int, ...]
@@ -60,7 +60,7 @@ class InterventionResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the model predicts in one scenario, or without any edits."""
+    """The model's predictions in one scenario, or without any edits."""
 
     name: str
     next_tokens: tuple[TokenProbability, ...]

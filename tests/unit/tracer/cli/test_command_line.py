@@ -1,4 +1,4 @@
-"""What the commands print, and how they refuse bad input."""
+"""The commands print text or JSON, and refuse bad input in one line."""
 
 from __future__ import annotations
 

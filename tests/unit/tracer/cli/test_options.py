@@ -1,4 +1,4 @@
-"""What the options of the command line pass on, and what a person sees on a terminal."""
+"""Options reach the library, and a terminal shows the device and progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What edges predict of an intervention, checked where the answer is known."""
+"""Predictions from edges, compared with interventions whose effect is known."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_groups_are_compared_by_their_remaining_activation(model: Model) -> None
     assert measured[0, 1] == pytest.approx(activation / graph.activations[rows].sum())
 
 
-def test_what_cannot_be_checked_is_refused(model: Model) -> None:
+def test_targets_and_runs_that_cannot_be_checked_are_refused(model: Model) -> None:
     direction = Direction("up", tuple(torch.ones(model.bridge.d_model).tolist()))
     graph = tracer.trace(model, tiny.IDS, targets=[direction])
     groups = one_by_one(feature_nodes(graph)[:1])

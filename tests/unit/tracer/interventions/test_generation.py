@@ -76,7 +76,7 @@ def test_without_edits_the_continuation_is_the_greedy_one(model: Model) -> None:
 
 def test_generation_ends_after_an_end_of_text(model: Model) -> None:
     folders = str(model.source.model_folder), str(model.source.transcoder_folder)
-    model = tracer.load(*folders, device="cpu")  # of its own: its end of text is changed
+    model = tracer.load(*folders, device="cpu")  # a separate one, to change its end of text
     scenarios = [Scenario("pushed", (EVERYWHERE,)), Scenario("nothing", ())]
     free = succeeded(run_scenarios(model, tiny.PROMPT, scenarios, generate=6))
     end = free[1].continuation[2]
@@ -180,7 +180,7 @@ def test_intervene_reports_progress(model: Model) -> None:
 def test_a_cancelled_run_stops_within_one_token(
     model: Model, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
-    """Of eight tokens only those before the cancellation have been computed."""
+    """Only the tokens before the cancellation have been computed."""
     lengths: list[int] = []
     step = Bridge.step
 

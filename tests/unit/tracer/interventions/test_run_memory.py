@@ -139,8 +139,8 @@ def test_a_limit_lowers_the_batch_size_and_not_the_numbers(model: Model) -> None
         progress=lambda done, total, what: reports.append(done),
     )
     assert reports == [0, 0, 2, 4, 6, 8]
-    whole = run_scenarios(model, tiny.IDS, SCENARIOS)
-    for outcome, other in zip(succeeded(small), succeeded(whole), strict=True):
+    unlimited = run_scenarios(model, tiny.IDS, SCENARIOS)
+    for outcome, other in zip(succeeded(small), succeeded(unlimited), strict=True):
         assert outcome.logits == pytest.approx(other.logits, abs=1e-5)
 
 

@@ -51,9 +51,9 @@ def test_edits_computed_a_few_at_a_time_give_the_same_numbers(
     def run() -> list[Outcome]:
         return succeeded(run_scenarios(model, tiny.PROMPT, scenarios, watch=active_features(model)))
 
-    whole = run()
+    expected = run()
     monkeypatch.setattr(feature_rows, "GATHERED_BYTES", 4 * 32 * 3)  # three edits of width 32
-    for outcome, other in zip(run(), whole, strict=True):
+    for outcome, other in zip(run(), expected, strict=True):
         assert outcome.logits == pytest.approx(other.logits, abs=1e-5)
         assert outcome.activations == pytest.approx(other.activations, abs=1e-5)
 
