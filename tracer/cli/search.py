@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tracer.catalog.resolve import resolve
 from tracer.cli.options import (
+    ExamplesFormatter,
     Progress,
-    Teaching,
     add_json,
     add_model_options,
     open_model,
@@ -46,7 +46,7 @@ In labels, words are joined by AND, -word excludes and "two words" in quotes mus
 other; write --label='-say number' where the first word is excluded. z compares a value with all
 features of the same layer: above 4 it is unlikely to be chance.
 """,
-        formatter_class=Teaching,
+        formatter_class=ExamplesFormatter,
     )
     query = parser.add_mutually_exclusive_group(required=True)
     query.add_argument("--label", metavar="QUERY", help="features with these words in their label")

@@ -67,4 +67,4 @@ def test_the_script_runs_and_says_what_the_app_says(tmp_path: Path) -> None:
         first = outcome.next_tokens[0]
         assert line.startswith(f"{outcome.name}: {first.token!r} {first.probability:.4f}")
         assert line.endswith(repr("".join(outcome.continuation_tokens)))
-    assert lines[3].startswith("failed: there is no layer 9")
+    assert lines[3].startswith("failed: layer 9 does not exist")
