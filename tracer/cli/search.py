@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any
 from tracer.catalog.resolve import resolve
 from tracer.cli.options import (
     ExamplesFormatter,
-    Progress,
     add_json,
     add_model_options,
     open_model,
     print_json,
 )
+from tracer.cli.progress import progress_bar
 from tracer.errors import FeatureIndexError, SearchError
 from tracer.features.cards import FeatureReader, Label
 from tracer.features.lookup import FeatureLookup, feature_lookup
 from tracer.hub import network_allowed
 from tracer.search.match import KINDS, FeatureMatch, PeakDetail, TextDetail, parse_feature
-from tracer.types import FeatureId
-from tracer.types import Progress as ProgressCallback
+from tracer.types import FeatureId, Progress
 
 if TYPE_CHECKING:
     from tracer.model.model import Model
@@ -87,13 +86,11 @@ def _search(options: argparse.Namespace) -> None:
     import tracer
 
     _check_options(options)
-    with Progress() as progress:
+    with progress_bar() as progress:
         if options.label is not None or options.example is not None:
             reader = feature_lookup(resolve(options.model, options.transcoders))
             if options.example is not None:
-                matches = tracer.search_examples(
-                    reader, options.example, options.limit, progress.count
-                )
+                matches = tracer.search_examples(reader, options.example, options.limit, progress)
             else:
                 matches = tracer.search_labels(
                     reader,
@@ -106,7 +103,7 @@ def _search(options: argparse.Namespace) -> None:
             liked = None if options.like is None else _feature(options.like)
             model = open_model(options)
             reader = feature_lookup(model.source)
-            matches = _in_model(model, reader, options, liked, progress.count)
+            matches = _in_model(model, reader, options, liked, progress)
     names = _names(reader, matches)
     if options.json:
         print_json([_report(match, names) for match in matches])
@@ -138,7 +135,7 @@ def _in_model(
     reader: FeatureReader,
     options: argparse.Namespace,
     liked: FeatureId | None,
-    progress: ProgressCallback,
+    progress: Progress,
 ) -> tuple[FeatureMatch, ...]:
     """Run one of the searches that need the model."""
     import tracer
@@ -167,8 +164,8 @@ def _names(reader: FeatureReader, matches: tuple[FeatureMatch, ...]) -> dict[Fea
     features = [match.feature for match in matches]
     try:
         if isinstance(reader, FeatureLookup) and network_allowed():
-            with Progress() as progress:
-                reader.fetch_many(features, progress.count)
+            with progress_bar() as progress:
+                reader.fetch_many(features, progress)
     except FeatureIndexError as error:
         print(f"not every feature could be named: {error}", file=sys.stderr)
     names = {}
