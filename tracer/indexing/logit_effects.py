@@ -1,8 +1,9 @@
 """Which tokens each feature promotes and suppresses by writing directly to the output.
 
-The effect on the logits is the sum of the feature's decoder vectors over the layers it writes to,
-times the unembedding. Subtracting the mean logit and dividing by the final norm's scale would not
-change the order of the tokens.
+The effect on the logits is the sum of what the feature adds to the residual stream at the layers it
+writes to, through the final norm's gain, times the unembedding. Norms after an MLP act with their
+gains. Scales depend on the prompt and are taken as 1; the final norm's scale and the mean logit
+would not change the order of the tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tracer.model.model import Model
+from tracer.search.dictionary import written_at
 
 N_SHOWN: Final = 8
 """Tokens kept at either end."""
@@ -44,7 +46,11 @@ def promoted_and_suppressed(
     step = features_at_once(model, layer)
     for start in range(0, transcoder.n_features, step):
         chosen = torch.arange(start, min(start + step, transcoder.n_features), device=model.device)
-        effects = transcoder.decoder_vectors(chosen).float().sum(1) @ unembedding
+        vectors = transcoder.decoder_vectors(chosen).float()
+        written = torch.zeros_like(vectors[:, 0])
+        for place, output_layer in enumerate(transcoder.output_layers):
+            written += written_at(model, output_layer, vectors[:, place])
+        effects = model.final_norm.push_forward(written, written.new_ones(1)) @ unembedding
         promoted.append(effects.topk(shown, dim=1).indices.int())
         suppressed.append(effects.topk(shown, dim=1, largest=False).indices.int())
     return torch.cat(promoted), torch.cat(suppressed)

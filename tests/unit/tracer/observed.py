@@ -13,8 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from tracer.model.bridge import Norm
 from tracer.model.model import Model
+from tracer.transcoders.config import WritePoint
 
 CONTEXT = 16
 BOS = 1
@@ -109,7 +112,21 @@ def observe(model: Model, texts: list[str]) -> tuple[list[list[Firing]], int]:
 
 
 def logit_effects(model: Model, layer: int) -> np.ndarray:
-    """Return ``(features, vocab)`` effects of features on the logits, relative to the mean."""
-    written = model.transcoders[layer].decoder().sum(1)
-    logits = written @ model.unembedding
+    """Return ``(features, vocab)`` effects of features on the logits, relative to the mean.
+
+    Norms on the way act with their gains and centring, at scale 1.
+    """
+
+    def normed(norm: Norm, vectors: Tensor) -> Tensor:
+        centred = vectors - vectors.mean(-1, keepdim=True) if norm.centred else vectors
+        return centred * norm.gain
+
+    transcoder = model.transcoders[layer]
+    written = torch.zeros(transcoder.n_features, model.transcoders.d_model)
+    for step, output in enumerate(transcoder.output_layers):
+        vectors, norm = transcoder.decoder()[:, step], model.blocks[output].mlp_post_norm
+        if norm is not None and model.transcoders.write_point is not WritePoint.RESIDUAL_UPDATE:
+            vectors = normed(norm, vectors)
+        written += vectors
+    logits = normed(model.final_norm, written) @ model.unembedding
     return (logits - logits.mean(1, keepdim=True)).numpy()

@@ -39,6 +39,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("llama", {}),
         ("gemma2", {"read": "ln2.hook_normalized", "write": "hook_mlp_out"}),
+        ("gemma2", {"kind": "cross_layer_transcoder"}),
         ("gpt2", {"kind": "cross_layer_transcoder", "activation": "topk"}),
         ("gpt_oss", {"activation": "relu", "read": "hook_resid_mid"}),
     ],
