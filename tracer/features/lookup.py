@@ -60,13 +60,13 @@ def feature_lookup(source: ModelSource) -> FeatureReader:
         source.index_folder,  # not the snapshot's features/, of which only parts are fetched
         hub=(place.repo, place.folder, place.revision or "") if place else None,
         neuronpedia=source.neuronpedia,
-        cache_folder=paths.explanations(),
+        cache_folder=paths.feature_cards(),
     )
 
 
 def neuronpedia_lookup(model: str, source_set: str) -> FeatureReader:
     """The same for a dictionary that only Neuronpedia knows of, as that of an imported graph."""
-    cache = paths.explanations()
+    cache = paths.feature_cards()
     where = (model, source_set)
     return FeatureLookup.open(cache, hub=None, neuronpedia=where, cache_folder=cache)
 
