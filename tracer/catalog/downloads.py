@@ -157,7 +157,7 @@ def plan_model(reference: str, update: bool = False) -> Plan:
     chosen = [*texts, *weights]
     part = Part(place.repo, listing.commit, tuple(file.path for file in chosen))
     sizes = {(place.repo, f.path): f.size for f in chosen}
-    return Plan(reference, place, part, (), sizes, listing.whole)
+    return Plan(reference, place, part, (), sizes, listing.complete)
 
 
 def plan_set(reference: str, progress: Progress | None = None, update: bool = False) -> Plan:
@@ -188,11 +188,11 @@ def plan_set(reference: str, progress: Progress | None = None, update: bool = Fa
     paths = (config_path, *(file.path for file in chosen))
     part = Part(place.repo, listing.commit, paths)
     sizes = {(place.repo, f.path): f.size for f in chosen}
-    return Plan(reference, place, part, (), sizes, listing.whole)
+    return Plan(reference, place, part, (), sizes, listing.complete)
 
 
 def _it(listing: hub.Listing) -> str:
-    return "it" if listing.whole else "what the cache has of it, and the hub cannot be asked now"
+    return "it" if listing.complete else "what the cache has of it, and the hub cannot be asked now"
 
 
 def _sets_in(listing: hub.Listing) -> str:
@@ -231,7 +231,7 @@ def _plan_listed(
             raise TranscoderError(
                 f"{reference} lists {path}, which {found.repo} does not hold at commit "
                 f"{found.commit[:8]}: tell its publisher"
-                if found.whole
+                if found.complete
                 else f"{reference} lists {path} of {found.repo}, which is not in {_it(found)}: "
                 "download the set again when it can"
             )
@@ -241,7 +241,7 @@ def _plan_listed(
         paths.setdefault((found.repo, found.commit), []).append(path)
     parts = {key: Part(*key, tuple(dict.fromkeys(chosen))) for key, chosen in paths.items()}
     listed = tuple((parts[found.repo, found.commit], path) for found, path in wanted)
-    certain = all(found.whole for found in listings.values())
+    certain = all(found.complete for found in listings.values())
     return Plan(reference, place, parts[place.repo, listing.commit], listed, sizes, certain)
 
 
