@@ -44,6 +44,7 @@ _EXPECTED: Final = {
     "string_too_short": "text that is not empty",
     "string_type": "text",
     "string_unicode": "text",
+    "too_short": "a list that is not empty",
 }
 """What pydantic's most frequent errors expect, in the words of a person who writes YAML."""
 _SIDES: Final = {
@@ -197,7 +198,7 @@ def _place(location: Sequence[int | str], root: object) -> str:
         elif names and isinstance(name, str):
             names[-1] = f"{names[-1].strip(chr(39)).removesuffix('s')} {shortened(name)}"
         else:
-            names.append(f"{names.pop().strip(chr(39)) if names else ''}[{part}]")
+            names.append(f"{names.pop().strip(chr(39))}[{part}]" if names else f"item {part}")
     return " of ".join(reversed(names)) or _ROOT
 
 

@@ -52,7 +52,7 @@ def model(open_tiny: Callable[..., Model]) -> Model:
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Callable[..., FeatureLookup]:
-    """Opens explanations over the given places, always with the same cache folder."""
+    """Opens feature cards from the given sources, always with the same cache folder."""
 
     def open_them(
         folder: Path | None = None,

@@ -1,4 +1,4 @@
-"""Examples come from the nearest place that has them, and are fetched once."""
+"""Cards come from the first source that has them, and are fetched once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SET = "model/0-set/1"
 LATE = FeatureId(3, 417)
 
 
-def test_the_nearest_place_answers_and_the_next_is_not_asked(
+def test_the_first_source_with_a_card_is_the_last_one_asked(
     hub: HubServer,
     neuronpedia: NeuronpediaServer,
     opened: Callable[..., FeatureLookup],
@@ -49,7 +49,7 @@ def test_the_nearest_place_answers_and_the_next_is_not_asked(
     assert NO_EXAMPLES.endswith("python -m tracer index")
 
 
-def test_the_hub_sends_one_feature_out_of_a_file_and_only_once(
+def test_one_record_is_fetched_from_the_hub_and_only_once(
     hub: HubServer, opened: Callable[..., FeatureLookup], tmp_path: Path
 ) -> None:
     folder = save_index(tmp_path / "repo" / "sub")
@@ -75,7 +75,7 @@ def test_a_repository_without_features_is_asked_once(
     assert len(hub.requests) == asked
 
 
-def test_labels_need_not_be_published(
+def test_an_index_without_labels_is_read(
     hub: HubServer, opened: Callable[..., FeatureLookup], tmp_path: Path
 ) -> None:
     folder = save_index(tmp_path / "repo")
@@ -109,7 +109,7 @@ def test_an_answer_of_neuronpedia_becomes_a_card(
         {"explanations": [{}], "freq_hist_data_bar_heights": [0.5, 0.25]},
     ],
 )
-def test_what_neuronpedia_leaves_out_is_left_out(
+def test_fields_that_neuronpedia_leaves_out_are_empty(
     neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup], absent: dict[str, Any]
 ) -> None:
     neuronpedia.answers[SET] = feature(**absent)
@@ -121,7 +121,7 @@ def test_what_neuronpedia_leaves_out_is_left_out(
     assert opened().name(FeatureId(0, 2)) == ""
 
 
-def test_what_was_fetched_is_read_from_disk_also_offline(
+def test_a_fetched_card_is_read_from_disk_and_offline(
     neuronpedia: NeuronpediaServer,
     opened: Callable[..., FeatureLookup],
     monkeypatch: pytest.MonkeyPatch,
@@ -135,7 +135,7 @@ def test_what_was_fetched_is_read_from_disk_also_offline(
     assert neuronpedia.requests == [SET]
 
 
-def test_offline_nothing_is_asked_of_anybody(
+def test_offline_no_source_is_asked(
     hub: HubServer,
     neuronpedia: NeuronpediaServer,
     opened: Callable[..., FeatureLookup],
@@ -153,7 +153,7 @@ def test_offline_nothing_is_asked_of_anybody(
     assert found.card(F) is not None
 
 
-def test_a_feature_that_is_not_there_is_asked_for_once_a_day(
+def test_an_absent_feature_is_asked_for_once_a_day(
     neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup], tmp_path: Path
 ) -> None:
     assert opened().card(F) is None and opened().card(F) is None
@@ -196,7 +196,7 @@ def test_text_is_kept_as_text(
         assert card.groups[0].examples[0].tokens == (markup,)
 
 
-def test_labels_that_were_fetched_are_searched_and_survive(
+def test_fetched_labels_are_searched_and_kept(
     hub: HubServer,
     neuronpedia: NeuronpediaServer,
     opened: Callable[..., FeatureLookup],
@@ -214,7 +214,7 @@ def test_labels_that_were_fetched_are_searched_and_survive(
     assert neuronpedia.requests == ["model/3-set/417"]
 
 
-def test_a_name_without_the_network_comes_from_this_disk_alone(
+def test_a_cached_name_comes_from_this_disk_only(
     hub: HubServer,
     neuronpedia: NeuronpediaServer,
     opened: Callable[..., FeatureLookup],
@@ -248,11 +248,11 @@ def test_many_are_fetched_with_progress(
     wanted = [FeatureId(0, index) for index in range(20)]
     for index in range(0, 20, 2):
         neuronpedia.answers[f"model/0-set/{index}"] = feature(maxActApprox=index)
-    told: list[tuple[int, int, str]] = []
-    cards = opened().fetch_many([*wanted, F], lambda *report: told.append(report))
+    reports: list[tuple[int, int, str]] = []
+    cards = opened().fetch_many([*wanted, F], lambda *report: reports.append(report))
     assert list(cards) == wanted[::2]
     assert all(card.act_max == card.feature.index for card in cards.values())
-    assert [report[:2] for report in told] == [(done, 20) for done in range(21)]
+    assert [report[:2] for report in reports] == [(done, 20) for done in range(21)]
     assert len(neuronpedia.requests) == 20
 
 
@@ -268,7 +268,7 @@ def test_fetching_many_can_be_cancelled(
     assert len(neuronpedia.requests) < 400
 
 
-def test_names_of_places_cannot_lead_out_of_the_cache_folder(
+def test_names_of_sources_cannot_lead_out_of_the_cache_folder(
     neuronpedia: NeuronpediaServer, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
@@ -282,6 +282,6 @@ def test_names_of_places_cannot_lead_out_of_the_cache_folder(
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "/etc", "a/../../b", ".hidden"])
-def test_a_source_has_one_visible_folder_of_its_own(tmp_path: Path, name: str) -> None:
+def test_every_source_has_one_visible_folder(tmp_path: Path, name: str) -> None:
     folder = CardCache(tmp_path, "hub", name).folder.resolve()
     assert folder.parent == tmp_path / "hub" and not folder.name.startswith(".")
