@@ -1,4 +1,4 @@
-"""Where files are kept that are neither the project's nor in the hub's cache. No torch here."""
+"""The folders and files that this project keeps outside its own and the hub's. No torch here."""
 
 from __future__ import annotations
 

@@ -91,8 +91,8 @@ def test_offline_with_a_filled_cache_works(
     expected = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
     published.stop()
     monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
-    found = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
-    assert found.to_dense().equal(expected.to_dense())
+    offline = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
+    assert offline.to_dense().equal(expected.to_dense())
 
 
 def test_offline_with_an_empty_cache_names_the_variable(
@@ -118,8 +118,8 @@ def test_a_partly_filled_cache_is_completed_once_the_network_is_on(
     with pytest.raises(ModelError):
         tracer.load(MODEL, SET, "cpu")
     monkeypatch.delenv("CIRCUIT_OFFLINE")
-    found = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
-    assert found.to_dense().equal(expected.to_dense())
+    completed = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
+    assert completed.to_dense().equal(expected.to_dense())
     asked = len(published.requests)
     obtain(MODEL, SET)
     assert len(published.requests) == asked
@@ -221,11 +221,11 @@ def test_a_set_whose_files_are_in_another_repository(
     config["transcoders"][1] += "?revision=main"
     hub.add("lab/files", folder)
     hub.add(SET, {"config.yaml": yaml.safe_dump(config).encode()})
-    found = tracer.load(MODEL, SET, "cpu")
-    assert set(found.source.revisions) == {MODEL, SET, "lab/files"}
+    model = tracer.load(MODEL, SET, "cpu")
+    assert set(model.source.revisions) == {MODEL, SET, "lab/files"}
     plain = tracer.load(MODEL, str(folder), "cpu")
     expected = tracer.trace(plain, tiny.PROMPT).to_dense()
-    assert tracer.trace(found, tiny.PROMPT).to_dense().equal(expected)
+    assert tracer.trace(model, tiny.PROMPT).to_dense().equal(expected)
 
 
 def test_a_listed_file_that_is_missing_is_named(hub: HubServer, tmp_path: Path) -> None:

@@ -196,9 +196,9 @@ def test_a_read_only_cache_is_still_read(
 
     monkeypatch.setattr(os, "utime", refused)
     monkeypatch.setattr(Path, "mkdir", refused)
-    found = opened()
-    assert found.card(FeatureId(0, 1)) == card
-    assert known(found.card(FeatureId(0, 1))).label == found.labels[FeatureId(0, 1)]
+    reader = opened()
+    assert reader.card(FeatureId(0, 1)) == card
+    assert known(reader.card(FeatureId(0, 1))).label == reader.labels[FeatureId(0, 1)]
 
 
 def test_a_lost_label_is_restored_from_its_card(
@@ -209,9 +209,9 @@ def test_a_lost_label_is_restored_from_its_card(
     (labels,) = (tmp_path / "cache").rglob("labels.jsonl")
     assert opened().cached_name(FeatureId(0, 1)) == "a\u2028b"
     labels.write_bytes(labels.read_bytes()[:9])
-    found = opened()
-    assert found.labels == {}
-    assert found.cached_name(FeatureId(0, 1)) == "a\u2028b"
+    reader = opened()
+    assert reader.labels == {}
+    assert reader.cached_name(FeatureId(0, 1)) == "a\u2028b"
     assert len(neuronpedia.requests) == 1
 
 

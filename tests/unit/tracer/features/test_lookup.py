@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -80,9 +82,9 @@ def test_an_index_without_labels_is_read(
 ) -> None:
     folder = save_index(tmp_path / "repo")
     (folder / "features" / "labels.json.gz").unlink()
-    found = opened(commit=hub.add("org/set", folder), neuronpedia=False)
-    assert known(found.card(F)).label is None
-    assert found.name(F) == "b · c"
+    reader = opened(commit=hub.add("org/set", folder), neuronpedia=False)
+    assert known(reader.card(F)).label is None
+    assert reader.name(F) == "b · c"
 
 
 def test_an_answer_of_neuronpedia_becomes_a_card(
@@ -145,12 +147,12 @@ def test_offline_no_source_is_asked(
     commit = hub.add("org/set", save_index(tmp_path / "repo"))
     neuronpedia.answers[SET] = feature()
     monkeypatch.setenv("HF_HUB_OFFLINE", "true")
-    found = opened(commit=commit)
-    assert found.card(F) is None and found.name(F) == "" and found.search("L0/1") == ()
-    assert found.fetch_many([F]) == {}
+    reader = opened(commit=commit)
+    assert reader.card(F) is None and reader.name(F) == "" and reader.search("L0/1") == ()
+    assert reader.fetch_many([F]) == {}
     assert hub.requests == [] and neuronpedia.requests == []
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    assert found.card(F) is not None
+    assert reader.card(F) is not None
 
 
 def test_an_absent_feature_is_asked_for_once_a_day(
@@ -204,13 +206,13 @@ def test_fetched_labels_are_searched_and_kept(
 ) -> None:
     commit = hub.add("org/set", save_index(tmp_path / "repo"))
     neuronpedia.answers["model/3-set/417"] = feature()
-    found = opened(commit=commit)
-    assert found.search("texan") == () and found.cached_name(LATE) == ""
-    assert found.search("L3/417") == (LATE,)
-    for reader in (found, opened(commit=commit)):
-        assert reader.search("texan") == (LATE,) and reader.search("letters") == (F,)
-        assert reader.labels[LATE] == Label("Texan cities", None)
-        assert reader.cached_name(LATE) == reader.name(LATE) == "Texan cities"
+    reader = opened(commit=commit)
+    assert reader.search("texan") == () and reader.cached_name(LATE) == ""
+    assert reader.search("L3/417") == (LATE,)
+    for each in (reader, opened(commit=commit)):
+        assert each.search("texan") == (LATE,) and each.search("letters") == (F,)
+        assert each.labels[LATE] == Label("Texan cities", None)
+        assert each.cached_name(LATE) == each.name(LATE) == "Texan cities"
     assert neuronpedia.requests == ["model/3-set/417"]
 
 
@@ -222,12 +224,12 @@ def test_a_cached_name_comes_from_this_disk_only(
 ) -> None:
     commit = hub.add("org/set", save_index(tmp_path / "repo"))
     unnamed = FeatureId(0, 2)
-    found = opened(commit=commit)
-    assert found.cached_name(unnamed) == "" and found.cached_card(unnamed) is None
+    reader = opened(commit=commit)
+    assert reader.cached_name(unnamed) == "" and reader.cached_card(unnamed) is None
     assert hub.requests == [] and neuronpedia.requests == []
-    found.card(unnamed)
+    reader.card(unnamed)
     asked = len(hub.requests)
-    assert found.cached_name(unnamed) == found.name(unnamed) == "b"
+    assert reader.cached_name(unnamed) == reader.name(unnamed) == "b"
     assert len(hub.requests) == asked
     near = opened(save_index(tmp_path / "near"))
     assert near.cached_name(F) == "letters" and near.cached_name(unnamed) == "b"
@@ -245,27 +247,47 @@ def test_late_features_also_name_what_they_promote(
 def test_many_are_fetched_with_progress(
     neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
-    wanted = [FeatureId(0, index) for index in range(20)]
+    features = [FeatureId(0, index) for index in range(20)]
     for index in range(0, 20, 2):
         neuronpedia.answers[f"model/0-set/{index}"] = feature(maxActApprox=index)
     reports: list[tuple[int, int, str]] = []
-    cards = opened().fetch_many([*wanted, F], lambda *report: reports.append(report))
-    assert list(cards) == wanted[::2]
+    cards = opened().fetch_many([*features, F], lambda *report: reports.append(report))
+    assert list(cards) == features[::2]
     assert all(card.act_max == card.feature.index for card in cards.values())
     assert [report[:2] for report in reports] == [(done, 20) for done in range(21)]
     assert len(neuronpedia.requests) == 20
 
 
-def test_fetching_many_can_be_cancelled(
-    neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
-) -> None:
+class SlowSource:
+    """Answers three times at once, then only after ``finish`` is set."""
+
+    labels: Mapping[FeatureId, Label] = MappingProxyType({})
+    n_layers = 0
+
+    def __init__(self) -> None:
+        self.finish = threading.Event()
+        self.calls = 0
+        self._lock = threading.Lock()
+
+    def card(self, feature: FeatureId, network: bool = True) -> None:
+        with self._lock:
+            self.calls += 1
+            number = self.calls
+        if number > 3:
+            assert self.finish.wait(60)
+
+
+def test_cancelling_waits_only_for_the_cards_being_fetched() -> None:
+    source = SlowSource()
+
     def progress(done: int, _total: int, _what: str) -> None:
         if done == 3:
+            threading.Timer(0.2, source.finish.set).start()
             raise Cancelled("stopped")
 
     with pytest.raises(Cancelled):
-        opened().fetch_many([FeatureId(0, index) for index in range(500)], progress)
-    assert len(neuronpedia.requests) < 400
+        FeatureLookup([], [source]).fetch_many([FeatureId(0, i) for i in range(500)], progress)
+    assert source.calls <= 3 + 4, "four are fetched at a time"
 
 
 def test_names_of_sources_cannot_lead_out_of_the_cache_folder(
@@ -273,10 +295,10 @@ def test_names_of_sources_cannot_lead_out_of_the_cache_folder(
 ) -> None:
     cache = tmp_path / "cache"
     neuronpedia.answers["..%2F..%2Fx/0-..%2Fset/1"] = feature()
-    found = FeatureLookup.open(
+    reader = FeatureLookup.open(
         tmp_path, hub=None, neuronpedia=("../../x", "../set"), cache_folder=cache
     )
-    assert found.card(F) is not None
+    assert reader.card(F) is not None
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
     assert len(list(cache.rglob("1.bin"))) == 1
 

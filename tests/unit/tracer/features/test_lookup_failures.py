@@ -57,11 +57,11 @@ def test_a_source_that_does_not_answer_is_paused(
     opened: Callable[..., FeatureLookup],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = opened()
+    reader = opened()
     neuronpedia.status = 503
     for index in range(3):
         with pytest.raises(SourceUnavailableError, match="status 503"):
-            found.card(FeatureId(0, index))
+            reader.card(FeatureId(0, index))
     assert len(neuronpedia.requests) == 1
     monkeypatch.setattr(lookup, "PAUSE", 0.0)
     other = opened()
@@ -143,13 +143,13 @@ def test_an_endless_answer_is_not_read_to_its_end(
 def test_one_bad_answer_does_not_stop_the_others(
     neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
-    wanted = [FeatureId(0, index) for index in range(6)]
+    features = [FeatureId(0, index) for index in range(6)]
     for index in range(6):
         neuronpedia.answers[f"model/0-set/{index}"] = feature() if index else b"nonsense"
     with pytest.raises(FeatureLookupError, match="for feature L0/0 cannot be read"):
-        opened().fetch_many(wanted)
-    found = opened()
-    assert all(found.cached_card(feature) is not None for feature in wanted[1:])
+        opened().fetch_many(features)
+    reader = opened()
+    assert all(reader.cached_card(feature) is not None for feature in features[1:])
 
 
 def test_when_one_source_is_unreachable_the_next_is_asked(
@@ -158,11 +158,11 @@ def test_when_one_source_is_unreachable_the_next_is_asked(
     commit = hub.add("org/set", {"config.yaml": "x"})
     neuronpedia.answers[SET] = feature()
     hub.stop()
-    found = opened(commit=commit)
-    assert known(found.card(F)).label == Label("Texan cities", None)
+    reader = opened(commit=commit)
+    assert known(reader.card(F)).label == Label("Texan cities", None)
     host = hub.url.removeprefix("http://")
     with pytest.raises(SourceUnavailableError, match=rf"cannot be fetched: no answer from {host}"):
-        found.card(FeatureId(0, 2))
+        reader.card(FeatureId(0, 2))
 
 
 def test_a_damaged_index_of_a_repository_is_named_and_labels_still_work(
@@ -170,13 +170,13 @@ def test_a_damaged_index_of_a_repository_is_named_and_labels_still_work(
 ) -> None:
     damaged = gzip.compress(b'[{"filename": 1}]')
     commit = hub.add("org/set", {"features/index.json.gz": damaged})
-    found = opened(commit=commit)
+    reader = opened(commit=commit)
     for _ in range(2):
         with pytest.raises(FeatureIndexError, match=r"the feature index .* cannot be read"):
-            found.card(F)
-    assert dict(found.labels) == {} and found.n_layers == 0
+            reader.card(F)
+    assert dict(reader.labels) == {} and reader.n_layers == 0
     neuronpedia.answers["model/0-set/2"] = feature()
-    assert known(found.card(FeatureId(0, 2))).label == Label("Texan cities", None)
+    assert known(reader.card(FeatureId(0, 2))).label == Label("Texan cities", None)
 
 
 @pytest.mark.parametrize("offsets", [[0, -5], [9, 3], [0, 2**40], ["0", "9"], [0, 9]])
@@ -185,9 +185,9 @@ def test_offsets_of_a_repository_are_checked(
 ) -> None:
     index = gzip.compress(json.dumps([{"filename": "l.bin", "offsets": offsets}]).encode())
     files = {"features/index.json.gz": index, "features/l.bin": b"\xff" * 20}
-    found = opened(commit=hub.add("org/set", files), neuronpedia=False)
+    reader = opened(commit=hub.add("org/set", files), neuronpedia=False)
     with pytest.raises(FeatureIndexError, match=r"feature (index|L0/0) .*cannot be read"):
-        found.card(FeatureId(0, 0))
+        reader.card(FeatureId(0, 0))
 
 
 def test_a_damaged_cached_record_is_fetched_again(
@@ -206,8 +206,8 @@ def test_an_unwritable_cache_folder_is_named(
 ) -> None:
     (tmp_path / "cache").touch()
     neuronpedia.answers[SET] = feature()
-    found = FeatureLookup.open(
+    reader = FeatureLookup.open(
         tmp_path, hub=None, neuronpedia=("model", "set"), cache_folder=tmp_path / "cache"
     )
     with pytest.raises(FeatureLookupError, match="feature examples cannot be saved in"):
-        found.card(F)
+        reader.card(F)

@@ -35,11 +35,11 @@ def test_neuronpedia_labels_a_card_of_the_hub_that_has_no_label(
     commit: str, neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     neuronpedia.answers[UNNAMED_SET] = feature()
-    found = opened(commit=commit)
+    reader = opened(commit=commit)
     plain = known(opened(commit=commit, neuronpedia=False).card(UNNAMED))
     assert plain.label is None
-    assert known(found.card(UNNAMED)) == dataclasses.replace(plain, label=FAR_LABEL)
-    assert found.name(UNNAMED) == "Texan cities" and found.search("texan") == (UNNAMED,)
+    assert known(reader.card(UNNAMED)) == dataclasses.replace(plain, label=FAR_LABEL)
+    assert reader.name(UNNAMED) == "Texan cities" and reader.search("texan") == (UNNAMED,)
 
 
 def test_neuronpedia_is_not_asked_when_the_hub_has_a_label(
@@ -60,10 +60,10 @@ def test_an_index_on_this_disk_gets_labels_from_the_first_source_that_has_one(
     near = save_index(tmp_path / "near")
     (near / "features" / "labels.json.gz").unlink()
     neuronpedia.answers |= {SET: feature(), UNNAMED_SET: feature()}
-    found = opened(near, commit)
-    assert known(found.card(F)).label == Label("letters", 0.9)
+    reader = opened(near, commit)
+    assert known(reader.card(F)).label == Label("letters", 0.9)
     assert neuronpedia.requests == []
-    assert known(found.card(UNNAMED)).label == FAR_LABEL
+    assert known(reader.card(UNNAMED)).label == FAR_LABEL
     assert neuronpedia.requests == [UNNAMED_SET]
 
 
@@ -97,14 +97,14 @@ def test_no_label_is_fetched_offline_or_for_a_cached_card(
 ) -> None:
     known(opened(commit=commit, neuronpedia=False).card(UNNAMED))
     neuronpedia.answers[UNNAMED_SET] = feature()
-    found = opened(commit=commit)
-    assert known(found.cached_card(UNNAMED)).label is None
-    assert found.cached_name(UNNAMED) != "Texan cities"
+    reader = opened(commit=commit)
+    assert known(reader.cached_card(UNNAMED)).label is None
+    assert reader.cached_name(UNNAMED) != "Texan cities"
     with monkeypatch.context() as context:
         context.setenv("HF_HUB_OFFLINE", "1")
-        assert known(found.card(UNNAMED)).label is None
+        assert known(reader.card(UNNAMED)).label is None
     assert neuronpedia.requests == []
-    assert known(found.card(UNNAMED)).label == FAR_LABEL
+    assert known(reader.card(UNNAMED)).label == FAR_LABEL
 
 
 def test_without_neuronpedia_only_the_label_is_missing(
@@ -115,9 +115,9 @@ def test_without_neuronpedia_only_the_label_is_missing(
 ) -> None:
     neuronpedia.answers |= {"model/0-set/0": feature(), UNNAMED_SET: feature()}
     neuronpedia.status = 503
-    found = opened(commit=commit)
+    reader = opened(commit=commit)
     for index in (2, 0, 2):
-        card = known(found.card(FeatureId(0, index)))
+        card = known(reader.card(FeatureId(0, index)))
         assert card.label is None and card.act_max == 2.0 + index
     assert len(neuronpedia.requests) == 1
     neuronpedia.status = 200
@@ -129,13 +129,13 @@ def test_an_unreadable_answer_of_neuronpedia_only_costs_the_label(
     commit: str, neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
     neuronpedia.answers[UNNAMED_SET] = b"<html>maintenance</html>"
-    found = opened(commit=commit)
-    assert known(found.card(UNNAMED)).label is None
+    reader = opened(commit=commit)
+    assert known(reader.card(UNNAMED)).label is None
     neuronpedia.stop()
-    wanted = [FeatureId(0, index) for index in range(3)]
-    cards = found.fetch_many(wanted)
+    features = [FeatureId(0, index) for index in range(3)]
+    cards = reader.fetch_many(features)
     labels = [card.label for card in cards.values()]
-    assert list(cards) == wanted and labels == [None, Label("letters", 0.9), None]
+    assert list(cards) == features and labels == [None, Label("letters", 0.9), None]
 
 
 def test_an_unreachable_hub_does_not_cost_the_label(
@@ -147,8 +147,8 @@ def test_an_unreachable_hub_does_not_cost_the_label(
 ) -> None:
     hub.stop()
     neuronpedia.answers[UNNAMED_SET] = feature()
-    found = opened(save_index(tmp_path / "near"), commit)
-    assert known(found.card(UNNAMED)).label == FAR_LABEL
+    reader = opened(save_index(tmp_path / "near"), commit)
+    assert known(reader.card(UNNAMED)).label == FAR_LABEL
 
 
 def test_examples_downloaded_by_another_tool_are_read_offline(
@@ -159,9 +159,9 @@ def test_examples_downloaded_by_another_tool_are_read_offline(
 ) -> None:
     names = ("index.json.gz", "labels.json.gz")
     fetch(Reference("org/set"), [f"features/{name}" for name in names], commit=commit)
-    found = opened(commit=commit)
-    assert found.cached_card(F) is None
+    reader = opened(commit=commit)
+    assert reader.cached_card(F) is None
     fetch(Reference("org/set"), ["features/layer_0.bin"], commit=commit)
     asked = len(hub.requests)
-    assert known(found.cached_card(F)).label == Label("letters", 0.9)
+    assert known(reader.cached_card(F)).label == Label("letters", 0.9)
     assert len(hub.requests) == asked

@@ -82,9 +82,9 @@ def test_other_text_is_not_a_reference(text: str) -> None:
 
 def test_a_listing_names_the_commit_and_every_file(hub: HubServer) -> None:
     commit = hub.add("org/set", {"config.yaml": "kind: x", "sub/layer_0.bin": BIG})
-    found = look_up(Reference("org/set", "sub"))
-    assert (found.repo, found.commit) == ("org/set", commit)
-    assert found.files == (HubFile("config.yaml", 7), HubFile("sub/layer_0.bin", len(BIG)))
+    listing = look_up(Reference("org/set", "sub"))
+    assert (listing.repo, listing.commit) == ("org/set", commit)
+    assert listing.files == (HubFile("config.yaml", 7), HubFile("sub/layer_0.bin", len(BIG)))
 
 
 def test_a_pinned_commit_does_not_change_when_the_branch_moves(hub: HubServer) -> None:
@@ -134,32 +134,32 @@ def test_the_hubs_own_library_finds_the_downloaded_files(hub: HubServer) -> None
     assert try_to_load_from_cache("org/set", "big.bin", cache_dir=cache.cache_folder()) == str(
         root / "big.bin"
     )
-    found = snapshot_download("org/set", cache_dir=cache.cache_folder(), local_files_only=True)
-    assert Path(found) == root
+    snapshot = snapshot_download("org/set", cache_dir=cache.cache_folder(), local_files_only=True)
+    assert Path(snapshot) == root
 
 
 def test_progress_counts_bytes_up_to_the_total(hub: HubServer) -> None:
     hub.add("org/set", {"big.bin": BIG, "small.txt": "abc"})
-    told: list[tuple[int, int, str]] = []
-    fetch(SET, ["small.txt", "big.bin"], lambda *report: told.append(report))
-    done = [report[0] for report in told]
+    reported: list[tuple[int, int, str]] = []
+    fetch(SET, ["small.txt", "big.bin"], lambda *report: reported.append(report))
+    done = [report[0] for report in reported]
     assert done == sorted(done)
-    assert {report[1] for report in told} == {len(BIG) + 3}
+    assert {report[1] for report in reported} == {len(BIG) + 3}
     assert done[0] == 0 and done[-1] == len(BIG) + 3
     assert len(set(done)) >= 5
-    assert {report[2] for report in told} == {"downloading small.txt", "downloading big.bin"}
+    assert {report[2] for report in reported} == {"downloading small.txt", "downloading big.bin"}
 
 
 def test_a_broken_transfer_continues_where_it_stopped(hub: HubServer) -> None:
     hub.add("org/set", {"big.bin": BIG})
     hub.break_after("big.bin", 3_000_000)
-    told: list[int] = []
-    root = fetch(SET, ["big.bin"], lambda done, _total, _what: told.append(done))
+    reported: list[int] = []
+    root = fetch(SET, ["big.bin"], lambda done, _total, _what: reported.append(done))
     assert (root / "big.bin").read_bytes() == BIG
     first, second = hub.asked("big.bin")
     assert first.byte_range is None
     assert second.byte_range == "bytes=3000000-" and second.status == 206
-    assert told == sorted(told) and told[-1] == len(BIG)
+    assert reported == sorted(reported) and reported[-1] == len(BIG)
 
 
 def test_a_transfer_that_keeps_breaking_fails_and_its_bytes_are_kept(hub: HubServer) -> None:
@@ -193,11 +193,11 @@ def test_a_hub_that_sends_only_complete_files_starts_again(hub: HubServer) -> No
     hub.add("org/set", {"big.bin": BIG})
     hub.ranges = False
     hub.break_after("big.bin", 3_000_000)
-    told: list[int] = []
-    root = fetch(SET, ["big.bin"], lambda done, _total, _what: told.append(done))
+    reported: list[int] = []
+    root = fetch(SET, ["big.bin"], lambda done, _total, _what: reported.append(done))
     assert (root / "big.bin").read_bytes() == BIG
     assert [request.status for request in hub.asked("big.bin")] == [200, 200]
-    assert told == sorted(told)
+    assert reported == sorted(reported)
 
 
 def test_attempts_are_counted_only_while_no_bytes_arrive(hub: HubServer) -> None:
@@ -225,16 +225,16 @@ def test_a_very_slow_download_reports_progress_and_can_be_cancelled(
 ) -> None:
     hub.add("org/set", {"big.bin": BIG[:1500]})
     hub.slow_after("big.bin", 1000)
-    told: list[int] = []
+    reported: list[int] = []
 
     def progress(done: int, total: int, what: str) -> None:
-        told.append(done)
+        reported.append(done)
         if done > 1000:
             raise errors.Cancelled("stopped")
 
     with pytest.raises(errors.Cancelled):
         fetch(SET, ["big.bin"], progress)
-    assert 1000 < told[-1] < 1500
+    assert 1000 < reported[-1] < 1500
 
 
 def test_waiting_for_another_download_can_be_cancelled(hub: HubServer) -> None:
@@ -243,16 +243,16 @@ def test_waiting_for_another_download_can_be_cancelled(hub: HubServer) -> None:
     hub.add("org/set", {"big.bin": BIG})
     lock = cache.lock_file(cache.blob_file("org/set", etag(BIG)))
     lock.parent.mkdir(parents=True)
-    told: list[str] = []
+    reported: list[str] = []
 
     def progress(_done: int, _total: int, what: str) -> None:
-        told.append(what)
+        reported.append(what)
         if "waiting" in what:
             raise errors.Cancelled("stopped")
 
     with WeakFileLock(lock), pytest.raises(errors.Cancelled):
         fetch(SET, ["big.bin"], progress)
-    assert told[-1] == "waiting for another download of big.bin"
+    assert reported[-1] == "waiting for another download of big.bin"
     assert hub.asked("big.bin") == []
 
 
@@ -299,8 +299,8 @@ def test_with_the_network_off_the_cache_answers(
     monkeypatch.setenv(variable, "1")
     assert not network_allowed()
     for reference in (SET, tagged, Reference("org/set", "", commit)):
-        found = look_up(reference)
-        assert (found.commit, found.files) == (commit, (HubFile("a.txt", 3),))
+        listing = look_up(reference)
+        assert (listing.commit, listing.files) == (commit, (HubFile("a.txt", 3),))
     assert fetch(SET, ["a.txt"]) == root
     with pytest.raises(errors.NetworkOffError, match=rf"b\.txt of org/set is not in.*{variable}"):
         fetch(SET, ["b.txt"])
