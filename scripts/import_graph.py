@@ -23,6 +23,7 @@ ROOMS: Final = (
     "tracer/types",
     "tracer/files",
     "tracer/paths",
+    "tracer/parsing",
     "tracer/graph",
     "tracer/hub",
     "tracer/transcoders",

@@ -159,7 +159,7 @@ def test_another_prompt_in_the_sidebar_stays_on_the_page_and_starts_afresh(
     open_page(app, page)
     page.get_by_role("button", name="Push against “about Texas”", exact=True).click()
     expect(column(page, 0)).to_be_visible()
-    page.get_by_role("button", name="Oakland → Sacramento").click()
+    page.get_by_role("button", name="Oakland → California → Sacramento").click()
     expect(
         page.get_by_role("button", name=re.compile("Push against “about California"))
     ).to_have_count(1)

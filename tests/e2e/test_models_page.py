@@ -155,7 +155,7 @@ def test_one_of_ones_own_is_added_and_taken_off(networked: App, page: Page, tmp_
 def test_a_link_to_a_model_that_is_not_here_leads_to_it(networked: App, page: Page) -> None:
     link = with_query(networked.url, model="lab/other", transcoders="lab/set", prompt="w1 w2")
     page.goto(link)
-    expect(page.get_by_text("is no folder here and was not downloaded")).to_be_visible()
+    expect(page.get_by_text("is not downloaded, and is not a folder here")).to_be_visible()
     page.get_by_role("button", name="Models", exact=True).click()
     expect(page.get_by_text("it is on no list")).to_be_visible()
     page.go_back()

@@ -38,7 +38,7 @@ def test_from_a_prompt_to_a_feature_that_is_switched_off(app: App, page: Page) -
     page.goto(app.url)
     expect_graph(page, "Austin")
 
-    page.get_by_role("button", name="Oakland → Sacramento").click()
+    page.get_by_role("button", name="Oakland → California → Sacramento").click()
     expect_graph(page, "Sacramento")
     page.get_by_role("button", name="Dallas → Texas → Austin").click()
     expect_graph(page, "Austin")

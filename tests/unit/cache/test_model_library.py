@@ -177,7 +177,7 @@ def test_a_problem_with_a_repository_is_the_error_of_the_job(
     library: ModelLibrary, published: HubServer, tmp_path: Path
 ) -> None:
     missing = library.download(ModelChoice("lab/nowhere", SET))
-    with pytest.raises(RepositoryMissingError, match="lab/nowhere"):
+    with pytest.raises(RepositoryMissingError, match="model repository lab/nowhere not found"):
         missing.result(10)
     with pytest.raises(RepositoryMissingError):
         library.to_download(ModelChoice("lab/nowhere", SET)).result(10)
