@@ -198,7 +198,7 @@ class FeatureIndex(FeatureReader):
         :meth:`card` returns None for those whose place is empty.
         """
         for layer, entry in enumerate(self._layers):
-            for index in range(len(entry["offsets"]) - 1):
+            for index in range(len(entry.offsets) - 1):
                 yield FeatureId(layer, index)
 
     def card(self, feature: FeatureId) -> FeatureCard | None:

@@ -31,6 +31,7 @@ CHANGES_NO_NUMBER = (
     "tracer.graph.graph_file",
     "tracer.graph.influence",
     "tracer.hub",
+    "tracer.parsing",
     "tracer.paths",
     "tracer.types",
 )
