@@ -8,7 +8,7 @@ from typing import Final
 import streamlit as st
 
 from cache import TraceRequest
-from charts.edit_groups import Group, feature_groups, group_of, own_groups, transplant
+from charts.edit_groups import Group, feature_groups, group_of, own_groups
 from charts.text import percent, token_text, truncate
 from pages.interventions.columns import STRONGEST_PUSH
 from pages.shared import progress, resources
@@ -20,6 +20,7 @@ from tracer.catalog.resolve import ATLAS
 from tracer.errors import InterventionError, TracerError
 from tracer.graph.graph import AttributionGraph
 from tracer.interventions.scenario import Edit, Scenario, edit_all
+from tracer.interventions.transfer import transplant
 from tracer.types import FeatureId
 
 NEW: Final = "a new column"

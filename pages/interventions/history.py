@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from cache import Job, ScenarioRequest, StoreError, TraceRequest
-from charts.scenario_export import other_prompts_table, outcomes_table, python_script
 from charts.scenario_figures import outcome_sentence
+from charts.scenario_tables import other_prompts_table, outcomes_table
 from pages.shared import progress, resources
 from pages.shared.escape import plain
 from pages.shared.session import read_session, update_session
 from tracer.atlas.gallery import gallery
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
+from tracer.interventions.script import python_script
 
 if TYPE_CHECKING:
     from tracer.interventions.run import ScenarioRun
@@ -78,6 +79,7 @@ def export(run: ScenarioRun) -> None:
         options.generate,
         options.temperature,
         options.seed,
+        session.choice.dtype,
     )
     with st.container(horizontal=True):
         st.download_button(

@@ -11,8 +11,7 @@ from cache import InterveneRequest
 from charts.distributions import comparison_figure, histogram_figure, token_figure
 from charts.graph_view import GraphView, Neighbour
 from charts.palette import Palette
-from charts.sentences import change_sentence
-from charts.text import activation_text, percent, place, signed, token_text
+from charts.text import activation_text, change_sentence, percent, place, signed, token_text
 from pages.shared import feature_examples, progress, resources, stored_graph
 from pages.shared.escape import chips_html, example_html, plain
 from pages.shared.session import read_session, update_session
