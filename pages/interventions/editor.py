@@ -95,10 +95,12 @@ def _groups_of(prompt: str) -> tuple[AttributionGraph, tuple[Group, ...]]:
     graph = job.result()
     pruned = resources.pruned_graph(job.key, session.thresholds)
     # What was marked there, too: a supernode of one prompt can be put into another.
-    marks = resources.backend().annotations(job.key)
-    there = replace(session, prompt=prompt, selected=None, edits=(), scenarios=(), marks=marks)
+    annotations = resources.backend().annotations(job.key)
+    there = replace(
+        session, prompt=prompt, selected=None, edits=(), scenarios=(), annotations=annotations
+    )
     view = session_view(there, pruned)
-    return graph, (*own_groups(view, marks.supernodes), *feature_groups(view))
+    return graph, (*own_groups(view, annotations.supernodes), *feature_groups(view))
 
 
 def _describe(group: Group) -> str:

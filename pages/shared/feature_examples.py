@@ -21,7 +21,7 @@ _NAMED: Final = 120
 """Features that are named unasked, the most influential ones; others when they are opened."""
 
 
-def card(choice: resources.Asked, feature: FeatureId) -> FeatureCard | None:
+def card(choice: resources.FeatureSource, feature: FeatureId) -> FeatureCard | None:
     """What is known of a feature; where it is None, the reason has been drawn."""
     try:
         known = resources.card(choice, feature)
@@ -43,7 +43,7 @@ def card(choice: resources.Asked, feature: FeatureId) -> FeatureCard | None:
     return known
 
 
-def fetch_names(view: GraphView, key: str, choice: resources.Asked) -> None:
+def fetch_names(view: GraphView, key: str, choice: resources.FeatureSource) -> None:
     """Fetch the examples of the features that are drawn, to name them; say how far that is."""
     features = [node for node in view.pruned.nodes if node.kind == "feature"]
     features.sort(key=view.influence, reverse=True)

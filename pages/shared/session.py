@@ -32,8 +32,8 @@ def update_session(**changes: Any) -> None:
             "selected": None,
             "edits": (),
             "scenarios": (),
-            "marks": Annotations(),
-            "marks_of": "",
+            "annotations": Annotations(),
+            "annotations_of": "",
         }
         dropped["graph"] = ""
         if session.graph:  # its thresholds were chosen for it

@@ -106,7 +106,7 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
             help="Pinned nodes stay in view, have a diagram of their own, and can be named as one.",
         )
     imported = resources.is_imported(graph)
-    asked = resources.asked_about(graph, session.choice)
+    asked = resources.feature_source(graph, session.choice)
     facts = [place(graph, node)]
     if node.kind == "feature":
         activation = float(graph.activations[graph.index.row(node)])

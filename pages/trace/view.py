@@ -56,7 +56,7 @@ def _graph_and_panel(key: str, graph: AttributionGraph) -> None:
         left, right = st.columns([2.1, 1], gap="medium")
     with left:
         graph_chart.draw(view, session, theme)
-        asked = resources.asked_about(graph, session.choice)
+        asked = resources.feature_source(graph, session.choice)
         if asked is not None:
             feature_examples.fetch_names(view, key, asked)
         pins.draw(view, session, theme)
