@@ -30,6 +30,7 @@ from pages.shared.session import (
     set_text_widget,
     set_widget,
     update_session,
+    visitor_id,
 )
 from pages.shared.session_state import Session
 from tracer.atlas.gallery import gallery
@@ -209,9 +210,9 @@ def _traced(prompt: str, choice: ModelChoice, target: str, side: str) -> PrunedG
     error: TracerError | None = None
     for targets in ((f" {target}",), (target,)) if target else (None,):
         job: Job[AttributionGraph] = resources.backend().trace(
-            TraceRequest(prompt, choice, targets)
+            TraceRequest(prompt, choice, targets), visitor_id()
         )
-        progress.wait_for(job, side)
+        progress.wait_for(job, f"compare {side}", side, finish=True)
         try:
             job.result()
         except TracerError as refused:

@@ -14,7 +14,7 @@ from pages.interventions.columns import STRONGEST_PUSH
 from pages.shared import progress, resources
 from pages.shared.escape import plain
 from pages.shared.graph_view import session_view
-from pages.shared.session import read_session, update_session
+from pages.shared.session import read_session, update_session, visitor_id
 from tracer.atlas.gallery import gallery
 from tracer.catalog.resolve import ATLAS
 from tracer.errors import InterventionError, TracerError
@@ -74,7 +74,7 @@ def _swap(graph: AttributionGraph, strongest: Group) -> Scenario | None:
     sisters = [e.prompt for e in gallery() if here and e.group == here.group and e != here]
     if not sisters or session.choice.model != ATLAS:
         return None
-    other, groups = _groups_of(sisters[0])
+    other, groups = _groups_of(sisters[0], "suggestion")
     if not groups:
         return None
     try:
@@ -84,14 +84,14 @@ def _swap(graph: AttributionGraph, strongest: Group) -> Scenario | None:
     return Scenario(f"Put “{groups[0].name}” in the place of “{strongest.name}”", edits)
 
 
-def _groups_of(prompt: str) -> tuple[AttributionGraph, tuple[Group, ...]]:
+def _groups_of(prompt: str, slot: str) -> tuple[AttributionGraph, tuple[Group, ...]]:
     """Another prompt's graph and its groups.
 
     Raises the error that its trace ended with.
     """
     session = read_session()
-    job = resources.backend().trace(TraceRequest(prompt, session.choice))
-    progress.wait_for(job, prompt)
+    job = resources.backend().trace(TraceRequest(prompt, session.choice), visitor_id())
+    progress.wait_for(job, slot, prompt, finish=True)
     graph = job.result()
     pruned = resources.pruned_graph(job.key, session.thresholds)
     # What was marked there, too: a supernode of one prompt can be put into another.
@@ -175,7 +175,7 @@ def _from_another_prompt(graph: AttributionGraph, scenarios: tuple[Scenario, ...
     if not prompt:
         return
     try:
-        other, groups = _groups_of(prompt)
+        other, groups = _groups_of(prompt, "source prompt")
     except TracerError as error:
         st.error(plain(str(error)))
         return

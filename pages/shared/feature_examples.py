@@ -54,7 +54,7 @@ def fetch_names(view: GraphView, key: str, choice: resources.FeatureSource) -> N
         job = resources.backend().library.explain(choice, nameless, f"{key} {len(nameless)}")
         if job is None:
             return
-        if progress.going_on(job):
+        if progress.is_active(job):
             _names_coming(job)
             return
         job.result()
@@ -64,7 +64,7 @@ def fetch_names(view: GraphView, key: str, choice: resources.FeatureSource) -> N
 
 @st.fragment(run_every=progress.POLL)
 def _names_coming(job: Job[Any]) -> None:
-    if not progress.going_on(job):
+    if not progress.is_active(job):
         st.rerun()
     done, total, _ = job.progress
     st.caption(f"Finding out what the features are: {done} of {total} …")
@@ -72,5 +72,5 @@ def _names_coming(job: Job[Any]) -> None:
 
 @st.fragment(run_every=progress.POLL)
 def _until_done(job: Job[Any]) -> None:
-    if not progress.going_on(job):
+    if not progress.is_active(job):
         st.rerun()
