@@ -5,6 +5,7 @@ Nothing here is ever changed by a page; `st.cache_data` would copy every graph o
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -13,6 +14,7 @@ import streamlit as st
 
 from cache import (
     Backend,
+    Device,
     Dtype,
     ModelChoice,
     Published,
@@ -36,6 +38,26 @@ WHOLE: Final = Thresholds(1.0, 1.0)
 def backend() -> Backend[Any]:
     """The process's one backend. Raises :class:`cache.StoreError` if its store cannot be opened."""
     return open_backend()
+
+
+@st.cache_resource(show_spinner=False)
+def _devices() -> Future[tuple[Device, ...]]:
+    """The look at this machine's devices, in a thread: it imports torch, which takes seconds."""
+    pool = ThreadPoolExecutor(1, "devices")
+    future = pool.submit(backend().devices)
+    pool.shutdown(wait=False)
+    return future
+
+
+def devices(timeout: float) -> tuple[Device, ...] | None:
+    """Return the devices models can run on; None if they are not known within ``timeout`` seconds.
+
+    Raises the :class:`TracerError` the backend raises.
+    """
+    try:
+        return _devices().result(timeout)
+    except TimeoutError:
+        return None
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
