@@ -11,7 +11,10 @@ from tracer.types import NodeId, Supernode
 
 
 def toggle_pin(node: NodeId) -> None:
-    """Pin a node, or take its pin away, also out of a supernode; an empty supernode goes too."""
+    """Pin a node, or unpin it.
+
+    Unpinning also takes it out of its supernode, and removes the supernode if that leaves it empty.
+    """
     annotations = read_session().annotations
     pinned = tuple(n for n in annotations.pinned if n != node)
     groups = tuple(
@@ -24,17 +27,20 @@ def toggle_pin(node: NodeId) -> None:
 
 
 def group_pins(name: str, nodes: tuple[NodeId, ...]) -> None:
-    """Make a supernode of pinned nodes; they leave the pins and any supernode they were in."""
-    annotations, taken = read_session().annotations, set(nodes)
+    """Group nodes into the supernode ``name``, which may exist already.
+
+    They leave the pins, and any supernode they were in.
+    """
+    annotations, moved = read_session().annotations, set(nodes)
     others = [
-        replace(group, nodes=tuple(n for n in group.nodes if n not in taken))
+        replace(group, nodes=tuple(n for n in group.nodes if n not in moved))
         for group in annotations.supernodes
     ]
     kept = tuple(group for group in others if group.nodes and group.name != name)
     same = next((group.nodes for group in others if group.name == name), ())
     update_session(
         annotations=Annotations(
-            tuple(n for n in annotations.pinned if n not in taken),
+            tuple(n for n in annotations.pinned if n not in moved),
             (*kept, Supernode(name, (*same, *nodes))),
         )
     )
@@ -45,13 +51,12 @@ def ungroup(name: str) -> None:
     annotations = read_session().annotations
     freed = [n for group in annotations.supernodes if group.name == name for n in group.nodes]
     kept = tuple(group for group in annotations.supernodes if group.name != name)
-    update_session(
-        annotations=Annotations(tuple(dict.fromkeys((*annotations.pinned, *freed))), kept)
-    )
+    pinned = tuple(dict.fromkeys((*annotations.pinned, *freed)))
+    update_session(annotations=Annotations(pinned, kept))
 
 
 def rename_supernode(old: str, new: str) -> None:
-    """Nothing happens where ``new`` is empty or taken."""
+    """Rename a supernode, unless ``new`` is empty or taken."""
     annotations = read_session().annotations
     if new and new not in {group.name for group in annotations.supernodes}:
         renamed = tuple(
@@ -62,9 +67,9 @@ def rename_supernode(old: str, new: str) -> None:
 
 
 def change_scenario(number: int, old: Scenario, new: Scenario) -> None:
-    """Put ``new`` in the place of ``old``, which the visitor saw in column ``number``.
+    """Replace ``old``, which the visitor saw in column ``number``, with ``new``.
 
-    Nothing happens when another one stands there by now: two clicks can arrive at once.
+    Does nothing if the column has changed meanwhile: two clicks can arrive at once.
     """
     scenarios = list(read_session().scenarios)
     if scenarios[number : number + 1] == [old]:
@@ -73,10 +78,13 @@ def change_scenario(number: int, old: Scenario, new: Scenario) -> None:
 
 
 def arrange_scenario(number: int, scenario: Scenario, step: str) -> None:
-    """``duplicate`` or ``remove`` the scenario seen in a column, or move it to the ``left``."""
+    """``duplicate`` or ``remove`` the scenario in column ``number``, or move it to the ``left``.
+
+    Does nothing if the column has changed meanwhile.
+    """
     scenarios = list(read_session().scenarios)
     if number >= len(scenarios) or scenarios[number].edits != scenario.edits:
-        return  # another one by now
+        return
     scenario = scenarios[number]
     if step == "duplicate":
         scenarios.insert(number + 1, scenario)

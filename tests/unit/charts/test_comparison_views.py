@@ -1,4 +1,4 @@
-"""Two graphs as one figure, as dumbbells and as a table."""
+"""Two graphs as a merged figure, as dumbbells and as a table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def name(node: ComparedNode) -> str:
     return node_name(graph, (node.left or node.right)[0], names)
 
 
-def test_the_colour_says_whose_a_node_is_and_labels_are_text() -> None:
+def test_nodes_are_coloured_by_graph_and_labels_are_escaped() -> None:
     comparison = compared()
     figure = merged_figure(comparison, name, LIGHT)
     colours = side_colours(LIGHT)
@@ -48,7 +48,7 @@ def test_the_colour_says_whose_a_node_is_and_labels_are_text() -> None:
     assert "Dallas / Oakland" in labels
 
 
-def test_two_tokens_of_one_column_do_not_cover_each_other() -> None:
+def test_two_tokens_in_one_column_do_not_overlap() -> None:
     comparison = compared()
     figure = merged_figure(comparison, name, LIGHT)
     at = {
@@ -60,12 +60,12 @@ def test_two_tokens_of_one_column_do_not_cover_each_other() -> None:
     assert len(set(at.values())) == len(comparison.nodes)
 
 
-def test_the_table_has_every_feature_and_the_figure_those_that_differ_most() -> None:
+def test_the_table_lists_all_features_and_the_figure_the_largest_differences() -> None:
     comparison = compared()
     table = comparison_table(comparison, name)
     features = [node for node in comparison.nodes if node.kind == "feature"]
     assert len(table) == len(features) == 5
-    shared = table[table["in"] == "in both"].iloc[0]
+    shared = table[table["graph"] == "both"].iloc[0]
     assert shared["feature"] == "capital" and shared["token"] == "capital"
     california = table[table["feature"] == "<i>California</i>"].iloc[0]
     assert california["activation left"] == 0 and california["activation right"] > 0
@@ -78,9 +78,9 @@ def test_the_table_has_every_feature_and_the_figure_those_that_differ_most() -> 
     assert len(figure.layout.yaxis.ticktext) == 3
 
 
-def test_counts_and_shared_weight_are_said() -> None:
+def test_the_sentences_give_counts_and_shared_weight() -> None:
     comparison = compared()
-    assert comparison_sentence(comparison) == "1 feature in both, 3 only left, 1 only right."
+    assert comparison_sentence(comparison) == "1 feature in both graphs, 3 only left, 1 only right."
     same = compare_graphs(prune(dallas_graph()), prune(dallas_graph()))
-    assert edge_sentence(same) == "100 % of the edges' weight is shared."
+    assert edge_sentence(same) == "100 % of the edge weight is shared."
     assert edge_sentence(comparison) != edge_sentence(same)
