@@ -72,7 +72,7 @@ def node_name(graph: AttributionGraph, node: NodeId, names: Mapping[FeatureId, s
     if node.kind == "feature":
         return names.get(node.feature) or f"feature {node.index}"
     if node.kind == "error":
-        return f"error of layer {node.layer}"
+        return "error node"
     if node.kind == "token":
         return token_text(graph.tokens[node.position])
     return token_text(graph.targets[target_number(graph, node)].label)

@@ -63,14 +63,13 @@ def draw() -> None:
 
 def _upload() -> None:
     st.file_uploader(
-        "Import a graph: JSON (from Neuronpedia, Anthropic's attribution-graphs front end or "
-        "circuit-tracer) or a circuit-tracer .pt file",
+        "Import graphs: JSON from Neuronpedia or circuit-tracer, or a circuit-tracer .pt file",
         type=["json", "pt"],
         accept_multiple_files=True,
         key=f"{_UPLOAD} {st.session_state.get(_UPLOAD, 0)}",
         on_change=_uploaded,
-        help="The file is only read: code in a .pt file is never executed. It stays on this "
-        "machine.",
+        help="JSON from Anthropic's attribution-graphs front end works too. Code in a .pt file is "
+        "never executed, and files stay on this machine.",
     )
     _outcomes()
 

@@ -28,7 +28,7 @@ COMPLETENESS = (
 
 def draw(view: GraphView, session: Session, palette: Palette) -> None:
     """Draw the figure and, below it, how much of the graph it shows."""
-    reading, pinning = st.columns([4.4, 1], gap="small")
+    reading, pinning = st.columns([3.2, 1], gap="small")
     if view.selected is None:
         reading.caption(
             "Read from the bottom up: prompt tokens drive features (circles), which drive the next "
@@ -71,7 +71,7 @@ def _clicked() -> None:
 
 
 def _thresholds(view: GraphView, session: Session) -> None:
-    nodes, edges, replacement, completeness = st.columns([1, 1, 0.8, 0.9], gap="medium")
+    nodes, edges, replacement, completeness = st.columns([0.9, 0.9, 1, 1], gap="small")
     nodes.slider(
         "Node threshold",
         0.1,
