@@ -148,8 +148,8 @@ def _strongest_inputs(pruned: PrunedGraph, limit: int) -> IntArray:
 def shown_sentence(view: GraphView) -> str:
     """Say how much of the graph is shown, and what is not."""
     pruned, graph = view.pruned, view.pruned.graph
-    made = graph.provenance
-    imported = bool(made.get("imported")) and not made.get("unpruned")
+    provenance = graph.provenance
+    imported = bool(provenance.get("imported")) and not provenance.get("unpruned")
     # a graph pruned elsewhere has only those error nodes that have an edge
     total = len(without_pruning(graph).rows) if imported else graph.n_nodes
     nodes = len(view.rows)

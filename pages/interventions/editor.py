@@ -80,12 +80,12 @@ def _swap(graph: AttributionGraph, strongest: Group) -> Scenario | None:
     related = [e.prompt for e in gallery() if entry and e.group == entry.group and e != entry]
     if not related or session.choice.model != ATLAS:
         return None
-    other, groups = _groups_of(related[0], "suggestion")
-    if not groups:
-        return None
     try:
+        other, groups = _groups_of(related[0], "suggestion")
+        if not groups:
+            return None
         edits = scale(strongest, -1.0) + transplant(other, groups[0].nodes, graph)
-    except InterventionError:  # this prompt has no token at its position
+    except TracerError:  # not traced, or without a matching position: there is nothing to suggest
         return None
     return Scenario(f"Replace “{strongest.name}” with “{groups[0].name}”", edits)
 

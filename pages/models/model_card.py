@@ -44,11 +44,11 @@ def draw(name: str, session: Session, machine: Machine) -> None:
     entry, dtype = _chosen(model, session)
     choice = ModelChoice(model.name, entry.name, dtype)
     _about(model, entry)
-    here = resources.backend().library.is_here(choice)
+    downloaded = resources.backend().library.is_here(choice)
     if entry.features is None:
-        entry = replace(entry, features=_features(choice, here))
+        entry = replace(entry, features=_features(choice, downloaded))
     _needs(model, entry, dtype, machine)
-    if here:
+    if downloaded:
         _open_button(choice, session)
     else:
         _fetch(model, entry, choice, machine)
@@ -234,9 +234,9 @@ def _question(choice: ModelChoice) -> str:
     return f"size of {choice.model} {choice.transcoders}"
 
 
-def _features(choice: ModelChoice, here: bool) -> int | None:
+def _features(choice: ModelChoice, downloaded: bool) -> int | None:
     """Return the features per layer if the list does not say: from files here or on the Hub."""
-    if here:
+    if downloaded:
         return resources.backend().library.features_here(choice)
     job: Job[ToDownload] | None = st.session_state.get(_question(choice))
     if job is None or job.state != "done":

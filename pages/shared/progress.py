@@ -1,4 +1,4 @@
-"""Waiting for jobs: show progress, keep the page usable, cancel what nobody waits for any more."""
+"""Wait for jobs: show their progress, keep the page usable, cancel those no longer needed."""
 
 from __future__ import annotations
 

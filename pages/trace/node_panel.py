@@ -99,7 +99,7 @@ def _next_token(view: GraphView, session: Session, palette: Palette) -> None:
 
 
 def _where_to_start(view: GraphView, session: Session) -> None:
-    """What to look for, and the most influential features."""
+    """Draw what to look for, and the most influential features."""
     note = next((entry.note for entry in gallery() if entry.prompt == session.prompt), None)
     if session.graph:
         note = None  # the graph belongs to another prompt
@@ -159,7 +159,7 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
 
 
 def _switch(node: NodeId, session: Session) -> None:
-    """The switch and, once the feature is off, the steering strength."""
+    """Draw the switch and, once the feature is off, the steering strength."""
     strength = session.factor(node)
     st.toggle(
         "Turn this feature off",
