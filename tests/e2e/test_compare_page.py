@@ -63,7 +63,7 @@ def test_a_target_can_be_chosen_and_an_invalid_one_is_reported(app: App, page: P
     assert " in both graphs" in counts(page)
     merged = page.locator(".st-key-merged .js-plotly-plot")
     expect(merged.get_by_text(re.compile("^Sacramento <0.1 %$"))).to_be_visible()
-    box = page.get_by_label("Left target token")
+    box = page.get_by_role("textbox", name="Left target token")
     box.fill("Zanzibar Road")
     box.press("Enter")
     expect(page.get_by_test_id("stAlert")).to_contain_text("Left: ")

@@ -199,7 +199,7 @@ def test_pins_are_watched_and_a_token_is_tracked(app: App, page: Page) -> None:
     page.goto(with_query(f"{app.url}/interventions", scenarios=[OFF], marks=MARKS))
     watched = page.locator(".st-key-pins-0 .js-plotly-plot")
     expect(watched.get_by_text("Texas", exact=True)).to_be_visible()
-    track = page.get_by_label("Track token")
+    track = page.get_by_role("textbox", name="Track token")
     track.fill("Sacramento")
     track.press("Enter")
     expect(page.get_by_text("Probability of Sacramento: <0.1 %")).to_be_visible()
