@@ -6,7 +6,6 @@ hit.
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -15,7 +14,6 @@ import streamlit as st
 
 from cache import (
     Backend,
-    Device,
     Dtype,
     ModelChoice,
     Published,
@@ -41,26 +39,6 @@ def backend() -> Backend[Any]:
     """Return the backend of this process. Raises :class:`cache.StoreError` if its store cannot be
     opened."""
     return open_backend()
-
-
-@st.cache_resource(show_spinner=False)
-def _devices() -> Future[tuple[Device, ...]]:
-    """List the devices in a thread: that imports torch, which takes seconds."""
-    pool = ThreadPoolExecutor(1, "devices")
-    future = pool.submit(backend().devices)
-    pool.shutdown(wait=False)
-    return future
-
-
-def devices(timeout: float) -> tuple[Device, ...] | None:
-    """Return the devices models can run on; None if they are not known within ``timeout`` seconds.
-
-    Raises the :class:`TracerError` the backend raises.
-    """
-    try:
-        return _devices().result(timeout)
-    except TimeoutError:
-        return None
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
