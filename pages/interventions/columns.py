@@ -182,21 +182,20 @@ def _change(number: int, scenario: Scenario, groups: tuple[EditGroup, ...], n_la
     """Draw the steering strength of every edit, and what is frozen."""
     for place, group in enumerate(groups):
         key = f"strength {number} {place}"
+        st.caption(plain(edit_line(group)))
         if group.operation == "scale":
             set_widget(key, max(-MAX_STRENGTH, min(MAX_STRENGTH, group.value)))
             st.slider(
-                plain(f"{group.name} at “{group.token}” (× activation)"),
+                "Edit strength (× activation)",
                 -MAX_STRENGTH,
                 MAX_STRENGTH,
                 step=0.25,
                 key=key,
                 on_change=_strength_moved,
                 args=(number, scenario, group, key),
-                help="Steering strength: 0 switches the features off, 1 leaves them unchanged, "
-                "negative values steer against them.",
+                help="0 switches the features off, 1 leaves them unchanged, negative values steer "
+                "against them.",
             )
-        else:
-            st.caption(plain(edit_line(group)))
         st.button(
             "Remove edit",
             key=f"drop {number} {place}",

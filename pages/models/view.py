@@ -82,7 +82,7 @@ def _open_now() -> None:
 
 def _list(listed: tuple[ListedModel, ...], shown: str, machine: Machine) -> None:
     with st.container(gap=None):
-        _entry(ATLAS, ":gray[embedded, no download]", shown == ATLAS)
+        _entry(ATLAS, ":gray[embedded]", shown == ATLAS)
         own = [model for model in listed if model.own]
         for model in (*own, *(m for m in listed if not m.own)):
             selected = shown in (model.name, model.reference)

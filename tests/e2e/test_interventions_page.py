@@ -211,7 +211,7 @@ def test_pins_are_watched_and_a_token_is_tracked(app: App, page: Page) -> None:
 
     # the steering strength of an edit
     before = column(page, 0).locator("p", has_text="Austin 99.9 % →").inner_text()
-    slider = "about Texas at “Dallas” (× activation)"
+    slider = "Edit strength (× activation)"
     unfold(
         column(page, 0).get_by_role("button", name="Change"),
         page.get_by_role("slider", name=slider),

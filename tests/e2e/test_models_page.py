@@ -128,7 +128,7 @@ def test_a_gated_model_explains_how_to_get_access(networked: App, page: Page) ->
 
 def test_a_model_that_does_not_fit_says_by_how_much(networked: App, page: Page) -> None:
     page.goto(with_query(f"{networked.url}/models", look="huge"))
-    expect(page.get_by_text("Does not fit: 4,000,000.0 GB needed")).to_be_visible()
+    expect(page.get_by_text("Does not fit: 4,000,000 GB needed")).to_be_visible()
     expect(page.get_by_text("too large for this machine").first).to_be_visible()
 
 
