@@ -105,7 +105,7 @@ def _summary(model: ListedModel, machine: Machine) -> str:
         resources.backend().library.is_here(ModelChoice(model.name, entry.name))
         for entry in model.sets
     ):
-        return ":green[downloaded]"
+        return ":green[on this disk]"
     needs = [memory(model, entry, "bfloat16") for entry in model.sets]
     known = [size for need in needs if (size := need.least or need.model) is not None]
     parts = []
