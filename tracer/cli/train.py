@@ -7,21 +7,24 @@ import signal
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from typing import Any, Final
 
 from tracer.cli.options import (
-    Progress,
-    Teaching,
+    ExamplesFormatter,
     add_json,
+    add_memory_option,
     add_model_options,
     open_model,
     print_json,
 )
+from tracer.cli.progress import progress_bar, watched
+from tracer.types import Progress
 
 _SECONDS_PER_LINE: Final = 30
-_CORPUS = (
-    'A corpus is a text file (documents separated by blank lines), JSONL with "text" in every\n'
-    "line, parquet with a column of texts, or a folder of such files; text and JSONL may be\n"
+_CORPUS: Final = (
+    'The corpus is a text file (documents separated by blank lines), JSONL with "text" in every\n'
+    "line, Parquet with a column of texts, or a folder of such files. Text and JSONL can be\n"
     "compressed (.xz, .gz)."
 )
 
@@ -45,7 +48,7 @@ def _add_train(commands: Any) -> None:
 
 {_CORPUS}
 """,
-        formatter_class=Teaching,
+        formatter_class=ExamplesFormatter,
     )
     parser.add_argument(
         "--model",
@@ -101,7 +104,7 @@ def _add_train(commands: Any) -> None:
         default="float32",
         help="bfloat16 is used where the device multiplies in it fast (float32)",
     )
-    training.add_argument("--memory-gb", type=float, metavar="GB", help="at most (what is free)")
+    add_memory_option(parser)
     training.add_argument(
         "--checkpoint-minutes", type=float, default=5.0, help="between checkpoints (5)"
     )
@@ -122,7 +125,7 @@ def _add_evaluate(commands: Any) -> None:
 
 {_CORPUS}
 """,
-        formatter_class=Teaching,
+        formatter_class=ExamplesFormatter,
     )
     parser.add_argument("--corpus", required=True, metavar="PATH", help="a file or a folder")
     parser.add_argument(
@@ -142,7 +145,6 @@ def _add_evaluate(commands: Any) -> None:
 def _train(options: argparse.Namespace) -> None:
     from tracer.training import train_transcoders
 
-    limit = None if options.memory_gb is None else int(options.memory_gb * 1e9)
     with _TrainingProgress() as progress:
         report = train_transcoders(
             options.model,
@@ -165,7 +167,7 @@ def _train(options: argparse.Namespace) -> None:
             device=options.device,
             dtype=options.dtype,
             column=options.column,
-            memory_limit=limit,
+            memory_limit=options.memory,
             checkpoint_minutes=options.checkpoint_minutes,
             progress=progress.count,
         )
@@ -179,7 +181,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from tracer.training import evaluate_transcoders
 
     model = open_model(options)
-    with Progress() as progress:
+    with progress_bar() as progress:
         report = evaluate_transcoders(
             model,
             options.corpus,
@@ -187,7 +189,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             loss_tokens=options.loss_tokens,
             context=options.context,
             column=options.column,
-            progress=progress.count,
+            progress=progress,
         )
     if options.json:
         print_json(report.to_dict())
@@ -195,27 +197,30 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(report)
 
 
-class _TrainingProgress(Progress):
-    """Progress that stops the training at the next step on Ctrl-C, so that it is saved there.
+class _TrainingProgress:
+    """A progress callback that stops the training after the current step on Ctrl-C.
 
-    A second Ctrl-C interrupts at once. Where nobody is watching, a line is written now and then.
+    The training then saves a checkpoint. A second Ctrl-C interrupts at once. Without a terminal, a
+    line is written every 30 seconds instead of a bar.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self._interrupted = False
-        self._before: Any = None
+        self._previous_handler: Any = None
         self._last_line = 0.0
+        self._open = ExitStack()
+        self._draw: Progress
 
     def __enter__(self) -> _TrainingProgress:
+        self._draw = self._open.enter_context(progress_bar())
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._interrupt)
+            self._previous_handler = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-        super().__exit__(*error)
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGINT, self._previous_handler)
+        self._open.close()
 
     def _interrupt(self, number: int, frame: object) -> None:
         if self._interrupted:
@@ -223,11 +228,13 @@ class _TrainingProgress(Progress):
         self._interrupted = True
 
     def count(self, done: int, total: int, what: str) -> None:
-        """Show how far training is; raise ``KeyboardInterrupt`` once Ctrl-C was pressed."""
+        """Show the progress of the training; raise ``KeyboardInterrupt`` after Ctrl-C."""
         if self._interrupted:
             raise KeyboardInterrupt
-        super().count(done, total, what)
+        if watched():
+            self._draw(done, total, what)
+            return
         now = time.monotonic()
-        if not self._shown and now - self._last_line >= _SECONDS_PER_LINE:
+        if now - self._last_line >= _SECONDS_PER_LINE:
             self._last_line = now
             print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)

@@ -28,7 +28,7 @@ def inner_suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() if suffix in COMPRESSED else suffix
 
 
-class Opened(io.RawIOBase):
+class OpenedFile(io.RawIOBase):
     """A file's bytes, decompressed where its suffix says so.
 
     Damaged compression raises ``OSError``, as any other trouble with a file does.
@@ -72,6 +72,6 @@ class Opened(io.RawIOBase):
         self.close()
 
 
-def open_buffered(raw: Opened) -> io.BufferedReader:
+def open_buffered(raw: OpenedFile) -> io.BufferedReader:
     """Return a reader of lines over an opened file."""
     return io.BufferedReader(raw, 2**16)

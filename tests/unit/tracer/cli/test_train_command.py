@@ -100,8 +100,8 @@ def test_where_nobody_watches_a_line_is_written_now_and_then(
     ("option", "message"),
     [
         (["--l0", "100"], "error: l0 is 100, more than the 72 features of 3 layers with 24 each"),
-        (["--corpus", "/nowhere.txt"], "error: there is no corpus at /nowhere.txt"),
-        (["--memory-gb", "0.0001"], "error: training 3 layers of 24 features needs about"),
+        (["--corpus", "/nowhere.txt"], "error: corpus /nowhere.txt does not exist"),
+        (["--memory", "0.0001"], "error: training 3 layers of 24 features needs about"),
     ],
 )
 def test_bad_input_is_one_line(
