@@ -67,7 +67,7 @@ def build(
         report_set = partial(_prefixed, report, name)
         if not _is_built(folder / name, set_stamp):
             _stage(
-                folder / name, set_stamp, partial(_train_set, prefixes, config, report=report_set)
+                folder / name, set_stamp, partial(train_set, prefixes, config, report=report_set)
             )
         if not _is_built(folder / name / "features", index_stamp):
             if not corpus_file.exists():
@@ -133,7 +133,8 @@ def _train_model(
     words.save_pretrained(out)
 
 
-def _train_set(prefixes: Prefixes, config: SetRecipe, out: Path, report: Report) -> None:
+def train_set(prefixes: Prefixes, config: SetRecipe, out: Path, report: Report) -> None:
+    """Train one set with the general trainer and write it to ``out``."""
     recipe = config.recipe()
     dictionary = fit(PrefixSource(prefixes, recipe), recipe, report)
     transcoders = dictionary.to_transcoders(

@@ -17,7 +17,10 @@ _BATCHES_PER_SHARD: Final = 250
 
 @dataclass(frozen=True)
 class SetRecipe:
-    """What shapes a set of atlas; part of the build's stamp, so names and order stay."""
+    """The options of one of atlas's sets.
+
+    They are in the stamp of the build, so names and order are fixed.
+    """
 
     cross_layer: bool
     n_features: int = 1024
@@ -30,7 +33,7 @@ class SetRecipe:
     seed: int = 5
 
     def recipe(self) -> Recipe:
-        """Return the same in the trainer's terms."""
+        """Return the recipe in the form that the trainer takes."""
         return Recipe(
             kind="cross-layer" if self.cross_layer else "per-layer",
             features=self.n_features,

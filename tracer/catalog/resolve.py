@@ -129,9 +129,11 @@ def obtain(
 def obtain_model(model: str = ATLAS, progress: Progress | None = None) -> ModelSource:
     """Find a model without transcoders, and download it if it is not on this disk.
 
-    Of the source, ``transcoders`` is empty and ``transcoder_folder`` is the model's own folder; the
-    fingerprint covers the model alone. Raises :class:`ModelError` when there is no such model, and
-    :class:`tracer.errors.HubError` when it cannot be downloaded.
+    In the result, ``transcoders`` is empty, ``transcoder_folder`` is the folder of the model, and
+    the fingerprint covers the model alone.
+
+    Raises :class:`ModelError` if the model does not exist, and :class:`tracer.errors.HubError` if
+    it cannot be downloaded.
     """
     entry = next((m for m in registry() if model in (m.name, m.reference)), None)
     reference = entry.reference if entry else model

@@ -1,4 +1,4 @@
-"""``train`` and ``evaluate``: transcoders for any model, and how well a set replaces its MLPs."""
+"""``train`` and ``evaluate``: train transcoders for a model, and measure any set."""
 
 from __future__ import annotations
 
@@ -54,59 +54,89 @@ def _add_train(commands: Any) -> None:
         "--model",
         required=True,
         metavar="NAME",
-        help="a name that 'models' lists, org/name[@revision] on the hub, or the folder of a "
-        "Hugging Face model",
+        help="a name listed by 'models', org/name[@revision] on the Hugging Face Hub, or the "
+        "folder of a Hugging Face model",
     )
-    parser.add_argument("--corpus", required=True, metavar="PATH", help="a file or a folder")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="new or empty")
+    parser.add_argument("--corpus", required=True, metavar="PATH", help="text file or folder")
+    parser.add_argument(
+        "--output", required=True, metavar="FOLDER", help="folder of the set: new or empty"
+    )
     shape = parser.add_argument_group("transcoders")
     shape.add_argument(
         "--kind",
         choices=("per-layer", "cross-layer"),
         default="per-layer",
-        help="whether features write to their own layer or to later ones too (per-layer)",
-    )
-    shape.add_argument("--features", type=int, default=2048, help="per layer (2048)")
-    shape.add_argument(
-        "--l0", type=float, default=60.0, help="active features per token, over all layers (60)"
+        help="features write to their own layer, or to later layers too (default: per-layer)",
     )
     shape.add_argument(
-        "--activation", choices=("jumprelu", "topk"), default="jumprelu", help="(jumprelu)"
+        "--features", type=int, default=2048, help="features per layer (default: 2048)"
     )
-    shape.add_argument("--skip", action="store_true", help="add a linear map past the features")
-    shape.add_argument("--read", default="mlp.hook_in", help="hook point (mlp.hook_in)")
-    shape.add_argument("--write", default="mlp.hook_out", help="hook point (mlp.hook_out)")
+    shape.add_argument(
+        "--l0",
+        type=float,
+        default=60.0,
+        help="active features per token, over all layers (default: 60)",
+    )
+    shape.add_argument(
+        "--activation", choices=("jumprelu", "topk"), default="jumprelu", help="default: jumprelu"
+    )
+    shape.add_argument(
+        "--skip", action="store_true", help="add a linear map from each MLP's input to its output"
+    )
+    shape.add_argument(
+        "--read", default="mlp.hook_in", help="hook point to read (default: mlp.hook_in)"
+    )
+    shape.add_argument(
+        "--write", default="mlp.hook_out", help="hook point to replace (default: mlp.hook_out)"
+    )
     training = parser.add_argument_group("training")
     training.add_argument(
         "--tokens",
         type=int,
         default=10_000_000,
-        help="to train on; a smaller corpus is passed several times (10000000)",
+        help="tokens to train on; a smaller corpus is used several times (default: 10000000)",
     )
-    training.add_argument("--batch-tokens", type=int, default=2048, help="in a step (2048)")
-    training.add_argument("--rate", type=float, help="learning rate (by the model's width)")
-    training.add_argument("--context", type=int, default=128, help="tokens of a window (128)")
+    training.add_argument(
+        "--batch-tokens", type=int, default=2048, help="tokens per step (default: 2048)"
+    )
+    training.add_argument(
+        "--rate", type=float, help="learning rate (default: depends on the width)"
+    )
+    training.add_argument(
+        "--context", type=int, default=128, help="tokens per window (default: 128)"
+    )
     training.add_argument(
         "--finetune-share",
         type=float,
         default=0.2,
-        help="share of the tokens trained end to end, at the end (0.2)",
+        help="share of the tokens, at the end, that are trained end to end (default: 0.2)",
     )
     training.add_argument(
-        "--validation", type=float, default=0.02, help="share of the text held out (0.02)"
+        "--validation",
+        type=float,
+        default=0.02,
+        help="share of the text to hold out for the report (default: 0.02)",
     )
-    training.add_argument("--seed", type=int, default=0, help="(0)")
-    training.add_argument("--column", default="text", help="of a parquet file (text)")
-    training.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")
+    training.add_argument("--seed", type=int, default=0, help="default: 0")
+    training.add_argument(
+        "--column",
+        default="text",
+        help="column of a Parquet file that has the texts (default: text)",
+    )
+    training.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     training.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="bfloat16 is used where the device multiplies in it fast (float32)",
+        help="data type of matrix products; bfloat16 is used if the device is fast with it "
+        "(default: float32)",
     )
     add_memory_option(parser)
     training.add_argument(
-        "--checkpoint-minutes", type=float, default=5.0, help="between checkpoints (5)"
+        "--checkpoint-minutes",
+        type=float,
+        default=5.0,
+        help="minutes between checkpoints (default: 5)",
     )
     add_json(parser)
     parser.set_defaults(run=_train)
@@ -116,9 +146,8 @@ def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="measure how well a transcoder set replaces its model's MLPs, on text",
-        description="Measure a set on a corpus: active features, variance explained, dead "
-        "features, and the\nnext-token loss with MLPs replaced, against the model and against "
-        "MLPs set to zero.",
+        description="Measure a set on a corpus: active and dead features, explained variance, and "
+        "the next-token\nloss with MLPs replaced, compared with the model and with zero ablation.",
         epilog=f"""examples:
   python -m tracer evaluate --model gemma-2-2b --transcoders gemma-scope --corpus wiki.parquet
   python -m tracer evaluate --model ./model --transcoders ./set --corpus held-out.txt --json
@@ -127,16 +156,22 @@ def _add_evaluate(commands: Any) -> None:
 """,
         formatter_class=ExamplesFormatter,
     )
-    parser.add_argument("--corpus", required=True, metavar="PATH", help="a file or a folder")
+    parser.add_argument("--corpus", required=True, metavar="PATH", help="text file or folder")
     parser.add_argument(
         "--tokens",
         type=int,
         default=2**18,
-        help="for active and dead features and explained variance (262144)",
+        help="tokens for L0, dead features and explained variance (default: 262144)",
     )
-    parser.add_argument("--loss-tokens", type=int, default=2**15, help="for losses (32768)")
-    parser.add_argument("--context", type=int, default=128, help="tokens of a window (128)")
-    parser.add_argument("--column", default="text", help="of a parquet file (text)")
+    parser.add_argument(
+        "--loss-tokens", type=int, default=2**15, help="tokens for losses (default: 32768)"
+    )
+    parser.add_argument("--context", type=int, default=128, help="tokens per window (default: 128)")
+    parser.add_argument(
+        "--column",
+        default="text",
+        help="column of a Parquet file that has the texts (default: text)",
+    )
     add_json(parser)
     add_model_options(parser)
     parser.set_defaults(run=_evaluate)
@@ -174,7 +209,7 @@ def _train(options: argparse.Namespace) -> None:
     if options.json:
         print_json(report.to_dict() | {"folder": options.output})
     else:
-        print(f"{report}\n\nwritten to {options.output}")
+        print(f"{report}\n\nwrote the set to {options.output}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

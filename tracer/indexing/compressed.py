@@ -1,4 +1,4 @@
-"""Read a file that may be compressed with xz or gzip, and say how much of it has been read."""
+"""Read a file that can be compressed with xz or gzip, and track how much has been read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMPRESSED: Final = tuple(_OPENERS)
 
 
 def inner_suffix(path: Path) -> str:
-    """Return the suffix of what a file holds, in lower case.
+    """Return the suffix of a file without that of its compression, in lower case.
 
     >>> inner_suffix(Path("books.jsonl.xz")), inner_suffix(Path("books.txt"))
     ('.jsonl', '.txt')
@@ -29,9 +29,9 @@ def inner_suffix(path: Path) -> str:
 
 
 class OpenedFile(io.RawIOBase):
-    """A file's bytes, decompressed where its suffix says so.
+    """The bytes of a file, decompressed if its suffix is that of a compressed file.
 
-    Damaged compression raises ``OSError``, as any other trouble with a file does.
+    Damaged compression raises ``OSError``, like any other error of a file.
     """
 
     def __init__(self, path: Path) -> None:

@@ -134,7 +134,7 @@ class _Weights:
 
 
 class _AllSeen(Exception):
-    """Ends a forward pass that has shown all it was run for."""
+    """Ends a forward pass after the last requested hook point."""
 
 
 class Bridge:
@@ -304,10 +304,10 @@ class Bridge:
     def run_with_gradients(
         self, token_ids: Int[Tensor, "batch pos"], hooks: Iterable[tuple[str, Hook]] = ()
     ) -> Float[Tensor, "batch pos vocab"]:
-        """Return final logits that carry gradients to whatever the ``hooks`` put in.
+        """Return final logits with gradients to the values that ``hooks`` insert.
 
-        The model's own weights are constants. They have to be float32: bfloat16 weights are widened
-        only while their part runs, so a backward pass would not find them.
+        The model's weights are constants. They must be float32: bfloat16 weights are widened only
+        while their part runs, so a backward pass would not find them.
         """
         logits: Tensor = self._bridge.run_with_hooks(token_ids, fwd_hooks=list(hooks))
         return logits
@@ -316,10 +316,10 @@ class Bridge:
     def capture_inside(
         self, token_ids: Int[Tensor, "batch pos"], names: Iterable[str]
     ) -> dict[str, Tensor]:
-        """Return what passes the named hook points, a batch axis first, and stop there.
+        """Return the values at the named hook points, batch axis first, and stop the forward pass.
 
-        What comes after the last of them is not computed: no logits, which take most of the memory
-        where the vocabulary is large. Raises :class:`ModelError` for a hook point that is missing.
+        Nothing after the last of them is computed, so there are no logits, which take most of the
+        memory if the vocabulary is large. Raises :class:`ModelError` for a missing hook point.
         """
         names = list(names)
         seen: dict[str, Tensor] = {}

@@ -25,17 +25,19 @@ _TENSORS: Final = "state-{}.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was stored."""
+    """The state of an unfinished training."""
 
     identity: Mapping[str, Any]
-    """All that shapes the result, by the names a person knows it by."""
+    """Everything that determines the result, under the names of the options."""
     values: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Replace the folder's checkpoint. Raises ``OSError`` or ``SafetensorError`` when the disk
-    refuses."""
+    """Replace the folder's checkpoint.
+
+    Raises ``OSError`` or ``SafetensorError`` if it cannot be written.
+    """
     path = folder / _TENSORS.format(checkpoint.values["steps"])
     with replacing(path) as partial:
         save_file(
@@ -56,8 +58,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
     """Return the folder's checkpoint; None without one.
 
-    Raises :class:`TrainingError` when it is damaged, or was made with another ``identity``: the
-    message names the first option that differs.
+    Raises :class:`TrainingError` if it is damaged or has another ``identity``; the message names
+    the first option that differs.
     """
     path = folder / CHECKPOINT
     if not path.is_file():

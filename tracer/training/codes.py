@@ -1,10 +1,10 @@
 """Active features of a batch in one layer: encoded, gated and decoded, with gradients.
 
-At most a few features in a hundred are active, so on a CPU only those are decoded and only those
-receive gradients: :class:`SparseCode` does so with `embedding_bag`, several times faster than dense
-products. Accelerators multiply whole matrices faster: :class:`DenseCode`. Both compute the same
-numbers up to rounding. The gate is a constant for the gradient (straight-through): an active
-feature passes its gradient on, a silent one gets none.
+At most a few percent of the features are active. On a CPU, :class:`SparseCode` decodes only those,
+with `embedding_bag`, several times faster than dense products. Accelerators are faster with dense
+matrices: :class:`DenseCode`. Both compute the same numbers up to rounding. The gate is a constant
+for the gradient (straight-through): an active feature passes its gradient on, an inactive one gets
+none.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Code(Protocol):
         """Return the sum of the active features' decoder rows, times their activations."""
 
     def count(self) -> int:
-        """Return how many activations there are, over the batch."""
+        """Return the number of non-zero activations in the batch."""
 
     def fired(self) -> Bool[Tensor, " features"]:
         """Return which features are active anywhere in the batch."""
 
     def strengths(self, lengths: Float[Tensor, " features"]) -> Float[Tensor, " entries"]:
-        """Return every activation that is not zero, times its feature's decoder length."""
+        """Return every non-zero activation times the length of its feature's decoder."""
 
 
 def encode(
@@ -55,7 +55,7 @@ def encode(
 ) -> Code:
     """Return the active features of a batch, sparse on a CPU and dense elsewhere.
 
-    ``dtype`` is what whole matrices are multiplied in; activations are float32 in any case.
+    ``dtype`` is the data type of dense matrix products; activations are always float32.
     """
     kind = SparseCode if inputs.device.type == "cpu" else DenseCode
     return kind.encode(inputs, encoder, bias, gate, dtype)
@@ -91,7 +91,7 @@ class DenseCode:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Which features are active where: entries in the order of rows, then features."""
+    """Which features are active in which rows: entries sorted by row, then feature."""
 
     rows: Int[Tensor, " entries"]
     features: Int[Tensor, " entries"]
@@ -144,7 +144,7 @@ def _starts(sorted_numbers: Tensor, n: int) -> Tensor:
 
 @dataclass(frozen=True)
 class SparseCode:
-    """The activations that are not zero, with where they are."""
+    """The non-zero activations and their coordinates."""
 
     values: Float[Tensor, " entries"]
     pattern: Pattern
@@ -198,7 +198,7 @@ class SparseCode:
 
 
 class _Encode(torch.autograd.Function):
-    """The active pre-activations, which were computed without a graph, put back into one."""
+    """Attaches active pre-activations, computed without gradients, to the autograd graph."""
 
     @staticmethod
     def forward(

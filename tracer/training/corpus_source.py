@@ -25,11 +25,11 @@ _RUN_TOKENS: Final = 2048
 
 @dataclass(frozen=True)
 class Padded:
-    """Windows of one forward pass. Padding on the right is not seen by what comes before it."""
+    """Windows of one forward pass, padded on the right, where a causal model does not see it."""
 
     ids: Int[Tensor, "windows pos"]
     carries: Bool[Tensor, "windows pos"]
-    """Where features are: neither padding nor before the model's first position."""
+    """Positions with features: neither padding nor before the model's first position."""
 
 
 def padded(
@@ -50,7 +50,7 @@ def padded(
 def by_length(
     store: TokenStore, windows: NDArray[np.int64], batch_tokens: int
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield groups of windows of like length, at most ``batch_tokens`` with their padding."""
+    """Yield groups of windows of similar length, at most ``batch_tokens`` with their padding."""
     lengths = store.lengths[windows]
     order = np.argsort(-lengths, kind="stable")
     start = 0
@@ -65,8 +65,8 @@ class CorpusSource:
     """Shards of at most ``shard_tokens`` tokens, from windows shuffled anew in each pass.
 
     ``windows`` are the ones to train on. A shard's activations are collected in one buffer of
-    ``dtype``, shuffled, and handed out in batches of ``batch_tokens``; what is left over at its end
-    is dropped.
+    ``dtype``, shuffled, and yielded in batches of ``batch_tokens``; an incomplete last batch is
+    dropped.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class CorpusSource:
         self._reads = [model.read_hook(layer) for layer in layers]
         self._writes = [model.write_hook(layer) for layer in layers]
         self._ends = [0]
-        """Where in the sequence of windows each shard ends, after a first 0."""
+        """The end of each shard in the sequence of windows, after a leading 0."""
         self.peak_bytes = 0
         """Largest buffer so far."""
 
@@ -102,14 +102,14 @@ class CorpusSource:
         return np.concatenate(parts)
 
     def bounds(self, number: int) -> tuple[int, int]:
-        """Return which windows of the sequence a shard takes: as many as fit, at least one."""
+        """Return the range of windows in a shard: as many as fit, at least one."""
         while len(self._ends) < number + 2:
             start = self._ends[-1]
             self._ends.append(start + self._fitting(start, self.shard_tokens))
         return self._ends[number], self._ends[number + 1]
 
     def _fitting(self, start: int, tokens: int) -> int:
-        """Return how many windows from ``start`` on have at most ``tokens``, at least 1."""
+        """Return how many windows from ``start`` fit in ``tokens``, at least 1."""
         count = 1 + int(1.5 * tokens / self.mean_tokens)
         while True:
             windows = self.sequence(start, count)
@@ -124,8 +124,7 @@ class CorpusSource:
         return Moments.of(self.examples(0, _MOMENT_TOKENS))
 
     def examples(self, start: int, tokens: int) -> Batch:
-        """Return at most ``tokens`` examples from window ``start`` of the sequence on, and no more
-        than a shard has."""
+        """Return at most ``tokens`` examples from window ``start`` on, and at most one shard."""
         count = self._fitting(start, min(tokens, self.shard_tokens))
         return self.collect(self.sequence(start, count))
 
@@ -146,12 +145,12 @@ class CorpusSource:
         return self.n_tokens(self.windows) / len(self.windows)
 
     def n_tokens(self, windows: NDArray[np.int64]) -> int:
-        """Return how many tokens of the windows carry features."""
+        """Return the number of tokens with features in the windows."""
         lengths = self.store.lengths[windows] - self.model.first_position
         return int(lengths.clip(min=0).sum())
 
     def run(self, batch: Padded) -> tuple[Float[Tensor, "windows pos vocab"], Batch]:
-        """Return the model's logits, and what its MLPs read and write where there are features."""
+        """Return the logits, and the MLPs' inputs and outputs at positions with features."""
         logits, seen = self.model.bridge.capture_batch(batch.ids, [*self._reads, *self._writes])
         return logits, Batch(
             torch.stack([seen[name][batch.carries] for name in self._reads]),
@@ -159,9 +158,9 @@ class CorpusSource:
         )
 
     def collect(self, windows: NDArray[np.int64]) -> Batch:
-        """Return what every MLP reads and writes at each token of ``windows`` that has features.
+        """Return every MLP's input and output at each token of ``windows`` that has features.
 
-        Raises :class:`ModelError` when the model computes numbers that are not finite.
+        Raises :class:`ModelError` if the model computes numbers that are not finite.
         """
         model = self.model
         n = self.n_tokens(windows)

@@ -1,10 +1,10 @@
 """The trained parameters of a transcoder set, all layers at once, in normalised units.
 
-A per-layer transcoder (Dunefsky et al. 2024) predicts what its MLP writes from what it reads. A
-cross-layer one (Ameisen et al. 2025) also predicts what later MLPs write. JumpReLU features
-(Rajamanoharan et al. 2024) are active above a threshold: here one threshold for all features, on
-the activation times the length of the decoder, so that the features of all layers compete for one
-budget, as in BatchTopK (Bussmann et al. 2024).
+A per-layer transcoder (Dunefsky et al. 2024) predicts an MLP's output from its input. A cross-layer
+one (Ameisen et al. 2025) also predicts the outputs of later MLPs. JumpReLU features (Rajamanoharan
+et al. 2024) are active above a threshold. One threshold, on the activation times the length of the
+decoder, gates all features, so that the features of all layers compete for one budget, as in
+BatchTopK (Bussmann et al. 2024).
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from tracer.transcoders.config import ReadPoint, WritePoint
 from tracer.transcoders.transcoder import Transcoder, TranscoderSet
 
 _DECODER_LENGTH: Final = 0.1
-"""Of a fresh feature, in units in which an output has variance 1."""
+"""Length of a new decoder, in units in which an output has variance 1."""
 _SHORTEST: Final = 1e-6
-"""Decoders are taken to be at least this long, so that no threshold is infinite."""
-
+"""Lower bound on decoder lengths, so that every threshold is finite."""
 _HALVINGS: Final = 20
 
 
@@ -61,8 +60,8 @@ class Dictionary(torch.nn.Module):
             _DECODER_LENGTH * directions(1, recipe.features, self.n_outputs(layer) * d_model)[0]
             for layer in range(n_layers)
         )
-        """Per layer ``(features, outputs * d_model)``: towards that layer and, cross-layer, the
-        later ones."""
+        """For each layer ``(features, outputs * d_model)``: what is written to that layer and, in a
+        cross-layer set, to later ones."""
         self.W_skip = torch.nn.Parameter(
             torch.zeros(n_layers if recipe.skip else 0, d_model, d_model, device=device)
         )
@@ -89,7 +88,7 @@ class Dictionary(torch.nn.Module):
         )
 
     def gates(self) -> list[Gate]:
-        """Return what decides, layer by layer, which pre-activations are active."""
+        """Return the gate of each layer, which decides which pre-activations are active."""
         lengths = self.decoder_lengths()
         if self.recipe.activation == "topk":
             return [_TopK(layer_lengths, self.k) for layer_lengths in lengths]
@@ -114,36 +113,36 @@ class Dictionary(torch.nn.Module):
         return outputs
 
     def constant(self, layer: int, inputs: Tensor) -> Float[Tensor, "batch d_model"]:
-        """Return what is predicted for ``layer`` without any feature: bias and skip connection."""
+        """Return the prediction for ``layer`` without features: bias and skip connection."""
         bias = self.b_dec[layer]
         if not len(self.W_skip):
             return bias.expand_as(inputs)
         return inputs @ self.W_skip[layer].T + bias
 
     def written(self, layer: int, code: Code) -> Iterator[Float[Tensor, "batch d_model"]]:
-        """Yield what a layer's features write to that layer and to later ones."""
+        """Yield the contributions of a layer's features to that layer and to later ones."""
         decoded = code.decode(self.W_dec[layer])
         yield from decoded.view(len(decoded), self.n_outputs(layer), -1).unbind(1)
 
     @torch.no_grad()
     def calibrate(self, inputs: Float[Tensor, "layers batch d_model"], l0: float) -> None:
-        """Move the threshold to where ``l0`` features per token are active on normalised inputs.
+        """Set the threshold so that ``l0`` features per token are active on normalised inputs.
 
-        Steering keeps the threshold close already; TopK has none.
+        Steering has already brought it close. TopK has no threshold.
         """
         if self.recipe.activation == "topk":
             return
-        lengths, wanted = self.decoder_lengths(), round(l0 * inputs.shape[1])
+        lengths, n_active = self.decoder_lengths(), round(l0 * inputs.shape[1])
         for _ in range(_HALVINGS):
             self.threshold /= 2
             codes = self.encode_all(inputs)
-            if sum(code.count() for code in codes) > wanted:
+            if sum(code.count() for code in codes) > n_active:
                 break
         strengths = torch.cat(
             [code.strengths(length) for code, length in zip(codes, lengths, strict=True)]
         )
-        if len(strengths) > wanted:
-            self.threshold = float(strengths.topk(wanted + 1).values[-1])
+        if len(strengths) > n_active:
+            self.threshold = float(strengths.topk(n_active + 1).values[-1])
 
     @torch.no_grad()
     def to_transcoders(
@@ -151,10 +150,10 @@ class Dictionary(torch.nn.Module):
     ) -> TranscoderSet:
         """Return the set in the model's own units.
 
-        Each decoder is rescaled to length 1, as in Gemma Scope, with the encoder and the threshold
-        rescaled to match: an activation is the length of what the feature writes. (A cross-layer
-        decoder is measured with every output in units of that layer's spread, over the spread of
-        the feature's own layer.)
+        Each decoder is rescaled to length 1, as in Gemma Scope, and the encoder and threshold to
+        match, so that an activation is the length of the vector the feature writes. (The length of
+        a cross-layer decoder is computed with each output in units of that layer's spread, and then
+        multiplied by the spread of the feature's own layer.)
         """
         moments, lengths = self.moments, self.decoder_lengths()
         layers = []

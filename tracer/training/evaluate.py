@@ -47,11 +47,13 @@ def evaluate_transcoders(
     column: str = "text",
     progress: Progress | None = None,
 ) -> TrainingReport:
-    """Measure an opened model's transcoder set on a corpus, ours or a published one.
+    """Measure the transcoder set of an opened model on a corpus.
 
     L0, unexplained variance and dead features are measured on the first ``tokens`` tokens of the
     corpus (:mod:`tracer.indexing.corpus`; a folder is read file by file), in windows of
     ``context``; losses on about ``loss_tokens`` of them, since every layer takes two more runs.
+
+    Returns a :class:`TrainingReport`, with an empty ``training``.
 
     Raises :class:`tracer.errors.CorpusError` for a corpus that cannot be used and
     :class:`tracer.errors.TrainingError` for options out of range.
@@ -98,10 +100,10 @@ def evaluate_windows(
     loss = measure.losses(chosen, ())
     if not loss.tokens:
         raise CorpusError(
-            f"the corpus has no token that {model.source.name} can predict from another: give "
-            "longer texts"
+            f"every text of the corpus is one token for {model.source.name}, which leaves none to "
+            "predict: give longer texts"
         )
-    whole = measure.losses(chosen, replacement_hooks(model), compare=True)
+    replaced_model = measure.losses(chosen, replacement_hooks(model), compare=True)
     ablated = measure.losses(chosen, ablation_hooks(model))
     reports = []
     for layer in layers:
@@ -128,11 +130,11 @@ def evaluate_windows(
         dead=sum(n * share for n, share in zip(counts, fit.dead, strict=True)) / sum(counts),
         tokens=fit.tokens,
         loss=loss.loss,
-        replaced_loss=whole.loss,
+        replaced_loss=replaced_model.loss,
         ablated_loss=ablated.loss,
-        recovered=_recovered(loss.loss, whole.loss, ablated.loss),
-        divergence=whole.divergence,
-        same_top=whole.same_top,
+        recovered=_recovered(loss.loss, replaced_model.loss, ablated.loss),
+        divergence=replaced_model.divergence,
+        same_top=replaced_model.same_top,
         loss_tokens=loss.tokens,
         layers=tuple(reports),
     )
@@ -143,12 +145,12 @@ def _no_progress(done: int, total: int, what: str) -> None:
 
 
 def _recovered(loss: float, replaced: float, ablated: float) -> float | None:
-    """Return the share of the loss recovered; None where setting to zero does not raise it."""
+    """Return the share of the loss recovered; None if zero ablation does not raise the loss."""
     return (ablated - replaced) / (ablated - loss) if ablated > loss else None
 
 
 def _some(store: TokenStore, windows: NDArray[np.int64], tokens: int) -> NDArray[np.int64]:
-    """Return about ``tokens`` tokens of the windows, drawn at random but always the same."""
+    """Return windows with about ``tokens`` tokens, drawn with a fixed seed."""
     order = np.random.default_rng(_SEED).permutation(windows)
     enough = int(np.searchsorted(store.lengths[order].cumsum(), tokens)) + 1
     return np.sort(order[:enough])
@@ -156,7 +158,7 @@ def _some(store: TokenStore, windows: NDArray[np.int64], tokens: int) -> NDArray
 
 @dataclass(frozen=True)
 class _Fit:
-    """How sparse and how close the features are, by layer."""
+    """Sparsity and reconstruction error, by layer."""
 
     tokens: int
     l0: list[float]
@@ -173,7 +175,7 @@ class _Losses:
 
 
 class _Measurement:
-    """Runs of the same model over windows of the same store."""
+    """Runs one model over windows of one store."""
 
     def __init__(self, model: Model, store: TokenStore, progress: Progress) -> None:
         self.model, self.store, self.progress = model, store, progress
@@ -221,8 +223,8 @@ class _Measurement:
     def losses(
         self, windows: NDArray[np.int64], hooks: Hooks | tuple[()], compare: bool = False
     ) -> _Losses:
-        """Return the next-token loss under ``hooks``; with ``compare`` also how far the model's own
-        distribution is."""
+        """Return the next-token loss under ``hooks``; with ``compare`` also the divergence from the
+        model without hooks."""
         total = divergence = same = 0.0
         n = 0
         for batch in self._batches(windows, "measuring losses"):
@@ -260,7 +262,7 @@ class _Measurement:
 
 
 class _Variance:
-    """Squared errors and the variance they are a share of, summed over batches in float64."""
+    """Squared errors and output variance, summed over batches in float64."""
 
     def __init__(self, n_layers: int, d_model: int) -> None:
         self._missed = torch.zeros(n_layers, dtype=torch.float64)

@@ -31,7 +31,7 @@ def replaced_logits(
 ) -> Float[Tensor, "windows pos vocab"]:
     """Return the logits with every MLP output replaced, with gradients to the dictionary.
 
-    Before the model's first position the MLPs stay as they are: there are no features there.
+    Before the model's first position, where there are no features, the MLPs are kept.
     """
     moments, gates = dictionary.moments, dictionary.gates()
     waiting: list[Tensor] = [torch.empty(0)] * dictionary.n_layers
@@ -81,10 +81,10 @@ def divergence(
 def finetune(
     trainer: Trainer, source: CorpusSource, between: Callable[[StepReport], None], at_once: int
 ) -> None:
-    """Run the second phase from where it is to its end, calling ``between`` after each step.
+    """Run the rest of the second phase, calling ``between`` after each step.
 
-    A step takes as many windows as hold ``recipe.batch_tokens`` on average, ``at_once`` tokens of
-    them at a time.
+    A step takes as many windows as hold ``recipe.batch_tokens`` on average. They run ``at_once``
+    tokens at a time.
     """
     recipe = trainer.recipe
     per_step = max(1, round(recipe.batch_tokens / source.mean_tokens))

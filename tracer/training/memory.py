@@ -1,4 +1,4 @@
-"""How much memory training takes, and how large a shard of activations may be."""
+"""How much memory training takes, and how large a shard of activations can be."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from tracer.training.recipe import Recipe
 
 _FLOAT: Final = 4
 _DEFAULT_BUFFER: Final = 2**29
-"""Bytes of activations at most, unless a limit is given: enough to shuffle well."""
+"""Most bytes of activations unless a limit is given: enough to shuffle well."""
 _LEAST_BATCHES: Final = 2
 _COPIES: Final = 4
-"""Of each parameter: itself, its gradient, and two moments of Adam."""
+"""Copies of each parameter: itself, its gradient, and two moments of Adam."""
 _LOGITS: Final = 6
-"""Copies of a micro-batch's logits that are alive at once while training end to end."""
+"""Copies of a micro-batch's logits in memory at once while training end to end."""
 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes that training takes on the model's device, the model itself not counted."""
+    """Bytes that training takes on the model's device, without the model itself."""
 
     parameters: int
     """Parameters, gradients and optimizer."""
     step: int
-    """One batch on its way through."""
+    """A forward and backward pass of one batch."""
     buffer: int
     """Activations of one shard."""
     token: int
-    """Of the buffer, what one token takes."""
+    """One token in the buffer."""
     finetune_tokens: int
-    """Tokens that are run at a time while training end to end."""
+    """Tokens per forward pass while training end to end."""
 
     @property
     def total(self) -> int:
@@ -58,10 +58,11 @@ def n_parameters(recipe: Recipe, n_layers: int, d_model: int) -> int:
 def plan_memory(
     model: Model, recipe: Recipe, context: int, dtype: torch.dtype, limit: int | None = None
 ) -> TrainingMemory:
-    """Divide the memory: what training needs in any case, and the rest for the buffer.
+    """Divide the memory between what training must have and the buffer of activations.
 
-    ``limit`` bounds all of it; None takes part of what is free, with a buffer of at most
-    512 MiB. Raises :class:`MemoryLimitError`, with the numbers, when training would not fit.
+    ``limit`` bounds the sum; None uses part of the free memory, with a buffer of at most 512 MiB.
+
+    Raises :class:`MemoryLimitError`, with the numbers, if training does not fit.
     """
     free = available_bytes(model.device)
     room = int(free * USABLE) if limit is None else min(limit, free)
@@ -69,7 +70,7 @@ def plan_memory(
     parameters = _COPIES * _FLOAT * n_parameters(recipe, n_layers, d_model)
     example = 2 * n_layers * d_model
     # Inputs, targets, outputs, errors and their gradients; one layer's pre-activations; what is
-    # active, of which there is most in the beginning.
+    # active, which is most at the beginning.
     active = int(recipe.l0_first * 40)
     dense = 0 if model.device.type == "cpu" else 4 * n_layers * recipe.features * _FLOAT
     step = recipe.batch_tokens * (4 * example * _FLOAT + 2 * recipe.features + active + dense)
@@ -86,8 +87,8 @@ def plan_memory(
         raise MemoryLimitError(
             f"training {n_layers} layers of {recipe.features:,} features needs about "
             f"{format_bytes(parameters)} for parameters and optimizer, {format_bytes(step)} while "
-            f"a batch passes and {format_bytes(least)} for activations, {format_bytes(room)} may "
-            "be used: lower features or batch_tokens, or use a larger machine"
+            f"a batch passes and {format_bytes(least)} for activations, but {format_bytes(room)} "
+            "can be used: lower features or batch_tokens, or use a larger machine"
         )
     buffer = most if limit is not None else min(most, max(_DEFAULT_BUFFER, least))
     return TrainingMemory(parameters, step, buffer // token * token, token, finetune_tokens)

@@ -1,6 +1,7 @@
-"""Where a trained set is written: a folder that is new or empty, and its ``.partial`` next to it.
+"""The folder of a trained set, which must be new or empty, and the ``.partial`` folder next to it.
 
-One training at a time works there. Anything that is not an unfinished training is left alone.
+One training at a time uses them. Files that are not part of an unfinished training are never
+changed.
 """
 
 from __future__ import annotations
@@ -80,27 +81,27 @@ class OutputFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Raise :class:`TrainingError` where the disk refuses what is done in the block."""
+        """Turn a disk error in the block into a :class:`TrainingError`."""
         try:
             yield
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise TrainingError(
-                f"{self.folder} cannot be written ({reason}): make room there, or make it "
-                f"writable, and start again; {self.work.name} next to it keeps the training so far"
+                f"{self.folder} cannot be written ({reason}): free disk space or make the folder "
+                f"writable, then start again; {self.work.name} next to it keeps the progress"
             ) from error
 
     def check_room(self, size: int) -> None:
-        """Raise :class:`TrainingError` when the disk has no ``size`` bytes left."""
+        """Raise :class:`TrainingError` if the disk has fewer than ``size`` bytes free."""
         free = shutil.disk_usage(self.work).free
         if free < size:
             raise TrainingError(
                 f"{self.folder} needs {format_bytes(size)} for checkpoints and the finished set, "
-                f"the disk has {format_bytes(free)} left: make room or give another folder"
+                f"but the disk has {format_bytes(free)} free: free some space or give another folder"
             )
 
     def publish(self, finished: Path) -> None:
-        """Move the finished set, a folder inside ``work``, to its place and forget the work."""
+        """Move the finished set, a folder inside ``work``, to its place and drop the checkpoint."""
         with self.writing():
             self._refuse_others()
             if self.folder.exists():

@@ -1,4 +1,4 @@
-"""Which data type matrices are multiplied in."""
+"""The data type of matrix products."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _SIZE: Final = 512
 _REPEATS: Final = 3
 
 
-def chosen_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """Return bfloat16 when it is wanted and the device multiplies in it, else float32.
+def chosen_dtype(requested: str, device: torch.device) -> torch.dtype:
+    """Return bfloat16 if it is requested and the device is fast with it, else float32.
 
     A processor without bfloat16 units emulates them, up to 50 times slower than float32, so on a
     CPU both are timed, once.
@@ -21,7 +21,7 @@ def chosen_dtype(wanted: str, device: torch.device) -> torch.dtype:
     >>> chosen_dtype("float32", torch.device("cpu"))
     torch.float32
     """
-    if wanted != "bfloat16":
+    if requested != "bfloat16":
         return torch.float32
     fast = bfloat16_is_faster() if device.type == "cpu" else True
     return torch.bfloat16 if fast else torch.float32

@@ -1,4 +1,4 @@
-"""What shapes a trained transcoder set, apart from the model and the text. No torch here."""
+"""The options that determine a trained set, apart from model and text. Needs no torch."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Recipe:
 
     ``l0`` counts active features per token over all layers. Training begins with ``l0_first`` of
     them and anneals to ``l0`` geometrically during the first ``anneal_until`` of the tokens, so
-    that every feature finds a use while there is room. The last ``finetune_share`` of the tokens
-    are trained end to end (:mod:`tracer.training.finetune`).
+    that every feature finds a use while the budget is large. The last ``finetune_share`` of the
+    tokens are trained end to end (:mod:`tracer.training.finetune`).
     """
 
     kind: Kind = "per-layer"
@@ -56,7 +56,7 @@ class Recipe:
         return round(self.tokens * self.finetune_share)
 
     def l0_at(self, progress: float) -> float:
-        """Return the active features per token to aim at, ``progress`` from 0 to 1.
+        """Return the target of active features per token; ``progress`` is 0 to 1.
 
         >>> recipe = Recipe(l0=40, l0_first=160, anneal_until=0.5)
         >>> [recipe.l0_at(progress) for progress in (0, 0.25, 0.5, 1)]
@@ -79,7 +79,7 @@ def default_rate(d_model: int) -> float:
 
 
 def check_recipe(recipe: Recipe, n_layers: int) -> None:
-    """Raise :class:`TrainingError` when no set of ``n_layers`` layers can follow the recipe."""
+    """Raise :class:`TrainingError` if the recipe is impossible for ``n_layers`` layers."""
     for name, value, known in (
         ("kind", recipe.kind, KINDS),
         ("activation", recipe.activation, ACTIVATIONS),
@@ -93,8 +93,7 @@ def check_recipe(recipe: Recipe, n_layers: int) -> None:
         raise TrainingError(f"rate is {recipe.rate}: give a positive learning rate")
     if not 0 <= recipe.finetune_share < 1:
         raise TrainingError(
-            f"finetune_share is {recipe.finetune_share}: give a share from 0 up to, not including, "
-            "1"
+            f"finetune_share is {recipe.finetune_share}: give a share from 0 to below 1"
         )
     if not 0 < recipe.l0 < float("inf"):
         raise TrainingError(f"l0 is {recipe.l0}: give a positive number of features per token")

@@ -1,4 +1,4 @@
-"""Run a model with MLPs replaced by their transcoders, or switched off."""
+"""Run a model with MLPs replaced by their transcoders or ablated."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def active_code(transcoder: Transcoder, inputs: Float[Tensor, "batch d_model"]) 
 
 
 def written(transcoder: Transcoder, code: SparseCode) -> Float[Tensor, "outputs batch d_model"]:
-    """Return what active features write to each layer they write to, float32 on the CPU."""
+    """Return the contribution of the active features to each layer they write to, float32, CPU."""
     if isinstance(transcoder.W_dec, StoredRows):
         used, place = code.pattern.features.unique(return_inverse=True)
         table = transcoder.decoder_vectors(used).float().cpu().flatten(1)
@@ -53,8 +53,8 @@ def written(transcoder: Transcoder, code: SparseCode) -> Float[Tensor, "outputs 
 def replacement_hooks(model: Model, layers: Collection[int] | None = None) -> Hooks:
     """Return hooks that put the transcoders' reconstruction in place of MLP outputs.
 
-    ``layers`` are the layers to replace, None all of them. The reconstruction is computed from what
-    the layer reads in that very run. Before the model's first position, where there are no
+    ``layers`` are the layers to replace, None for all. The reconstruction is computed from the
+    layer's input in the same run. Before the model's first position, where there are no
     features, the MLPs stay as they are.
     """
     chosen = set(range(model.n_layers) if layers is None else layers)

@@ -1,4 +1,4 @@
-"""How well a transcoder set replaces the MLPs of its model: the figures, as text, JSON and card."""
+"""The measurements of a transcoder set, as text, JSON and model card."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer's figures."""
+    """The measurements of one layer."""
 
     layer: int
     l0: float
@@ -21,15 +21,15 @@ class LayerReport:
     replaced_loss: float
     """Next-token loss, in nats, with this MLP alone replaced."""
     ablated_loss: float
-    """The same with this MLP alone set to zero."""
+    """Next-token loss with this MLP alone set to zero."""
     recovered: float | None
-    """Share of the loss that replacing recovers: 0 is as bad as zero, 1 as good as the model. None
-    where setting the MLP to zero does not raise the loss."""
+    """Share of the loss recovered: 0 is as bad as zero ablation, 1 as good as the model. None if
+    zero ablation does not raise the loss."""
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """The figures of a transcoder set on held-out text."""
+    """The measurements of a transcoder set on held-out text."""
 
     model: str
     transcoders: str
@@ -38,7 +38,7 @@ class TrainingReport:
     l0: float
     """Active features per token, over all layers."""
     unexplained: float
-    """Mean over layers of the share of the variance that is missed."""
+    """Unexplained share of the variance, averaged over layers."""
     dead: float
     """Share of the features that never fire in ``tokens`` tokens."""
     tokens: int
@@ -50,17 +50,17 @@ class TrainingReport:
     ablated_loss: float
     """With every MLP set to zero."""
     recovered: float | None
-    """``(ablated_loss - replaced_loss) / (ablated_loss - loss)``; None where setting MLPs to zero
-    does not raise the loss."""
+    """``(ablated_loss - replaced_loss) / (ablated_loss - loss)``; None if zero
+    ablation does not raise the loss."""
     divergence: float
     """KL divergence of the replaced model from the model itself, nats per token."""
     same_top: float
-    """Share of tokens after which both find the same next token likeliest."""
+    """Share of tokens after which the most likely next token is the same in both."""
     loss_tokens: int
     """Tokens that losses were measured on."""
     layers: tuple[LayerReport, ...]
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Options, tokens and time, where the set was trained here."""
+    """Options, tokens and time of a training; empty for a set that was only evaluated."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -1,8 +1,8 @@
-"""Bring features back that have fallen silent.
+"""Revive dead features.
 
-A silent feature gets no gradient from the reconstruction, so it would stay silent. The auxiliary
-loss of Gao et al. (2024) lets the strongest dead features of each token reconstruct what the living
-ones miss.
+A feature that never fires gets no gradient from the reconstruction, so it stays dead. The auxiliary
+loss of Gao et al. (2024) lets the strongest dead features of each token reconstruct the error that
+the live features leave.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def auxiliary_loss(
     errors: Sequence[Float[Tensor, "batch d_model"]],
     dead: Bool[Tensor, "layers features"],
 ) -> Tensor | float:
-    """Return how badly dead features reconstruct the errors: 1/32 of the unexplained share of the
-    error's variance, summed over the layers they write to. 0 where none is dead."""
+    """Return 1/32 of the share of the errors that dead features fail to reconstruct, summed over
+    the layers they write to. It is 0 if no feature is dead."""
     if not dead.any():
         return 0.0
     lengths = dictionary.decoder_lengths()

@@ -1,4 +1,4 @@
-"""Where training examples come from: what MLPs read and write, in shards of bounded size.
+"""The source of training examples: inputs and outputs of MLPs, in shards of bounded size.
 
 The trainer knows only this interface. A text corpus is one source
 (:mod:`tracer.training.corpus_source`), a table of activations another.
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Moments:
-    """Means and spreads of what each layer's MLP reads and writes.
+    """Means and spreads of the input and output of each layer's MLP.
 
     Training runs in units in which an input's coordinates have variance 1 on average and an output
     vector has variance 1 in total, so that one learning rate and one threshold fit all layers.
@@ -53,7 +53,7 @@ class ActivationSource(Protocol):
     """A stream of batches that can be replayed from any shard."""
 
     def moments(self) -> Moments:
-        """Return what inputs and outputs are normalised by; the same each time."""
+        """Return the moments to normalise by; the same on every call."""
 
     def shard(self, number: int) -> Iterator[Batch]:
-        """Yield the batches of shard ``number`` (from 0, without end); the same each time."""
+        """Yield the batches of shard ``number`` (0, 1, … without end); the same on every call."""

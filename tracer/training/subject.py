@@ -20,10 +20,10 @@ def open_model(
     write: str = WritePoint.MLP_OUTPUT.value,
     progress: Progress | None = None,
 ) -> Model:
-    """Open a model in float32 without transcoders; its ``transcoders`` have no layers.
+    """Open a model in float32 with an empty transcoder set.
 
-    ``name`` is that of :func:`tracer.load`. ``read`` and ``write`` are the hook points that a set's
-    ``config.yaml`` may name.
+    ``name`` is any name that :func:`tracer.load` takes. ``read`` and ``write`` are hook points of
+    the published ``config.yaml``.
 
     Raises :class:`TrainingError` for other hook points, :class:`tracer.errors.ModelError` when the
     model cannot be opened, and :class:`tracer.errors.HubError` when it cannot be downloaded.
@@ -40,7 +40,7 @@ def open_model(
 
 
 def without_transcoders(model: Model, read: str, write: str) -> Model:
-    """Return the same opened model with a set of no layers that reads and writes where told."""
+    """Return an opened model with an empty transcoder set in place of its own."""
     source = obtain_model(model.source.name)
     return Model(source, model.bridge, _no_transcoders(source.name, *hook_points(read, write)))
 

@@ -20,7 +20,7 @@ class Texts:
     files: tuple[Corpus, ...]
 
     def digest(self) -> str:
-        """Return a hex digest that another corpus does not have."""
+        """Return a hex digest of the content of all files."""
         joined = hashlib.sha256()
         for file in self.files:
             joined.update(file.digest().encode())
@@ -30,10 +30,10 @@ class Texts:
 def open_texts(path: str | os.PathLike[str], column: str = "text") -> Texts:
     """Find a corpus: a file, or a folder whose files (at any depth) are read in order of name.
 
-    Files are text, JSONL or parquet, as :mod:`tracer.indexing.corpus` reads them; text and JSONL
-    may be compressed (``.xz``, ``.gz``). In a folder, files of other kinds are left out.
+    Files are text, JSONL or Parquet, as :mod:`tracer.indexing.corpus` reads them; text and JSONL
+    can be compressed (``.xz``, ``.gz``). Other files in a folder are ignored.
 
-    Raises :class:`CorpusError` when there is nothing to read.
+    Raises :class:`CorpusError` if there is no file to read.
     """
     folder = paths.expand_user(os.fspath(path))
     if not folder.is_dir():
@@ -45,7 +45,6 @@ def open_texts(path: str | os.PathLike[str], column: str = "text") -> Texts:
     )
     if not files:
         raise CorpusError(
-            f"{folder} holds no text, .jsonl or .parquet file: give a corpus, or a folder of such "
-            "files"
+            f"{folder} has no text, .jsonl or .parquet file: give a corpus file or a folder of them"
         )
     return Texts(folder, tuple(open_corpus(file, column) for file in files))

@@ -26,7 +26,7 @@ _AT_ONCE: Final = 2**15
 """Tokens written at a time."""
 _TOKEN_BYTES: Final = 4
 _BLOCK: Final = 16
-"""Windows that are held out together, so that few of them have neighbours in the training set."""
+"""Windows are held out in blocks of this size, so that few have neighbours in training."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class TokenStore:
     """Windows of token ids, each beginning with the model's beginning-of-text token."""
 
     tokens: NDArray[np.int32]
-    """All windows one after the other; left on disk until read."""
+    """All windows, concatenated; a memory-mapped file."""
     starts: NDArray[np.int64]
     """``(n_windows + 1,)`` the first token of each window, and the end of the last."""
     documents: int
     skipped: int
-    """Documents left out because they hold words the tokenizer does not know."""
+    """Documents left out because they have words that the tokenizer does not know."""
 
     @property
     def n_windows(self) -> int:
@@ -90,10 +90,10 @@ def _read_note(note: Path) -> dict[str, Any]:
         stored = json.loads(note.read_text(encoding="utf-8"))
         tokens = (note.parent / _TOKENS).stat().st_size // _TOKEN_BYTES
         starts = np.fromfile(note.parent / _STARTS, "<i8")
-        whole = isinstance(stored, dict) and len(starts) > 1 and starts[-1] == tokens
+        complete = isinstance(stored, dict) and len(starts) > 1 and starts[-1] == tokens
     except (OSError, ValueError):
-        return {}  # never finished, or damaged: tokenized again
-    return stored if whole else {}
+        return {}  # incomplete or damaged: tokenize again
+    return stored if complete else {}
 
 
 def _tokenize(
@@ -119,10 +119,10 @@ def _tokenize(
             if read >= limit:
                 break
     if len(starts) == 1:
-        why = f": {skipped:,} documents have words it does not know" if skipped else ""
+        reason = f" ({skipped:,} documents have words it does not know)" if skipped else ""
         raise CorpusError(
-            f"{texts.path} is empty for {model.source.name}{why}: give documents of at least one "
-            "word that it knows"
+            f"{texts.path} has no text that {model.source.name} can read{reason}: give documents "
+            "of at least one token"
         )
     np.array(starts, "<i8").tofile(folder / _STARTS)
     return {"documents": documents, "skipped": skipped}
@@ -132,29 +132,29 @@ def _check_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise TrainingError(
-            f"{folder} has {format_bytes(free)} of room left, the next tokens of the corpus need "
-            f"{format_bytes(size)}: make room and start again"
+            f"the disk of {folder} has {format_bytes(free)} free, but the next tokens of the "
+            f"corpus need {format_bytes(size)}: free disk space and start again"
         )
 
 
 def split_windows(
     store: TokenStore, share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the windows to train on and those held out, ``share`` of all, at least one of each.
+    """Return the windows to train on and the held-out ones, at least one of each.
 
-    Neighbouring windows are held out in blocks. Raises :class:`CorpusError` where there is one
-    window only.
+    About ``share`` of all are held out, in blocks of neighbours. Raises :class:`CorpusError` if
+    there is only one window.
     """
     n = store.n_windows
     if n < 2:
         raise CorpusError(
-            "the corpus gives one window of tokens: give more text, so that some of it can be held "
-            "out"
+            "the corpus has only one window of tokens: give more text, so that some of it can be "
+            "held out"
         )
-    wanted = min(max(1, round(n * share)), n - 1)
-    block = max(1, min(_BLOCK, wanted))
+    n_held_out = min(max(1, round(n * share)), n - 1)
+    block = max(1, min(_BLOCK, n_held_out))
     n_blocks = -(-n // block)
-    chosen = np.random.default_rng([seed, 1]).permutation(n_blocks)[: max(1, wanted // block)]
+    chosen = np.random.default_rng([seed, 1]).permutation(n_blocks)[: max(1, n_held_out // block)]
     held_out = np.isin(np.arange(n) // block, chosen)
     if held_out.all():
         held_out[0] = False

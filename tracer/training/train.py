@@ -43,9 +43,9 @@ from tracer.transcoders.transcoder import TranscoderSet
 from tracer.types import Progress
 
 VERSION: Final = 1
-"""Of the training itself: an unfinished training of another version is not resumed."""
+"""Version of the training algorithm; an unfinished training of another version is refused."""
 _L0_FIRST: Final = 4.0
-"""Training begins with this many times the active features it ends with."""
+"""Training starts with this many times the final number of active features."""
 _CALIBRATION_TOKENS: Final = 2**15
 _LEAST_SHARD: Final = 2
 """Batches."""
@@ -77,13 +77,13 @@ def train_transcoders(
     checkpoint_minutes: float = 5.0,
     progress: Progress | None = None,
 ) -> TrainingReport:
-    """Train transcoders of ``model`` on ``corpus`` and write the set, with a report, to ``folder``.
+    """Train transcoders for ``model`` on ``corpus``; write the set, with a report, to ``folder``.
 
-    ``model`` is an opened model (a transcoder set it has is ignored) or a name that
-    :func:`tracer.load` takes. ``corpus`` is a text, JSONL or parquet file, or a folder of them
-    (:mod:`tracer.indexing.corpus`; ``column`` holds the texts of a parquet file). It is cut into
-    windows of ``context`` tokens; the share ``validation`` of them is held out for the report. When
-    ``tokens`` is more than the rest, it is passed several times, shuffled anew.
+    ``model`` is an opened model (its transcoder set is ignored) or a name that :func:`tracer.load`
+    takes. ``corpus`` is a text, JSONL or Parquet file, or a folder of them (see
+    :mod:`tracer.indexing.corpus`; ``column`` has the texts of a Parquet file). It is cut into
+    windows of ``context`` tokens; the share ``validation`` of them is held out for the report. If
+    ``tokens`` exceeds the rest, training makes several passes, each in a new order.
 
     ``features`` is the number per layer, ``l0`` the number active per token over all layers: for
     JumpReLU on average, for TopK each layer gets its share as ``k``. ``skip`` adds a linear map
@@ -91,22 +91,22 @@ def train_transcoders(
     to end: the model runs with every MLP replaced, and its next-token distribution is pulled
     towards the model's own. ``rate`` is the learning rate (None: by the model's width). ``read``
     and ``write`` are the hook points of the published ``config.yaml``. ``dtype`` "bfloat16"
-    multiplies in bfloat16 where the device does so fast; the model itself runs as it was opened.
+    multiplies in bfloat16 if the device is fast with it; the model keeps the type it was opened in.
 
-    Activations pass through a buffer that keeps within ``memory_limit`` bytes, all of training
-    counted (None: what is free, with a buffer of at most 512 MiB). ``<folder>.partial`` holds the
-    tokens and, every ``checkpoint_minutes``, a checkpoint: a training that was stopped and is
-    started again with the same options continues, and ends with the same bits on the same number of
-    CPU threads. ``progress`` hears of tokens; an exception it raises, such as
-    :class:`tracer.errors.Cancelled`, stops the training with a checkpoint.
+    ``memory_limit`` bounds the memory of the training in bytes, including the buffer of activations
+    (None: the free memory, with a buffer of at most 512 MiB). ``<folder>.partial`` has the tokens
+    and, every ``checkpoint_minutes``, a checkpoint. A training that was stopped resumes when it is
+    started again with the same options, and gives the same bits on the same number of CPU threads.
+    ``progress`` counts tokens; if it raises, for example :class:`tracer.errors.Cancelled`, the
+    training saves a checkpoint and stops.
 
     Returns the report, which is also ``report.json`` and ``README.md`` in the folder.
 
     Raises :class:`tracer.errors.TrainingError` for options out of range, a folder that is not
-    empty, a full disk, and an unfinished training with other options;
+    empty, a full disk, or an unfinished training with other options;
     :class:`tracer.errors.CorpusError` for a corpus that cannot be used or is smaller than a batch;
     :class:`tracer.errors.ModelError` for a model that cannot be opened or traced; and
-    :class:`tracer.errors.MemoryLimitError`, with numbers, when training would not fit.
+    :class:`tracer.errors.MemoryLimitError`, with numbers, if training does not fit in memory.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -167,7 +167,7 @@ def _no_progress(done: int, total: int, what: str) -> None:
 
 
 def _check_model(model: Model, recipe: Recipe, context: int) -> None:
-    """Raise before anything long begins where the model cannot be trained on."""
+    """Raise if the model cannot be trained on, before anything long starts."""
     least = model.first_position + 2
     if context < least:
         raise TrainingError(f"context is {context}: give at least {least} tokens")
@@ -184,7 +184,7 @@ def _check_model(model: Model, recipe: Recipe, context: int) -> None:
 
 @dataclass(frozen=True)
 class _Options:
-    """What shapes the result and is not part of the recipe."""
+    """Options that determine the result and are not part of the recipe."""
 
     context: int
     validation: float
@@ -268,13 +268,13 @@ class _Run:
         available = source.n_tokens(windows)
         if available < recipe.batch_tokens:
             raise CorpusError(
-                f"{texts.path} has {available:,} tokens to train on, a batch has "
-                f"{recipe.batch_tokens:,}: give more text or lower batch_tokens"
+                f"{texts.path} has {available:,} tokens to train on, fewer than a batch "
+                f"of {recipe.batch_tokens:,}: give more text or lower batch_tokens"
             )
         return source
 
     def train(self) -> None:
-        """Run both phases, with checkpoints now and then and whenever ``progress`` raises."""
+        """Run both phases, with checkpoints at intervals and when ``progress`` raises."""
         self._started = self._saved = time.monotonic()
         self._first_tokens = self.trainer.tokens
         try:
@@ -288,7 +288,7 @@ class _Run:
         self._save()
 
     _is_between_steps = False
-    """Whether the trainer's state is that of a finished step, while ``progress`` is called."""
+    """Whether ``progress`` is running, when the trainer's state is that of a finished step."""
 
     def _between(self, report: StepReport) -> None:
         elapsed = time.monotonic() - self._started
@@ -367,13 +367,13 @@ class _Run:
 
 
 def _published_name(model: Model) -> str:
-    """Return what to call the model in a published set: no path of this machine."""
+    """Return the name of the model in a published set, without local paths."""
     name = model.source.name
     return Path(name).expanduser().resolve().name if Path(name).expanduser().is_dir() else name
 
 
 def _identity(model: Model, recipe: Recipe, texts: Texts, options: _Options) -> dict[str, Any]:
-    """Return all that shapes the result, by the names that a person knows."""
+    """Return everything that determines the result, under the names of the options."""
     return {
         "version": VERSION,
         "model": f"{_published_name(model)} ({model.source.fingerprint[:12]})",

@@ -1,7 +1,7 @@
-"""One step of training after another, and all that a later step depends on.
+"""The training loop and its state.
 
-The trainer knows tensors and schedules, not files: :mod:`tracer.training.checkpoint` stores what
-:meth:`Trainer.state` returns.
+The trainer knows tensors and schedules, not files: :mod:`tracer.training.checkpoint` stores the
+result of :meth:`Trainer.state`.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ _DECAY_FROM: Final = 0.5
 _LAST_RATE: Final = 0.02
 _RATE_BEFORE_FINETUNE: Final = 0.1
 _FINETUNE_RATE: Final = 0.5
-"""Learning rates as shares of the recipe's: where the first phase ends, alone or before the second,
-and where the second begins."""
+"""Learning rates as shares of the recipe's: at the end of a training without a second phase, at the
+end of the first phase otherwise, and at the start of the second."""
 _STEERING: Final = 0.1
 _FASTEST_STEERING: Final = 1.05
 _THRESHOLD_ROWS: Final = 512
 _DEAD_SHARE: Final = 0.03
 _DEAD_STEPS: Final = 100
-"""A feature counts as dead when it was silent for this share of the training, or this many steps
-if that is longer."""
+"""A feature counts as dead after it has not fired for this share of the training, or for this many
+steps if that is longer."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """How training is going, measured on the last batch."""
+    """Measurements on the last batch."""
 
     loss: float
     """Unexplained share of the variance, averaged over layers."""
     l0: float
     """Active features per token, over all layers."""
     dead: int
-    """Features that have been silent for a while."""
+    """Number of dead features."""
     divergence: float | None = None
-    """While training end to end: KL divergence from the replaced model, nats per token."""
+    """KL divergence of the replaced model, in nats per token; only while training end to end."""
 
     def __str__(self) -> str:
         divergence = "" if self.divergence is None else f"KL {self.divergence:.3f}, "
@@ -93,11 +93,11 @@ class Trainer:
         """Tokens trained when each feature was last active."""
         self.tokens = self.steps = 0
         self.shard = self.batch = 0
-        """Where the first phase is: the shard, and the batches of it that are done."""
+        """Position in the first phase: the shard, and the number of its batches that are done."""
         self.finetune_steps = 0
 
     def reconstruct(self, between: Callable[[StepReport], None]) -> None:
-        """Run the first phase from where it is to its end, calling ``between`` after each step."""
+        """Run the rest of the first phase, calling ``between`` after each step."""
         while self.tokens < self.recipe.reconstruction_tokens:
             for number, batch in enumerate(self.source.shard(self.shard)):
                 if number < self.batch:
@@ -146,8 +146,8 @@ class Trainer:
         unexplained: float,
         divergence: float | None = None,
     ) -> StepReport:
-        """Take one optimizer step along the gradients that are there, and steer the threshold
-        towards ``target`` active features per token."""
+        """Take one optimizer step with the accumulated gradients, and steer the threshold towards
+        ``target`` active features per token."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
@@ -160,13 +160,13 @@ class Trainer:
         return StepReport(unexplained, l0, int(self.dead().sum()), divergence)
 
     def dead(self) -> Bool[Tensor, "layers features"]:
-        """Return which features have been silent for a while."""
+        """Return which features are dead."""
         recipe = self.recipe
         patience = max(_DEAD_SHARE * recipe.tokens, _DEAD_STEPS * recipe.batch_tokens)
         return self.last_fired < self.tokens - patience
 
     def _rate_at(self, progress: float) -> float:
-        """Warm up, stay, then fall linearly."""
+        """Return the learning rate: warm-up, constant, then linear decay."""
         least = _RATE_BEFORE_FINETUNE if self.recipe.finetune_tokens else _LAST_RATE
         warm = (self.steps + 1) / _WARM_STEPS
         return self.recipe.rate * min(1.0, warm, least + (1 - progress) / (1 - _DECAY_FROM))
@@ -184,7 +184,7 @@ class Trainer:
 
     @torch.no_grad()
     def _first_threshold(self, batch: Batch, target: float) -> float:
-        """Return the threshold that gives ``target`` active features on the first rows."""
+        """Return the threshold with ``target`` active features per token in the first rows."""
         dictionary, rows = self.dictionary, batch.inputs[:, :_THRESHOLD_ROWS]
         strengths = torch.cat(
             [
@@ -203,7 +203,7 @@ class Trainer:
         return max(float(strongest[-1]), 1e-6)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return what a resumed trainer needs: plain values, and tensors by name."""
+        """Return the state to resume from: plain values, and tensors by name."""
         values = {
             "tokens": self.tokens,
             "steps": self.steps,
@@ -222,9 +222,9 @@ class Trainer:
 
     @torch.no_grad()
     def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Continue from what :meth:`state` returned.
+        """Set the state that :meth:`state` returned.
 
-        Raises ``KeyError`` or ``RuntimeError`` when a tensor is missing or has another shape.
+        Raises ``KeyError`` or ``RuntimeError`` if a tensor is missing or has another shape.
         """
         self.tokens, self.steps = int(values["tokens"]), int(values["steps"])
         self.shard, self.batch = int(values["shard"]), int(values["batch"])

@@ -73,19 +73,19 @@ def test_ctrl_c_leaves_a_training_that_resumes(
     assert main(training(files)) == 130
     assert signal.getsignal(signal.SIGINT) is before
     assert Path(f"{files[2]}.partial", "checkpoint.json").exists()
-    heard: list[int] = []
+    done_values: list[int] = []
 
-    def hear(self: Any, done: int, total: int, what: str) -> None:
+    def record(self: Any, done: int, total: int, what: str) -> None:
         if what.startswith("training"):
-            heard.append(done)
+            done_values.append(done)
 
-    monkeypatch.setattr(_TrainingProgress, "count", hear)
+    monkeypatch.setattr(_TrainingProgress, "count", record)
     assert main(training(files)) == 0
-    assert min(heard) > pressed[0]
-    assert "written to" in capsys.readouterr().out
+    assert min(done_values) > pressed[0]
+    assert "wrote the set to" in capsys.readouterr().out
 
 
-def test_where_nobody_watches_a_line_is_written_now_and_then(
+def test_without_a_terminal_a_line_is_written_every_30_seconds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = iter([100.0, 110.0, 131.0])
@@ -111,25 +111,25 @@ def test_bad_input_is_one_line(
     message: str,
 ) -> None:
     assert main(training(files, *option)) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert [line for line in said if line.startswith(message)] == said[-1:]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith(message)] == lines[-1:]
 
 
 def test_options_reach_the_training(
     files: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every option of the command is one of the function, with the same default."""
-    heard: dict[str, Any] = {}
+    passed: dict[str, Any] = {}
 
-    def listen(*names: Any, **options: Any) -> Any:
-        heard.update(options)
-        raise tracer.TracerError("heard")
+    def record(*names: Any, **options: Any) -> Any:
+        passed.update(options)
+        raise tracer.TracerError("stopped")
 
-    monkeypatch.setattr("tracer.training.train_transcoders", listen)
+    monkeypatch.setattr("tracer.training.train_transcoders", record)
     model, corpus, output = files
     command = ["train", "--model", model, "--corpus", corpus, "--output", output]
     assert main(command) == 2
     parameters = inspect.signature(train_transcoders).parameters
-    defaults = {name: parameters[name].default for name in heard if name != "progress"}
-    assert {name: heard[name] for name in defaults} == defaults
-    assert set(heard) == set(parameters) - {"model", "corpus", "folder"}
+    defaults = {name: parameters[name].default for name in passed if name != "progress"}
+    assert {name: passed[name] for name in defaults} == defaults
+    assert set(passed) == set(parameters) - {"model", "corpus", "folder"}

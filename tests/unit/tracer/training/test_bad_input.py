@@ -1,4 +1,4 @@
-"""What cannot be trained is refused in one sentence, before anything long begins."""
+"""Bad input is refused in one sentence, before anything long starts."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_options_out_of_range(
 
 def test_an_empty_corpus(train: Train, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
-    with pytest.raises(CorpusError, match=r"empty.txt is empty for .*gpt2: give documents of at"):
+    with pytest.raises(CorpusError, match=r"empty.txt has no text that .*gpt2 can read: give doc"):
         train(corpus=tmp_path / "empty.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
 
@@ -80,13 +80,15 @@ def test_a_corpus_of_unknown_words(train: Train, tmp_path: Path) -> None:
 
 def test_a_corpus_smaller_than_a_batch(train: Train, tmp_path: Path) -> None:
     (tmp_path / "small.txt").write_text("\n\n".join(sentences(8)))
-    with pytest.raises(CorpusError, match=r"small.txt has \d+ tokens to train on, a batch has 512"):
+    with pytest.raises(
+        CorpusError, match=r"small.txt has \d+ tokens to train on, fewer than a batch of 512"
+    ):
         train(corpus=tmp_path / "small.txt", batch_tokens=512)
 
 
 def test_a_corpus_of_one_window(train: Train, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("w1 w2 w3")
-    with pytest.raises(CorpusError, match="the corpus gives one window of tokens: give more"):
+    with pytest.raises(CorpusError, match="the corpus has only one window of tokens: give more"):
         train(corpus=tmp_path / "one.txt", batch_tokens=1)
 
 
@@ -94,7 +96,7 @@ def test_a_folder_without_a_corpus(train: Train, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     (folder / "a.png").write_bytes(b"png")
-    with pytest.raises(CorpusError, match=r"pictures holds no text, .jsonl or .parquet file"):
+    with pytest.raises(CorpusError, match=r"pictures has no text, .jsonl or .parquet file"):
         train(corpus=folder)
 
 
@@ -164,11 +166,11 @@ def test_a_disk_without_room(train: Train, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**9, 10**9, 100_000))
     with pytest.raises(
         TrainingError,
-        match=r"set needs 2\d\d kB for checkpoints and the finished set, the disk has 100 kB left",
+        match=r"set needs 2\d\d kB for checkpoints and the finished set, but the disk has 100 kB",
     ):
         train()
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**9, 10**9, 10))
-    with pytest.raises(TrainingError, match="has 10 bytes of room left, the next tokens"):
+    with pytest.raises(TrainingError, match="has 10 bytes free"):
         train()
     assert list(tmp_path.iterdir()) == []
 
@@ -185,11 +187,11 @@ def test_a_disk_that_is_full_at_a_checkpoint(
             train(checkpoint_minutes=0)
 
 
-def test_too_little_memory_is_said_with_numbers(train: Train, tmp_path: Path) -> None:
+def test_too_little_memory_is_reported_with_numbers(train: Train, tmp_path: Path) -> None:
     with pytest.raises(
         MemoryLimitError,
         match=r"training 3 layers of 48 features needs about \d.* kB for parameters and optimizer, "
-        r".* while a batch passes and .* for activations, 100 kB may be used: lower features",
+        r".* while a batch passes and .* for activations, but 100 kB can be used: lower features",
     ):
         train(memory_limit=100_000)
     assert list(tmp_path.iterdir()) == []
@@ -216,14 +218,16 @@ def test_a_damaged_checkpoint_is_named(train: Train, tmp_path: Path, damage: str
     else:
         stored["identity"]["features"] = 40
         note.write_text(json.dumps(stored))
-    with pytest.raises(TrainingError, match=r"the checkpoint in .*set.partial is damaged") as told:
+    with pytest.raises(
+        TrainingError, match=r"the checkpoint in .*set.partial is damaged"
+    ) as raised:
         train(**({"features": 40} if damage == "shape" else {}))
-    assert "delete that folder" in str(told.value)
+    assert "delete that folder" in str(raised.value)
 
 
 def test_every_refusal_is_one_sentence(train: Train, bare: Callable[..., Model]) -> None:
-    with pytest.raises(TracerError) as told:
+    with pytest.raises(TracerError) as raised:
         train(l0=1000.0)
-    message = str(told.value)
+    message = str(raised.value)
     assert "\n" not in message and not message.endswith(".")
     assert open_model(bare().source.name, "cpu").n_layers == 3

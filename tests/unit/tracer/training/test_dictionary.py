@@ -77,7 +77,7 @@ def test_inputs_and_outputs_are_normalised() -> None:
 
 
 @pytest.mark.parametrize("l0", [0.5, 4.0, 20.0])
-def test_the_threshold_is_moved_to_the_asked_l0(l0: float) -> None:
+def test_calibration_sets_the_requested_l0(l0: float) -> None:
     made = dictionary()
     inputs = made.normalized(examples()).inputs
     made.calibrate(inputs, l0)

@@ -172,5 +172,5 @@ def test_a_text_without_two_tokens_in_a_row(
     open_tiny: Callable[..., Model], tmp_path: Path
 ) -> None:
     (tmp_path / "t.txt").write_text("w1\n\nw2")
-    with pytest.raises(CorpusError, match=r"has no token that .* can predict from another"):
+    with pytest.raises(CorpusError, match=r"one token for .*llama, which leaves none to predict"):
         tracer.evaluate_transcoders(open_tiny(), tmp_path / "t.txt")

@@ -1,5 +1,7 @@
-"""Trained sets are sparse as asked, explain their MLPs, open as published ones do, and come out the
-same when training is interrupted."""
+"""Trained sets have the requested L0, explain their MLPs and open like published ones.
+
+A training that was interrupted gives the same bits as one that was not.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ Train = Callable[..., tracer.TrainingReport]
 
 
 @pytest.mark.parametrize(("architecture", "kind"), SHAPES)
-def test_a_trained_set_is_sparse_as_asked_and_explains_its_mlps(
+def test_a_trained_set_has_the_requested_l0_and_explains_its_mlps(
     train: Train,
     bare: Callable[..., Model],
     corpus: Path,
@@ -57,7 +59,7 @@ def test_a_trained_set_is_sparse_as_asked_and_explains_its_mlps(
 
 
 @pytest.mark.parametrize(("architecture", "kind"), SHAPES)
-def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(
+def test_stopping_and_resuming_changes_no_bit(
     train: Train, tmp_path: Path, architecture: str, kind: str
 ) -> None:
     options = {"architecture": architecture, "kind": kind, "memory_limit": 8_000_000}
@@ -82,7 +84,7 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(
 
 
 def test_a_killed_training_resumes_from_its_last_checkpoint(train: Train, tmp_path: Path) -> None:
-    """What is on disk at some moment is what a kill at that moment leaves."""
+    """A kill leaves exactly what is on disk at that moment."""
     train("set")
     expected = weights(tmp_path / "set")
     checkpoints = []
@@ -158,7 +160,7 @@ def test_training_end_to_end_brings_the_replaced_model_closer(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = train("alone", tokens=8000, finetune_share=0)
-    # A random model's distributions are so flat that their divergence hardly counts as it is.
+    # The distributions of a random model are so flat that their divergence needs more weight.
     monkeypatch.setattr("tracer.training.finetune._DIVERGENCE_WEIGHT", 100.0)
     both = train("both", tokens=8000, finetune_share=0.8)
     assert both.divergence < 0.9 * alone.divergence

@@ -1,9 +1,8 @@
-"""Atlas's sets are made by the trainer that trains any model's, and the shipped ones are theirs."""
+"""Atlas's sets are built with the general trainer, and the shipped ones count as built."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ def prefixes() -> Prefixes:
         counts=torch.tensor([10_000.0] * 4 + [1.0] * (PREFIXES - 4)),
         inputs=inputs,
         outputs=(inputs @ mixing).relu(),
-        said=[0] * PREFIXES,
+        predicted=[0] * PREFIXES,
     )
 
 
@@ -51,12 +50,12 @@ def test_a_recipe_that_differs_is_built_anew(monkeypatch: pytest.MonkeyPatch) ->
     assert stamp.pop("model")
     assert SetRecipe(**stamp) == build.SETS["per-layer"]
     monkeypatch.setitem(build.SETS, "per-layer", SetRecipe(cross_layer=False, seed=6))
-    monkeypatch.setattr(build, "Bridge", lambda *arguments: pytest.fail("as it has to"))
-    with pytest.raises(pytest.fail.Exception, match="as it has to"):
+    monkeypatch.setattr(build, "Bridge", lambda *arguments: pytest.fail("builds anew"))
+    with pytest.raises(pytest.fail.Exception, match="builds anew"):
         build.build(threads=torch.get_num_threads())
 
 
-def test_frequent_prefixes_are_drawn_more_but_not_by_their_number(prefixes: Prefixes) -> None:
+def test_prefixes_are_drawn_by_the_square_root_of_their_frequency(prefixes: Prefixes) -> None:
     recipe = SetRecipe(cross_layer=False, batch_size=500).recipe()
     source = PrefixSource(prefixes, recipe)
     frequent = prefixes.inputs[0, :4]
@@ -80,8 +79,7 @@ def test_a_set_is_trained_from_prefixes(
         cross_layer, n_features=64, steps=300, batch_size=128, active_first=60, active_last=30
     )
     lines: list[str] = []
-    hear: Callable[[str], None] = lines.append
-    build._train_set(prefixes, config, tmp_path / "set", hear)
+    build.train_set(prefixes, config, tmp_path / "set", lines.append)
     opened = load_transcoders(tmp_path / "set", LAYERS, D_MODEL)
     assert opened.is_cross_layer == cross_layer and opened.model_name == "atlas"
     assert opened.scan == ("atlas-clt" if cross_layer else "atlas-plt")
@@ -90,5 +88,5 @@ def test_a_set_is_trained_from_prefixes(
     missed = (outputs - opened.reconstructions(active, inputs)).pow(2).sum()
     assert float(missed / (outputs - outputs.mean(1, keepdim=True)).pow(2).sum()) < 0.5
     l0 = sum(int((layer > 0).sum()) for layer in active) / PREFIXES
-    assert l0 == pytest.approx(30, rel=0.35), "steered on draws that count the frequent ones more"
+    assert l0 == pytest.approx(30, rel=0.35), "steered on draws that weight frequent prefixes"
     assert any("300 of" in line or "unexplained" in line for line in lines)

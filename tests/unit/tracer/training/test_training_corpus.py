@@ -90,15 +90,17 @@ def test_a_parquet_file_is_not_read_compressed(tmp_path: Path) -> None:
 def test_tokens_are_reused_for_the_same_corpus_only(
     bare: Callable[..., Model], corpus: Path, store: TokenStore, tmp_path: Path
 ) -> None:
-    heard: list[str] = []
+    steps: list[str] = []
 
-    def hear(done: int, total: int, what: str) -> None:
-        heard.append(what)
+    def record(done: int, total: int, what: str) -> None:
+        steps.append(what)
 
-    again = store_tokens(bare(), open_texts(corpus), CONTEXT, 10**9, tmp_path, {"corpus": 1}, hear)
-    assert not heard and again.tokens.tolist() == store.tokens.tolist()
-    less = store_tokens(bare(), open_texts(corpus), CONTEXT, 900, tmp_path, {"corpus": 2}, hear)
-    assert heard and 900 <= less.starts[-1] < 1200
+    again = store_tokens(
+        bare(), open_texts(corpus), CONTEXT, 10**9, tmp_path, {"corpus": 1}, record
+    )
+    assert not steps and again.tokens.tolist() == store.tokens.tolist()
+    less = store_tokens(bare(), open_texts(corpus), CONTEXT, 900, tmp_path, {"corpus": 2}, record)
+    assert steps and 900 <= less.starts[-1] < 1200
 
 
 def test_tokens_that_are_damaged_are_made_again(
