@@ -97,7 +97,7 @@ class OutputFolder:
         if free < size:
             raise TrainingError(
                 f"{self.folder} needs {format_bytes(size)} for checkpoints and the finished set, "
-                f"but the disk has {format_bytes(free)} free: free some space or give another folder"
+                f"but the disk has {format_bytes(free)} free: make room or give another folder"
             )
 
     def publish(self, finished: Path) -> None:
