@@ -129,9 +129,9 @@ class TracerEngine:
     def machine(self) -> Machine:
         import torch
 
-        from tracer.model.model import chosen_device
+        from tracer.model.device import choose_device
 
-        device = chosen_device(self._device)
+        device = choose_device(self._device).device
         found = looked_at()
         if device.type != "cuda":
             return replace(found, device=str(device))

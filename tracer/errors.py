@@ -6,7 +6,8 @@
     │   ├── PromptTooLongError
     │   └── UnknownTokenError   words the tokenizer has no token for
     ├── ModelError              the model cannot be opened
-    │   └── NotDownloadedError  it is on the hub and not on this disk yet
+    │   ├── NotDownloadedError  it is on the hub and not on this disk yet
+    │   └── DeviceLostError     the device failed; the process has to be restarted
     ├── TranscoderError         the transcoders cannot be read or do not fit the model
     ├── RegistryError           a list of models cannot be read
     ├── NoActiveFeaturesError   no transcoder feature is active on the prompt
@@ -80,6 +81,10 @@ class ModelError(TracerError):
 
 class NotDownloadedError(ModelError):
     """The model or its transcoders are on the hub, and not on this disk yet."""
+
+
+class DeviceLostError(ModelError):
+    """The device failed in a way that only a restart of the process repairs."""
 
 
 class RegistryError(TracerError):

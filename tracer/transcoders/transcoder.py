@@ -17,6 +17,8 @@ from tracer.transcoders.lazy_rows import StoredRows
 
 _WRITES_AT_ONCE: Final = 8192
 """Bounds the memory of a reconstruction: a long prompt has a million active features."""
+_ENCODER_VALUES_AT_ONCE: Final = 2**24
+"""Bounds the memory of an encoder that is not in memory in float32."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +51,33 @@ class Transcoder:
         outputs = self.W_dec.shape[1] if len(self.W_dec.shape) == 3 else 1
         return range(self.layer, self.layer + outputs)
 
+    @property
+    def encoder_block(self) -> int:
+        """Encoder rows that :meth:`preactivations` reads or upcasts at a time; 0 if it need not."""
+        if isinstance(self.W_enc, Tensor) and self.W_enc.dtype == torch.float32:
+            return 0
+        return min(self.n_features, max(1, _ENCODER_VALUES_AT_ONCE // self.W_enc.shape[1]))
+
     def preactivations(self, x: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos features"]:
-        """Encoder directions times what was read, plus bias; float32."""
-        W_enc = self.W_enc.whole() if isinstance(self.W_enc, StoredRows) else self.W_enc
-        return x.float() @ W_enc.float().T + self.b_enc
+        """Return encoder directions times ``x``, plus bias; float32."""
+        x, step = x.float(), self.encoder_block
+        if isinstance(self.W_enc, Tensor) and not step:
+            return x @ self.W_enc.T + self.b_enc
+        pre = x.new_empty(len(x), self.n_features)
+        for start in range(0, self.n_features, step):
+            part = slice(start, start + step)
+            pre[:, part] = x @ self.W_enc[part].float().T + self.b_enc[part]
+        return pre
 
     def activations(self, x: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos features"]:
-        """Feature activations, float32; mostly zeros."""
+        """Return feature activations, float32; mostly zeros."""
         pre = self.preactivations(x)
         if self.k is not None:
             kept = pre.topk(self.k, dim=-1)
             return torch.zeros_like(pre).scatter_(-1, kept.indices, kept.values)
         if self.threshold is not None:
             return torch.where(pre > self.threshold, pre, 0)
-        return pre.relu()
+        return pre.relu_()
 
     def chosen_activations(
         self, x: Float[Tensor, "chosen d_model"], features: Int[Tensor, " chosen"]

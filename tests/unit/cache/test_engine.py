@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -202,7 +203,7 @@ def test_the_engine_says_where_models_are_opened() -> None:
     found = TracerEngine("cpu").machine()
     assert (found.device, found.gpu) == ("cpu", None)
     assert 0 < found.room == found.free_memory <= found.memory
-    with pytest.raises(ModelError, match="no device 'abacus'"):
+    with pytest.raises(ModelError, match="device 'abacus' is not available"):
         TracerEngine("abacus").machine()
 
 
@@ -211,9 +212,12 @@ def test_the_engine_says_what_the_accelerator_has(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3, 8))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A fast one")
+    card = SimpleNamespace(name="A fast one", total_memory=8)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     found = TracerEngine("auto").machine()
-    assert (found.device, found.gpu) == ("cuda", Gpu("A fast one", memory=8, free=3))
+    assert (found.device, found.gpu) == ("cuda:0", Gpu("A fast one", memory=8, free=3))
     assert found.room == 3
 
 
