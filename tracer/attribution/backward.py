@@ -9,14 +9,16 @@ circuit-tracer 0.5.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tracer.attribution.edge_rows import runs
 from tracer.attribution.frozen import FrozenPass
 from tracer.attribution.source_vectors import SourceVectors, gather_sources
 from tracer.model.block import Block, Norm
@@ -113,18 +115,19 @@ class FrozenBackward:
         are fastest: nothing has to be fetched from the device, or reordered.
         """
         rows = features.cpu()
-        order = rows[:, 0].argsort(descending=True, stable=True)
-        rows = rows[order]
-        layers, positions = rows[:, 0].tolist(), rows[:, 1].to(self.model.device)
+        layers, order = rows[:, 0].tolist(), None
+        if any(lower < upper for lower, upper in pairwise(layers)):
+            order = rows[:, 0].argsort(descending=True, stable=True)
+            rows = rows[order]
+            layers = rows[:, 0].tolist()
+        positions = rows[:, 1].to(self.model.device)
         gradients = torch.empty(len(rows), self.model.bridge.d_model, device=self.model.device)
-        for layer, part in _runs(layers):
+        for layer, part in runs(layers):
             directions = self.model.transcoders[layer].encoder_vectors(rows[part, 2]).float()
             gradients[part] = self._pull_back_read(layer, directions, positions[part])
-        n_positions = int(rows[:, 1].max()) + 1
+        n_positions = max(rows[:, 1].tolist()) + 1
         effects = self._backward(_Batch(layers, positions, n_positions, gradients))
-        if torch.equal(order, torch.arange(len(order))):
-            return effects
-        return effects[order.argsort().to(effects.device)]
+        return effects if order is None else effects[order.argsort().to(effects.device)]
 
     def _pull_back_read(self, layer: int, gradient: Tensor, positions: Tensor) -> Tensor:
         """Return the gradient on the residual stream from that on what a transcoder reads."""
@@ -204,15 +207,6 @@ class FrozenBackward:
         if self.dtype == torch.float32:
             return joined
         return min(n, -(-joined // _ROUND_ROWS) * _ROUND_ROWS)
-
-
-def _runs(layers: Sequence[int]) -> Iterator[tuple[int, slice]]:
-    """Yield every stretch of equal entries with its value."""
-    start = 0
-    for end in range(1, len(layers) + 1):
-        if end == len(layers) or layers[end] != layers[start]:
-            yield layers[start], slice(start, end)
-            start = end
 
 
 class _FrozenAttention:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,7 +30,7 @@ _CLASSES: Final = 128 * _SHIFT + 1
 
 @dataclass(frozen=True)
 class _CsrBlock:
-    """Some rows of targets of one layer, as CSR."""
+    """Some rows as CSR."""
 
     targets: Int[Tensor, " rows"]
     counts: Int[Tensor, " rows"]
@@ -47,8 +47,19 @@ class _CsrBlock:
         spread = scale.repeat_interleave(self.counts, output_size=len(self.columns))
         to.index_add_(0, self.columns, self.weights.abs() * spread)
 
+    def part(self, rows: slice, entries: slice) -> _CsrBlock:
+        """Return some rows, whose entries are ``entries``, as views."""
+        return _CsrBlock(
+            targets=self.targets[rows],
+            counts=self.counts[rows],
+            totals=self.totals[rows],
+            carried=self.carried[rows],
+            columns=self.columns[entries],
+            weights=self.weights[entries],
+        )
+
     def packed(self) -> Int[Tensor, " words"]:
-        """All but the targets as one array of 32-bit words, which one transfer can move."""
+        """Return all but the targets as one array of 32-bit words, which one copy can move."""
         parts = (self.counts, self.totals, self.carried, self.columns, self.weights)
         return torch.cat([part.view(torch.int32) for part in parts])
 
@@ -65,11 +76,27 @@ class _CsrBlock:
 
 @dataclass
 class _Stored:
-    """A block on the CPU, None while it is on its way there, and where it is ranked."""
+    """A block on the CPU, once it has arrived there, and perhaps a copy on the device."""
 
-    host: _CsrBlock | None
-    ranked: _CsrBlock | None
-    """On the device; None to rank the block on the CPU."""
+    on_device: _CsrBlock | None = None
+    _host: _CsrBlock | None = None
+    _starts: IntArray | None = None
+    """First entry of every row, and the end."""
+
+    def arrive(self, block: _CsrBlock) -> None:
+        self._host = block
+        self._starts = np.concatenate([[0], np.cumsum(block.counts.numpy(), dtype=np.int64)])
+
+    @property
+    def host(self) -> _CsrBlock:
+        assert self._host is not None, "wait for the copies first"
+        return self._host
+
+    def rows(self, part: slice, on_device: bool) -> _CsrBlock:
+        """Return consecutive rows of the block."""
+        block = self.on_device if on_device else self.host
+        assert block is not None and self._starts is not None
+        return block.part(part, slice(int(self._starts[part.start]), int(self._starts[part.stop])))
 
 
 class EdgeRows:
@@ -87,12 +114,13 @@ class EdgeRows:
         limit: int | None = None,
         ranking_limit: int = 0,
     ) -> None:
-        self._share, self._limit, self._ranking_limit = share, limit, ranking_limit
+        self._n_sources, self._share, self._limit = n_sources, share, limit
+        self._ranking_limit = ranking_limit
         self.n_bytes = self.n_rows = 0
-        self._targets: list[_Stored] = []
-        self._by_layer: dict[int, list[_Stored]] = defaultdict(list)
-        self._probabilities: list[Float[Tensor, " rows"]] = []
-        self._n_sources = n_sources
+        self._stored: list[_Stored] = []
+        self._targets: list[tuple[_Stored, Float[Tensor, " rows"]]] = []
+        """With the probabilities at which influence starts."""
+        self._by_layer: dict[int, list[tuple[_Stored, slice]]] = defaultdict(list)
         self._copies = HostCopies()
         self._dropped = 0.0
 
@@ -110,8 +138,7 @@ class EdgeRows:
     ) -> None:
         """Store rows of the graph's own targets: influence starts there, by probability."""
         for part in self._parts(effects):
-            self._targets.append(self._sparse(targets[part], effects[part]))
-            self._probabilities.append(probabilities[part])
+            self._targets.append((self._sparse(targets[part], effects[part]), probabilities[part]))
 
     def add_features(
         self,
@@ -120,13 +147,10 @@ class EdgeRows:
         effects: Float[Tensor, "rows sources"],
     ) -> None:
         """Store rows of features. ``layers`` are those of the targets, equal ones adjacent."""
-        start = 0
-        for end in range(1, len(layers) + 1):
-            if end == len(layers) or layers[end] != layers[start]:
-                rows, own = targets[start:end], effects[start:end]
-                for part in self._parts(own):
-                    self._by_layer[layers[start]].append(self._sparse(rows[part], own[part]))
-                start = end
+        for part in self._parts(effects):
+            stored = self._sparse(targets[part], effects[part])
+            for layer, rows in runs(layers[part]):
+                self._by_layer[layer].append((stored, rows))
 
     def _parts(self, effects: Tensor) -> Iterator[slice]:
         step = max(1, ENTRIES_AT_ONCE // effects.shape[1])
@@ -137,8 +161,7 @@ class EdgeRows:
         if effects.device.type == "mps":  # shares the CPU's memory, and lacks some operations
             effects = effects.cpu()
         block = _to_block(targets.to(effects.device), effects, self._share)
-        n_bytes = block.columns.nbytes + block.weights.nbytes
-        self.n_bytes += n_bytes
+        self.n_bytes += block.columns.nbytes + block.weights.nbytes
         self.n_rows += len(targets)
         if self._limit is not None and self.n_bytes > self._limit:
             raise MemoryLimitError(
@@ -146,27 +169,25 @@ class EdgeRows:
                 f"than the {format_bytes(self._limit)} that are left for them: set max_features to "
                 f"{self.n_rows // 2:,} or less"
             )
+        stored = _Stored()
+        self._stored.append(stored)
         if on_cpu(effects):
-            self._note_dropped(block)
-            return _Stored(block, None)
+            self._arrive(stored, block)
+            return stored
         packed = block.packed()
-        ranked = _CsrBlock.unpacked(block.targets, packed) if self._ranking_limit else None
-        stored = _Stored(None, ranked)
-        self._copies.start(packed, self._arrival(stored, targets.cpu()))
+
+        def arrive(copy: Tensor) -> None:
+            self._arrive(stored, _CsrBlock.unpacked(targets, copy))
+
+        self._copies.start(packed, arrive)
         if self.n_bytes > self._ranking_limit:
             self._rank_on_cpu()
+        if self._ranking_limit:
+            stored.on_device = _CsrBlock.unpacked(block.targets, packed)
         return stored
 
-    def _arrival(self, stored: _Stored, targets: Tensor) -> Callable[[Tensor], None]:
-        """Return what to do with a block's words once they are on the CPU."""
-
-        def arrive(packed: Tensor) -> None:
-            stored.host = _CsrBlock.unpacked(targets, packed)
-            self._note_dropped(stored.host)
-
-        return arrive
-
-    def _note_dropped(self, block: _CsrBlock) -> None:
+    def _arrive(self, stored: _Stored, block: _CsrBlock) -> None:
+        stored.arrive(block)
         if self._share < 1:
             present = block.totals > 0
             lost = 1 - block.carried[present] / block.totals[present]
@@ -174,37 +195,27 @@ class EdgeRows:
 
     def _rank_on_cpu(self) -> None:
         self._ranking_limit = 0
-        for stored in self._all():
-            stored.ranked = None
-
-    def _all(self) -> Iterator[_Stored]:
-        yield from self._targets
-        for layer in self._by_layer.values():
-            yield from layer
+        for stored in self._stored:
+            stored.on_device = None
 
     def influence(self) -> Float[Tensor, " sources"]:
         """Return the influence of every source on the targets over all paths known so far.
 
         Effects only come from lower layers, so one pass from the highest layer down sees every
         path. A ranking costs as much as reading the rows once, however deep the model is. The
-        result is on the device if all rows are.
+        result is on the device if the rows are.
         """
-        on_device = all(stored.ranked is not None for stored in self._all())
-        if not on_device:
-            self._copies.finish()
-
-        def blocks(stored: list[_Stored]) -> Iterator[_CsrBlock]:
-            for block in (one.ranked if on_device else one.host for one in stored):
-                assert block is not None
-                yield block
-
-        targets = list(blocks(self._targets))
-        device = targets[0].weights.device if targets else torch.device("cpu")
-        influence = torch.zeros(self._n_sources, device=device)
-        for block, shares in zip(targets, self._probabilities, strict=True):
-            block.propagate(shares.to(device), influence)
+        self._copies.finish()
+        on_device = bool(self._ranking_limit)
+        influence = torch.zeros(self._n_sources)
+        if on_device and self._stored and self._stored[0].on_device is not None:
+            influence = influence.to(self._stored[0].on_device.weights.device)
+        for stored, probabilities in self._targets:
+            block = stored.rows(slice(0, len(probabilities)), on_device)
+            block.propagate(probabilities.to(influence.device), influence)
         for layer in sorted(self._by_layer, reverse=True):
-            for block in blocks(self._by_layer[layer]):
+            for stored, rows in self._by_layer[layer]:
+                block = stored.rows(rows, on_device)
                 block.propagate(influence[block.targets], influence)
         return influence
 
@@ -215,19 +226,19 @@ class EdgeRows:
         their order, so entries stay sorted within a row, and only complete rows have to be moved.
         """
         self._copies.finish()
+        self._targets.clear()
+        self._by_layer.clear()
         kept, counts = [], np.zeros(int(row_of.max()) + 1, np.int64)
-        for stored in (self._targets, *self._by_layer.values()):
-            while stored:
-                block = stored.pop().host
-                assert block is not None
-                lengths = block.counts.numpy().astype(np.int64)
-                sources = row_of[block.columns.numpy()]
-                chosen = sources >= 0
-                before = np.concatenate([[0], np.cumsum(chosen)])
-                ends = np.cumsum(lengths)
-                targets = row_of[block.targets.numpy()]
-                counts[targets] = before[ends] - before[ends - lengths]
-                kept.append((targets, sources[chosen], block.weights.numpy()[chosen]))
+        while self._stored:
+            block = self._stored.pop().host
+            lengths = block.counts.numpy().astype(np.int64)
+            sources = row_of[block.columns.numpy()]
+            chosen = sources >= 0
+            before = np.concatenate([[0], np.cumsum(chosen)])
+            ends = np.cumsum(lengths)
+            targets = row_of[block.targets.numpy()]
+            counts[targets] = before[ends] - before[ends - lengths]
+            kept.append((targets, sources[chosen], block.weights.numpy()[chosen]))
         indptr = np.concatenate([[0], np.cumsum(counts)])
         sorted_rows = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
         for targets, *entries in kept:
@@ -238,6 +249,19 @@ class EdgeRows:
             for all_rows, part in zip(sorted_rows, entries, strict=True):
                 all_rows[place] = part
         return indptr, *sorted_rows
+
+
+def runs(values: Sequence[int]) -> Iterator[tuple[int, slice]]:
+    """Yield every stretch of equal values with its place.
+
+    >>> list(runs([5, 5, 3]))
+    [(5, slice(0, 2, None)), (3, slice(2, 3, None))]
+    """
+    start = 0
+    for end in range(1, len(values) + 1):
+        if end == len(values) or values[end] != values[start]:
+            yield values[start], slice(start, end)
+            start = end
 
 
 def _to_block(targets: Tensor, effects: Float[Tensor, "rows sources"], share: float) -> _CsrBlock:

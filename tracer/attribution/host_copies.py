@@ -33,7 +33,7 @@ class HostCopies:
         if len(buffer) < len(words):
             buffer = page_locked(len(words))
         buffer[: len(words)].copy_(words, non_blocking=True)
-        self._pending.append((recorded_event(), buffer, len(words), arrive))
+        self._pending.append((recorded_event(words.device), buffer, len(words), arrive))
 
     def finish(self) -> None:
         """Wait for all copies that were started."""
@@ -52,8 +52,11 @@ def page_locked(length: int) -> Int[Tensor, " length"]:
     return torch.empty(length, dtype=torch.int32, pin_memory=True)
 
 
-def recorded_event() -> Any:
-    """Return an event that is reached when the device has done all it was given so far."""
+def recorded_event(device: torch.device) -> Any:
+    """Return an event that is reached when ``device`` has done all it was given so far.
+
+    The device is often not the current one: the freest of several GPUs was chosen.
+    """
     event = torch.cuda.Event()
-    event.record()
+    event.record(torch.cuda.current_stream(device))
     return event

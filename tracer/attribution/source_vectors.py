@@ -260,9 +260,9 @@ def _fill_slots(
     device = writing[0][0].positions.device
     counts = torch.tensor([active.starts for active, _ in writing]).diff()
     before = (counts.cumsum(0) - counts).to(device)
-    n_filled = counts.sum(0)
-    filled = [0, *accumulate(n_filled.tolist())]
-    n_slots = -(-int(n_filled.max()) // _ROUND_SLOTS) * _ROUND_SLOTS
+    n_filled = counts.sum(0).tolist()
+    filled = [0, *accumulate(n_filled)]
+    n_slots = -(-max(n_filled) // _ROUND_SLOTS) * _ROUND_SLOTS
     first_filled = torch.tensor(filled, device=device)
     slot_numbers = torch.empty(filled[-1], dtype=torch.long, device=device)
     columns = torch.empty_like(slot_numbers)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tracer
+from tracer.attribution import memory
 from tracer.attribution.backward import FrozenBackward
 from tracer.attribution.frozen import frozen_pass
 from tracer.errors import Cancelled, TargetError
 from tracer.interventions.edit_hooks import EditedRun, check_row, names_to_capture
 from tracer.interventions.scenario import Edit, Scenario
 from tracer.model.model import Model
-from tracer.types import Contrast, FeatureId
+from tracer.types import Contrast, FeatureId, FeatureTarget
 
 SETS = {
     "per-layer": {"kind": "transcoder_set", "write": "mlp.hook_out", "activation": "jumprelu"},
@@ -200,6 +203,33 @@ def test_a_contrast_is_the_difference_of_two_logits(model: Model) -> None:
     expected = dense[rows.start] - dense[rows.start + 1]
     contrast = between.to_dense()[between.index.logit_rows.start]
     assert torch.allclose(contrast[: rows.start], expected[: rows.start], atol=1e-5)
+
+
+class Float64Refused(TorchDispatchMode):
+    """Fails at any operation that returns float64, as Apple GPUs do."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        result = function(*arguments, **(options or {}))
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            raise TypeError(f"{function} made a float64 tensor")
+        return result
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("whole_rows", [2**28, 0])
+def test_a_trace_makes_no_float64_tensor(
+    open_tiny: Callable[..., Model], monkeypatch: pytest.MonkeyPatch, whole_rows: int, skip: bool
+) -> None:
+    """Shortened rows (``whole_rows`` 0) used to be ranked in float64."""
+    model = open_tiny("gemma2", activation="topk", skip=skip)
+    monkeypatch.setattr(memory, "WHOLE_ROWS", whole_rows)
+    features = tracer.trace(model, tiny.PROMPT).features[-1]
+    targets = ["w3", Contrast("w3", "w4"), FeatureTarget(*(int(x) for x in features))]
+    with Float64Refused():
+        graph = tracer.trace(model, tiny.PROMPT, targets=targets, max_features=20, rank_every=8)
+    assert graph.n_edges
 
 
 def test_an_unknown_target_is_named(model: Model) -> None:
