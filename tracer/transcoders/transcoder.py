@@ -1,4 +1,4 @@
-"""Transcoders in memory: what each layer reads, how it activates, and where it writes.
+"""Transcoders: what each layer reads, how its features activate, and where they write.
 
 A per-layer transcoder is a cross-layer one that writes to a single layer, so one class serves both.
 """
@@ -23,19 +23,19 @@ _ENCODER_VALUES_AT_ONCE: Final = 2**24
 
 @dataclass(frozen=True)
 class Transcoder:
-    """One layer's features.
+    """The features of one layer.
 
-    The activation is TopK when ``k`` is given, else JumpReLU when ``threshold`` is, else ReLU. The
-    two large matrices are in memory or left in their file, in the data type of the model; all else
-    is float32.
+    The activation function is TopK if ``k`` is given, else JumpReLU if ``threshold`` is, else ReLU.
+    The two large matrices are in memory or left in their file, in the data type of the model. All
+    else is float32.
     """
 
     layer: int
     W_enc: Float[Tensor, "features d_model"] | StoredRows
     b_enc: Float[Tensor, " features"]
     W_dec: Float[Tensor, "features outputs d_model"] | StoredRows
-    """Decoder vectors towards layers ``layer``, ``layer + 1``, … (``outputs`` of them); two axes
-    in a file of a per-layer set."""
+    """Decoder vectors towards layers ``layer``, ``layer + 1``, and so on. A file of a per-layer set
+    has no axis for them."""
     b_dec: Float[Tensor, " d_model"]
     threshold: Float[Tensor, " features"] | None = None
     k: int | None = None
@@ -82,7 +82,10 @@ class Transcoder:
     def chosen_activations(
         self, x: Float[Tensor, "chosen d_model"], features: Int[Tensor, " chosen"]
     ) -> Float[Tensor, " chosen"]:
-        """Activation of one feature for each row of ``x``; only TopK has to look at the others."""
+        """Return the activation of one feature per row of ``x``.
+
+        Only TopK needs the other features.
+        """
         if self.k is not None:
             return self.activations(x)[torch.arange(len(features), device=x.device), features]
         pre = (x.float() * self.encoder_vectors(features).float()).sum(-1) + self.b_enc[features]
@@ -91,19 +94,19 @@ class Transcoder:
         return pre.relu()
 
     def skipped(self, x: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos d_model"]:
-        """What the skip connection adds to the reconstruction; zeros without one."""
+        """Return what the skip connection adds to the reconstruction; zeros without one."""
         if self.W_skip is None:
             return torch.zeros_like(x)
         return x @ self.W_skip.to(x.dtype).T
 
     def encoder_vectors(self, indices: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen d_model"]:
-        """The directions that the chosen features read."""
+        """Return the directions that the chosen features read."""
         return self.W_enc[indices]
 
     def decoder_vectors(
         self, indices: Int[Tensor, " chosen"]
     ) -> Float[Tensor, "chosen outputs d_model"]:
-        """What the chosen features write, per unit of activation, to each output layer."""
+        """Return what the chosen features write to each output layer, per unit of activation."""
         rows = self.W_dec[indices]
         return rows.view(len(rows), len(self.output_layers), self.W_dec.shape[-1])
 
@@ -123,7 +126,7 @@ class Transcoder:
                 outputs[target].index_add_(0, positions[part], written[:, step])
 
     def decoder(self) -> Float[Tensor, "features outputs d_model"]:
-        """Decoder vectors of all features; read from the file when they were left there."""
+        """Return the decoder vectors of all features, read from the file if they are there."""
         if isinstance(self.W_dec, StoredRows):
             shape = (self.n_features, len(self.output_layers), self.W_dec.shape[-1])
             return self.W_dec.whole().view(shape)
@@ -132,7 +135,7 @@ class Transcoder:
 
 @dataclass(frozen=True)
 class TranscoderSet:
-    """One transcoder per layer, all reading and writing at the same kind of place."""
+    """One transcoder per layer, all with the same read and write points."""
 
     layers: tuple[Transcoder, ...]
     read_point: ReadPoint
@@ -162,7 +165,7 @@ class TranscoderSet:
         activations: list[Float[Tensor, "pos features"]],
         inputs: list[Float[Tensor, "pos d_model"]],
     ) -> Float[Tensor, "layers pos d_model"]:
-        """What the features of all layers write to each layer, biases and skips included."""
+        """Return what the features of all layers write to each layer, with biases and skips."""
         outputs = self.written_without_features(inputs)
         for layer, active in zip(self.layers, activations, strict=True):
             position, feature = active.nonzero(as_tuple=True)
@@ -174,7 +177,7 @@ class TranscoderSet:
     def written_without_features(
         self, inputs: list[Float[Tensor, "pos d_model"]]
     ) -> Float[Tensor, "layers pos d_model"]:
-        """Decoder biases and skip connections: the reconstruction when no feature is active."""
+        """Return decoder biases plus skips: the reconstruction if no feature is active."""
         biased = [
             layer.skipped(x) + layer.b_dec for layer, x in zip(self.layers, inputs, strict=True)
         ]
