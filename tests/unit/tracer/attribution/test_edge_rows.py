@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from dispatch import Float64Refused
 
 import tracer
 from tracer.attribution import edge_rows, host_copies
@@ -80,18 +80,6 @@ def test_rows_come_out_in_order_without_dropped_sources() -> None:
     assert np.array_equal(dense[28:, :28], targets[:, columns].numpy())
     for row in range(30):
         assert (np.diff(sources[indptr[row] : indptr[row + 1]]) > 0).all()
-
-
-class Float64Refused(TorchDispatchMode):
-    """Fails at any operation that returns float64, as Apple GPUs do."""
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, arguments: Any = (), options: Any = None
-    ) -> Any:
-        result = function(*arguments, **(options or {}))
-        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
-            raise TypeError(f"{function} made a float64 tensor")
-        return result
 
 
 SHAPES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -6,28 +6,13 @@ from typing import Any
 
 import pytest
 import tiny
-from torch.utils._python_dispatch import TorchDispatchMode
+from dispatch import Reads
 
 import tracer
 from tracer.attribution.frozen import frozen_pass
 from tracer.attribution.targets import choose_targets, next_tokens
 from tracer.model.model import Model
 from tracer.types import Contrast, FeatureTarget
-
-READS = ("_local_scalar_dense", "is_nonzero", "equal")
-"""Operations behind ``float(x)``, ``int(x)``, ``bool(x)`` and comparisons of tensors."""
-
-
-class Reads(TorchDispatchMode):
-    """Counts the reads of single numbers."""
-
-    count = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, arguments: Any = (), options: Any = None
-    ) -> Any:
-        self.count += function._overloadpacket.__name__ in READS
-        return function(*arguments, **(options or {}))
 
 
 def reads_of_a_trace(model: Model, **options: Any) -> int:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from dispatch import Float64Refused
 
 import tracer
 from tracer.attribution import memory
@@ -203,18 +202,6 @@ def test_a_contrast_is_the_difference_of_two_logits(model: Model) -> None:
     expected = dense[rows.start] - dense[rows.start + 1]
     contrast = between.to_dense()[between.index.logit_rows.start]
     assert torch.allclose(contrast[: rows.start], expected[: rows.start], atol=1e-5)
-
-
-class Float64Refused(TorchDispatchMode):
-    """Fails at any operation that returns float64, as Apple GPUs do."""
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, arguments: Any = (), options: Any = None
-    ) -> Any:
-        result = function(*arguments, **(options or {}))
-        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
-            raise TypeError(f"{function} made a float64 tensor")
-        return result
 
 
 @pytest.mark.parametrize("skip", [False, True])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from dispatch import Shapes
 
 import tracer
 from tracer.errors import MemoryLimitError, ModelError
@@ -17,22 +17,6 @@ from tracer.model.model import Model
 from tracer.model.precision import float32_products
 
 IDS = torch.tensor(tiny.IDS)
-
-
-class Shapes(TorchDispatchMode):
-    """Records the shape of every tensor that is computed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[tuple[int, ...]] = set()
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, arguments: Any = (), options: Any = None
-    ) -> Any:
-        result = function(*arguments, **(options or {}))
-        if isinstance(result, torch.Tensor):
-            self.seen.add(tuple(result.shape))
-        return result
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
