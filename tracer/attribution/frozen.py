@@ -22,7 +22,7 @@ from tracer.model.precision import float32_products
 
 @dataclass(frozen=True)
 class FrozenPass:
-    """What attribution keeps of one forward pass."""
+    """The quantities of one forward pass that attribution freezes."""
 
     token_ids: tuple[int, ...]
     logits: Float[Tensor, " vocab"]

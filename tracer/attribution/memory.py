@@ -1,4 +1,4 @@
-"""What a trace will need, estimated before it is spent; refused, with the numbers, if too much.
+"""Estimate the memory of a trace before it is spent; refuse a trace that does not fit.
 
 Estimates count the large arrays and a margin for temporary ones. They are upper bounds in the
 benchmarks (`benchmarks/long_prompts.py`), not measurements.
@@ -56,10 +56,10 @@ class MemoryPlan:
     row_share: float
 
     rows_limit: int
-    """What the rows may take before the trace is stopped. How sparse they are is only known once
-    they have been computed."""
+    """Most bytes of rows before the trace is stopped. How sparse rows are is only known once they
+    have been computed."""
     ranking_limit: int
-    """What copies of the rows may take on an accelerator, to rank features there."""
+    """Most bytes of row copies on an accelerator, to rank features there; 0 to rank on the CPU."""
     sample_size: int
     """How many rows of the float32 reference fit at a time; 0 if none does."""
 

@@ -1,4 +1,4 @@
-"""What every source writes to the residual stream, laid out so that scoring is one product.
+"""Lay out what every source writes to the residual stream, so that scoring is one product.
 
 Columns run in the order of :class:`NodeIndex`: active features, errors (layer-major), tokens.
 """

@@ -1,6 +1,6 @@
-"""What a graph explains: tokens, contrasts, directions, features, and where their gradients start.
+"""Resolve the targets of a graph (tokens, contrasts, directions, features) to gradients.
 
-Numbers on the device are fetched all at once: every single one would have to be waited for.
+Numbers are fetched from the device all at once, because each transfer waits for the device.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ _AROUND_THE_BLOCKS: Final = ("embed", "pos_embed", "ln_final", "unembed")
 _BEFORE_UNEMBEDDING: Final = "unembed.hook_in"
 
 _MISSING_PARTS: Final = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
-"""What the library raises if a block lacks parts of the names and shapes that are read."""
+"""Errors of the library if a block lacks parts of the expected names and shapes."""
 
 Hook = Callable[[Tensor, Any], Tensor | None]
 

@@ -19,9 +19,9 @@ from tracer.files import format_bytes
 from tracer.model.memory import free_and_total_bytes, release_cached_memory
 
 _HOST_OUT_OF_MEMORY: Final = ("can't allocate memory", "not enough memory")
-"""What the CPU's allocator says, the second on Windows."""
+"""Phrases of the CPU's allocator, the second on Windows."""
 _OUT_OF_MEMORY: Final = ("out of memory", "alloc_failed", *_HOST_OUT_OF_MEMORY)
-"""What CUDA and MPS say, cuBLAS, and the CPU."""
+"""Phrases of CUDA and MPS, of cuBLAS, and of the CPU."""
 _LOST: Final = (
     "device-side assert",
     "illegal memory access",
@@ -31,7 +31,7 @@ _LOST: Final = (
     "uncorrectable ecc error",
     "launch timed out",
 )
-"""What CUDA says of errors after which every further call of the process fails alike."""
+"""Phrases of CUDA errors after which every later call of the process fails as well."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

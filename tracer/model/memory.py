@@ -1,4 +1,4 @@
-"""How much memory a device has, and how to hand back what is no longer used."""
+"""Read the free and total memory of a device, and return what is no longer used."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class WritePoint(Enum):
     MLP_OUTPUT = "mlp.hook_out"
     """The output of the MLP itself, before any norm that follows it."""
     RESIDUAL_UPDATE = "hook_mlp_out"
-    """What is added to the residual stream, after such a norm."""
+    """The vector added to the residual stream, after such a norm."""
 
 
 @dataclass(frozen=True)

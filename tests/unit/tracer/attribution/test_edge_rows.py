@@ -197,11 +197,11 @@ def test_rows_of_a_gpu_are_copied_while_it_computes(
 def test_a_trace_with_rows_from_a_gpu_is_the_same(
     accelerator: list[str], model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = tracer.trace(model, tiny.PROMPT, max_features=20, rank_every=5)
+    actual = tracer.trace(model, tiny.PROMPT, max_features=20, rank_every=5)
     assert accelerator
     monkeypatch.undo()
     expected = tracer.trace(model, tiny.PROMPT, max_features=20, rank_every=5)
-    assert torch.equal(found.to_dense(), expected.to_dense())
+    assert torch.equal(actual.to_dense(), expected.to_dense())
 
 
 def test_copies_reuse_two_buffers(accelerator: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,10 +143,10 @@ def test_nothing_later_or_higher_affects_a_feature(model: Model) -> None:
 
 
 def test_the_batch_size_only_changes_the_speed(model: Model) -> None:
-    whole = tracer.trace(model, tiny.PROMPT, max_features=20, rank_every=6, batch_size=256)
+    batched = tracer.trace(model, tiny.PROMPT, max_features=20, rank_every=6, batch_size=256)
     single = tracer.trace(model, tiny.PROMPT, max_features=20, rank_every=6, batch_size=1)
-    assert (whole.features == single.features).all()
-    assert torch.allclose(whole.to_dense(), single.to_dense(), atol=1e-5)
+    assert (batched.features == single.features).all()
+    assert torch.allclose(batched.to_dense(), single.to_dense(), atol=1e-5)
 
 
 def test_features_are_expanded_in_order_of_influence(model: Model) -> None:

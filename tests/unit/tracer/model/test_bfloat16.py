@@ -57,11 +57,11 @@ def test_the_forward_pass_of_bfloat16_weights_is_float32(
     exact, narrow = open_one(), open_one(dtype="bfloat16")
     assert data_types(narrow) == {torch.bfloat16}
     ids = torch.tensor(tiny.IDS)
-    expected, found = exact.bridge.run(ids), narrow.bridge.run(ids)
-    assert found.dtype == torch.float32
+    expected, actual = exact.bridge.run(ids), narrow.bridge.run(ids)
+    assert actual.dtype == torch.float32
     # Gemma rounds the factor of its embeddings to the type of its weights, too.
     tolerance = 3e-3 if architecture.startswith("gemma") else 1e-5
-    assert torch.allclose(found, expected, atol=tolerance)
+    assert torch.allclose(actual, expected, atol=tolerance)
     assert data_types(narrow) == {torch.bfloat16}, "as before the pass"
 
 
@@ -132,16 +132,16 @@ def test_the_reported_error_is_the_error(
     """Compared with the complete graph in float32, of which the measurement saw a sample."""
     open_one = open_rounded(architecture, **KINDS[kind])
     expected = tracer.trace(open_one(), tiny.PROMPT, max_logits=3)
-    found = tracer.trace(open_one(dtype="bfloat16"), tiny.PROMPT, max_logits=3)
+    actual = tracer.trace(open_one(dtype="bfloat16"), tiny.PROMPT, max_logits=3)
     assert expected.rounding_error == 0.0
-    assert found.features.tolist() == expected.features.tolist()
-    assert found.activations == pytest.approx(expected.activations, abs=1e-4)
-    dense, rounded = expected.to_dense(), found.to_dense()
+    assert actual.features.tolist() == expected.features.tolist()
+    assert actual.activations == pytest.approx(expected.activations, abs=1e-4)
+    dense, rounded = expected.to_dense(), actual.to_dense()
     moved = float((rounded - dense).abs().sum() / dense.abs().sum())
-    assert 0 < found.rounding_error < 0.05
-    assert found.rounding_error / 3 < moved < 3 * found.rounding_error
-    assert found.provenance["dtype"] == "bfloat16"
-    assert found.provenance["forward_dtype"] == "float32"
+    assert 0 < actual.rounding_error < 0.05
+    assert actual.rounding_error / 3 < moved < 3 * actual.rounding_error
+    assert actual.provenance["dtype"] == "bfloat16"
+    assert actual.provenance["forward_dtype"] == "float32"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -153,17 +153,17 @@ def test_the_reported_error_includes_the_forward_pass(
     open_one = open_rounded(architecture, **KINDS[kind])
     expected = tracer.trace(open_one(), tiny.PROMPT, targets=["w3", "w9"])
     fast = open_one(dtype="bfloat16", forward_dtype="bfloat16")
-    found = tracer.trace(fast, tiny.PROMPT, targets=["w3", "w9"])
-    assert found.provenance["forward_dtype"] == "bfloat16"
-    nodes = [{g.index.node(row) for row in range(g.n_nodes)} for g in (found, expected)]
-    shared = [(found.index.row(n), expected.index.row(n)) for n in nodes[0] & nodes[1]]
+    actual = tracer.trace(fast, tiny.PROMPT, targets=["w3", "w9"])
+    assert actual.provenance["forward_dtype"] == "bfloat16"
+    nodes = [{g.index.node(row) for row in range(g.n_nodes)} for g in (actual, expected)]
+    shared = [(actual.index.row(n), expected.index.row(n)) for n in nodes[0] & nodes[1]]
     left, right = zip(*shared, strict=True)
     dense = expected.to_dense()[right, :][:, right]
-    rounded = found.to_dense()[left, :][:, left]
+    rounded = actual.to_dense()[left, :][:, left]
     moved = float((rounded - dense).abs().sum() / dense.abs().sum())
-    assert found.rounding_error / 3 < moved < 3 * found.rounding_error
+    assert actual.rounding_error / 3 < moved < 3 * actual.rounding_error
     walk_only = tracer.trace(open_one(dtype="bfloat16"), tiny.PROMPT, targets=["w3", "w9"])
-    assert found.rounding_error > walk_only.rounding_error
+    assert actual.rounding_error > walk_only.rounding_error
 
 
 def test_tf32_is_measured_by_a_reference_without_it(
@@ -249,8 +249,8 @@ def test_an_intervention_hardly_changes(open_rounded: Callable[..., Open]) -> No
     )
     for options in choices:
         expected = tracer.intervene(exact, tiny.PROMPT, edits, **options)
-        found = tracer.intervene(narrow, tiny.PROMPT, edits, **options)
-        assert found.edited_logits == pytest.approx(expected.edited_logits, abs=1e-4)
+        actual = tracer.intervene(narrow, tiny.PROMPT, edits, **options)
+        assert actual.edited_logits == pytest.approx(expected.edited_logits, abs=1e-4)
 
 
 def test_interventions_run_on_a_bfloat16_forward_pass(open_rounded: Callable[..., Open]) -> None:
@@ -258,10 +258,10 @@ def test_interventions_run_on_a_bfloat16_forward_pass(open_rounded: Callable[...
     exact, fast = open_one(), open_one(dtype="bfloat16", forward_dtype="bfloat16")
     edit = [tracer.Intervention(1, 2, 5, 3.0)]
     expected = tracer.intervene(exact, tiny.PROMPT, edit, constrained_layers=range(3), generate=2)
-    found = tracer.intervene(fast, tiny.PROMPT, edit, constrained_layers=range(3), generate=2)
+    actual = tracer.intervene(fast, tiny.PROMPT, edit, constrained_layers=range(3), generate=2)
     scale = float(abs(expected.edited_logits).max())
-    assert found.edited_logits == pytest.approx(expected.edited_logits, abs=0.1 * scale)
-    assert found.edited_logits.dtype == expected.edited_logits.dtype
+    assert actual.edited_logits == pytest.approx(expected.edited_logits, abs=0.1 * scale)
+    assert actual.edited_logits.dtype == expected.edited_logits.dtype
 
 
 def test_models_in_float32_are_not_upcast(model: Model) -> None:

@@ -77,12 +77,12 @@ def test_other_errors_pass_unchanged() -> None:
 
 def test_keeping_the_error_keeps_no_tensor() -> None:
     """PyTorch's own exception keeps the frames of the failed work, and all that they hold."""
-    held: list[weakref.ref[torch.Tensor]] = []
+    references: list[weakref.ref[torch.Tensor]] = []
 
     @as_tracer_errors("tracing", CPU)
     def work() -> None:
         activations = torch.zeros(1000)
-        held.append(weakref.ref(activations))
+        references.append(weakref.ref(activations))
         try:
             raise KeyError("an earlier failure, kept as the context of the next")
         except KeyError:
@@ -94,7 +94,7 @@ def test_keeping_the_error_keeps_no_tensor() -> None:
     with pytest.raises(MemoryLimitError) as kept:
         work()
     gc.collect()
-    assert kept.value is not None and held[0]() is None
+    assert kept.value is not None and references[0]() is None
 
 
 def test_opening_a_model_that_does_not_fit_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

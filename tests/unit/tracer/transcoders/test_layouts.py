@@ -121,11 +121,11 @@ def test_gemma_scope_is_the_plain_layout_transposed(tmp_path: Path) -> None:
 def test_every_layout_except_npz_can_stay_in_its_files(tmp_path: Path, layout: str) -> None:
     folder = LAYOUTS[layout](tmp_path / "set")
     lazy = opened(folder, lazy_decoders=True, lazy_encoders=True)
-    whole = opened(folder)
+    in_memory = opened(folder)
     assert isinstance(lazy[0].W_dec, StoredRows)
-    assert_same(lazy, whole)
+    assert_same(lazy, in_memory)
     rows = torch.tensor([7, 3, 20])
-    for left, right in zip(lazy.layers, whole.layers, strict=True):
+    for left, right in zip(lazy.layers, in_memory.layers, strict=True):
         assert torch.equal(left.encoder_vectors(rows), right.encoder_vectors(rows))
         assert torch.equal(left.decoder_vectors(rows), right.decoder_vectors(rows))
 

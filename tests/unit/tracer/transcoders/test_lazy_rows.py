@@ -23,15 +23,15 @@ from tracer.transcoders.transcoder import Transcoder
 def test_a_set_left_in_its_files_gives_the_same_graph(tmp_path: Path, kind: str) -> None:
     folder = str(tiny.save_model(tmp_path / "model"))
     transcoders = str(tiny.save_transcoders(tmp_path / "set", kind))
-    whole = tracer.load(folder, transcoders, device="cpu")
+    eager = tracer.load(folder, transcoders, device="cpu")
     lazy = tracer.load(folder, transcoders, "cpu", lazy_decoders=True, lazy_encoders=True)
     assert isinstance(lazy.transcoders[0].W_dec, StoredRows)
-    expected, found = tracer.trace(whole, tiny.PROMPT), tracer.trace(lazy, tiny.PROMPT)
-    assert torch.equal(found.to_dense(), expected.to_dense())
+    expected, actual = tracer.trace(eager, tiny.PROMPT), tracer.trace(lazy, tiny.PROMPT)
+    assert torch.equal(actual.to_dense(), expected.to_dense())
     edit = [tracer.Intervention(1, 2, 5, 3.0)]
-    before = tracer.intervene(whole, tiny.PROMPT, edit).edited_logits
+    before = tracer.intervene(eager, tiny.PROMPT, edit).edited_logits
     assert tracer.intervene(lazy, tiny.PROMPT, edit).edited_logits == pytest.approx(before)
-    assert torch.equal(lazy.transcoders[1].decoder(), whole.transcoders[1].decoder())
+    assert torch.equal(lazy.transcoders[1].decoder(), eager.transcoders[1].decoder())
 
 
 def test_large_sets_stay_in_their_files_by_default(
@@ -62,8 +62,8 @@ def test_only_the_requested_rows_are_read_in_their_order(tmp_path: Path) -> None
             return inner.get_slice("W")[index]
 
     inner, file._file = file._file, Spy()
-    wanted = torch.tensor([7, 3, 7, 4, 19])
-    assert torch.equal(stored[wanted], matrix.float()[wanted])
+    requested = torch.tensor([7, 3, 7, 4, 19])
+    assert torch.equal(stored[requested], matrix.float()[requested])
     assert read == [slice(3, 5), slice(7, 8), slice(19, 20)]
     assert stored[torch.tensor([], dtype=torch.long)].shape == (0, 3)
 
