@@ -67,10 +67,11 @@ class FrozenBackward:
 
     @property
     def n_bytes(self) -> int:
-        """Memory of the weights and patterns that were copied, sources and buffers not counted."""
+        """Memory of copied weights and patterns, and of decoder vectors that were read."""
         shared = {weight.untyped_storage().data_ptr() for weight in self._shared()}
         copies = [tensor for part in self._attention for tensor in part.kept()]
         copies += [skip.W_skip for skip in self._skips if skip is not None]
+        copies += self.sources.read_vectors
         return sum(c.nbytes for c in copies if c.untyped_storage().data_ptr() not in shared)
 
     def _shared(self) -> Iterator[Tensor]:

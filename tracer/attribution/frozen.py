@@ -126,8 +126,7 @@ def _decompose(model: Model, captured: dict[str, Tensor]) -> tuple[Tensor, Tenso
         position, feature = active.nonzero(as_tuple=True)
         value = active[position, feature]
         del active
-        distinct, row = feature.unique(return_inverse=True)
-        transcoder.write(rebuilt, position, transcoder.decoder_vectors(distinct), row, value)
+        transcoder.write(rebuilt, position, feature, value)
         layer = torch.full_like(position, transcoder.layer)
         ids.append(torch.stack([layer, position, feature], dim=1))
         values.append(value)

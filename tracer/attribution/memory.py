@@ -13,12 +13,15 @@ import torch
 
 from tracer.attribution.backward import FrozenBackward
 from tracer.attribution.edge_rows import BYTES_PER_ENTRY, ENTRIES_AT_ONCE
+from tracer.attribution.frozen import FrozenPass
 from tracer.attribution.source_vectors import VALUES_AT_ONCE
 from tracer.errors import MemoryLimitError
 from tracer.files import format_bytes
 from tracer.model.block import Block
 from tracer.model.memory import USABLE, available_bytes
 from tracer.model.model import Model
+from tracer.transcoders.lazy_rows import StoredRows
+from tracer.transcoders.transcoder import DECODER_VALUES_AT_ONCE
 
 LONG_ROW_SHARE: Final = 0.999
 """Share of its absolute weight that a row keeps if there are too many rows to keep them whole."""
@@ -83,6 +86,29 @@ def check_forward(model: Model, n_pos: int, limit: int | None) -> int:
             f"{format_bytes(room)} can be used: shorten the prompt, or raise the memory limit"
         )
     return needed
+
+
+def check_decoders(model: Model, frozen: FrozenPass, limit: int | None) -> None:
+    """Check that the decoder vectors of active features can be read from their files.
+
+    Decoders in memory are not copied. ``limit`` counts from before the forward pass.
+
+    Raises :class:`MemoryLimitError` if the vectors need more than is left of it.
+    """
+    needed = 0
+    for transcoder in model.transcoders.layers:
+        if isinstance(transcoder.W_dec, StoredRows):
+            own = frozen.host_features[:, 0] == transcoder.layer
+            n_distinct = len(frozen.host_features[own, 2].unique())
+            outputs, d_model = len(transcoder.output_layers), model.bridge.d_model
+            needed += n_distinct * outputs * d_model * model.bridge.dtype.itemsize
+    room = _room(model.device, None if limit is None else limit - frozen.n_bytes)
+    if needed > room:
+        raise MemoryLimitError(
+            f"the decoder vectors of {len(frozen.features):,} active features need "
+            f"{format_bytes(needed)}, {format_bytes(max(room, 0))} can be used: shorten the "
+            "prompt, or raise the memory limit"
+        )
 
 
 def plan_walks(
@@ -158,14 +184,14 @@ def _forward_bytes(model: Model, n_pos: int) -> int:
     patterns = n_layers * n_heads * n_pos**2
     attention = 4 * n_heads * n_pos**2  # scores, mask, softmax, pattern of one layer
     kept = (4 * n_layers + 2) * n_pos * d_model  # read, written, rebuilt, and their sum
-    dictionary = max(
-        3 * n_pos * layer.n_features + layer.encoder_block * d_model
-        for layer in model.transcoders.layers
-    )
+    layers = model.transcoders.layers
+    dictionary = max(3 * n_pos * t.n_features + t.encoder_block * d_model for t in layers)
+    outputs = max(t.n_features * len(t.output_layers) for t in layers) * n_pos * d_model
+    written = 3 * min(outputs, DECODER_VALUES_AT_ONCE)
     unembedding = 4 * model.vocab_size  # of the last position
     if model.bridge.dtype != torch.float32 and model.bridge.forward_dtype == torch.float32:
         unembedding += model.vocab_size * d_model  # upcast while it runs
-    passing = _FLOAT * max(attention, dictionary, unembedding)
+    passing = _FLOAT * max(attention, dictionary, written, unembedding)
     return _FLOAT * (patterns + kept) + max(passing, _copied_for_walks(model, n_pos))
 
 

@@ -130,6 +130,8 @@ class SourceVectors:
     layers: tuple[_LayerSources, ...]
     tokens: Float[Tensor, "pos d_model"]
     token_start: int
+    read_vectors: list[Tensor]
+    """Decoder vectors that were left in their files, of the active features."""
 
     @property
     def n_sources(self) -> int:
@@ -201,6 +203,11 @@ def gather_sources(model: Model, frozen: FrozenPass, dtype: torch.dtype) -> Sour
         layers=tuple(layers),
         tokens=frozen.token_vectors.to(dtype),
         token_start=n_active + model.n_layers * n_pos,
+        read_vectors=[
+            features.vectors
+            for features, transcoder in zip(active, model.transcoders.layers, strict=True)
+            if not isinstance(transcoder.W_dec, Tensor)
+        ],
     )
 
 

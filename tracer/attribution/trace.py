@@ -18,7 +18,7 @@ from torch import Tensor
 from tracer.attribution.backward import FrozenBackward
 from tracer.attribution.edge_rows import EdgeRows
 from tracer.attribution.frozen import FrozenPass, frozen_pass
-from tracer.attribution.memory import check_forward, plan_walks
+from tracer.attribution.memory import check_decoders, check_forward, plan_walks
 from tracer.attribution.rounding import rounding_error
 from tracer.attribution.targets import ChosenTargets, choose_targets, next_tokens
 from tracer.errors import NoActiveFeaturesError, TracerError
@@ -125,6 +125,7 @@ def _trace(
         )
     chosen = choose_targets(model, frozen, options.targets, options.max_logits, options.logit_mass)
     n_expanded = n_active if options.max_features is None else min(options.max_features, n_active)
+    check_decoders(model, frozen, options.memory_limit)
     backward = FrozenBackward(model, frozen)
     plan = plan_walks(
         backward, len(chosen.targets), n_expanded, options.batch_size, options.memory_limit

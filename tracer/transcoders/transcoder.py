@@ -5,6 +5,7 @@ A per-layer transcoder is a cross-layer one that writes to a single layer, so on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from tracer.transcoders.config import ReadPoint, WritePoint
 from tracer.transcoders.lazy_rows import StoredRows
 
-_WRITES_AT_ONCE: Final = 8192
+DECODER_VALUES_AT_ONCE: Final = 2**23
 """Bounds the memory of a reconstruction: a long prompt has a million active features."""
 _ENCODER_VALUES_AT_ONCE: Final = 2**24
 """Bounds the memory of an encoder that is not in memory in float32."""
@@ -114,16 +115,31 @@ class Transcoder:
         self,
         outputs: Float[Tensor, "layers pos d_model"],
         positions: Int[Tensor, " active"],
-        vectors: Float[Tensor, "rows outputs d_model"],
-        rows: Int[Tensor, " active"],
+        features: Int[Tensor, " active"],
         activations: Float[Tensor, " active"],
     ) -> None:
-        """Add, in place, ``activations * vectors[rows]`` at ``positions`` of the output layers."""
-        for start in range(0, len(rows), _WRITES_AT_ONCE):
-            part = slice(start, start + _WRITES_AT_ONCE)
-            written = vectors[rows[part]].to(outputs.dtype) * activations[part, None, None]
-            for step, target in enumerate(self.output_layers):
-                outputs[target].index_add_(0, positions[part], written[:, step])
+        """Add, in place, what active features write at their positions of the output layers."""
+        if isinstance(self.W_dec, StoredRows):
+            self._write_from_file(outputs, positions, features, activations)
+            return
+        decoder = self.W_dec.view(self.n_features, len(self.output_layers), -1)
+        for step, output in enumerate(self.output_layers):
+            for part in _parts(len(features), decoder.shape[-1]):
+                written = decoder[features[part], step].to(outputs.dtype)
+                written *= activations[part, None]
+                outputs[output].index_add_(0, positions[part], written)
+
+    def _write_from_file(
+        self, outputs: Tensor, positions: Tensor, features: Tensor, activations: Tensor
+    ) -> None:
+        """Go by features, so that each row of the file is read once, or nearly so."""
+        order = features.argsort(stable=True)
+        for part in _parts(len(features), len(self.output_layers) * self.W_dec.shape[-1]):
+            chosen = order[part]
+            vectors = self.decoder_vectors(features[chosen]).to(outputs.dtype)
+            vectors *= activations[chosen, None, None]
+            for step, output in enumerate(self.output_layers):
+                outputs[output].index_add_(0, positions[chosen], vectors[:, step])
 
     def decoder(self) -> Float[Tensor, "features outputs d_model"]:
         """Return the decoder vectors of all features, read from the file if they are there."""
@@ -131,6 +147,13 @@ class Transcoder:
             shape = (self.n_features, len(self.output_layers), self.W_dec.shape[-1])
             return self.W_dec.whole().view(shape)
         return self.W_dec
+
+
+def _parts(n_rows: int, row_values: int) -> Iterator[slice]:
+    """Yield slices of rows with at most ``DECODER_VALUES_AT_ONCE`` numbers, or one row."""
+    step = max(1, DECODER_VALUES_AT_ONCE // row_values)
+    for start in range(0, n_rows, step):
+        yield slice(start, start + step)
 
 
 @dataclass(frozen=True)
@@ -169,9 +192,7 @@ class TranscoderSet:
         outputs = self.written_without_features(inputs)
         for layer, active in zip(self.layers, activations, strict=True):
             position, feature = active.nonzero(as_tuple=True)
-            vectors = layer.decoder_vectors(feature)
-            rows = torch.arange(len(feature), device=feature.device)
-            layer.write(outputs, position, vectors, rows, active[position, feature])
+            layer.write(outputs, position, feature, active[position, feature])
         return outputs
 
     def written_without_features(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from dispatch import Operations
 
 import tracer
 from tracer.attribution import memory, source_vectors
@@ -42,6 +44,18 @@ def smallest_limit(
             if accept(plan(n_expanded, limit)):
                 return limit
     raise AssertionError("no plan is accepted")
+
+
+class Scaled(Operations):
+    """Collects the sizes of decoder vectors that are scaled by activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def saw(self, name: str, result: Any) -> None:
+        if name == "mul_" and result.shape[-1] == tiny.D_MODEL:
+            self.sizes.append(result.numel())
 
 
 def test_a_forward_pass_that_would_not_fit_is_refused(model: Model) -> None:
@@ -165,6 +179,7 @@ def test_an_encoder_is_never_upcast_as_one(
     expected = exact.preactivations(x)
     assert narrow.encoder_block == layer.n_features
     monkeypatch.setattr(memory, "_copied_for_walks", lambda model, n_pos: 0)
+    monkeypatch.setattr(memory, "DECODER_VALUES_AT_ONCE", 0)
     model = open_tiny()
     layers = tuple(replace(t, W_enc=t.W_enc.bfloat16()) for t in model.transcoders.layers)
     other = Model(model.source, model.bridge, replace(model.transcoders, layers=layers))
@@ -182,6 +197,43 @@ def test_an_encoder_is_never_upcast_as_one(
     monkeypatch.setattr(torch.Tensor, "float", float_)
     assert torch.allclose(narrow.preactivations(x), expected, atol=1e-6)
     assert max(largest) == 7
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_decoder_is_never_copied_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, lazy: bool
+) -> None:
+    """A long prompt activates nearly all features, and used to copy a layer's decoder."""
+    folder = tiny.save_model(tmp_path / "model")
+    transcoders = tiny.save_transcoders(tmp_path / "set", kind)
+    model = tracer.load(str(folder), str(transcoders), "cpu", lazy_decoders=lazy)
+    ids = model.encode(tiny.IDS)
+    with Scaled() as unbounded:
+        expected = frozen_pass(model, ids).errors
+    bound = 2 * tiny.D_MODEL * len(model.transcoders[0].output_layers)
+    monkeypatch.setattr(transcoder, "DECODER_VALUES_AT_ONCE", bound)
+    with Scaled() as bounded:
+        assert torch.allclose(frozen_pass(model, ids).errors, expected, atol=1e-6)
+    assert max(bounded.sizes) <= bound < max(unbounded.sizes)
+
+
+def test_decoder_vectors_that_would_not_fit_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.save_model(tmp_path / "model")
+    transcoders = tiny.save_transcoders(tmp_path / "set", "cross_layer_transcoder")
+    lazy = tracer.load(str(folder), str(transcoders), "cpu", lazy_decoders=True)
+    frozen = frozen_pass(lazy, tiny.IDS)
+    read = sum(v.nbytes for v in FrozenBackward(lazy, frozen).sources.read_vectors)
+    assert read > 0
+    memory.check_decoders(lazy, frozen, frozen.n_bytes + read)
+    with pytest.raises(MemoryLimitError, match=r"decoder vectors of \d+ active features need"):
+        memory.check_decoders(lazy, frozen, frozen.n_bytes + read - 1)
+    eager = tracer.load(str(folder), str(transcoders), "cpu")
+    memory.check_decoders(eager, frozen_pass(eager, tiny.IDS), frozen.n_bytes)
+    copied = FrozenBackward(lazy, frozen).n_bytes - FrozenBackward(eager, frozen).n_bytes
+    assert copied == read
 
 
 def test_long_rows_keep_what_carries_them_and_report_what_they_dropped(
