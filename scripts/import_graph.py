@@ -23,6 +23,7 @@ ROOMS: Final = (
     "tracer/types",
     "tracer/files",
     "tracer/paths",
+    "tracer/parsing",
     "tracer/graph",
     "tracer/hub",
     "tracer/transcoders",
@@ -31,6 +32,7 @@ ROOMS: Final = (
     "tracer/features",
     "tracer/interchange",
     "tracer/attribution",
+    "tracer/search",
     "tracer/indexing",
     "tracer/interventions",
     "tracer",
@@ -50,7 +52,7 @@ ROOMS: Final = (
     "pages/guide",
     "app",
 )
-"""Every room, bottom up. A room imports only rooms that stand before it."""
+"""Every room, bottom up. A room imports only rooms before it."""
 
 Imports = Mapping[str, frozenset[str]]
 """What every module imports, both as dotted names."""

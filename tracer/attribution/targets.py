@@ -192,7 +192,7 @@ def next_tokens(
 ) -> tuple[TokenProbability, ...]:
     """Return the ``limit`` likeliest next tokens, most likely first."""
     top = logits.softmax(-1).topk(min(limit, len(logits)))
-    columns = top.indices.tolist(), top.values.tolist(), logits[top.indices].tolist()
+    columns = top.indices.tolist(), top.values.tolist(), logits.gather(0, top.indices).tolist()
     return tuple(
         TokenProbability(model.token_string(token), token, probability, logit)
         for token, probability, logit in zip(*columns, strict=True)

@@ -38,6 +38,11 @@ class Model:
     """A language model with the transcoders that replace its MLPs.
 
     Use a model from one thread at a time (see :class:`tracer.model.bridge.Bridge`).
+
+    >>> import tracer
+    >>> model = tracer.load("atlas", device="cpu")
+    >>> model.token_strings(model.encode("The capital of France is"))
+    ('<bos>', ' The', ' capital', ' of', ' France', ' is')
     """
 
     def __init__(

@@ -16,7 +16,8 @@ from tracer.attribution import memory
 from tracer.attribution.backward import FrozenBackward
 from tracer.attribution.frozen import frozen_pass
 from tracer.errors import Cancelled, TargetError
-from tracer.interventions.edit_hooks import EditedRun, check_row, names_to_capture
+from tracer.interventions.edit_hooks import EditedRun, names_to_capture
+from tracer.interventions.edit_rows import check_row
 from tracer.interventions.scenario import Edit, Scenario
 from tracer.model.model import Model
 from tracer.types import Contrast, FeatureId, FeatureTarget
@@ -58,18 +59,21 @@ def effects_of_one_more_unit(
         scenarios.append(Scenario("", (edit,), True, every_layer))
     edited = [check_row(model, scenario, len(graph.tokens)) for scenario in scenarios]
     ids = torch.tensor(graph.token_ids)
-    _, before = model.bridge.capture(ids, [*names_to_capture(model, edited), "ln_final.hook_out"])
+    reads = [model.read_hook(layer) for layer in every_layer]
+    names = [*names_to_capture(model, edited), *reads, "ln_final.hook_out"]
+    _, before = model.bridge.capture(ids, names)
     run, after = EditedRun(model, edited, before), {}
-    run.hooks.append(("ln_final.hook_out", lambda value, hook: after.update(value=value)))
+    for name in (*reads, "ln_final.hook_out"):
+        run.hooks.append((name, lambda value, hook, name=name: after.update({name: value})))
     run(ids)
     moved = torch.zeros(len(rows), graph.n_nodes)
     for layer in every_layer:
         targets = (graph.features[:, 0] == layer).nonzero()[0]
         _, positions, features = torch.tensor(graph.features[targets]).long().T
         name = model.read_hook(layer)
-        change = run.inputs[name][:, positions] - before[name][positions]
+        change = after[name][:, positions] - before[name][positions]
         moved[:, targets] = (change * model.transcoders[layer].W_enc[features]).sum(-1)
-    change = after["value"][:, -1] - before["ln_final.hook_out"][-1]
+    change = after["ln_final.hook_out"][:, -1] - before["ln_final.hook_out"][-1]
     tokens = [target.token_ids[0] for target in graph.targets]
     moved[:, graph.index.logit_rows] = change @ (
         model.unembedding[:, tokens] - model.mean_unembedding[:, None]

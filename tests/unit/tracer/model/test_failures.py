@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import tiny
@@ -12,6 +13,7 @@ import torch
 
 import tracer
 from tracer.errors import DeviceLostError, MemoryLimitError, ModelError
+from tracer.indexing.build import build_index
 from tracer.model import bridge, model
 from tracer.model.failures import as_tracer_errors
 
@@ -118,3 +120,52 @@ def test_a_trace_that_does_not_fit_is_one_sentence(
         with pytest.raises(DeviceLostError, match="while tracing 6 tokens"):
             tracer.trace(opened, tiny.PROMPT)
     assert tracer.trace(opened, tiny.PROMPT).n_edges
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (
+            lambda model, folder: tracer.run_scenarios(model, tiny.PROMPT, [off_everywhere()]),
+            "running 1 scenarios? of 6 tokens",
+        ),
+        (
+            lambda model, folder: tracer.intervene(model, tiny.PROMPT, [first_feature_off()]),
+            "running 1 scenarios? of 6 tokens",
+        ),
+        (lambda model, folder: build_index(model, corpus(folder), folder / "features"), "indexing"),
+    ],
+    ids=["run_scenarios", "intervene", "build_index"],
+)
+def test_no_other_entry_point_lets_a_device_error_through(
+    open_tiny: Callable[..., tracer.Model],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    call: Callable[[tracer.Model, Path], object],
+    text: str,
+) -> None:
+    opened = open_tiny()
+    for error, expected in (
+        (torch.OutOfMemoryError(CUDA_OOM), MemoryLimitError),
+        (RuntimeError("device-side assert"), DeviceLostError),
+    ):
+        with monkeypatch.context() as patch:
+            for name in ("run_batch", "capture", "run_with_hooks"):
+                if hasattr(opened.bridge, name):
+                    patch.setattr(opened.bridge, name, fail_with(error))
+            with pytest.raises(expected, match=f"while {text}"):
+                call(opened, tmp_path)
+
+
+def off_everywhere() -> tracer.Scenario:
+    return tracer.Scenario("off", (tracer.Edit(tracer.FeatureId(0, 2), 2, 3, "set", 0.0),))
+
+
+def first_feature_off() -> tracer.Intervention:
+    return tracer.Intervention(0, 2, 3, 0.0)
+
+
+def corpus(folder: Path) -> Path:
+    path = folder / "corpus.txt"
+    path.write_text(tiny.PROMPT)
+    return path
