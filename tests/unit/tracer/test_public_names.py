@@ -14,7 +14,7 @@ from tracer import errors
 
 ERRORS = """
     TracerError PromptError EmptyPromptError PromptTooLongError UnknownTokenError ModelError
-    NotDownloadedError TranscoderError RegistryError NoActiveFeaturesError TargetError
+    DeviceLostError NotDownloadedError TranscoderError RegistryError NoActiveFeaturesError TargetError
     ThresholdError InterventionError FeatureIndexError FeatureLookupError SourceUnavailableError
     CorpusError ComparisonError ExternalGraphError GraphFileError MemoryLimitError HubError
     HubReferenceError RepositoryMissingError RevisionMissingError SearchError
