@@ -17,9 +17,9 @@ ERRORS = """
     DeviceLostError NotDownloadedError TranscoderError RegistryError NoActiveFeaturesError
     TargetError ThresholdError InterventionError FeatureIndexError FeatureLookupError
     SourceUnavailableError CorpusError ComparisonError ExternalGraphError GraphFileError
-    MemoryLimitError HubError HubReferenceError RepositoryMissingError RevisionMissingError SearchError
-    HubFileMissingError LicenceError AccessError TokenError HubUnreachableError NetworkOffError
-    HubAnswerError BrokenTransferError CacheFolderError DiskFullError Cancelled
+    MemoryLimitError HubError HubReferenceError RepositoryMissingError RevisionMissingError
+    SearchError HubFileMissingError LicenceError AccessError TokenError HubUnreachableError
+    NetworkOffError HubAnswerError BrokenTransferError CacheFolderError DiskFullError Cancelled
 """
 VALUES = """
     AttributionGraph Comparison Contrast Direction Edit FeatureId FeatureIndex FeatureMatch
