@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tracer.errors import CorpusError, TrainingError
+from tracer.model.failures import as_tracer_errors
 from tracer.model.model import Model
 from tracer.training.codes import SparseCode
 from tracer.training.corpus_source import Padded, by_length, padded
@@ -93,9 +94,17 @@ def evaluate_windows(
     progress: Progress | None = None,
 ) -> TrainingReport:
     """Measure the model's transcoder set on some windows of a store."""
-    measure = _Measurement(model, store, progress or _no_progress)
+    with as_tracer_errors("measuring transcoders", model.device):
+        return _report(
+            model, _Measurement(model, store, progress or _no_progress), windows, loss_tokens
+        )
+
+
+def _report(
+    model: Model, measure: _Measurement, windows: NDArray[np.int64], loss_tokens: int
+) -> TrainingReport:
     fit = measure.fit(windows)
-    chosen = _some(store, windows, loss_tokens)
+    chosen = _some(measure.store, windows, loss_tokens)
     layers = range(model.n_layers)
     loss = measure.losses(chosen, ())
     if not loss.tokens:

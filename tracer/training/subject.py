@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import torch
+
 from tracer.catalog.resolve import obtain_model
 from tracer.errors import TrainingError
 from tracer.model.bridge import Bridge
-from tracer.model.model import DTYPES, Model, chosen_device
+from tracer.model.device import choose_device
+from tracer.model.failures import as_tracer_errors
+from tracer.model.model import Model
 from tracer.transcoders.config import ReadPoint, WritePoint
 from tracer.transcoders.transcoder import TranscoderSet
 from tracer.types import Progress
@@ -32,11 +36,13 @@ def open_model(
     5
     """
     points = hook_points(read, write)
-    source = obtain_model(name, progress)
-    if progress is not None:
-        progress(0, 0, "reading the model")
-    bridge = Bridge(source.model_folder, chosen_device(device), DTYPES["float32"])
-    return Model(source, bridge, _no_transcoders(name, *points))
+    choice = choose_device(device)
+    with as_tracer_errors(f"opening {name}", choice.device):
+        source = obtain_model(name, progress)
+        if progress is not None:
+            progress(0, 0, "reading the model")
+        bridge = Bridge(source.model_folder, choice.device, torch.float32)
+    return Model(source, bridge, _no_transcoders(name, *points), choice)
 
 
 def without_transcoders(model: Model, read: str, write: str) -> Model:

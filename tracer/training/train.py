@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tracer.errors import CorpusError, TrainingError
 from tracer.files import atomic_write
+from tracer.model.failures import as_tracer_errors
 from tracer.model.model import DTYPES, Model
 from tracer.training.checkpoint import Checkpoint, damaged, load_checkpoint, save_checkpoint
 from tracer.training.corpus_source import CorpusSource
@@ -146,7 +147,11 @@ def train_transcoders(
     check_recipe(recipe, model.n_layers)
     _check_model(model, recipe, context)
     texts = open_texts(corpus, column)
-    with OutputFolder(folder) as output:
+    advice = "lower features or batch_tokens, or set memory_limit"
+    with (
+        OutputFolder(folder) as output,
+        as_tracer_errors("training transcoders", model.device, advice),
+    ):
         run = _Run(
             model,
             recipe,

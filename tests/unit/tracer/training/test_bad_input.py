@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from filelock import FileLock
 from small_training import sentences
 from transformers import MambaConfig, MambaForCausalLM
@@ -27,6 +28,7 @@ from tracer.errors import (
 from tracer.model.bridge import Bridge
 from tracer.model.model import Model
 from tracer.training import open_model
+from tracer.training.trainer import Trainer
 
 Train = Callable[..., tracer.TrainingReport]
 
@@ -117,8 +119,6 @@ def test_a_model_that_is_not_there(corpus: Path, tmp_path: Path) -> None:
 def test_a_bfloat16_model_is_not_trained_end_to_end(
     bare: Callable[..., Model], corpus: Path, tmp_path: Path
 ) -> None:
-    import torch
-
     model = bare()
     narrow = Model(
         model.source,
@@ -195,6 +195,24 @@ def test_too_little_memory_is_reported_with_numbers(train: Train, tmp_path: Path
     ):
         train(memory_limit=100_000)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_that_runs_out_of_memory_is_named_and_the_training_kept(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.step
+
+    def fail(self: Trainer, batch: Any) -> Any:
+        if self.steps == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", fail)
+        with pytest.raises(MemoryLimitError, match="ran out of memory while training transcoders"):
+            train(checkpoint_minutes=0)
+    assert (tmp_path / "set.partial" / "checkpoint.json").exists()
+    train()
 
 
 @pytest.mark.parametrize("damage", ["text", "tensors", "values", "shape"])
