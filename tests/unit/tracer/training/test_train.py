@@ -37,7 +37,7 @@ def test_a_trained_set_has_the_requested_l0_and_explains_its_mlps(
     architecture: str,
     kind: str,
 ) -> None:
-    report = train(architecture=architecture, kind=kind, tokens=12_000, skip=kind == "per-layer")
+    report = train(architecture=architecture, kind=kind, tokens=8000, skip=kind == "per-layer")
     assert report.l0 == pytest.approx(OPTIONS["l0"], rel=0.15)
     assert report.l0 == pytest.approx(sum(layer.l0 for layer in report.layers))
     untrained = train("untrained", architecture, kind=kind, tokens=128, finetune_share=0)
@@ -148,7 +148,7 @@ def test_other_hook_points_are_read_and_written(
     train: Train, bare: Callable[..., Model], tmp_path: Path
 ) -> None:
     report = train(
-        architecture="gemma2", read="ln2.hook_normalized", write="hook_mlp_out", tokens=12_000
+        architecture="gemma2", read="ln2.hook_normalized", write="hook_mlp_out", tokens=8000
     )
     model = tracer.load(bare("gemma2").source.name, str(tmp_path / "set"), device="cpu")
     assert model.read_hook(1) == "blocks.1.ln2.hook_normalized"
@@ -159,10 +159,10 @@ def test_other_hook_points_are_read_and_written(
 def test_training_end_to_end_brings_the_replaced_model_closer(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = train("alone", tokens=8000, finetune_share=0)
+    alone = train("alone", tokens=4000, finetune_share=0)
     # The distributions of a random model are so flat that their divergence needs more weight.
     monkeypatch.setattr("tracer.training.finetune._DIVERGENCE_WEIGHT", 100.0)
-    both = train("both", tokens=8000, finetune_share=0.8)
+    both = train("both", tokens=4000, finetune_share=0.8)
     assert both.divergence < 0.9 * alone.divergence
 
 
