@@ -64,8 +64,8 @@ Attribution graphs of language models: which features lead to the next token.
 examples:
   python -m tracer trace "The capital of the state containing Dallas is"
   python -m tracer models""",
-        epilog="Every command has --help with examples, and --json. Exit code 2 means an error, "
-        "explained\nin one line on stderr.",
+        epilog="Every command has --help with examples; all but app have --json. Exit code 2 means "
+        "an error,\nexplained in one line on stderr.",
         formatter_class=ExamplesFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="command")

@@ -119,7 +119,7 @@ def add(commands: Any) -> None:
         "export",
         summary="write a pruned graph as JSON for other tools",
         description="Write a pruned graph as JSON that Neuronpedia, circuit-tracer and Anthropic's "
-        "frontend open,\nwith the labels of features that have one.",
+        "front end open,\nwith the labels of features that have one.",
         examples="  python -m tracer export dallas.safetensors dallas.json",
     )
     export.add_argument("graph", help=_GRAPH)

@@ -352,7 +352,7 @@ class Bridge:
     ) -> Float[Tensor, "batch pos vocab"]:
         """Return final logits with gradients to the values that ``hooks`` insert.
 
-        The model's weights are constants. They must be float32: bfloat16 weights are widened only
+        The model's weights are constants. They must be float32: bfloat16 weights are upcast only
         while their part runs, so a backward pass would not find them.
         """
         with self._ready(hooks, last_only=False) as all_hooks:
