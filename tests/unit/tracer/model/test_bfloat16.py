@@ -185,7 +185,7 @@ def test_tf32_is_measured_by_a_reference_without_it(
     with monkeypatch.context() as patch:
         patch.setattr("tracer.attribution.trace.rounding_error", lambda *arguments: 0.5)
         graph = tracer.trace(model, tiny.PROMPT)
-    assert set(precision) == {"tf32"}, "the forward pass and the walks"
+    assert set(precision) == {"tf32"}, "the encoders and the walks"
     assert (graph.provenance["tf32"], graph.rounding_error) == (True, 0.5)
     precision.clear()
     assert tracer.trace(model, tiny.PROMPT).rounding_error == 0.0, "the CPU has no TF32"
