@@ -150,15 +150,15 @@ def _markers(
         "marker": {
             "symbol": SYMBOLS.get(kind, OTHER_SYMBOL),
             "size": [diameter(node.kind, node.influence) for node in nodes],
-            "color": [palette.background if node.is_off else colour for node in nodes],
+            "color": [palette.background if node.is_off and show_choice else colour for node in nodes],
             "opacity": [0.3 if i in dim else 1.0 for i in chosen],
             "line": {
                 "color": [
-                    palette.negative if node.is_off else ring[0]
+                    palette.negative if node.is_off and show_choice else ring[0]
                     for node, ring in zip(nodes, rings, strict=True)
                 ],
                 "width": [
-                    2.0 if node.is_off else ring[1] for node, ring in zip(nodes, rings, strict=True)
+                    2.0 if node.is_off and show_choice else ring[1] for node, ring in zip(nodes, rings, strict=True)
                 ],
             },
         },

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -29,12 +29,13 @@ def graph_payload(
     """Return the resting figure of ``drawing`` and a table of its nodes and edges.
 
     The figure is always drawn for a light page; a table of colours lets the browser turn it dark,
-    so a change of theme needs no rerun. ``extra`` is passed on as it is (JSON values).
+    so a change of theme needs no rerun. What is selected, pinned or switched off is not in it, so
+    that a click changes nothing that has to be sent again. ``extra`` is passed on (JSON values).
     """
-    layout = drawing.layout(width, height, max_names)
+    layout = replace(drawing, selected=None, pinned=frozenset()).layout(width, height, max_names)
     content = {
         "figure": figure_spec(drawing, layout, LIGHT, show_choice=False),
-        "side": _side(drawing, layout),
+        "side": _side(drawing, layout, [width, height]),
         "dark": _dark_colours(),
         **extra,
     }
@@ -42,7 +43,7 @@ def graph_payload(
     return hashlib.sha256(text).hexdigest()[:DIGEST_LENGTH].encode() + text
 
 
-def _side(drawing: Drawing, layout: GraphLayout) -> dict[str, Any]:
+def _side(drawing: Drawing, layout: GraphLayout, asked: list[float]) -> dict[str, Any]:
     """Nodes and edges, a list for each of their properties; edges strongest first."""
     at = placement(drawing, layout)
     order = np.argsort(-np.abs(drawing.weights), kind="stable")
@@ -80,6 +81,7 @@ def _side(drawing: Drawing, layout: GraphLayout) -> dict[str, Any]:
         "edge_colour": _edge_colours(drawing, order),
         "width": round(layout.width, 1),
         "height": round(layout.height, 1),
+        "asked": asked,
         "palette": {field.name: getattr(LIGHT, field.name) for field in fields(Palette)},
     }
 
