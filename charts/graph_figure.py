@@ -135,9 +135,8 @@ def _markers(
     kind, group = look
     nodes = [drawing.nodes[i] for i in chosen]
     colour = group_colour(group, palette)
-    rings = [
-        _ring(drawing, i, palette) if show_choice else (palette.background, 1.0) for i in chosen
-    ]
+    is_off = [node.is_off and show_choice for node in nodes]
+    rings = [_ring(drawing, i, palette, show_choice) for i in chosen]
     return {
         "type": "scatter",
         "x": at.x[chosen].round(1).tolist(),
@@ -150,26 +149,22 @@ def _markers(
         "marker": {
             "symbol": SYMBOLS.get(kind, OTHER_SYMBOL),
             "size": [diameter(node.kind, node.influence) for node in nodes],
-            "color": [palette.background if node.is_off and show_choice else colour for node in nodes],
+            "color": [palette.background if off else colour for off in is_off],
             "opacity": [0.3 if i in dim else 1.0 for i in chosen],
-            "line": {
-                "color": [
-                    palette.negative if node.is_off and show_choice else ring[0]
-                    for node, ring in zip(nodes, rings, strict=True)
-                ],
-                "width": [
-                    2.0 if node.is_off and show_choice else ring[1] for node, ring in zip(nodes, rings, strict=True)
-                ],
-            },
+            "line": {"color": [ring[0] for ring in rings], "width": [ring[1] for ring in rings]},
         },
     }
 
 
-def _ring(drawing: Drawing, node: int, palette: Palette) -> tuple[str, float]:
+def _ring(drawing: Drawing, node: int, palette: Palette, show_choice: bool) -> tuple[str, float]:
     """Colour and width in px of the line around a node."""
-    if node == drawing.selected:
+    if show_choice and node == drawing.selected:
         return palette.selected, 3.0
-    return (palette.text, 2.0) if node in drawing.pinned else (palette.background, 1.0)
+    if show_choice and drawing.nodes[node].is_off:
+        return palette.negative, 2.0
+    if show_choice and node in drawing.pinned:
+        return palette.text, 2.0
+    return palette.background, 1.0
 
 
 def _hover(node: DrawnNode) -> str:

@@ -131,11 +131,7 @@ def layout_graph(
     width = max(width, columns[-1].stop) if columns else width
     named = _named(nodes, cells, columns, lines, ranked, max_names)
     spines = {nodes[i].position for i in named}
-    placed = [
-        PlacedNode(i, columns[node.position].middle, TOKEN_BAND - 9)
-        for i, node in enumerate(nodes)
-        if node.kind == "token"
-    ]
+    placed = _tokens(nodes, columns)
     chips: list[Chip] = []
     for (layer, position), members in sorted(cells.items()):
         column, row = columns[position], rows[layer + 1]
@@ -290,6 +286,21 @@ def _named(
             budget[cell] -= 1
             named.add(i)
     return named
+
+
+def _tokens(nodes: Sequence[LayoutNode], columns: Sequence[Band]) -> list[PlacedNode]:
+    """Tokens in the middle of their column; two of one column, in a comparison, side by side."""
+    by_column: dict[int, list[int]] = defaultdict(list)
+    for i, node in enumerate(nodes):
+        if node.kind == "token":
+            by_column[node.position].append(i)
+    return [
+        PlacedNode(
+            i, columns[position].middle + DOT * (number - (len(members) - 1) / 2), TOKEN_BAND - 9
+        )
+        for position, members in by_column.items()
+        for number, i in enumerate(members)
+    ]
 
 
 def _answers(

@@ -32,13 +32,19 @@ def graph_script() -> str:
 @cache
 def graph_style() -> str:
     """Return the style sheet of the graph."""
-    return (_BROWSER / "graph.css").read_text(encoding="utf-8")
+    return page_script_part("graph.css")
+
+
+@cache
+def page_script_part(name: str) -> str:
+    """Return a file of `browser/` by its name."""
+    return (_BROWSER / name).read_text(encoding="utf-8")
 
 
 @cache
 def _component(name: str) -> Callable[..., Any]:
     """Register a component once for the whole process."""
-    host = (_BROWSER / f"streamlit_{name}.js").read_text(encoding="utf-8")
+    host = page_script_part(f"streamlit_{name}.js")
     if name == "graph":
         script, style = f"{graph_script()}\n{host}", graph_style()
     elif name == "loader":
