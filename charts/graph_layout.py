@@ -41,6 +41,8 @@ _MORE_LINES: Final = ((6, 17.0, 4), (1, 24.0, 6))
 """A layer gets another line while one of its cells has more than so many nodes in a line, lines
 stay as high as this, and it has fewer than so many. First for the crowded, then for all."""
 _LEAST_COLUMN: Final = 30.0
+_SQUEEZE: Final = 0.7
+"""How far columns shrink below what they need before the picture gets wider than the window."""
 _WIDEST_COLUMN: Final = 220.0
 """Of a prompt that is too long to fit."""
 _LAST_COLUMN: Final = 0.30
@@ -128,7 +130,8 @@ def layout_graph(
     for layer, count in enumerate(lines):
         rows.append(_after(rows[-1], str(layer), count * unit + gap if count else _EMPTY_ROW))
     rows.append(_after(rows[-1], "next token", ANSWER_BAND))
-    width = max(width, columns[-1].stop) if columns else width
+    if columns and columns[-1].stop > width + 1:
+        width = columns[-1].stop
     named = _named(nodes, cells, columns, lines, ranked, max_names)
     spines = {nodes[i].position for i in named}
     placed = _tokens(nodes, columns)
@@ -217,8 +220,10 @@ def _columns(
         in_a_line = sum(widths.get(i, DOT) for i in members) / lines[layer]
         wanted = 1.1 * max(in_a_line, max(widths.values(), default=0.0)) + 2 * PADDING
         asked[position] = max(asked[position], wanted)
-    if sum(floors) > available:  # a long prompt: wider than the window, and panned
+    if sum(floors) * _SQUEEZE > available:  # a long prompt: wider than the window, and panned
         sizes = _scrolled(asked, {position for _, position in cells}, texts)
+    elif sum(floors) > available:
+        sizes = [floor * available / sum(floors) for floor in floors]
     else:
         if len(floors) > 1:
             spare = available - sum(floors)
