@@ -1,0 +1,191 @@
+"""The graph with its thresholds and filters, as a picture or as a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+import streamlit as st
+
+from charts.graph_table import edge_table, node_table
+from charts.graph_view import GraphFilter, GraphView, shown_sentence
+from charts.text import percent
+from pages.shared import selection
+from pages.shared.graph_component import draw_graph
+from pages.shared.graph_payloads import view_payload
+from pages.shared.session import read_session, set_widget, update_session
+from pages.shared.session_state import Session
+from pages.shared.supernode_colours import colour_of
+from tracer.types import Thresholds
+
+REPLACEMENT: Final = (
+    "Replacement score: how much of the influence on the answer starts at the prompt's tokens "
+    "rather than at error nodes, the part of the MLPs that the features do not explain."
+)
+COMPLETENESS: Final = (
+    "Completeness score: how much of the input of the nodes, weighted by influence, comes from "
+    "features and tokens rather than from error nodes."
+)
+_DENSE: Final = 0.1
+"""Features active on more than this share of tokens count as dense."""
+
+
+def draw(key: str, view: GraphView, session: Session) -> None:
+    """Draw the controls, the graph, and what of it is hidden."""
+    with st.container(horizontal=True, vertical_alignment="center", key="graph tools", gap="small"):
+        with st.popover("Thresholds", key="thresholds", type="tertiary"):
+            _thresholds(view, session)
+        active = session.filter != GraphFilter()
+        with st.popover("Filters •" if active else "Filters", key="filters", type="tertiary"):
+            _filters(view, session)
+        set_widget("graph as", "Table" if session.as_table else "Graph")
+        st.segmented_control(
+            "Show as",
+            ["Graph", "Table"],
+            key="graph as",
+            required=True,
+            label_visibility="collapsed",
+            on_change=_shown_as,
+        )
+        st.caption(_scores(view), help=f"{REPLACEMENT}\n\n{COMPLETENESS}", width="content")
+        st.caption(shown_sentence(view), width="stretch")
+    if session.as_table:
+        _table(view)
+        return
+    payload = view_payload("trace", key, view, selection.size())
+    draw_graph("trace", payload, chosen(view, session), selection.graph_event)
+
+
+def chosen(view: GraphView, session: Session) -> dict[str, Any]:
+    """Return what is selected, pinned, switched off and grouped, as the component takes it."""
+    return {
+        "selected": None if view.selected is None else str(view.selected),
+        "pinned": [str(node) for node in session.pinned],
+        "off": [str(node) for node in session.off],
+        "groups": [
+            {"colour": colour_of(group, number), "ids": [str(node) for node in group.nodes]}
+            for number, group in enumerate(session.supernodes)
+        ],
+        "serial": selection.serial(),
+    }
+
+
+def _scores(view: GraphView) -> str:
+    replacement = percent(view.pruned.replacement_score)
+    return f"Replacement {replacement} · completeness {percent(view.pruned.completeness_score)}"
+
+
+def _thresholds(view: GraphView, session: Session) -> None:
+    st.slider(
+        "Influence kept by nodes",
+        0.1,
+        1.0,
+        session.thresholds.node,
+        0.01,
+        key="node threshold",
+        on_change=_thresholds_moved,
+        help="Nodes are kept, strongest first, until they carry this share of the influence on the "
+        "answer.",
+    )
+    st.slider(
+        "Influence kept by edges",
+        0.5,
+        1.0,
+        session.thresholds.edge,
+        0.01,
+        key="edge threshold",
+        on_change=_thresholds_moved,
+        help="Of the edges between kept nodes, the strongest are kept until they carry this share.",
+    )
+
+
+def _thresholds_moved() -> None:
+    nodes, edges = st.session_state["node threshold"], st.session_state["edge threshold"]
+    update_session(thresholds=Thresholds(nodes, edges))
+
+
+def _filters(view: GraphView, session: Session) -> None:
+    shown, last = session.filter, view.pruned.graph.n_layers - 1
+    set_widget("filter errors", shown.errors)
+    st.toggle(
+        "Error nodes",
+        key="filter errors",
+        on_change=_filtered,
+        help="What the features of a layer do not explain of the MLP's output. They have no inputs.",
+    )
+    set_widget("filter dense", shown.max_density >= 1)
+    st.toggle(
+        "Dense features",
+        key="filter dense",
+        on_change=_filtered,
+        help=f"Features that are active on more than {percent(_DENSE)} of all tokens say little "
+        "about this prompt. How often a feature is active is known where its examples are.",
+    )
+    set_widget("filter negative", shown.negative_only)
+    st.toggle(
+        "Only negative edges",
+        key="filter negative",
+        on_change=_filtered,
+        help="Edges that lower their target: what inhibits what.",
+    )
+    if last > 0:
+        set_widget("filter layers", shown.layers or (0, last))
+        st.slider("Layers", 0, last, key="filter layers", on_change=_filtered, args=(last,))
+    if shown != GraphFilter():
+        st.button("Show everything", key="no filter", on_click=_unfiltered, type="tertiary")
+
+
+def _filtered(last: int | None = None) -> None:
+    state, before = st.session_state, read_session().filter
+    layers = before.layers
+    if last is not None:
+        low, high = state["filter layers"]
+        layers = None if (low, high) == (0, last) else (int(low), int(high))
+    update_session(
+        filter=replace(
+            before,
+            errors=bool(state["filter errors"]),
+            max_density=1.0 if state["filter dense"] else _DENSE,
+            negative_only=bool(state["filter negative"]),
+            layers=layers,
+        )
+    )
+
+
+def _unfiltered() -> None:
+    update_session(filter=GraphFilter())
+
+
+def _shown_as() -> None:
+    update_session(as_table=st.session_state["graph as"] == "Table")
+
+
+def _table(view: GraphView) -> None:
+    """The same nodes and edges as tables: for screen readers, and to copy."""
+    nodes, edges = node_table(view), edge_table(view)
+    share = st.column_config.ProgressColumn
+    picked = st.dataframe(
+        nodes.drop(columns="id"),
+        key="node table",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        height=420,
+        column_config={
+            "influence": share(format="percent", min_value=0.0, max_value=1.0),
+            "activation": st.column_config.NumberColumn(format="%.2f"),
+        },
+    )
+    rows = picked["selection"]["rows"]
+    if rows:
+        node = view.pruned.graph.index.node(view.rows[int(nodes.index[rows[0]])])
+        if node != view.selected:
+            selection.select(node)
+            st.rerun()
+    st.dataframe(
+        edges,
+        key="edge table",
+        hide_index=True,
+        height=300,
+        column_config={"weight": st.column_config.NumberColumn(format="%.3g")},
+    )
