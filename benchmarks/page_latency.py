@@ -4,7 +4,7 @@
 
 Starts the app with an empty store and measures, in this order: the first graph of a cold server;
 prompts never traced before (typed, then Enter); the same prompts again, now cached; clicks in the
-gallery of cached prompts; and a click on a node until its panel stands. "Drawn" means that the
+gallery of cached prompts; and a click on a node until its panel is complete. "Drawn" means that the
 graph's own answer on top is the new one. Medians of one run; quote them with the machine.
 """
 

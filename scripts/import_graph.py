@@ -50,7 +50,7 @@ ROOMS: Final = (
     "pages/guide",
     "app",
 )
-"""Every room, bottom up. A room imports only rooms that stand before it."""
+"""Every room, bottom up. A room imports only rooms before it."""
 
 Imports = Mapping[str, frozenset[str]]
 """What every module imports, both as dotted names."""

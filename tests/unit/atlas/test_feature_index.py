@@ -78,7 +78,7 @@ def test_as_many_features_are_labelled_as_the_decision_record_says(
 ) -> None:
     index = FeatureIndex.open(ATLAS_WEIGHTS / name)
     assert name in SETS and len(index.labels) == labelled
-    decided = Path(__file__).resolve().parents[3] / "docs" / "decisions" / "atlas.md"
+    decided = Path(__file__).resolve().parents[3] / "docs" / "atlas.md"
     assert f"{labelled:,} of" in decided.read_text(encoding="utf-8").replace("\n", " ")
 
 

@@ -1,0 +1,52 @@
+"""Every example in a docstring runs, and every public function of ``tracer`` has one."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import os
+from pathlib import Path
+
+import pytest
+from import_graph import ROOT, module_name, project_files
+
+import tracer
+
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+EXEMPT = {"AttributionGraph", "IndexSummary", "InterventionResult", "Outcome", "ScenarioRun"}
+"""Values that other calls return: their examples are those of the calls."""
+
+
+def modules_with_examples() -> list[str]:
+    return [
+        module_name(path.relative_to(ROOT).as_posix())
+        for path in project_files()
+        if ">>> " in path.read_text(encoding="utf-8")
+    ]
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_the_examples_of_a_module_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # examples may write files
+    monkeypatch.setenv("CIRCUIT_HOME", str(tmp_path / "home"))
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    module = importlib.import_module(name)
+    for example in doctest.DocTestFinder(exclude_empty=True).find(module, name):
+        runner.run(example, out=report.append)
+    assert runner.failures == 0, "".join(report)
+    assert runner.tries > 0
+    assert Path.cwd() == tmp_path and "CIRCUIT_HOME" in os.environ
+
+
+@pytest.mark.parametrize("name", sorted(set(tracer.__all__) - EXEMPT))
+def test_a_public_name_has_an_example(name: str) -> None:
+    value = getattr(tracer, name)
+    if isinstance(value, type) and issubclass(value, Exception):
+        return  # an error's docstring says when it is raised
+    if not callable(value) or not inspect.isroutine(value) and not isinstance(value, type):
+        return
+    assert value.__doc__ and ">>> " in value.__doc__
