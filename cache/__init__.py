@@ -19,7 +19,7 @@ from cache.backend import Backend, open_backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError
 from cache.files import StoreUse
 from cache.jobs import Job, JobState
-from cache.machine import Machine
+from cache.machine import Device, Machine
 from cache.model_library import ToDownload
 from cache.request import (
     Dtype,
@@ -35,6 +35,7 @@ __all__ = [
     "Annotations",
     "Backend",
     "DamagedFile",
+    "Device",
     "Dtype",
     "InterveneRequest",
     "Job",

@@ -8,12 +8,13 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from cache.annotations import Annotations, StoredRun
 from cache.background import BackgroundQueue
 from cache.catalogue import DamagedFile, StoredGraph, StoreError
+from cache.devices import DeviceControl
 from cache.engine import Engine, M, TracerEngine
 from cache.files import StoreUse
 from cache.graph_files import exported, read_import
@@ -54,7 +55,7 @@ INTERVENTION_BYTES: Final = 64 * 1024**2
 _NAMES_KEPT: Final = 4096
 
 
-class Backend(Generic[M]):
+class Backend(DeviceControl[M]):
     """Answers requests from memory, from the store, or by one worker thread; in that order.
 
     One per process. Every method may be called from any thread, and none of them computes: what is
@@ -329,7 +330,6 @@ class Backend(Generic[M]):
         return self._resolve(choice.model, choice.transcoders)
 
     # The store is a convenience: when the disk fails, work goes on without it, and the log says so.
-
     def _known(self, key: str) -> AttributionGraph | None:
         try:
             graph = self._graphs.get(key)

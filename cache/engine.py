@@ -12,7 +12,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from cache.machine import Gpu, Machine, looked_at
+from cache.machine import Device, Gpu, Machine, looked_at
 from cache.request import (
     TRACE_OPTIONS,
     InterveneRequest,
@@ -21,6 +21,7 @@ from cache.request import (
     TraceRequest,
 )
 from tracer.catalog.resolve import ModelSource
+from tracer.files import format_bytes
 from tracer.graph.graph import AttributionGraph
 from tracer.types import Progress
 
@@ -69,6 +70,16 @@ class Engine(Protocol[M]):
 
     def machine(self) -> Machine:
         """What this machine has; may be called from any thread."""
+
+    @property
+    def device_name(self) -> str:
+        """The device that models are opened on, or ``auto``."""
+
+    def devices(self) -> tuple[Device, ...]:
+        """Return the devices of this machine, ``auto`` first; may be called from any thread."""
+
+    def set_device(self, name: str) -> None:
+        """Open models on another device from now on; raises ``ModelError`` if it is not here."""
 
 
 class TracerEngine:
@@ -138,6 +149,37 @@ class TracerEngine:
         free, total = torch.cuda.mem_get_info(device)
         name = torch.cuda.get_device_name(device)
         return replace(found, device=str(device), gpu=Gpu(name, total, free))
+
+    @property
+    def device_name(self) -> str:
+        return self._device
+
+    def devices(self) -> tuple[Device, ...]:
+        import torch
+
+        from tracer.model.model import chosen_device
+
+        chosen = chosen_device("auto")
+        reasons = {
+            "cuda": "CUDA is available",
+            "mps": "MPS is available and CUDA is not",
+            "cpu": "neither CUDA nor MPS is available",
+        }
+        found = [Device("auto", str(chosen), reasons[chosen.type])]
+        found.append(Device("cpu", f"{usable_cores()} cores"))
+        for number in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(number)
+            size = format_bytes(int(properties.total_memory))
+            found.append(Device(f"cuda:{number}", f"{properties.name}, {size}"))
+        if torch.backends.mps.is_available():
+            found.append(Device("mps", "Apple GPU"))
+        return tuple(found)
+
+    def set_device(self, name: str) -> None:
+        from tracer.model.model import chosen_device
+
+        chosen_device(name)
+        self._device = name
 
     def free_memory(self) -> None:
         gc.collect()

@@ -20,6 +20,18 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class Device:
+    """A device that models can run on."""
+
+    name: str
+    """``auto``, ``cpu``, ``cuda:0`` …, ``mps``."""
+    description: str
+    """What it is, e.g. its product name; of ``auto``, the device it chooses."""
+    reason: str = ""
+    """Of ``auto``: why it chooses that device."""
+
+
+@dataclass(frozen=True)
 class Machine:
     """Sizes in bytes."""
 

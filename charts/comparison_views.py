@@ -1,4 +1,4 @@
-"""Two compared graphs as one merged figure, as dumbbells, as a table, and as edits."""
+"""Two compared graphs as one merged figure, as dumbbells and as a table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from charts.palette import LIGHT, Palette, translucent
 from charts.text import percent, plotly_text, target_number, token_text, truncate
 from tracer.graph.comparison import ComparedNode, Comparison, Side
 from tracer.graph.nodes import FloatArray
-from tracer.interventions.scenario import Edit
 from tracer.types import NodeId
 
 SIDES: Final[Mapping[Side, str]] = {"both": "in both", "left": "only left", "right": "only right"}
@@ -305,28 +304,6 @@ def comparison_sentence(comparison: Comparison) -> str:
         f"{both} feature{'' if both == 1 else 's'} in both, {counts['left']} only left, "
         f"{counts['right']} only right."
     )
-
-
-def what_differs(comparison: Comparison, against: float = -1.0) -> tuple[tuple[Edit, ...], int]:
-    """Edits that give the left prompt what is the right one's own, and how many found no place.
-
-    Features that only the left graph keeps go to ``against`` times their activation, those that
-    only the right one keeps to the values they have there, in the same column.
-    """
-    edits, lost = [], 0
-    for node in comparison.features("left"):
-        edits += [Edit.at(place, "scale", against) for place in node.left]
-    places = {slot: position for position, slot in enumerate(comparison.slots.left)}
-    graph = comparison.right.graph
-    for node in comparison.features("right"):
-        for place in node.right:
-            position = places.get(comparison.slots.right[place.position])
-            if not position:  # a column the left prompt lacks, or its beginning of text
-                lost += 1
-                continue
-            value = float(graph.activations[graph.index.row(place)])
-            edits.append(Edit(place.feature, position, position + 1, "set", value))
-    return tuple(edits), lost
 
 
 def edge_sentence(comparison: Comparison) -> str:

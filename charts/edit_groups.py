@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from charts.graph_view import GraphView
 from charts.text import place, token_text
-from tracer.errors import InterventionError
-from tracer.graph.comparison import same_dictionary
 from tracer.graph.graph import AttributionGraph
 from tracer.interventions.scenario import Edit, Operation, Scenario
 from tracer.types import FeatureId, NodeId, Supernode
@@ -73,39 +71,6 @@ def lone_names(view: GraphView, nodes: Iterable[NodeId]) -> dict[NodeId, str]:
 def group_of(groups: Sequence[Group], name: str) -> Group | None:
     """The group called ``name``."""
     return next((group for group in groups if group.name == name), None)
-
-
-def transplant(
-    graph: AttributionGraph, nodes: Sequence[NodeId], into: AttributionGraph
-) -> tuple[Edit, ...]:
-    """Set features of ``graph`` to the values they have there, in another prompt.
-
-    Positions are matched from the end of both prompts. Raises :class:`InterventionError` when one
-    of them lies before the beginning of ``into``, or when its model or transcoders are others.
-    """
-    if not same_dictionary(graph, into):
-        raise InterventionError(
-            f"the features of {_set_name(graph)} mean nothing in {_set_name(into)}: trace both "
-            "prompts with the same model and transcoders"
-        )
-    index = graph.index
-    shift = len(into.tokens) - len(graph.tokens)
-    edits = []
-    for node in nodes:
-        position = node.position + shift
-        if position < 1:
-            raise InterventionError(
-                f"“{token_text(graph.tokens[node.position])}” stands {-shift} tokens before the "
-                "beginning of this prompt: choose one that is no longer"
-            )
-        value = float(graph.activations[index.row(node)])
-        edits.append(Edit(node.feature, position, position + 1, "set", value))
-    return tuple(edits)
-
-
-def _set_name(graph: AttributionGraph) -> str:
-    made = graph.provenance
-    return f"{made.get('model', 'a model')} with {made.get('transcoders', 'transcoders')}"
 
 
 @dataclass(frozen=True)

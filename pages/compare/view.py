@@ -17,7 +17,6 @@ from charts.comparison_views import (
     edge_sentence,
     merged_figure,
     side_colours,
-    what_differs,
 )
 from charts.palette import Palette, palette
 from charts.text import node_name, percent, token_text
@@ -31,6 +30,7 @@ from pages.shared.session import (
     set_text_widget,
     set_widget,
     update_session,
+    visitor_id,
 )
 from pages.shared.session_state import Session
 from tracer.atlas.gallery import gallery
@@ -45,6 +45,7 @@ from tracer.graph.comparison import (
 from tracer.graph.graph import AttributionGraph
 from tracer.graph.pruning import PrunedGraph
 from tracer.interventions.scenario import Scenario
+from tracer.interventions.transfer import difference_edits
 from tracer.types import FeatureId
 
 _STATIC: Final = {"displayModeBar": False, "staticPlot": False}
@@ -209,9 +210,9 @@ def _traced(prompt: str, choice: ModelChoice, target: str, side: str) -> PrunedG
     error: TracerError | None = None
     for targets in ((f" {target}",), (target,)) if target else (None,):
         job: Job[AttributionGraph] = resources.backend().trace(
-            TraceRequest(prompt, choice, targets)
+            TraceRequest(prompt, choice, targets), visitor_id()
         )
-        progress.wait_for(job, side)
+        progress.wait_for(job, f"compare {side}", side, finish=True)
         try:
             job.result()
         except TracerError as refused:
@@ -259,7 +260,7 @@ def _send(comparison: Comparison, possible: bool) -> None:
     """Make the left prompt say what the right one says, with what is the right one's own."""
     if not possible:
         return
-    edits, lost = what_differs(comparison, against=0.0)
+    edits, dropped = difference_edits(comparison, left_factor=0.0)
     if not edits:
         st.caption("Nothing differs that could be tried out.")
         return
@@ -275,8 +276,8 @@ def _send(comparison: Comparison, possible: bool) -> None:
             help="A column there switches off what only the left graph has and puts in what only "
             "the right one has: does the left prompt then say what the right one says?",
         )
-        if lost:
-            st.caption(f"{lost} features stand at tokens that the left prompt does not have.")
+        if dropped:
+            st.caption(f"{dropped} features stand at tokens that the left prompt does not have.")
     if sent:
         st.switch_page(page_script("interventions"))
 

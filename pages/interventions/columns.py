@@ -68,7 +68,7 @@ def name_of(feature: FeatureId) -> str | None:
 def _baseline(
     baseline: Outcome, tokens: list[tuple[int, str]], followed: Followed, theme: Palette
 ) -> None:
-    st.markdown("##### Unchanged")
+    st.markdown("##### Baseline")
     st.caption("What the model says.")
     figure = outcome_figure(baseline, None, tokens, theme)
     st.plotly_chart(figure, key="baseline", theme=None, config=_STATIC)

@@ -8,18 +8,19 @@ from typing import Final
 import streamlit as st
 
 from cache import TraceRequest
-from charts.edit_groups import Group, feature_groups, group_of, own_groups, transplant
+from charts.edit_groups import Group, feature_groups, group_of, own_groups
 from charts.text import percent, token_text, truncate
 from pages.interventions.columns import STRONGEST_PUSH
 from pages.shared import progress, resources
 from pages.shared.escape import plain
 from pages.shared.graph_view import session_view
-from pages.shared.session import read_session, update_session
+from pages.shared.session import read_session, update_session, visitor_id
 from tracer.atlas.gallery import gallery
 from tracer.catalog.resolve import ATLAS
 from tracer.errors import InterventionError, TracerError
 from tracer.graph.graph import AttributionGraph
 from tracer.interventions.scenario import Edit, Scenario, edit_all
+from tracer.interventions.transfer import transplant
 from tracer.types import FeatureId
 
 NEW: Final = "a new column"
@@ -73,7 +74,7 @@ def _swap(graph: AttributionGraph, strongest: Group) -> Scenario | None:
     sisters = [e.prompt for e in gallery() if here and e.group == here.group and e != here]
     if not sisters or session.choice.model != ATLAS:
         return None
-    other, groups = _groups_of(sisters[0])
+    other, groups = _groups_of(sisters[0], "suggestion")
     if not groups:
         return None
     try:
@@ -83,21 +84,23 @@ def _swap(graph: AttributionGraph, strongest: Group) -> Scenario | None:
     return Scenario(f"Put “{groups[0].name}” in the place of “{strongest.name}”", edits)
 
 
-def _groups_of(prompt: str) -> tuple[AttributionGraph, tuple[Group, ...]]:
+def _groups_of(prompt: str, slot: str) -> tuple[AttributionGraph, tuple[Group, ...]]:
     """Another prompt's graph and its groups.
 
     Raises the error that its trace ended with.
     """
     session = read_session()
-    job = resources.backend().trace(TraceRequest(prompt, session.choice))
-    progress.wait_for(job, prompt)
+    job = resources.backend().trace(TraceRequest(prompt, session.choice), visitor_id())
+    progress.wait_for(job, slot, prompt, finish=True)
     graph = job.result()
     pruned = resources.pruned_graph(job.key, session.thresholds)
     # What was marked there, too: a supernode of one prompt can be put into another.
-    marks = resources.backend().annotations(job.key)
-    there = replace(session, prompt=prompt, selected=None, edits=(), scenarios=(), marks=marks)
+    annotations = resources.backend().annotations(job.key)
+    there = replace(
+        session, prompt=prompt, selected=None, edits=(), scenarios=(), annotations=annotations
+    )
     view = session_view(there, pruned)
-    return graph, (*own_groups(view, marks.supernodes), *feature_groups(view))
+    return graph, (*own_groups(view, annotations.supernodes), *feature_groups(view))
 
 
 def _describe(group: Group) -> str:
@@ -172,7 +175,7 @@ def _from_another_prompt(graph: AttributionGraph, scenarios: tuple[Scenario, ...
     if not prompt:
         return
     try:
-        other, groups = _groups_of(prompt)
+        other, groups = _groups_of(prompt, "source prompt")
     except TracerError as error:
         st.error(plain(str(error)))
         return

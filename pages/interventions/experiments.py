@@ -52,7 +52,7 @@ def sweep(groups: tuple[Group, ...], run: Run, theme: Palette) -> None:
         return
     factors = [1 - step * (1 + most) / _STEPS for step in range(_STEPS + 1)]
     steps = tuple(Scenario(f"{factor:g}×", editor.scale(group, factor)) for factor in factors)
-    swept = run(steps)
+    swept = run(steps, "sweep")
     if swept is None:
         return
     outcomes = [outcome for outcome in swept.outcomes if not isinstance(outcome, TracerError)]
@@ -114,7 +114,7 @@ def _effects(
     freeze_norms: bool,
     theme: Palette,
 ) -> None:
-    outcomes = run(switched_off(groups, freeze_norms=freeze_norms))
+    outcomes = run(switched_off(groups, freeze_norms=freeze_norms), "faithfulness check")
     if outcomes is None:
         return
     try:
@@ -146,7 +146,9 @@ def _flow(view: GraphView, run: Run, freeze_norms: bool, theme: Palette) -> None
         return
     st.markdown("**One group off: what is left of the others**")
     watch = tuple(dict.fromkeys(node for nodes in features.values() for node in nodes))
-    outcomes = run(switched_off(features, freeze_norms=freeze_norms), watch=watch)
+    outcomes = run(
+        switched_off(features, freeze_norms=freeze_norms), "faithfulness flow", watch=watch
+    )
     if outcomes is None:
         return
     try:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from cache import Job, ScenarioRequest, StoreError, TraceRequest
-from charts.scenario_export import other_prompts_table, outcomes_table, python_script
 from charts.scenario_figures import outcome_sentence
+from charts.scenario_tables import other_prompts_table, outcomes_table
 from pages.shared import progress, resources
 from pages.shared.escape import plain
-from pages.shared.session import read_session, update_session
+from pages.shared.session import read_session, update_session, visitor_id
 from tracer.atlas.gallery import gallery
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
+from tracer.interventions.script import python_script
 
 if TYPE_CHECKING:
     from tracer.interventions.run import ScenarioRun
@@ -78,6 +79,7 @@ def export(run: ScenarioRun) -> None:
         options.generate,
         options.temperature,
         options.seed,
+        session.choice.dtype,
     )
     with st.container(horizontal=True):
         st.download_button(
@@ -118,13 +120,15 @@ def other_prompts(graph: AttributionGraph) -> None:
         if not chosen or not st.toggle("Run them", key="run others"):
             return
         backend = resources.backend()
-        jobs = [backend.trace(TraceRequest(prompt, session.choice)) for prompt in chosen]
-        progress.wait_for_all(jobs, "Tracing the other prompts")
+        jobs = [
+            backend.trace(TraceRequest(prompt, session.choice), visitor_id()) for prompt in chosen
+        ]
+        progress.wait_for_all(jobs, "other prompts", "Tracing the other prompts", finish=True)
         runs = [
             _moved(job, prompt, len(graph.tokens)) for job, prompt in zip(jobs, chosen, strict=True)
         ]
         moved = [run for run in runs if isinstance(run, Job)]
-        progress.wait_for_all(moved, "Trying the columns on them")
+        progress.wait_for_all(moved, "scenarios on other prompts", "Running the scenarios")
         table = other_prompts_table(
             [(prompt, _came_out(run)) for prompt, run in zip(chosen, runs, strict=True)],
             [scenario.name for scenario in session.scenarios],
@@ -141,7 +145,9 @@ def _moved(traced: Job[AttributionGraph], prompt: str, n_pos: int) -> Job[Scenar
         moved = tuple(scenario.moved(by) for scenario in session.scenarios)
     except TracerError as error:
         return str(error)
-    return resources.backend().scenarios(ScenarioRequest(prompt, moved, session.choice))
+    return resources.backend().scenarios(
+        ScenarioRequest(prompt, moved, session.choice), visitor_id()
+    )
 
 
 def _came_out(run: Job[ScenarioRun] | str) -> ScenarioRun | str:

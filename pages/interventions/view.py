@@ -24,6 +24,7 @@ from pages.shared.session import (
     set_text_widget,
     set_widget,
     update_session,
+    visitor_id,
 )
 from pages.shared.session_state import MOST_GENERATED, MOST_RANDOM
 from tracer.errors import TracerError
@@ -32,8 +33,6 @@ from tracer.types import NodeId
 
 if TYPE_CHECKING:
     from tracer.interventions.run import ScenarioRun
-
-"""Seconds that scenarios are waited for; they are a few forward passes."""
 
 
 def draw() -> None:
@@ -69,6 +68,7 @@ def draw() -> None:
         options = session.run
         run = _run(
             session.scenarios,
+            "scenarios",
             watch=tuple(dict.fromkeys(node for group in watched for node in group.nodes)),
             generate=options.generate,
             temperature=options.temperature,
@@ -103,6 +103,7 @@ def _is_marked(group: Group, view: GraphView) -> bool:
 
 def _run(
     scenarios: tuple[Scenario, ...],
+    slot: str,
     watch: tuple[NodeId, ...] = (),
     generate: int = 0,
     temperature: float = 0.0,
@@ -113,8 +114,8 @@ def _run(
     request = ScenarioRequest(
         session.prompt, scenarios, session.choice, generate, watch, temperature, seed
     )
-    job = resources.backend().scenarios(request)
-    progress.wait_for(job)
+    job = resources.backend().scenarios(request, visitor_id())
+    progress.wait_for(job, slot)
     try:
         return job.result()
     except TracerError as error:
@@ -181,8 +182,8 @@ def _followed(text: str) -> columns.Followed:
         return None
     error: TracerError | None = None
     for candidate in (f" {text}", text):
-        job = resources.backend().token(read_session().choice, candidate)
-        progress.wait_for(job)
+        job = resources.backend().token(read_session().choice, candidate, visitor_id())
+        progress.wait_for(job, "tracked token")
         try:
             return job.result(), candidate
         except TracerError as refused:

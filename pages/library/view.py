@@ -15,7 +15,7 @@ from charts.text import truncate
 from pages.shared import progress, resources, stored_graph
 from pages.shared.escape import plain
 from pages.shared.navigation import page_script
-from pages.shared.session import read_session, update_session
+from pages.shared.session import read_session, update_session, visitor_id
 from tracer.errors import TracerError
 from tracer.files import format_bytes
 
@@ -79,12 +79,14 @@ def _uploaded() -> None:
     number, backend = st.session_state.get(_UPLOAD, 0), resources.backend()
     files = st.session_state[f"{_UPLOAD} {number}"] or []
     # What is still being read stays; what was said of earlier files has been read.
-    going_on = [each for each in _imports() if progress.going_on(each.job)]
-    begun = [_Import(backend.import_graph(file.getvalue(), file.name)) for file in files]
-    st.session_state[_IMPORTS] = going_on + begun
+    active = [each for each in _imports() if progress.is_active(each.job)]
+    started = [
+        _Import(backend.import_graph(file.getvalue(), file.name, visitor_id())) for file in files
+    ]
+    st.session_state[_IMPORTS] = active + started
     st.session_state[_UPLOAD] = number + 1
     until = time.monotonic() + progress.PATIENCE
-    for each in begun:
+    for each in started:
         each.job.wait(max(0.0, until - time.monotonic()))
 
 
@@ -94,7 +96,7 @@ def _outcomes() -> None:
     if trouble:
         st.error(plain(trouble))
     for number, each in enumerate(_imports()):
-        if progress.going_on(each.job):
+        if progress.is_active(each.job):
             progress.watch(each.job, each.job.title)
             continue
         if not each.said:

@@ -13,7 +13,7 @@ from pages.models import add_model
 from pages.shared import model_choices, progress, resources
 from pages.shared.escape import plain, sentence
 from pages.shared.navigation import page_script
-from pages.shared.session import update_session
+from pages.shared.session import update_session, visitor_id
 from pages.shared.session_state import Session
 from tracer.catalog.registry import KINDS, ListedModel, ListedSet, disk, memory
 from tracer.catalog.resolve import ATLAS, ATLAS_TRANSCODERS
@@ -245,7 +245,7 @@ def _features(choice: ModelChoice, here: bool) -> int | None:
 
 @st.fragment(run_every=progress.POLL)
 def _asking(job: Job[Any]) -> None:
-    if not progress.going_on(job):
+    if not progress.is_active(job):
         st.rerun()
     st.caption("Asking the hub …")
 
@@ -262,7 +262,7 @@ def _download(choice: ModelChoice, size: str) -> None:
 
 
 def _start_download(choice: ModelChoice) -> None:
-    resources.backend().library.download(choice)
+    resources.backend().library.download(choice, visitor_id())
 
 
 def _say_why(job: Job[Any]) -> None:
@@ -278,7 +278,7 @@ def _say_why(job: Job[Any]) -> None:
 @st.fragment(run_every=progress.POLL)
 def _progress(job: Job[Any]) -> None:
     """How far a download is; ends with a run of the whole page."""
-    if not progress.going_on(job):
+    if not progress.is_active(job):
         st.rerun()
     done, total, what = job.progress
     st.progress(min(done / total, 1.0) if total else 0.0, text=plain(f"{what} …"))
@@ -286,5 +286,7 @@ def _progress(job: Job[Any]) -> None:
         speed = f" · {format_bytes(int(done / job.seconds))}/s" if job.seconds and done else ""
         st.caption(f"{format_bytes(done)} of {format_bytes(total)}{speed}")
     if st.button("Stop", key="stop download"):
-        job.cancel()
+        progress.cancel(job)
+        if not job.wait(progress.POLL):
+            st.toast("The download continues: another visitor wants it too.")
         st.rerun()

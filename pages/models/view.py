@@ -6,7 +6,7 @@ import streamlit as st
 
 from cache import Machine, ModelChoice, StoreError
 from charts.text import count_text
-from pages.models import add_model, model_card
+from pages.models import add_model, device_choice, model_card
 from pages.shared import model_choices, resources
 from pages.shared.escape import plain
 from pages.shared.session import mirror_to_url, read_session, update_session
@@ -27,6 +27,7 @@ def draw() -> None:
         st.error(plain(str(error)))
         return
     _this_machine(machine)
+    device_choice.draw()
     _open_now()
     listed, trouble = model_choices.models()
     if trouble:

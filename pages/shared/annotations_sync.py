@@ -11,21 +11,21 @@ from pages.shared.session import read_session, update_session
 
 
 def sync_annotations(key: str) -> None:
-    """Bring the session's marks and those kept with the graph ``key`` together.
+    """Synchronise the session's annotations with those stored with the graph ``key``.
 
-    A link that carries marks wins over what was kept; otherwise what was kept comes back.
+    Annotations carried by a link replace the stored ones; otherwise the stored ones are loaded.
     """
     session = read_session()
     try:
-        if session.marks_of != key:
-            if session.marks:
-                resources.backend().save_annotations(key, session.marks)
+        if session.annotations_of != key:
+            if session.annotations:
+                resources.backend().save_annotations(key, session.annotations)
             else:
-                update_session(marks=resources.backend().annotations(key))
-            update_session(marks_of=key)
-            st.session_state["saved marks"] = read_session().marks
-        elif session.marks != st.session_state.get("saved marks", Annotations()):
-            resources.backend().save_annotations(key, session.marks)
-            st.session_state["saved marks"] = session.marks
+                update_session(annotations=resources.backend().annotations(key))
+            update_session(annotations_of=key)
+            st.session_state["saved annotations"] = read_session().annotations
+        elif session.annotations != st.session_state.get("saved annotations", Annotations()):
+            resources.backend().save_annotations(key, session.annotations)
+            st.session_state["saved annotations"] = session.annotations
     except StoreError as error:
         st.warning(plain(str(error)))

@@ -21,7 +21,7 @@ _NAMED: Final = 120
 """Features that are named unasked, the most influential ones; others when they are opened."""
 
 
-def card(choice: resources.Asked, feature: FeatureId) -> FeatureCard | None:
+def card(choice: resources.FeatureSource, feature: FeatureId) -> FeatureCard | None:
     """What is known of a feature; where it is None, the reason has been drawn."""
     try:
         known = resources.card(choice, feature)
@@ -43,7 +43,7 @@ def card(choice: resources.Asked, feature: FeatureId) -> FeatureCard | None:
     return known
 
 
-def fetch_names(view: GraphView, key: str, choice: resources.Asked) -> None:
+def fetch_names(view: GraphView, key: str, choice: resources.FeatureSource) -> None:
     """Fetch the examples of the features that are drawn, to name them; say how far that is."""
     features = [node for node in view.pruned.nodes if node.kind == "feature"]
     features.sort(key=view.influence, reverse=True)
@@ -54,7 +54,7 @@ def fetch_names(view: GraphView, key: str, choice: resources.Asked) -> None:
         job = resources.backend().library.explain(choice, nameless, f"{key} {len(nameless)}")
         if job is None:
             return
-        if progress.going_on(job):
+        if progress.is_active(job):
             _names_coming(job)
             return
         job.result()
@@ -64,7 +64,7 @@ def fetch_names(view: GraphView, key: str, choice: resources.Asked) -> None:
 
 @st.fragment(run_every=progress.POLL)
 def _names_coming(job: Job[Any]) -> None:
-    if not progress.going_on(job):
+    if not progress.is_active(job):
         st.rerun()
     done, total, _ = job.progress
     st.caption(f"Finding out what the features are: {done} of {total} …")
@@ -72,5 +72,5 @@ def _names_coming(job: Job[Any]) -> None:
 
 @st.fragment(run_every=progress.POLL)
 def _until_done(job: Job[Any]) -> None:
-    if not progress.going_on(job):
+    if not progress.is_active(job):
         st.rerun()

@@ -5,6 +5,7 @@ Nothing here is ever changed by a page; `st.cache_data` would copy every graph o
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -13,6 +14,7 @@ import streamlit as st
 
 from cache import (
     Backend,
+    Device,
     Dtype,
     ModelChoice,
     Published,
@@ -27,7 +29,7 @@ from tracer.graph.pruning import PrunedGraph, prune, without_pruning
 from tracer.interchange.nodes import explained_by
 from tracer.types import FeatureId, Thresholds
 
-Asked = ModelChoice | Published
+FeatureSource = ModelChoice | Published
 
 WHOLE: Final = Thresholds(1.0, 1.0)
 
@@ -36,6 +38,26 @@ WHOLE: Final = Thresholds(1.0, 1.0)
 def backend() -> Backend[Any]:
     """The process's one backend. Raises :class:`cache.StoreError` if its store cannot be opened."""
     return open_backend()
+
+
+@st.cache_resource(show_spinner=False)
+def _devices() -> Future[tuple[Device, ...]]:
+    """The look at this machine's devices, in a thread: it imports torch, which takes seconds."""
+    pool = ThreadPoolExecutor(1, "devices")
+    future = pool.submit(backend().devices)
+    pool.shutdown(wait=False)
+    return future
+
+
+def devices(timeout: float) -> tuple[Device, ...] | None:
+    """Return the devices models can run on; None if they are not known within ``timeout`` seconds.
+
+    Raises the :class:`TracerError` the backend raises.
+    """
+    try:
+        return _devices().result(timeout)
+    except TimeoutError:
+        return None
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
@@ -64,12 +86,12 @@ def request_for(graph: AttributionGraph) -> TraceRequest | None:
     return TraceRequest(graph.prompt, choice) if backend().library.is_here(choice) else None
 
 
-def card(choice: Asked, feature: FeatureId) -> FeatureCard | None:
+def card(choice: FeatureSource, feature: FeatureId) -> FeatureCard | None:
     """What this disk knows of a feature; raises a :class:`TracerError` when that is damaged."""
     return backend().library.features(choice).cached_card(feature)
 
 
-def asked_about(graph: AttributionGraph, choice: ModelChoice) -> Asked | None:
+def feature_source(graph: AttributionGraph, choice: ModelChoice) -> FeatureSource | None:
     """Who knows what the features of a graph are; None of an imported one that does not say."""
     if not is_imported(graph):
         return choice
@@ -82,7 +104,7 @@ def names(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, str]:
     imported graph, first of all what its file calls them."""
     imported = is_imported(pruned.graph)
     found = stored_labels(pruned.graph) if imported else {}
-    asked = asked_about(pruned.graph, choice)
+    asked = feature_source(pruned.graph, choice)
     for node in pruned.nodes:
         if asked is not None and node.kind == "feature" and node.feature not in found:
             name = feature_name(asked, node.feature)
@@ -91,7 +113,7 @@ def names(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, str]:
     return found
 
 
-def label_precision(asked: Asked | None, feature: FeatureId) -> float | None:
+def label_precision(asked: FeatureSource | None, feature: FeatureId) -> float | None:
     """The share of a feature's activation that its label describes, where that was measured."""
     try:
         label = backend().library.features(asked).labels.get(feature) if asked else None
@@ -106,7 +128,7 @@ def _names_found() -> WeakKeyDictionary[FeatureReader, dict[FeatureId, str]]:
     return WeakKeyDictionary()
 
 
-def feature_name(choice: Asked, feature: FeatureId) -> str | None:
+def feature_name(choice: FeatureSource, feature: FeatureId) -> str | None:
     """The name of one feature; None when nothing is known of it, on this disk."""
     try:
         reader = backend().library.features(choice)

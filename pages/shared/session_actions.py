@@ -12,29 +12,29 @@ from tracer.types import NodeId, Supernode
 
 def toggle_pin(node: NodeId) -> None:
     """Pin a node, or take its pin away, also out of a supernode; an empty supernode goes too."""
-    marks = read_session().marks
-    pinned = tuple(n for n in marks.pinned if n != node)
+    annotations = read_session().annotations
+    pinned = tuple(n for n in annotations.pinned if n != node)
     groups = tuple(
         replace(group, nodes=tuple(n for n in group.nodes if n != node))
-        for group in marks.supernodes
+        for group in annotations.supernodes
     )
-    if (pinned, groups) == (marks.pinned, marks.supernodes):
+    if (pinned, groups) == (annotations.pinned, annotations.supernodes):
         pinned += (node,)
-    update_session(marks=Annotations(pinned, tuple(group for group in groups if group.nodes)))
+    update_session(annotations=Annotations(pinned, tuple(group for group in groups if group.nodes)))
 
 
 def group_pins(name: str, nodes: tuple[NodeId, ...]) -> None:
     """Make a supernode of pinned nodes; they leave the pins and any supernode they were in."""
-    marks, taken = read_session().marks, set(nodes)
+    annotations, taken = read_session().annotations, set(nodes)
     others = [
         replace(group, nodes=tuple(n for n in group.nodes if n not in taken))
-        for group in marks.supernodes
+        for group in annotations.supernodes
     ]
     kept = tuple(group for group in others if group.nodes and group.name != name)
     same = next((group.nodes for group in others if group.name == name), ())
     update_session(
-        marks=Annotations(
-            tuple(n for n in marks.pinned if n not in taken),
+        annotations=Annotations(
+            tuple(n for n in annotations.pinned if n not in taken),
             (*kept, Supernode(name, (*same, *nodes))),
         )
     )
@@ -42,20 +42,23 @@ def group_pins(name: str, nodes: tuple[NodeId, ...]) -> None:
 
 def ungroup(name: str) -> None:
     """Dissolve a supernode; its nodes stay pinned."""
-    marks = read_session().marks
-    freed = [n for group in marks.supernodes if group.name == name for n in group.nodes]
-    kept = tuple(group for group in marks.supernodes if group.name != name)
-    update_session(marks=Annotations(tuple(dict.fromkeys((*marks.pinned, *freed))), kept))
+    annotations = read_session().annotations
+    freed = [n for group in annotations.supernodes if group.name == name for n in group.nodes]
+    kept = tuple(group for group in annotations.supernodes if group.name != name)
+    update_session(
+        annotations=Annotations(tuple(dict.fromkeys((*annotations.pinned, *freed))), kept)
+    )
 
 
 def rename_supernode(old: str, new: str) -> None:
     """Nothing happens where ``new`` is empty or taken."""
-    marks = read_session().marks
-    if new and new not in {group.name for group in marks.supernodes}:
+    annotations = read_session().annotations
+    if new and new not in {group.name for group in annotations.supernodes}:
         renamed = tuple(
-            replace(group, name=new) if group.name == old else group for group in marks.supernodes
+            replace(group, name=new) if group.name == old else group
+            for group in annotations.supernodes
         )
-        update_session(marks=replace(marks, supernodes=renamed))
+        update_session(annotations=replace(annotations, supernodes=renamed))
 
 
 def change_scenario(number: int, old: Scenario, new: Scenario) -> None:

@@ -57,20 +57,20 @@ class Session:
     0 is off, a negative one pushes against it."""
     scenarios: tuple[Scenario, ...] = ()
     """The what-ifs of the Interventions page, a column each."""
-    marks: Annotations = Annotations()
+    annotations: Annotations = Annotations()
     """Pinned nodes and supernodes of this prompt's graph."""
-    marks_of: str = ""
-    """Key of the graph that the marks were read from or saved with."""
+    annotations_of: str = ""
+    """Key of the graph the annotations were read from or saved with."""
     compared: Compared = Compared()
     run: RunOptions = RunOptions()
 
     @property
     def pinned(self) -> tuple[NodeId, ...]:
-        return self.marks.pinned
+        return self.annotations.pinned
 
     @property
     def supernodes(self) -> tuple[Supernode, ...]:
-        return self.marks.supernodes
+        return self.annotations.supernodes
 
     @property
     def off(self) -> tuple[NodeId, ...]:

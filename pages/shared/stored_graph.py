@@ -67,7 +67,7 @@ def _follow(key: str, graph: AttributionGraph) -> None:
             graph=key,
             thresholds=session.thresholds,
             selected=session.selected,
-            marks=session.marks,
+            annotations=session.annotations,
         )
 
 

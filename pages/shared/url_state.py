@@ -56,8 +56,8 @@ def to_query(session: Session) -> dict[str, str]:
         )
     if session.scenarios:
         query["scenarios"] = scenarios_to_json(session.scenarios)
-    if session.marks:
-        query["marks"] = session.marks.to_json()
+    if session.annotations:
+        query["marks"] = session.annotations.to_json()
     for name, value in asdict(session.compared).items():
         if value != getattr(fresh.compared, name):
             query[_COMPARED[name]] = value
@@ -86,9 +86,9 @@ def from_query(query: Mapping[str, str]) -> Session:
     except ValueError:
         scenarios = ()  # as for any mistyped link
     try:
-        marks = Annotations.from_json(query.get("marks", ""))
+        annotations = Annotations.from_json(query.get("marks", ""))
     except ValueError:
-        marks = Annotations()
+        annotations = Annotations()
     graph = query.get("graph", "")
     edits = (_edit(part) for part in query.get("off", "").split(","))
     return replace(
@@ -98,7 +98,7 @@ def from_query(query: Mapping[str, str]) -> Session:
         selected=_node(query.get("node", "")),
         edits=tuple(dict(edit for edit in edits if edit is not None).items()),
         scenarios=scenarios,
-        marks=marks,
+        annotations=annotations,
         compared=_compared(query, session.choice),
         run=_run_options(query),
     )

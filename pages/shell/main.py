@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from pages.shared import progress  # noqa: E402
 from pages.shared.navigation import page_script  # noqa: E402
 from pages.shell import sidebar, style  # noqa: E402
 
@@ -33,3 +34,4 @@ page = st.navigation(
 style.draw()
 sidebar.draw(trace, models, stays=page.title in ("Trace", "Interventions", "Compare"))
 page.run()
+progress.cancel_abandoned()

@@ -11,11 +11,10 @@ from cache import InterveneRequest
 from charts.distributions import comparison_figure, histogram_figure, token_figure
 from charts.graph_view import GraphView, Neighbour
 from charts.palette import Palette
-from charts.sentences import change_sentence
-from charts.text import activation_text, percent, place, signed, token_text
+from charts.text import activation_text, change_sentence, percent, place, signed, token_text
 from pages.shared import feature_examples, progress, resources, stored_graph
 from pages.shared.escape import chips_html, example_html, plain
-from pages.shared.session import read_session, update_session
+from pages.shared.session import read_session, update_session, visitor_id
 from pages.shared.session_actions import toggle_pin
 from pages.shared.session_state import Session
 from tracer.atlas.gallery import gallery
@@ -25,7 +24,6 @@ from tracer.types import Intervention, NodeId
 
 _STATIC = {"displayModeBar": False, "staticPlot": False}
 _FACTORS = (0.0, -1.0, -2.0, -4.0)
-"""Seconds that a small intervention is waited for; it is one forward pass."""
 
 
 def draw(view: GraphView, session: Session, palette: Palette) -> None:
@@ -60,9 +58,9 @@ def _next_token(view: GraphView, session: Session, palette: Palette) -> None:
         for node, factor in edits
     )
     job = resources.backend().intervene(
-        InterveneRequest(session.prompt, interventions, session.choice)
+        InterveneRequest(session.prompt, interventions, session.choice), visitor_id()
     )
-    progress.wait_for(job)
+    progress.wait_for(job, "edited next token")
     try:
         result = job.result()
     except TracerError as error:
@@ -107,7 +105,7 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
             help="Pinned nodes stay in view, have a diagram of their own, and can be named as one.",
         )
     imported = resources.is_imported(graph)
-    asked = resources.asked_about(graph, session.choice)
+    asked = resources.feature_source(graph, session.choice)
     facts = [place(graph, node)]
     if node.kind == "feature":
         activation = float(graph.activations[graph.index.row(node)])

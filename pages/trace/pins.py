@@ -25,7 +25,7 @@ _CONFIG: Final = {"displayModeBar": False, "staticPlot": False}
 
 def draw(view: GraphView, session: Session, theme: Palette) -> None:
     """Search, supernodes and the flow diagram of what is marked."""
-    marked = bool(session.marks)
+    marked = bool(session.annotations)
     st.markdown("##### Your pins" if marked else "##### Pin what matters")
     if not marked:
         st.caption(
@@ -71,7 +71,7 @@ def _search(view: GraphView, session: Session) -> None:
 def _searched() -> None:
     chosen = tuple(st.session_state[_SEARCH])
     session = read_session()
-    update_session(marks=Annotations(chosen, session.supernodes))
+    update_session(annotations=Annotations(chosen, session.supernodes))
 
 
 def _group(view: GraphView, session: Session) -> None:

@@ -11,7 +11,7 @@ from pages.shared import feature_examples, prompt_bar, resources
 from pages.shared.annotations_sync import sync_annotations
 from pages.shared.escape import plain
 from pages.shared.graph_view import session_view
-from pages.shared.session import mirror_to_url, read_session
+from pages.shared.session import mirror_to_url, read_session, visitor_id
 from pages.trace import graph_chart, node_panel, pins
 from tracer.graph.graph import AttributionGraph
 
@@ -36,7 +36,7 @@ def _warm(choice: ModelChoice) -> None:
     """Open the model while a cached graph is being read, so that the next prompt need not wait."""
     if st.session_state.get("warmed") != choice:
         st.session_state["warmed"] = choice
-        resources.backend().warm(choice)
+        resources.backend().warm(choice, visitor_id())
 
 
 def _headline(graph: AttributionGraph) -> None:
@@ -56,7 +56,7 @@ def _graph_and_panel(key: str, graph: AttributionGraph) -> None:
         left, right = st.columns([2.1, 1], gap="medium")
     with left:
         graph_chart.draw(view, session, theme)
-        asked = resources.asked_about(graph, session.choice)
+        asked = resources.feature_source(graph, session.choice)
         if asked is not None:
             feature_examples.fetch_names(view, key, asked)
         pins.draw(view, session, theme)

@@ -226,6 +226,8 @@ LIGHT_MODULES = (
     "tracer.interventions",
     "tracer.interventions.scenario",
     "tracer.interventions.faithfulness",
+    "tracer.interventions.script",
+    "tracer.interventions.transfer",
 )
 """The same for single modules of rooms that compute."""
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from example_graphs import AUSTIN, CAPITAL, NAMES, TEXAS, TOKENS, dallas_graph, graph_of
+from example_graphs import AUSTIN, CAPITAL, NAMES, TEXAS, dallas_graph, graph_of
 
 from charts.edit_groups import (
     edit_groups,
@@ -15,7 +15,6 @@ from charts.edit_groups import (
     group_of,
     lone_names,
     own_groups,
-    transplant,
 )
 from charts.graph_view import GraphView
 from charts.palette import LIGHT
@@ -28,7 +27,6 @@ from charts.scenario_figures import (
     outcome_sentence,
     shared_tokens,
 )
-from tracer.errors import InterventionError
 from tracer.graph.pruning import prune
 from tracer.interventions.run import Outcome
 from tracer.interventions.scenario import Edit, Scenario, edit_all
@@ -65,24 +63,6 @@ def test_features_of_one_name_are_one_group_the_strongest_first() -> None:
     assert texas.influence == pytest.approx(view.influence(TEXAS) + view.influence(AUSTIN))
     assert sum(len(group.nodes) for group in groups) == graph.index.n_features
     assert group_of(groups, "Atlantis") is None
-
-
-def test_a_transplant_sets_the_values_of_the_other_prompt_counted_from_the_end() -> None:
-    graph = dallas_graph()
-    longer = graph_of([(0, 1, 1)], {}, tokens=("<bos>", " So", *TOKENS[1:]))
-    [edit] = transplant(graph, [TEXAS], longer)
-    value = float(graph.activations[graph.index.row(TEXAS)])
-    assert edit == Edit(TEXAS.feature, TEXAS.position + 1, TEXAS.position + 2, "set", value)
-    shorter = graph_of([(0, 1, 1)], {}, tokens=TOKENS[:3])
-    with pytest.raises(InterventionError, match="“capital” stands 6 tokens before"):
-        transplant(graph, [CAPITAL], shorter)
-
-
-def test_nothing_is_put_into_another_model() -> None:
-    graph = dallas_graph()
-    theirs = dataclasses.replace(graph, provenance={"model": "gemma", "fingerprint": "1"})
-    with pytest.raises(InterventionError, match="of gemma with transcoders mean nothing in"):
-        transplant(theirs, [TEXAS], graph)
 
 
 def test_edits_are_told_by_name_and_token() -> None:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from charts.distributions import comparison_figure, histogram_figure, token_figure
-from charts.sentences import change_sentence
-from charts.text import count_text, percent, plotly_text, signed, token_text, truncate
+from charts.text import (
+    change_sentence,
+    count_text,
+    percent,
+    plotly_text,
+    signed,
+    token_text,
+    truncate,
+)
 from tracer.interventions.run import TokenChange
 from tracer.types import TokenProbability
 
@@ -54,7 +61,7 @@ def test_the_sentence_names_the_fall_and_the_new_first() -> None:
     before = tokens(("Austin", 0.99), ("Phoenix", 0.001))
     after = [before[1]._replace(probability=0.61), before[0]._replace(probability=0.12)]
     sentence = change_sentence(before, after)
-    assert sentence == "Austin falls from 99 % to 12 %; Phoenix is now first (61 %)."
+    assert sentence == "Austin falls from 99 % to 12 %; Phoenix is now the top token (61 %)."
 
 
 def test_the_sentence_says_when_nothing_happened_or_the_token_is_gone() -> None:

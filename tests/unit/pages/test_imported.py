@@ -98,8 +98,8 @@ def test_its_pins_and_supernodes_are_there_and_can_be_changed(key: str) -> None:
     assert len(app.multiselect(key="pinned nodes").value) == 1
     next(button for button in app.button if button.label == "Ungroup").click().run()
     assert not app.exception
-    marks = resources.backend().annotations(key)
-    assert marks.supernodes == () and len(marks.pinned) == 2
+    annotations = resources.backend().annotations(key)
+    assert annotations.supernodes == () and len(annotations.pinned) == 2
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ TEXAS = NodeId("feature", 1, 7, 887)
                 Scenario("", (), freeze_attention=False, constrained_layers=(0, 3)),
             )
         ),
-        Session(marks=Annotations((TEXAS,), (Supernode('"Texas", & <b>', (TEXAS,)),))),
+        Session(annotations=Annotations((TEXAS,), (Supernode('"Texas", & <b>', (TEXAS,)),))),
         Session(compared=Compared("calc: 17+25=", "cross-layer", "feature", " a", "b")),
         Session(graph="0123abcd", thresholds=Thresholds(1.0, 1.0), selected=TEXAS),
         Session(compared=Compared(graph="0123abcd")),
@@ -51,6 +51,13 @@ TEXAS = NodeId("feature", 1, 7, 887)
 )
 def test_a_link_brings_the_session_back(session: Session) -> None:
     assert from_query(to_query(session)) == session
+
+
+def test_old_links_stay_valid_annotations_are_still_called_marks() -> None:
+    query = {"prompt": "a", "marks": '{"pinned":["feature-1-7-887"],"supernodes":[]}'}
+    session = from_query(query)
+    assert session.annotations == Annotations((TEXAS,))
+    assert to_query(session) == query
 
 
 def test_a_fresh_session_makes_a_short_link() -> None:
@@ -130,7 +137,7 @@ def test_pins_come_and_go_alone_and_in_supernodes(monkeypatch: pytest.MonkeyPatc
     toggle_pin(other)
     assert read_session().pinned == (TEXAS, third)
     group_pins("Texas", (TEXAS, third))
-    assert read_session().marks == Annotations((), (Supernode("Texas", (TEXAS, third)),))
+    assert read_session().annotations == Annotations((), (Supernode("Texas", (TEXAS, third)),))
     toggle_pin(other)
     group_pins("Texas", (other,))  # a name that exists gets the nodes, too
     assert read_session().supernodes == (Supernode("Texas", (TEXAS, third, other)),)
@@ -140,15 +147,15 @@ def test_pins_come_and_go_alone_and_in_supernodes(monkeypatch: pytest.MonkeyPatc
     rename_supernode("the state", "")
     assert [group.name for group in read_session().supernodes] == ["the state"]
     ungroup("the state")
-    assert read_session().marks == Annotations((TEXAS, other))
+    assert read_session().annotations == Annotations((TEXAS, other))
     update_session(prompt="another")
-    assert read_session().marks == Annotations()
+    assert read_session().annotations == Annotations()
 
 
 def test_a_node_is_in_one_supernode_only(monkeypatch: pytest.MonkeyPatch) -> None:
     other = NodeId("feature", 4, 8, 1)
     first = Annotations((), (Supernode("a", (TEXAS,)), Supernode("b", (other,))))
-    monkeypatch.setattr(session_module.st, "session_state", {"session": Session(marks=first)})
+    monkeypatch.setattr(session_module.st, "session_state", {"session": Session(annotations=first)})
     group_pins("b", (TEXAS,))
     assert read_session().supernodes == (Supernode("b", (other, TEXAS)),)
     rename_supernode("b", "b")

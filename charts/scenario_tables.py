@@ -1,4 +1,4 @@
-"""What-ifs taken out of the app: a table, and a script that runs them again."""
+"""Outcomes of scenarios as data frames: one prompt in detail, or a row per prompt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pandas as pd
 
 from charts.text import percent, token_text
 from tracer.errors import TracerError
-from tracer.interventions.scenario import Scenario
 
 if TYPE_CHECKING:
     from tracer.interventions.run import Outcome, ScenarioRun
@@ -46,61 +45,11 @@ def outcomes_table(run: ScenarioRun, limit: int = 10) -> pd.DataFrame:
 
 
 def _names(run: ScenarioRun) -> list[str]:
-    names = ["unchanged"]
+    names = ["baseline"]
     for number, outcome in enumerate(run.outcomes):
         name = f"{number + 1}" if isinstance(outcome, TracerError) else outcome.name
         names.append(name)
     return names
-
-
-def python_script(
-    model: str,
-    transcoders: str,
-    prompt: str,
-    scenarios: Sequence[Scenario],
-    generate: int = 0,
-    temperature: float = 0.0,
-    seed: int = 0,
-) -> str:
-    """A script that runs the same scenarios through the public API and prints what is said."""
-    listed = "".join(_scenario(scenario) for scenario in scenarios)
-    return f'''"""What-ifs about one prompt, run again."""
-
-import tracer
-from tracer import Edit, FeatureId, Scenario
-
-PROMPT = {prompt!r}
-SCENARIOS = [
-{listed}]
-
-model = tracer.load({model!r}, {transcoders!r})
-run = tracer.run_scenarios(
-    model, PROMPT, SCENARIOS, generate={generate}, temperature={temperature!r}, seed={seed}
-)
-for outcome in [run.baseline, *run.outcomes]:
-    if isinstance(outcome, tracer.TracerError):
-        print("failed:", outcome)
-        continue
-    first = outcome.next_tokens[0]
-    print(
-        f"{{outcome.name}}: {{first.token!r}} {{first.probability:.4f}}, "
-        f"KL {{outcome.kl:.4f}} nats, goes on: {{''.join(outcome.continuation_tokens)!r}}"
-    )
-'''
-
-
-def _scenario(scenario: Scenario) -> str:
-    edits = "".join(
-        f"            Edit(FeatureId({edit.feature.layer}, {edit.feature.index}), {edit.start}, "
-        f"{edit.stop}, {edit.operation!r}, {edit.value!r}),\n"
-        for edit in scenario.edits
-    )
-    options = "".join(
-        f"        {name}={getattr(scenario, name)!r},\n"
-        for name in ("freeze_attention", "constrained_layers", "freeze_norms")
-    )
-    named = f"        {scenario.name!r},\n        (\n{edits}        ),\n"
-    return f"    Scenario(\n{named}{options}    ),\n"
 
 
 def other_prompts_table(
@@ -110,13 +59,13 @@ def other_prompts_table(
     rows = []
     for prompt, run in runs:
         if isinstance(run, str):
-            rows.append({"prompt": prompt, "unchanged": run})
+            rows.append({"prompt": prompt, "baseline": run})
             continue
-        row = {"prompt": prompt, "unchanged": _said(run.baseline)}
+        row = {"prompt": prompt, "baseline": _said(run.baseline)}
         for name, outcome in zip(names, run.outcomes, strict=True):
             row[name] = str(outcome) if isinstance(outcome, TracerError) else _said(outcome)
         rows.append(row)
-    return pd.DataFrame(rows, columns=["prompt", "unchanged", *names]).fillna("")
+    return pd.DataFrame(rows, columns=["prompt", "baseline", *names]).fillna("")
 
 
 def _said(outcome: Outcome) -> str:
