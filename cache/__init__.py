@@ -14,7 +14,13 @@ Importing this package is light: torch is imported by the worker's thread, on it
     backend.py    all of it behind one object
 """
 
-from cache.annotations import Annotations, StoredRun, scenarios_from_json, scenarios_to_json
+from cache.annotations import (
+    Annotations,
+    BoxPosition,
+    StoredRun,
+    scenarios_from_json,
+    scenarios_to_json,
+)
 from cache.backend import Backend, open_backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError
 from cache.files import StoreUse
@@ -34,6 +40,7 @@ from tracer.interchange.nodes import stored_labels
 __all__ = [
     "Annotations",
     "Backend",
+    "BoxPosition",
     "DamagedFile",
     "Device",
     "Dtype",

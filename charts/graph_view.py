@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from charts.text import (
 from tracer.graph.nodes import FloatArray, IntArray
 from tracer.graph.pruning import PrunedGraph, without_pruning
 from tracer.types import FeatureId, NodeId
+
+DENSE: Final = 0.1
+"""Features active on more than this share of tokens count as dense."""
 
 
 class Neighbour(NamedTuple):

@@ -7,7 +7,7 @@ component asks for a loader that carries it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,9 @@ PLOTLY_JS: Final = Path(plotly.__file__).parent / "package_data" / "plotly.min.j
 PLOTLY_PATH: Final = f"assets/plotly-{plotly.__version__}.min.js"
 """Where the server serves plotly.js, below its base path."""
 _NEEDS_LOADER: Final = "plotly loader"
+
+OnEvent = Callable[[dict[str, Any]], None]
+"""Hears what a visitor did, an object with a ``type``."""
 
 
 @cache
@@ -44,24 +47,43 @@ def page_script_part(name: str) -> str:
 @cache
 def _component(name: str) -> Callable[..., Any]:
     """Register a component once for the whole process."""
-    host = page_script_part(f"streamlit_{name}.js")
+    script, style = page_script_part(f"streamlit_{name}.js"), ""
     if name == "graph":
-        script, style = f"{graph_script()}\n{host}", graph_style()
+        script, style = f"{graph_script()}\n{script}", graph_style()
     elif name == "loader":
-        script, style = f"{PLOTLY_JS.read_text(encoding='utf-8')}\n{host}", ""
-    else:
-        # it may come to the page before the graph does
-        names = "const shared = (globalThis.circuitGraphs ??= { graphs: new Map(), views: new Map(),"
-        script, style = f"{names} wanted: new Map(), timings: [] }});\n{host}", ""
+        script = f"{PLOTLY_JS.read_text(encoding='utf-8')}\n{script}"
+    elif name == "remote":  # it may come to the page before the graph does
+        script = f"{page_script_part('1_shared.js')}\n{script}"
+    elif (_BROWSER / f"{name}.css").is_file():
+        style = page_script_part(f"{name}.css")
     mount: Callable[..., Any] = st.components.v2.component(
         f"circuit_{name}", html="<!---->", css=style, js=script, isolate_styles=False
     )
     return mount
 
 
-def draw_graph(
-    name: str, payload: bytes, chosen: Mapping[str, Any], on_event: Callable[[dict[str, Any]], None]
+def draw_neighbours(
+    graph: str, lists: Sequence[Mapping[str, Any]], empty: str, on_event: OnEvent
 ) -> None:
+    """Draw lists of a node's neighbours next to the graph of that name.
+
+    Each list has ``title``, ``note`` and ``rows`` with ``id``, ``name``, ``where``, ``weight`` and
+    ``share``, strongest first. A click selects the node in the graph.
+    """
+    key = f"neighbours {graph}"
+    data = {"graph": graph, "lists": list(lists), "empty": empty}
+    _component("neighbours")(key=key, data=data, on_event_change=_listener(key, on_event))
+
+
+def draw_flow(graph: str, data: Mapping[str, Any], on_event: OnEvent) -> None:
+    """Draw the diagram of ``charts.flow_figure.flow_data``, whose boxes can be dragged."""
+    key = f"flow {graph}"
+    _component("flow")(
+        key=key, data={"graph": graph, **data}, on_event_change=_listener(key, on_event)
+    )
+
+
+def draw_graph(name: str, payload: bytes, chosen: Mapping[str, Any], on_event: OnEvent) -> None:
     """Draw the graph of ``charts.graph_payload`` and say what is chosen in it.
 
     ``chosen`` has ``selected`` (a node id or None), ``pinned`` and ``off`` (node ids), ``groups``
@@ -70,19 +92,27 @@ def draw_graph(
     """
     key = f"graph {name}"
 
-    def happened() -> None:
-        event = _event(st.session_state.get(key))
-        if event is None:
-            return
-        if event.get("type") == "loader":
+    def heard(event: dict[str, Any]) -> None:
+        if event["type"] == "loader":
             st.session_state[_NEEDS_LOADER] = True
         else:
             on_event(event)
 
-    _component("graph")(key=key, data=payload, on_event_change=happened)
+    _component("graph")(key=key, data=payload, on_event_change=_listener(key, heard))
     _component("remote")(key=f"remote {name}", data={"name": name, **chosen})
     if st.session_state.get(_NEEDS_LOADER):
         _component("loader")(key=_NEEDS_LOADER)
+
+
+def _listener(key: str, on_event: OnEvent) -> Callable[[], None]:
+    """What Streamlit calls when the component of ``key`` has sent something."""
+
+    def happened() -> None:
+        event = _event(st.session_state.get(key))
+        if event is not None:
+            on_event(event)
+
+    return happened
 
 
 def _event(state: object) -> dict[str, Any] | None:

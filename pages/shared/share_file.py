@@ -11,15 +11,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from charts.flow_figure import COLOURS
 from charts.graph_payload import graph_payload
 from charts.graph_view import GraphView
 from charts.text import token_text
 from pages.shared.graph_component import PLOTLY_JS, graph_script, graph_style, page_script_part
+from pages.shared.supernode_colours import colour_of
 from tracer.features.cards import FeatureCard
 from tracer.types import FeatureId, NodeId, Supernode
 
-SUPERNODE_COLOURS: Final = ("#c2410c", "#7c3aed", "#0e7490", "#a16207", "#be185d", "#4d7c0f")
-"""Of supernodes that were given no colour of their own, in turn."""
 _GROUPS: Final = 2
 _EXAMPLES: Final = 4
 _TOKENS_AROUND: Final = 12
@@ -43,12 +43,12 @@ def share_html(
         "groups": [
             {
                 "name": group.name,
-                "colour": SUPERNODE_COLOURS[number % len(SUPERNODE_COLOURS)],
+                "colour": colour_of(group, number),
                 "ids": [str(node) for node in group.nodes],
             }
             for number, group in enumerate(supernodes)
         ],
-        "colours": SUPERNODE_COLOURS,
+        "colours": COLOURS,
         "notes": notes,
         "next_tokens": [
             [token_text(entry.token), round(entry.probability, 5)]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from charts.flow_figure import COLOURS
 from tracer.types import Supernode
-
-COLOURS: Final = ("#c2410c", "#7c3aed", "#0e7490", "#a16207", "#be185d", "#4d7c0f")
 
 
 def colour_of(group: Supernode, number: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import streamlit as st
 
 from charts.graph_table import edge_table, node_table
-from charts.graph_view import GraphFilter, GraphView, shown_sentence
+from charts.graph_view import DENSE, GraphFilter, GraphView, shown_sentence
 from charts.text import percent
 from pages.shared import selection
 from pages.shared.graph_component import draw_graph
@@ -26,8 +26,6 @@ COMPLETENESS: Final = (
     "Completeness score: how much of the input of the nodes, weighted by influence, comes from "
     "features and tokens rather than from error nodes."
 )
-_DENSE: Final = 0.1
-"""Features active on more than this share of tokens count as dense."""
 
 
 def draw(key: str, view: GraphView, session: Session) -> None:
@@ -47,13 +45,13 @@ def draw(key: str, view: GraphView, session: Session) -> None:
             label_visibility="collapsed",
             on_change=_shown_as,
         )
-        st.caption(_scores(view), help=f"{REPLACEMENT}\n\n{COMPLETENESS}", width="content")
-        st.caption(shown_sentence(view), width="stretch")
+        st.caption(_scores(view), help=f"{REPLACEMENT}\n\n{COMPLETENESS}", width="stretch")
     if session.as_table:
         _table(view)
-        return
-    payload = view_payload("trace", key, view, selection.size())
-    draw_graph("trace", payload, chosen(view, session), selection.graph_event)
+    else:
+        payload = view_payload("trace", key, view, selection.size())
+        draw_graph("trace", payload, chosen(view, session), selection.graph_event)
+    st.caption(shown_sentence(view))
 
 
 def chosen(view: GraphView, session: Session) -> dict[str, Any]:
@@ -111,14 +109,14 @@ def _filters(view: GraphView, session: Session) -> None:
         "Error nodes",
         key="filter errors",
         on_change=_filtered,
-        help="What the features of a layer do not explain of the MLP's output. They have no inputs.",
+        help="What the features of a layer do not explain of its MLP's output. They have no inputs.",
     )
     set_widget("filter dense", shown.max_density >= 1)
     st.toggle(
         "Dense features",
         key="filter dense",
         on_change=_filtered,
-        help=f"Features that are active on more than {percent(_DENSE)} of all tokens say little "
+        help=f"Features that are active on more than {percent(DENSE)} of all tokens say little "
         "about this prompt. How often a feature is active is known where its examples are.",
     )
     set_widget("filter negative", shown.negative_only)
@@ -145,7 +143,7 @@ def _filtered(last: int | None = None) -> None:
         filter=replace(
             before,
             errors=bool(state["filter errors"]),
-            max_density=1.0 if state["filter dense"] else _DENSE,
+            max_density=1.0 if state["filter dense"] else DENSE,
             negative_only=bool(state["filter negative"]),
             layers=layers,
         )

@@ -19,8 +19,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "app",
         help="start the dashboard in the browser",
-        description="Start the dashboard. Options that are not listed here go to "
-        "`streamlit run`.",
+        description="Start the dashboard. Options that are not listed here go to `streamlit run`.",
         epilog="""examples:
   circuit-tracing app
   circuit-tracing app --server.port 8600

@@ -15,6 +15,7 @@ import numpy as np
 
 from tracer.graph.graph import AttributionGraph
 from tracer.graph.influence import whole_influence
+from tracer.graph.nodes import FloatArray
 from tracer.types import NodeId
 
 
@@ -57,7 +58,8 @@ def subgraph_scores(graph: AttributionGraph, pinned: Collection[NodeId]) -> Subg
     rows, sources = graph.rows[kept], stand_in[graph.sources[kept]]
     # effects of one stand-in on one target add up with their signs, before anything is absolute
     places, inverse = np.unique(rows * graph.n_nodes + sources, return_inverse=True)
-    weights = np.bincount(inverse, graph.weights[kept].astype(np.float64), len(places))
+    weights: FloatArray = np.zeros(len(places))
+    np.add.at(weights, inverse, graph.weights[kept].astype(np.float64))
     rows, sources = places // graph.n_nodes, places % graph.n_nodes
     influence = whole_influence(index, rows, sources, weights, graph.target_weights)
 

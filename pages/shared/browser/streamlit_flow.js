@@ -79,7 +79,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
       group.onpointerup = () => {
         group.onpointermove = group.onpointerup = null;
         if (moved) {
-          setTriggerValue('event', { type: 'move', name: box.name,
+          setTriggerValue('event', { type: 'move', name: box.key,
             x: Math.round(at[i].x) / data.width, y: Math.round(at[i].y) });
         } else if (box.id) choose(box.id);
       };

@@ -12,6 +12,7 @@ const add = (parent, tag, className, text) => {
   return node;
 };
 
+const percent = share => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
 const signed = value => (value < 0 ? '−' : '+') + Number(Math.abs(value).toPrecision(3));
 
 export default function ({ data, parentElement, setTriggerValue }) {
@@ -31,11 +32,13 @@ export default function ({ data, parentElement, setTriggerValue }) {
     for (const entry of isOpen ? list.rows : list.rows.slice(0, FIRST)) {
       const row = add(parent, 'button', 'entry');
       row.dataset.node = entry.id;
-      row.title = `${entry.name}, ${entry.where}: ${signed(entry.weight)}, `
-        + `${(100 * entry.share).toFixed(1)} % of this side`;
-      const bar = add(add(row, 'span', 'bar'), 'i', entry.weight > 0 ? 'positive' : 'negative');
+      const isShare = list.unit === 'percent';
+      row.title = isShare ? `${entry.name}, ${entry.where}` : `${entry.name}, ${entry.where}: `
+        + `${signed(entry.weight)}, ${percent(entry.share)} of this side`;
+      const sign = isShare ? 'share' : entry.weight > 0 ? 'positive' : 'negative';
+      const bar = add(add(row, 'span', 'bar'), 'i', sign);
       bar.style.width = `${Math.max(3, 100 * Math.abs(entry.weight) / strongest)}%`;
-      add(row, 'span', 'weight', signed(entry.weight));
+      add(row, 'span', 'weight', isShare ? percent(entry.weight) : signed(entry.weight));
       add(row, 'span', 'name', entry.name);
       add(row, 'span', 'where', entry.where);
       row.onclick = () => {

@@ -1,0 +1,44 @@
+"""What a feature fires on, promotes and suppresses, and how active it is here."""
+
+from __future__ import annotations
+
+import math
+
+import streamlit as st
+
+from charts.distributions import histogram_figure
+from charts.palette import Palette
+from charts.text import percent
+from pages.shared.escape import chips_html, example_html, plain
+from pages.trace.next_token import STATIC
+from tracer.features.cards import FeatureCard
+
+
+def draw(card: FeatureCard, activation: float, palette: Palette) -> None:
+    """Draw a feature card; ``activation`` is the feature's in this prompt."""
+    groups = [group for group in card.groups if group.examples]
+    for number, group in enumerate(groups):
+        strongest = max(max(example.activations) for example in group.examples)
+        html = "".join(
+            example_html(example, card.act_max or strongest, palette) for example in group.examples
+        )
+        if number == 0:
+            st.markdown(f"**{plain(group.name)}**")
+            st.html(html)
+        else:
+            with st.expander(plain(group.name)):
+                st.html(html)
+    if card.promoted:
+        st.markdown(
+            "**Promotes and suppresses**",
+            help="The tokens whose logits this feature raises and lowers most when it writes "
+            "straight to the output.",
+        )
+        st.html(chips_html(card.promoted[:6], palette.positive))
+        st.html(chips_html(card.suppressed[:6], palette.negative))
+    if card.histogram:
+        fires = f"active on {percent(card.frequency)} of tokens; " if card.frequency else ""
+        st.markdown(f"**Activations** :gray[{plain(fires)}the line is this prompt]")
+        here = None if math.isnan(activation) else activation
+        figure = histogram_figure(card.histogram, card.histogram_top, palette, here)
+        st.plotly_chart(figure, key="histogram", theme=None, config=STATIC)
