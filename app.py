@@ -1,8 +1,8 @@
 """The dashboard: ``streamlit run app.py``.
 
-The main script is in a folder of its own, so that Streamlit never takes the `pages/` next to this
-file for its legacy pages: a deep link to a cold server would run one without the shell. plotly.js
-is served from the installed package, under a name that changes with its version.
+The main script is in another folder. Otherwise Streamlit would take the `pages/` folder next to
+this file for its legacy pages, and a deep link to a cold server would run one without the shell.
+plotly.js is served from the installed package, under a path that changes with its version.
 """
 
 from pathlib import Path

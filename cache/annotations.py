@@ -24,7 +24,12 @@ class BoxPosition(NamedTuple):
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a person adds to one trace: pinned nodes, supernodes, positions in the diagram."""
+    """Pinned nodes, supernodes and where the diagram's boxes are. False if there are none.
+
+    >>> pins = Annotations((NodeId("feature", 1, 7, 887),))
+    >>> Annotations.from_json(pins.to_json()) == pins
+    True
+    """
 
     pinned: tuple[NodeId, ...] = ()
     supernodes: tuple[Supernode, ...] = ()
@@ -79,28 +84,30 @@ class Annotations:
 
 
 def _colour(text: object) -> str:
-    """A colour that may stand in a page: ``#rrggbb``, else none."""
+    """Return a colour that is safe in a page, ``#rrggbb``, else an empty text."""
     return text if isinstance(text, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", text) else ""
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What-ifs that were run on a trace, what came out in a few words, and when (since 1970)."""
+    """A run of scenarios on a trace, from the trace's history."""
 
     scenarios: tuple[Scenario, ...]
-    said: str
+    summary: str
+    """The outcome in a few words."""
     ran: float
+    """When, in seconds since 1970."""
 
 
 def scenarios_to_json(scenarios: tuple[Scenario, ...]) -> str:
-    """:func:`scenarios_from_json` is the inverse."""
+    """Return JSON for :func:`scenarios_from_json`."""
     stored = [scenario.to_dict() for scenario in scenarios]
     return json.dumps(stored, separators=(",", ":"), ensure_ascii=False)
 
 
 def scenarios_from_json(text: str) -> tuple[Scenario, ...]:
-    """Raises ``ValueError`` on anything that :func:`scenarios_to_json` does not write."""
+    """Read what :func:`scenarios_to_json` wrote; raises ``ValueError`` on anything else."""
     try:
         return tuple(Scenario.from_dict(entry) for entry in json.loads(text))
-    except (InterventionError, TypeError) as error:
-        raise ValueError(f"these are no scenarios: {error}") from error
+    except (InterventionError, RecursionError, TypeError) as error:
+        raise ValueError(f"not scenarios: {error}") from error

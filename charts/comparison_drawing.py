@@ -41,7 +41,7 @@ def column_text(column: str, between: str = " / ") -> str:
 
 def _drawn(comparison: Comparison, number: int, node: ComparedNode, name: Name) -> DrawnNode:
     text, label = name(node), ""
-    sides = {"both": "in both", "left": "only left", "right": "only right"}
+    sides = {"both": "both", "left": "left only", "right": "right only"}
     place = sides[node.side]
     if node.kind == "logit":
         label = f"{truncate(text, 24)} {_probabilities(comparison, node)}"

@@ -1,4 +1,4 @@
-"""Two compared graphs as one merged figure, as dumbbells and as a table."""
+"""Two compared graphs as a merged figure, as dumbbells and as a table."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import plotly.graph_objects as go
 from charts.comparison_drawing import column_text
 from charts.graph_figure import FONT
 from charts.palette import LIGHT, Palette
-from charts.text import percent, plotly_text, truncate
+from charts.text import percent, plotly_text, plural, truncate
 from tracer.graph.comparison import ComparedNode, Comparison, Side
 
-SIDES: Final[Mapping[Side, str]] = {"both": "in both", "left": "only left", "right": "only right"}
+SIDES: Final[Mapping[Side, str]] = {"both": "both", "left": "left only", "right": "right only"}
 Name = Callable[[ComparedNode], str]
 
 
 def side_colours(palette: Palette) -> dict[Side, str]:
-    """Dark for what is shared, two hues apart for what is not."""
+    """Return the colour of shared nodes, and of those in only one graph."""
     return {"both": palette.text, "left": palette.feature, "right": palette.selected}
 
 
@@ -41,7 +41,7 @@ def _number(activation: float) -> str:
 def difference_figure(
     comparison: Comparison, name: Name, palette: Palette = LIGHT, limit: int = 14
 ) -> go.Figure:
-    """The features whose influence differs most: a dot for the left graph, one for the right."""
+    """Draw the features whose influence differs most: a dot per graph."""
     features = [node for node in comparison.nodes if node.kind == "feature"]
     features.sort(key=lambda node: -abs(node.influence[1] - node.influence[0]))
     shown = features[:limit]
@@ -116,14 +116,14 @@ def difference_figure(
 
 
 def comparison_table(comparison: Comparison, name: Name) -> pd.DataFrame:
-    """A row per feature of either graph: where it is, how active, how influential, and for whom."""
+    """Return a row per feature of either graph: place, activations and influences."""
     features = [node for node in comparison.nodes if node.kind == "feature"]
     features.sort(key=lambda node: -abs(node.influence[1] - node.influence[0]))
     anywhere = comparison.alignment == "feature"
     return pd.DataFrame(
         {
             "feature": [name(node) for node in features],
-            "in": [SIDES[node.side] for node in features],
+            "graph": [SIDES[node.side] for node in features],
             "token": [
                 "" if anywhere else column_text(comparison.columns[node.slot], "/")
                 for node in features
@@ -139,18 +139,17 @@ def comparison_table(comparison: Comparison, name: Name) -> pd.DataFrame:
 
 
 def comparison_sentence(comparison: Comparison) -> str:
-    """``"34 features in both, 12 only left, 15 only right."``"""
+    """Count features: ``"34 features in both graphs, 12 only left, 15 only right."``"""
     counts = {side: len(comparison.features(side)) for side in SIDES}
-    both = counts["both"]
     return (
-        f"{both} feature{'' if both == 1 else 's'} in both, {counts['left']} only left, "
-        f"{counts['right']} only right."
+        f"{plural(counts['both'], 'feature')} in both graphs, {counts['left']:,} only left, "
+        f"{counts['right']:,} only right."
     )
 
 
 def edge_sentence(comparison: Comparison) -> str:
-    """How much of the merged graph's edges both graphs have, by weight."""
+    """Say which share of the merged graph's edge weight both graphs have."""
     both = np.minimum(np.abs(comparison.left_weights), np.abs(comparison.right_weights)).sum()
     either = np.maximum(np.abs(comparison.left_weights), np.abs(comparison.right_weights)).sum()
     share = float(both / either) if either else 0.0
-    return f"{percent(share)} of the edges' weight is shared."
+    return f"{percent(share)} of the edge weight is shared."

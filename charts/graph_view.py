@@ -67,7 +67,7 @@ class GraphView:
     names: Mapping[FeatureId, str] = field(default_factory=dict)
     selected: NodeId | None = None
     off: frozenset[NodeId] = frozenset()
-    """Features that are switched off; the graph is still the one with them on."""
+    """Edited features; the graph still shows the unedited prompt."""
     pinned: frozenset[NodeId] = frozenset()
     """Nodes in pins or supernodes: always drawn, with a ring, even when pruned."""
     filter: GraphFilter = GraphFilter()

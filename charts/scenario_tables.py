@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def outcomes_table(run: ScenarioRun, limit: int = 10) -> pd.DataFrame:
-    """A row per scenario and likely next token, the baseline first; failed scenarios say why."""
+    """Return a row per scenario and likely next token, baseline first; failures give a reason."""
     rows: list[dict[str, object]] = []
     for name, outcome in zip(_names(run), [run.baseline, *run.outcomes], strict=True):
         if isinstance(outcome, TracerError):
             rows.append({"scenario": name, "error": str(outcome)})
             continue
-        said = "".join(outcome.continuation_tokens)
+        continuation = "".join(outcome.continuation_tokens)
         shown = {t.token_id: t.token for t in (*run.baseline.next_tokens, *outcome.next_tokens)}
         tokens = sorted(shown, key=lambda token: -outcome.probability(token))[:limit]
         rows += [
@@ -34,7 +34,7 @@ def outcomes_table(run: ScenarioRun, limit: int = 10) -> pd.DataFrame:
                 "logit": float(outcome.logits[token]),
                 "baseline_logit": float(run.baseline.logits[token]),
                 "kl_nats": outcome.kl,
-                "continuation": said,
+                "continuation": continuation,
                 "error": "",
             }
             for token in tokens
@@ -55,19 +55,19 @@ def _names(run: ScenarioRun) -> list[str]:
 def other_prompts_table(
     runs: Sequence[tuple[str, ScenarioRun | str]], names: Sequence[str]
 ) -> pd.DataFrame:
-    """A row per prompt: its own answer, and what each scenario makes of it."""
+    """Return a row per prompt: the top token of the baseline and of each scenario."""
     rows = []
     for prompt, run in runs:
         if isinstance(run, str):
             rows.append({"prompt": prompt, "baseline": run})
             continue
-        row = {"prompt": prompt, "baseline": _said(run.baseline)}
+        row = {"prompt": prompt, "baseline": _top_token(run.baseline)}
         for name, outcome in zip(names, run.outcomes, strict=True):
-            row[name] = str(outcome) if isinstance(outcome, TracerError) else _said(outcome)
+            row[name] = str(outcome) if isinstance(outcome, TracerError) else _top_token(outcome)
         rows.append(row)
     return pd.DataFrame(rows, columns=["prompt", "baseline", *names]).fillna("")
 
 
-def _said(outcome: Outcome) -> str:
+def _top_token(outcome: Outcome) -> str:
     first = outcome.next_tokens[0]
     return f"{token_text(first.token)} ({percent(first.probability)})"

@@ -11,13 +11,21 @@ _VISIBLE = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
 def token_text(token: str) -> str:
-    """Return a token without its leading space, with invisible characters made visible."""
+    """Return a token without its leading space, with invisible characters made visible.
+
+    >>> token_text(" Austin"), token_text("\\n"), token_text("  ")
+    ('Austin', '↵', '␣␣')
+    """
     text = "".join(_VISIBLE.get(character, character) for character in token)
     return text.strip() or "␣" * len(token) or "(empty)"
 
 
 def truncate(text: str, limit: int) -> str:
-    """Return ``text`` cut to at most ``limit`` (>= 1) characters, with an ellipsis where cut."""
+    """Return ``text`` cut to at most ``limit`` (>= 1) characters, with an ellipsis where cut.
+
+    >>> truncate("Texas: Dallas, Houston", 14)
+    'Texas: Dallas…'
+    """
     return text if len(text) <= limit else text[: limit - 1].rstrip(" ,:;") + "…"
 
 
@@ -27,7 +35,11 @@ def plotly_text(text: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Format a share: ``0.123`` -> ``"12 %"``; never a rounded 0 % or 100 %."""
+    """Format a share; it is never rounded to 0 % or 100 %.
+
+    >>> percent(0.123), percent(0.004), percent(0.00001), percent(0.99996)
+    ('12 %', '0.4 %', '<0.1 %', '99.9 %')
+    """
     if share > 0 and share < 0.0005:
         return "<0.1 %"
     if share < 0.0995:
@@ -38,7 +50,11 @@ def percent(share: float) -> str:
 
 
 def count_text(count: int) -> str:
-    """Format a number of parameters: ``"2.6 B"``, ``"268 M"``."""
+    """Format a number of parameters.
+
+    >>> count_text(2_614_341_888), count_text(268_098_176)
+    ('2.6 B', '268 M')
+    """
     for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if count >= 0.9995 * size:
             digits = 1 if count < 9.95 * size else 0
@@ -47,7 +63,11 @@ def count_text(count: int) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Format a count with its noun: ``"1 feature"``, ``"1,200 features"``."""
+    """Format a count with its noun.
+
+    >>> plural(1, "feature"), plural(1200, "feature")
+    ('1 feature', '1,200 features')
+    """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
@@ -57,13 +77,21 @@ def activation_text(activation: float) -> str:
 
 
 def signed(weight: float) -> str:
-    """Format a direct effect with its sign and three digits: ``+1.24``, ``−0.031``."""
+    """Format a direct effect with its sign and three digits.
+
+    >>> signed(1.2349), signed(-0.031)
+    ('+1.23', '−0.031')
+    """
     magnitude = f"{abs(weight):.3g}"
     return ("−" if weight < 0 else "+") + magnitude
 
 
 def times(factor: float) -> str:
-    """Format a steering strength: ``"−2×"``."""
+    """Format a steering strength.
+
+    >>> times(-2.0)
+    '−2×'
+    """
     return f"{factor:g}×".replace("-", "−")
 
 
@@ -72,7 +100,7 @@ def node_name(graph: AttributionGraph, node: NodeId, names: Mapping[FeatureId, s
     if node.kind == "feature":
         return names.get(node.feature) or f"feature {node.index}"
     if node.kind == "error":
-        return f"error of layer {node.layer}"
+        return "error node"
     if node.kind == "token":
         return token_text(graph.tokens[node.position])
     return token_text(graph.targets[target_number(graph, node)].label)

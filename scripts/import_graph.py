@@ -23,6 +23,7 @@ ROOMS: Final = (
     "tracer/types",
     "tracer/files",
     "tracer/paths",
+    "tracer/parsing",
     "tracer/graph",
     "tracer/hub",
     "tracer/transcoders",
@@ -31,6 +32,7 @@ ROOMS: Final = (
     "tracer/features",
     "tracer/interchange",
     "tracer/attribution",
+    "tracer/search",
     "tracer/indexing",
     "tracer/interventions",
     "tracer",
@@ -48,6 +50,7 @@ ROOMS: Final = (
     "pages/library",
     "pages/models",
     "pages/guide",
+    "pages/about",
     "app",
 )
 """Every room, bottom up. A room imports only rooms before it."""

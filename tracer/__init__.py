@@ -1,19 +1,67 @@
-"""Circuit tracing: which features of a language model directly affect which, and the next token.
+"""Circuit tracing: how the features of a language model produce its next token.
 
-    model  = tracer.load("atlas")
-    graph  = tracer.trace(model, "The capital of the state containing Dallas is")
-    pruned = tracer.prune(graph)
-    result = tracer.intervene(model, graph.prompt, [tracer.Intervention(3, -1, 417, 0.0)])
+    >>> import tracer
+    >>> model = tracer.load("atlas")
+    >>> graph = tracer.trace(model, "The capital of the state containing Dallas is")
+    >>> graph.next_tokens[0].token
+    ' Austin'
+    >>> pruned = tracer.prune(graph)
+    >>> strongest = next(n for n, _ in pruned.inputs(pruned.nodes[-1]) if n.kind == "feature")
+    >>> off = tracer.Intervention(strongest.layer, strongest.position, strongest.index, value=0.0)
+    >>> result = tracer.intervene(model, graph.prompt, [off])
+    >>> result.edited[0].probability < result.baseline[0].probability
+    True
 
-Names that need torch are imported when first used, so that reading a saved graph stays quick.
+Every error raised on purpose is a :class:`TracerError`; :mod:`tracer.errors` draws the tree. Names
+that need torch are imported on first use, so that reading a saved graph is quick.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tracer.errors import TracerError
+from tracer.errors import (
+    AccessError,
+    BrokenTransferError,
+    CacheFolderError,
+    Cancelled,
+    ComparisonError,
+    CorpusError,
+    DiskFullError,
+    EmptyPromptError,
+    ExternalGraphError,
+    FeatureIndexError,
+    FeatureLookupError,
+    GraphFileError,
+    HubAnswerError,
+    HubError,
+    HubFileMissingError,
+    HubReferenceError,
+    HubUnreachableError,
+    InterventionError,
+    LicenceError,
+    MemoryLimitError,
+    ModelError,
+    NetworkOffError,
+    NoActiveFeaturesError,
+    NotDownloadedError,
+    PromptError,
+    PromptTooLongError,
+    RegistryError,
+    RepositoryMissingError,
+    RevisionMissingError,
+    SearchError,
+    SourceUnavailableError,
+    TargetError,
+    ThresholdError,
+    TokenError,
+    TracerError,
+    TranscoderError,
+    UnknownTokenError,
+)
+from tracer.graph.comparison import Comparison, compare_graphs
 from tracer.graph.graph import AttributionGraph, load_graph
+from tracer.graph.nodes import NodeIndex
 from tracer.graph.pruning import PrunedGraph, prune
 from tracer.interchange.convert import external_from_pruned, graph_from_external
 from tracer.interchange.graph_json import read_graph_json, write_graph_json
@@ -33,6 +81,7 @@ from tracer.types import (
 
 if TYPE_CHECKING:
     from tracer.attribution.trace import trace
+    from tracer.features.cards import FeatureIndex
     from tracer.indexing import IndexSummary, build_index
     from tracer.interchange.circuit_tracer_pt import read_graph_pt
     from tracer.interventions.run import (
@@ -43,69 +92,136 @@ if TYPE_CHECKING:
         run_scenarios,
     )
     from tracer.model.model import Model, load
+    from tracer.search.by_text import feature_activations, features_on_text
+    from tracer.search.by_weight import features_promoting, features_reading, neighbours
+    from tracer.search.by_word import search_examples, search_labels
+    from tracer.search.match import FeatureMatch
+    from tracer.transcoders.save import convert
 
 __all__ = [
+    "AccessError",
     "AttributionGraph",
+    "BrokenTransferError",
+    "CacheFolderError",
+    "Cancelled",
+    "Comparison",
+    "ComparisonError",
     "Contrast",
+    "CorpusError",
     "Direction",
+    "DiskFullError",
     "Edit",
+    "EmptyPromptError",
+    "ExternalGraphError",
     "FeatureId",
+    "FeatureIndex",
+    "FeatureIndexError",
+    "FeatureLookupError",
+    "FeatureMatch",
     "FeatureTarget",
+    "GraphFileError",
+    "HubAnswerError",
+    "HubError",
+    "HubFileMissingError",
+    "HubReferenceError",
+    "HubUnreachableError",
     "IndexSummary",
     "Intervention",
+    "InterventionError",
     "InterventionResult",
+    "LicenceError",
+    "MemoryLimitError",
     "Model",
+    "ModelError",
+    "NetworkOffError",
+    "NoActiveFeaturesError",
     "NodeId",
+    "NodeIndex",
+    "NotDownloadedError",
     "Outcome",
+    "PromptError",
+    "PromptTooLongError",
     "PrunedGraph",
+    "RegistryError",
+    "RepositoryMissingError",
+    "RevisionMissingError",
     "Scenario",
     "ScenarioRun",
+    "SearchError",
+    "SourceUnavailableError",
     "Supernode",
     "Target",
+    "TargetError",
+    "ThresholdError",
     "Thresholds",
+    "TokenError",
     "TokenProbability",
     "TracerError",
+    "TranscoderError",
+    "UnknownTokenError",
     "build_index",
+    "compare_graphs",
+    "convert",
     "external_from_pruned",
+    "feature_activations",
+    "features_on_text",
+    "features_promoting",
+    "features_reading",
     "graph_from_external",
     "intervene",
     "load",
     "load_graph",
+    "neighbours",
     "prune",
     "read_graph_json",
     "read_graph_pt",
     "run_scenarios",
+    "search_examples",
+    "search_labels",
     "trace",
     "write_graph_json",
 ]
 
-_NEEDS_TORCH = {
+_ON_FIRST_USE = {
+    "FeatureIndex": "tracer.features.cards",
+    "FeatureMatch": "tracer.search.match",
     "IndexSummary": "tracer.indexing",
     "InterventionResult": "tracer.interventions.run",
     "Model": "tracer.model.model",
     "Outcome": "tracer.interventions.run",
     "ScenarioRun": "tracer.interventions.run",
     "build_index": "tracer.indexing",
+    "convert": "tracer.transcoders.save",
+    "feature_activations": "tracer.search.by_text",
+    "features_on_text": "tracer.search.by_text",
+    "features_promoting": "tracer.search.by_weight",
+    "features_reading": "tracer.search.by_weight",
     "intervene": "tracer.interventions.run",
+    "load": "tracer.model.model",
+    "neighbours": "tracer.search.by_weight",
     "read_graph_pt": "tracer.interchange.circuit_tracer_pt",
     "run_scenarios": "tracer.interventions.run",
-    "load": "tracer.model.model",
+    "search_examples": "tracer.search.by_word",
+    "search_labels": "tracer.search.by_word",
     "trace": "tracer.attribution.trace",
 }
-
 
 _RENAMED = {
     "graph_from_shared": "graph_from_external",
     "shared_from_trace": "external_from_pruned",
 }
-"""Names of the first version; they keep working."""
+"""Names of the first version, which keep working."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _RENAMED:
         return globals()[_RENAMED[name]]
-    if name not in _NEEDS_TORCH:
+    if name not in _ON_FIRST_USE:
         raise AttributeError(f"module 'tracer' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_NEEDS_TORCH[name]), name)
+    return getattr(import_module(_ON_FIRST_USE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

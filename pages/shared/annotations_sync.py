@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import streamlit as st
 
 from cache import Annotations, StoreError
 from pages.shared import resources
-from pages.shared.escape import plain
+from pages.shared.escape import plain, sentence
 from pages.shared.session import read_session, update_session
+
+_SAVED: Final = "saved annotations"
 
 
 def sync_annotations(key: str) -> None:
@@ -23,9 +27,9 @@ def sync_annotations(key: str) -> None:
             else:
                 update_session(annotations=resources.backend().annotations(key))
             update_session(annotations_of=key)
-            st.session_state["saved annotations"] = read_session().annotations
-        elif session.annotations != st.session_state.get("saved annotations", Annotations()):
+            st.session_state[_SAVED] = read_session().annotations
+        elif session.annotations != st.session_state.get(_SAVED, Annotations()):
             resources.backend().save_annotations(key, session.annotations)
-            st.session_state["saved annotations"] = session.annotations
+            st.session_state[_SAVED] = session.annotations
     except StoreError as error:
-        st.warning(plain(str(error)))
+        st.warning(plain(sentence(error)))

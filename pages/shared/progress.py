@@ -1,4 +1,4 @@
-"""Waiting for jobs: show progress, keep the page usable, cancel what nobody waits for any more."""
+"""Wait for jobs: show their progress, keep the page usable, cancel those no longer needed."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def watch(job: Job[Any], what: str = "") -> None:
 def bar(job: Job[Any], what: str = "") -> None:
     """Show what a job is doing, and how far it is."""
     done, total, doing = job.progress
-    text = f"{what}: {doing}" if what else doing
+    text = f"{what}: {doing}" if what else doing[:1].upper() + doing[1:]
     if total > 1:
         text += f", {done:,} of {total:,}"
     st.progress(min(done / total, 1.0) if total else 0.0, text=plain(f"{text} …"))

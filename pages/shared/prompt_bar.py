@@ -54,7 +54,7 @@ def traced() -> Job[AttributionGraph] | None:
 
 
 def _bar() -> None:
-    """A text box, and buttons for the previous and next prompt of the gallery."""
+    """Draw a text box, and buttons for the previous and next prompt of the gallery."""
     session = read_session()
     # The box follows the session, which other widgets change too.
     set_text_widget(_BOX, session.prompt)

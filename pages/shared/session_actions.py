@@ -143,9 +143,9 @@ def _history() -> tuple[list[Annotations], list[Annotations]]:
 
 
 def change_scenario(number: int, old: Scenario, new: Scenario) -> None:
-    """Put ``new`` in the place of ``old``, which the visitor saw in column ``number``.
+    """Replace ``old``, which the visitor saw in column ``number``, with ``new``.
 
-    Nothing happens when another one stands there by now: two clicks can arrive at once.
+    Does nothing if the column has changed meanwhile: two clicks can arrive at once.
     """
     scenarios = list(read_session().scenarios)
     if scenarios[number : number + 1] == [old]:
@@ -154,10 +154,13 @@ def change_scenario(number: int, old: Scenario, new: Scenario) -> None:
 
 
 def arrange_scenario(number: int, scenario: Scenario, step: str) -> None:
-    """``duplicate`` or ``remove`` the scenario seen in a column, or move it to the ``left``."""
+    """``duplicate`` or ``remove`` the scenario in column ``number``, or move it to the ``left``.
+
+    Does nothing if the column has changed meanwhile.
+    """
     scenarios = list(read_session().scenarios)
     if number >= len(scenarios) or scenarios[number].edits != scenario.edits:
-        return  # another one by now
+        return
     scenario = scenarios[number]
     if step == "duplicate":
         scenarios.insert(number + 1, scenario)

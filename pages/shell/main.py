@@ -1,4 +1,4 @@
-"""The main script: page configuration, sidebar and navigation. Nothing else."""
+"""The main script: page configuration, navigation and sidebar. Nothing else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ models = st.Page(page_script("models"), title="Models", url_path="models")
 page = st.navigation(
     [
         trace,
-        # Streamlit serves its default page at / alone: /trace has to be a page of its own.
+        # Streamlit serves its default page only at /, so /trace has to be a separate page.
         st.Page(page_script("trace"), title="Trace", url_path="trace", visibility="hidden"),
         st.Page(page_script("interventions"), title="Interventions", url_path="interventions"),
         st.Page(page_script("compare"), title="Compare", url_path="compare"),

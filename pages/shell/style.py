@@ -1,4 +1,4 @@
-"""The little that Streamlit's theme cannot say."""
+"""CSS that Streamlit's theme options do not cover."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _CSS = """
 [data-testid="stSidebar"][aria-expanded="true"] { min-width: 230px; max-width: 230px; }
 :root { --circuit-positive: #12876b; --circuit-negative: #cc4a26; --circuit-feature: #4a6fa5; }
 [data-testid="stSidebarUserContent"] { padding-top: 0.5rem; }
-/* A list of places to go: left-aligned and close together. */
+/* Lists of links: left-aligned and close together. */
 button[data-testid="stBaseButton-tertiary"] { min-height: 1.9rem; padding: 0.1rem 0; }
 button[data-testid="stBaseButton-tertiary"] p { text-align: left; }
-/* Beside each other while there is room for both, else the panel below the graph. */
+/* Graph and panel side by side; in a narrow window the panel is below the graph. */
 @media (max-width: 1200px) {
   .st-key-workspace > [data-testid="stLayoutWrapper"] > [data-testid="stHorizontalBlock"] {
     flex-wrap: wrap;
@@ -26,5 +26,5 @@ button[data-testid="stBaseButton-tertiary"] p { text-align: left; }
 
 
 def draw() -> None:
-    """Apply it to the page."""
+    """Apply the CSS to the page."""
     st.html(_CSS)

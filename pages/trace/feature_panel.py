@@ -1,4 +1,4 @@
-"""What a feature fires on, promotes and suppresses, and how active it is here."""
+"""The card of the selected feature: examples, promoted tokens, activation distribution."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tracer.features.cards import FeatureCard
 
 
 def draw(card: FeatureCard, activation: float, palette: Palette) -> None:
-    """Draw a feature card; ``activation`` is the feature's in this prompt."""
+    """Draw a feature card; ``activation`` is the feature's activation in this prompt."""
     groups = [group for group in card.groups if group.examples]
     for number, group in enumerate(groups):
         strongest = max(max(example.activations) for example in group.examples)
@@ -30,15 +30,19 @@ def draw(card: FeatureCard, activation: float, palette: Palette) -> None:
                 st.html(html)
     if card.promoted:
         st.markdown(
-            "**Promotes and suppresses**",
-            help="The tokens whose logits this feature raises and lowers most when it writes "
-            "straight to the output.",
+            "**Promoted and suppressed tokens**",
+            help="The tokens whose logits the feature raises and lowers most through its direct "
+            "path to the output.",
         )
         st.html(chips_html(card.promoted[:6], palette.positive))
         st.html(chips_html(card.suppressed[:6], palette.negative))
     if card.histogram:
-        fires = f"active on {percent(card.frequency)} of tokens; " if card.frequency else ""
-        st.markdown(f"**Activations** :gray[{plain(fires)}the line is this prompt]")
-        here = None if math.isnan(activation) else activation
-        figure = histogram_figure(card.histogram, card.histogram_top, palette, here)
+        note = f"active on {percent(card.frequency)} of tokens; " if card.frequency else ""
+        st.markdown(
+            f"**Activation distribution** :gray[{plain(note)}the line marks this prompt]",
+            help="How many tokens of the index's corpus have which activation, on a logarithmic "
+            "scale.",
+        )
+        marked = None if math.isnan(activation) else activation
+        figure = histogram_figure(card.histogram, card.histogram_top, palette, marked)
         st.plotly_chart(figure, key="histogram", theme=None, config=STATIC)

@@ -1,4 +1,4 @@
-"""The graph with its thresholds and filters, as a picture or as a table."""
+"""The graph with its thresholds and filters, as a picture or as tables."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from pages.shared.supernode_colours import colour_of
 from tracer.types import Thresholds
 
 REPLACEMENT: Final = (
-    "Replacement score: how much of the influence on the answer starts at the prompt's tokens "
-    "rather than at error nodes, the part of the MLPs that the features do not explain."
+    "Replacement score: share of the influence on the output that starts at prompt tokens rather "
+    "than at error nodes, the part of the MLPs' output that the features do not reconstruct. "
+    "Higher is better."
 )
 COMPLETENESS: Final = (
-    "Completeness score: how much of the input of the nodes, weighted by influence, comes from "
-    "features and tokens rather than from error nodes."
+    "Completeness score: share of the input to the graph's nodes, weighted by their influence, "
+    "that comes from features and tokens rather than from error nodes. Higher is better."
 )
 
 
 def draw(key: str, view: GraphView, session: Session) -> None:
-    """Draw the controls, the graph, and what of it is hidden."""
+    """Draw the controls, the graph or its tables, and how much of the graph is shown."""
     with st.container(horizontal=True, vertical_alignment="center", key="graph tools", gap="small"):
         with st.popover("Thresholds", key="thresholds", type="tertiary"):
             _thresholds(view, session)
@@ -55,7 +56,7 @@ def draw(key: str, view: GraphView, session: Session) -> None:
 
 
 def chosen(view: GraphView, session: Session) -> dict[str, Any]:
-    """Return what is selected, pinned, switched off and grouped, as the component takes it."""
+    """Return the selected, pinned, edited and grouped nodes in the form the component takes."""
     return {
         "selected": None if view.selected is None else str(view.selected),
         "pinned": [str(node) for node in session.pinned],
@@ -75,25 +76,26 @@ def _scores(view: GraphView) -> str:
 
 def _thresholds(view: GraphView, session: Session) -> None:
     st.slider(
-        "Influence kept by nodes",
+        "Node threshold",
         0.1,
         1.0,
         session.thresholds.node,
         0.01,
         key="node threshold",
         on_change=_thresholds_moved,
-        help="Nodes are kept, strongest first, until they carry this share of the influence on the "
-        "answer.",
+        help="Pruning keeps the most influential nodes that together carry this share of the "
+        "influence on the output.",
     )
     st.slider(
-        "Influence kept by edges",
+        "Edge threshold",
         0.5,
         1.0,
         session.thresholds.edge,
         0.01,
         key="edge threshold",
         on_change=_thresholds_moved,
-        help="Of the edges between kept nodes, the strongest are kept until they carry this share.",
+        help="Among the edges between kept nodes, pruning keeps the strongest that together carry "
+        "this share of the influence.",
     )
 
 
@@ -109,7 +111,8 @@ def _filters(view: GraphView, session: Session) -> None:
         "Error nodes",
         key="filter errors",
         on_change=_filtered,
-        help="What the features of a layer do not explain of its MLP's output. They have no inputs.",
+        help="The part of an MLP's output that the features do not reconstruct. Error nodes have "
+        "no inputs.",
     )
     set_widget("filter dense", shown.max_density >= 1)
     st.toggle(
@@ -117,14 +120,14 @@ def _filters(view: GraphView, session: Session) -> None:
         key="filter dense",
         on_change=_filtered,
         help=f"Features that are active on more than {percent(DENSE)} of all tokens say little "
-        "about this prompt. How often a feature is active is known where its examples are.",
+        "about one prompt. Only features with examples on this disk have a known density.",
     )
     set_widget("filter negative", shown.negative_only)
     st.toggle(
         "Only negative edges",
         key="filter negative",
         on_change=_filtered,
-        help="Edges that lower their target: what inhibits what.",
+        help="Edges that lower their target: inhibition.",
     )
     if last > 0:
         set_widget("filter layers", shown.layers or (0, last))
@@ -159,7 +162,7 @@ def _shown_as() -> None:
 
 
 def _table(view: GraphView) -> None:
-    """The same nodes and edges as tables: for screen readers, and to copy."""
+    """Draw the same nodes and edges as tables, for screen readers and for copying."""
     nodes, edges = node_table(view), edge_table(view)
     share = st.column_config.ProgressColumn
     picked = st.dataframe(

@@ -1,4 +1,4 @@
-"""The panel next to the graph: the next token, and the node that is selected."""
+"""The panel next to the graph: next-token probabilities and details of the selected node."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import streamlit as st
 
 from charts.graph_view import GraphView, Neighbour
 from charts.palette import Palette
-from charts.text import activation_text, percent, place, target_number
+from charts.text import activation_text, percent, place, target_number, times
 from pages.shared import feature_examples, resources, selection, stored_graph
 from pages.shared.escape import plain
 from pages.shared.graph_component import draw_neighbours
@@ -20,22 +20,30 @@ from tracer.atlas.gallery import gallery
 from tracer.graph.graph import AttributionGraph
 from tracer.types import NodeId
 
-_FACTORS: Final = (0.0, -1.0, -2.0, -4.0)
+_STRENGTHS: Final = (0.0, -1.0, -2.0, -4.0)
 _MOST_NEIGHBOURS: Final = 400
+INFLUENCE: Final = (
+    "Influence: share of all paths from the graph to its target tokens that pass through this "
+    "node, weighted by the size of the direct effects along them."
+)
+ERROR_NODE: Final = (
+    "An error node is the part of the MLP's output at this layer and token that the features do "
+    "not reconstruct. Its effects are known, its inputs are not."
+)
 
 
 def draw(view: GraphView, session: Session, palette: Palette) -> None:
-    """Draw the selected node or, without one, the next token and where to begin."""
+    """Draw the selected node or, without one, the next token and where to start."""
     if view.selected is None or session.edits:
         next_token.draw(view, session, palette)
     if view.selected is None:
-        _where_to_begin(view, session)
+        _where_to_start(view, session)
     else:
         _node(view, view.selected, session, palette)
 
 
-def _where_to_begin(view: GraphView, session: Session) -> None:
-    """What to look for, and the features with the most influence."""
+def _where_to_start(view: GraphView, session: Session) -> None:
+    """Draw what to look for, and the most influential features."""
     note = next((entry.note for entry in gallery() if entry.prompt == session.prompt), None)
     if note is not None and not session.graph:
         st.markdown(f"##### What to look for\n{plain(note)}")
@@ -52,7 +60,7 @@ def _where_to_begin(view: GraphView, session: Session) -> None:
     lists = [
         {
             "title": "Most influential features",
-            "note": "share of the paths to the answer",
+            "note": "share of the paths to the targets",
             "unit": "percent",
             "rows": rows,
         }
@@ -65,27 +73,26 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
     _head(view, node)
     imported = resources.is_imported(graph)
     source = resources.feature_source(graph, session.choice)
-    st.caption(plain(" · ".join(_facts(view, node, source))))
+    facts = plain(" · ".join(_facts(view, node, source)))
+    st.caption(facts, help=None if node.kind == "logit" else INFLUENCE)
     if not view.pruned.node_mask[graph.index.row(node)]:
-        st.caption("Below the threshold: drawn because it is selected.")
+        st.caption("Below the node threshold; shown because it is selected.")
     if node.kind == "feature" and not imported:
         _switch(node, session)
     if node.kind == "error":
-        st.caption(
-            "An error node is the part of the MLP's output here that the features of this layer do "
-            "not explain. It has effects, but its inputs are unknown."
-        )
+        st.caption(ERROR_NODE)
+    inputs, outputs = view.inputs(node, _MOST_NEIGHBOURS), view.outputs(node, _MOST_NEIGHBOURS)
     lists = [
-        _list("Inputs", "what drives it", view.inputs(node, _MOST_NEIGHBOURS), graph),
-        _list("Outputs", "what it drives", view.outputs(node, _MOST_NEIGHBOURS), graph),
+        _list("Strongest inputs", "direct effects on it", inputs, graph),
+        _list("Strongest outputs", "its direct effects", outputs, graph),
     ]
     draw_neighbours("trace", lists, "", selection.graph_event)
     if node.kind != "feature":
         return
     if source is None:
         st.caption(
-            "There are no examples for this feature: its model and transcoders are not on this "
-            f"machine. {plain(stored_graph.sources(graph))}"
+            "No examples: this graph was imported without its model and transcoders. "
+            f"{plain(stored_graph.sources(graph))}"
         )
         return
     card = feature_examples.card(source, node.feature)
@@ -94,7 +101,7 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
 
 
 def _head(view: GraphView, node: NodeId) -> None:
-    """The name, back and forward through what was selected, pin, and close."""
+    """Draw the name, and buttons to go back and forward, to pin and to close."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="node head"):
         st.markdown(f"#### {plain(view.name(node))}", width="stretch")
         for label, by, title in (("←", -1, "Back"), ("→", 1, "Forward")):
@@ -113,11 +120,12 @@ def _head(view: GraphView, node: NodeId) -> None:
             key=f"pin {node} {is_pinned}",
             on_click=toggle_pin,
             args=(node,),
-            help="Pinned nodes stay in view and are in the diagram below the graph.",
+            help="Pinned nodes stay visible at any threshold, have their own diagram, and can be "
+            "grouped into supernodes.",
         )
         st.button(
             "✕", key="deselect", on_click=selection.select, args=(None,), type="tertiary",
-            help="Show the whole graph (Esc)",
+            help="Show the full graph (Esc)",
         )  # fmt: skip
 
 
@@ -155,31 +163,32 @@ def _list(
 
 
 def _switch(node: NodeId, session: Session) -> None:
-    """The switch, and the steering strength once it is on."""
-    factor = session.factor(node)
+    """Draw the switch and, once the feature is off, the steering strength."""
+    strength = session.factor(node)
     st.toggle(
         "Turn this feature off",
-        value=factor is not None,
-        key=f"off {node} {factor is not None}",
+        value=strength is not None,
+        key=f"off {node} {strength is not None}",
         on_change=_switched,
         args=(node,),
-        help="Sets the feature to zero at this token and runs the model again, with attention "
+        help="Sets the feature to zero at this token and runs the model again with attention "
         "frozen.",
     )
-    if factor is None:
+    if strength is None:
         return
-    key = f"factor {node} {factor:g}"
+    key = f"factor {node} {strength:g}"
     st.segmented_control(
-        "Steering strength, times its activation",
-        _FACTORS,
-        default=factor if factor in _FACTORS else None,
-        format_func=lambda value: "off" if value == 0 else f"{value:g}×".replace("-", "−"),
+        "Steering strength (× its activation)",
+        _STRENGTHS,
+        default=strength if strength in _STRENGTHS else None,
+        format_func=lambda value: "off" if value == 0 else times(value),
         required=True,
         key=key,
-        on_change=_steered,
+        on_change=_strength_chosen,
         args=(node, key),
-        help="Often several features carry the same information, and the others make up for one "
-        "that is off. A negative multiple steers against all of them.",
+        help="The feature is set to this multiple of its activation. Often several features carry "
+        "the same information and make up for one that is off; a negative strength steers against "
+        "all of them.",
     )
 
 
@@ -190,6 +199,6 @@ def _switched(node: NodeId) -> None:
     update_session(edits=tuple(edits.items()))
 
 
-def _steered(node: NodeId, key: str) -> None:
+def _strength_chosen(node: NodeId, key: str) -> None:
     edits = {**dict(read_session().edits), node: float(st.session_state[key])}
     update_session(edits=tuple(edits.items()))

@@ -8,7 +8,7 @@ import streamlit as st
 
 from charts.flow_figure import flow_data, flow_groups
 from charts.graph_view import GraphView
-from charts.text import percent, place
+from charts.text import percent, place, plural
 from pages.shared import selection
 from pages.shared.escape import plain
 from pages.shared.graph_component import draw_flow
@@ -30,19 +30,19 @@ from tracer.graph.subgraph_scores import subgraph_scores
 from tracer.types import NodeId, Supernode
 
 _SCORES: Final = (
-    "The same two scores for the pinned part alone: every feature that is not pinned counts as "
-    "error (Neuronpedia's definition). Pin what matters until they come close to those of the "
-    "whole graph."
+    "Scores of the pinned subgraph: every feature that is not pinned counts as error "
+    "(Neuronpedia's definition). Pin what matters until they come close to those of the full "
+    "graph."
 )
 
 
 def draw(key: str, view: GraphView, session: Session) -> None:
-    """Draw the pinned part of the graph; nothing but a hint where nothing is pinned."""
+    """Draw the pinned subgraph; without pins, only a hint."""
     if not session.annotations:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(
                 "**Pin what matters**: shift-click a node, press P, or draw around several with "
-                "the ◌ tool to group them into a supernode. Pins stay with this trace.",
+                "the ◌ tool to group them into a supernode. Pins are saved with the trace.",
                 width="stretch",
             )
             _undo_buttons()
@@ -103,7 +103,7 @@ def _scores(view: GraphView, session: Session) -> None:
 
 
 def _supernode(number: int, group: Supernode, view: GraphView) -> None:
-    count = "1 node" if len(group.nodes) == 1 else f"{len(group.nodes)} nodes"
+    count = plural(len(group.nodes), "node")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.color_picker(
             "Colour",
@@ -143,10 +143,10 @@ def _pinned(view: GraphView, session: Session) -> None:
             st.text_input(
                 "Name",
                 key="supernode name",
-                placeholder="for example Texas",
+                placeholder="for example: Texas",
                 on_change=_grouped,
                 args=(tuple(pinned),),
-                help="All pinned nodes that are in no supernode yet become one.",
+                help="Groups all pinned nodes that are not in a supernode yet.",
             )
 
 

@@ -1,4 +1,4 @@
-"""The Trace page's frame: the prompt on top, then the graph beside the panel."""
+"""The layout of the Trace page: the prompt at the top, then the graph next to the panel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tracer.graph.graph import AttributionGraph
 
 
 def draw() -> None:
-    """Draw the page for the session as it stands."""
+    """Draw the page for the current session."""
     job = prompt_bar.traced()
     if job is None:
         mirror_to_url()
@@ -29,7 +29,7 @@ def draw() -> None:
 
 
 def _warm(choice: ModelChoice) -> None:
-    """Open the model while a cached graph is being read, so that the next prompt need not wait."""
+    """Open the model while the visitor reads a cached graph, so the next prompt starts sooner."""
     if st.session_state.get("warmed") != choice:
         st.session_state["warmed"] = choice
         resources.backend().warm(choice, visitor_id())
@@ -44,9 +44,9 @@ def _graph_and_panel(key: str, graph: AttributionGraph) -> None:
         left, right = st.columns([2.3, 1], gap="medium")
     with left:
         graph_area.draw(key, view, session)
-        asked = resources.feature_source(graph, session.choice)
-        if asked is not None:
-            feature_examples.fetch_names(view, key, asked)
+        source = resources.feature_source(graph, session.choice)
+        if source is not None:
+            feature_examples.fetch_names(view, key, source)
         pins.draw(key, view, session)
     with right:
         node_panel.draw(view, session, theme)

@@ -47,6 +47,6 @@ def test_a_public_name_has_an_example(name: str) -> None:
     value = getattr(tracer, name)
     if isinstance(value, type) and issubclass(value, Exception):
         return  # an error's docstring says when it is raised
-    if not callable(value) or not inspect.isroutine(value) and not isinstance(value, type):
+    if not callable(value) or (not inspect.isroutine(value) and not isinstance(value, type)):
         return
     assert value.__doc__ and ">>> " in value.__doc__

@@ -1,11 +1,11 @@
-"""`NodeIndex`: the one place that knows which row of a graph is which node.
+"""`NodeIndex`: the only place that knows which row of a graph is which node.
 
-Nodes run features | errors (layer-major) | tokens | logits, so that no other module ever adds an
-offset.
+The order is features | errors (layer-major) | tokens | logits. No other module computes an offset.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,20 +18,41 @@ FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.floating[Any]]]
 IntArray = np.ndarray[tuple[int, ...], np.dtype[np.integer[Any]]]
 
 
+def target_ids(token_ids: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the id of each logit node, given the tokens of its target.
+
+    A single token gives its vocabulary id; a contrast, a direction or a feature has none, and gets
+    a distinct negative number.
+
+    >>> target_ids([(90,), (90, 12), ()])
+    (90, -2, -3)
+    """
+    return tuple(
+        tokens[0] if len(tokens) == 1 else -1 - place for place, tokens in enumerate(token_ids)
+    )
+
+
 @dataclass(frozen=True)
 class NodeIndex:
-    """The one place that knows which row of a graph is which node.
+    """The order of the nodes of a graph: which row is which node.
 
-    Rows run: features (in the order of ``features``), errors layer by layer and within a layer
-    position by position, tokens by position, logits in the order of the targets.
+    Features come first, in the order of ``features``, then errors layer by layer and position by
+    position, tokens by position, and logits in the order of the targets.
+
+    >>> index = NodeIndex(np.array([[0, 1, 417]]), 2, token_ids=(1, 52), target_ids=(90,))
+    >>> [str(index.node(row)) for row in (0, 1, 5, 7)]
+    ['feature-0-1-417', 'error-0-0--1', 'token--1-0-1', 'logit-2-1-90']
+    >>> index.row(NodeId("logit", 2, 1, 90)), len(index), index.error_rows
+    (7, 8, slice(1, 5, None))
     """
 
     features: IntArray
-    """``(n_features, 3)``: layer, position, feature."""
+    """``(n_features, 3)``: layer, position, feature; ascending."""
     n_layers: int
     token_ids: tuple[int, ...]
+    """Vocabulary id of each token of the prompt."""
     target_ids: tuple[int, ...]
-    """Vocabulary id of each logit node; negative, and different, where it is no single token."""
+    """Vocabulary id of each logit node; a negative number where it is not a single token."""
 
     @property
     def n_features(self) -> int:
@@ -63,12 +84,13 @@ class NodeIndex:
         return int(self.logit_rows.stop)
 
     def error_row(self, layer: int, position: int) -> int:
+        """Return the row of the error node of a layer and position."""
         return self.n_features + layer * self.n_positions + position
 
     def node(self, row: int) -> NodeId:
-        """What row ``row`` stands for; raises ``IndexError`` outside the graph."""
+        """Return the node of a row; raises ``IndexError`` outside the graph."""
         if not 0 <= row < len(self):
-            raise IndexError(f"the graph has {len(self)} nodes, no row {row}")
+            raise IndexError(f"row {row} does not exist: the graph has rows 0 to {len(self) - 1}")
         if row < self.n_features:
             layer, position, feature = (int(x) for x in self.features[row])
             return NodeId("feature", layer, position, feature)
@@ -86,7 +108,7 @@ class NodeIndex:
         return {self.node(row): row for row in reversed(range(len(self)))}
 
     def row(self, node: NodeId) -> int:
-        """The inverse of :meth:`node`; raises ``KeyError`` when the graph has no such node."""
+        """Return the row of a node; raises ``KeyError`` when it is not in the graph."""
         return self._rows[node]
 
     def __contains__(self, node: object) -> bool:
@@ -94,7 +116,7 @@ class NodeIndex:
 
     @cached_property
     def layers(self) -> IntArray:
-        """``(n,)`` layer of every row: -1 for tokens, ``n_layers`` for logits."""
+        """``(n_nodes,)`` layer of every row: -1 for tokens, ``n_layers`` for logits."""
         errors = np.repeat(np.arange(self.n_layers), self.n_positions)
         tokens = np.full(self.n_positions, -1)
         logits = np.full(len(self.target_ids), self.n_layers)
@@ -102,7 +124,7 @@ class NodeIndex:
 
     @cached_property
     def positions(self) -> IntArray:
-        """``(n,)`` token position of every row; logits stand at the last one."""
+        """``(n_nodes,)`` token position of every row; logits are at the last one."""
         errors = np.tile(np.arange(self.n_positions), self.n_layers)
         tokens = np.arange(self.n_positions)
         logits = np.full(len(self.target_ids), self.n_positions - 1)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tracer.graph.graph import AttributionGraph
-from tracer.graph.influence import whole_influence
+from tracer.graph.influence import graph_influence
 from tracer.graph.nodes import FloatArray
 from tracer.types import NodeId
 
@@ -61,7 +61,7 @@ def subgraph_scores(graph: AttributionGraph, pinned: Collection[NodeId]) -> Subg
     weights: FloatArray = np.zeros(len(places))
     np.add.at(weights, inverse, graph.weights[kept].astype(np.float64))
     rows, sources = places // graph.n_nodes, places % graph.n_nodes
-    influence = whole_influence(index, rows, sources, weights, graph.target_weights)
+    influence = graph_influence(index, rows, sources, weights, graph.target_weights)
 
     tokens = influence.nodes[index.token_rows].sum()
     errors = influence.nodes[index.error_rows].sum()

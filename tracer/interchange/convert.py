@@ -1,4 +1,4 @@
-"""Our graphs in the form that other tools publish, and theirs as ours. Data only."""
+"""Convert graphs of this library to the published form, and published graphs back. Data only."""
 
 from __future__ import annotations
 
@@ -26,30 +26,39 @@ def external_from_pruned(
     pinned: Sequence[NodeId] = (),
     supernodes: Sequence[Supernode] = (),
 ) -> ExternalGraph:
-    """A pruned graph of ours in the published form, labels, pins and supernodes included.
+    """Return a pruned graph in the published form, with labels, pins and supernodes.
 
-    A node's ``influence`` there is the cumulative share at which it enters: small is important.
+    ``slug`` is the short name inside the file, ``names`` the labels of features. A node's
+    ``influence`` becomes its cumulative influence there: small means important. Pins and members of
+    supernodes that the pruned graph does not keep are left out.
+
+    >>> import tracer
+    >>> graph = tracer.trace(tracer.load("atlas"), "The opposite of hot is")
+    >>> pruned = tracer.prune(graph)
+    >>> external = tracer.external_from_pruned(pruned, "hot", pinned=pruned.nodes[:1])
+    >>> len(external.nodes) == len(pruned.nodes), len(external.weights) == len(pruned.edges[2])
+    (True, True)
     """
     graph, labels = pruned.graph, names or {}
     numbers = {int(row): number for number, row in enumerate(pruned.rows)}
     nodes = tuple(_published(pruned, int(row), labels) for row in pruned.rows)
     sources, targets, weights = pruned.edges
-    made = graph.provenance
+    provenance = graph.provenance
     metadata = {
         "slug": slug,
-        "scan": str(made.get("scan") or made.get("model") or "unknown"),
+        "scan": str(provenance.get("scan") or provenance.get("model") or "unknown"),
         "prompt_tokens": list(graph.tokens),
         "prompt": graph.prompt,
         "node_threshold": pruned.thresholds.node,
         "schema_version": 1,
         "generation_settings": {
-            ours: made[key]
-            for ours, key in (
+            published: provenance[key]
+            for published, key in (
                 ("max_n_logits", "max_logits"),
                 ("desired_logit_prob", "logit_mass"),
                 ("max_feature_nodes", "max_features"),
             )
-            if made.get(key) is not None
+            if provenance.get(key) is not None
         },
         "pruning_settings": {
             "node_threshold": pruned.thresholds.node,
@@ -115,44 +124,46 @@ def _published(pruned: PrunedGraph, row: int, names: Mapping[FeatureId, str]) ->
     return ExternalNode(name, node, label, stored | {"clerp": label})
 
 
-def graph_from_external(shared: ExternalGraph) -> AttributionGraph:
-    """A published graph as one of ours, to look at and to compare.
+def graph_from_external(external: ExternalGraph) -> AttributionGraph:
+    """Return a published graph as a graph of this library, to look at and to compare.
 
-    :func:`tracer.graph.pruning.without_pruning` shows it all.
+    :func:`tracer.graph.pruning.without_pruning` keeps all of it. The file does not carry the nodes
+    and edges that were pruned away (influence is that of the kept part alone), logits, or how many
+    features were active. Nodes of an unknown kind are left out, with their links. The provenance is
+    that of :func:`tracer.interchange.nodes.origin`, with the labels of features under ``labels``.
 
-    What the file does not carry: pruned nodes and edges (influence is therefore that of the kept
-    part alone), logits, and how many features were active. Nodes of kinds that we do not know are
-    left out, with their links. The provenance says where it is from, as
-    :func:`tracer.interchange.nodes.origin` does, and
-    has the file's labels of features under ``labels``.
+    Raises :class:`ExternalGraphError` when the graph has no logit node, a number is larger than in
+    any known model, or an effect runs downward or on an error or token.
 
-    Raises :class:`ExternalGraphError` when it explains no token, a number cannot be one of ours, or
-    an effect runs downward or on an error.
+    >>> import tracer
+    >>> graph = tracer.trace(tracer.load("atlas"), "The opposite of hot is")
+    >>> external = tracer.external_from_pruned(tracer.prune(graph), "hot")
+    >>> tracer.graph_from_external(external).tokens == graph.tokens
+    True
     """
-    index = external_index(shared)
-    tokens = tuple(shared.metadata["prompt_tokens"])
-    places = external_places(shared)
-    entries = dict(zip(places, shared.nodes, strict=True))
+    index = external_index(external)
+    places = external_places(external)
+    entries = dict(zip(places, external.nodes, strict=True))
     targets = []
     for row in range(index.logit_rows.start, index.logit_rows.stop):
         node = index.node(row)
         entry = entries[node]
         probability = float(entry.stored.get("token_prob") or 0.0)
-        targets.append(Target(_answer(entry, node), (node.index,), probability))
+        targets.append(Target(_target_label(entry, node), (node.index,), probability))
     activations = np.full(index.n_features, np.nan, np.float32)
-    row_of = np.full(len(shared.nodes), -1, np.int64)
-    for number, (entry, place) in enumerate(zip(shared.nodes, places, strict=True)):
+    row_of = np.full(len(external.nodes), -1, np.int64)
+    for number, (entry, place) in enumerate(zip(external.nodes, places, strict=True)):
         if place is None:
             continue
         row_of[number] = index.row(place)
         activation = entry.stored.get("activation")
         if place.kind == "feature" and activation is not None:
             activations[row_of[number]] = activation
-    rows, sources, weights = _edges(shared, row_of, index)
+    rows, sources, weights = _edges(external, row_of, index)
     counts = np.bincount(rows, minlength=len(index))
     return AttributionGraph(
-        prompt=str(shared.metadata["prompt"]),
-        tokens=tokens,
+        prompt=str(external.metadata["prompt"]),
+        tokens=tuple(external.metadata["prompt_tokens"]),
         token_ids=index.token_ids,
         n_layers=index.n_layers,
         features=index.features,
@@ -165,36 +176,38 @@ def graph_from_external(shared: ExternalGraph) -> AttributionGraph:
             TokenProbability(t.label, t.token_ids[0], t.probability, float("nan")) for t in targets
         ),
         n_active_features=index.n_features,
-        provenance=origin(shared),
+        provenance=origin(external),
     )
 
 
 def _edges(
-    shared: ExternalGraph, row_of: IntArray, index: NodeIndex
+    external: ExternalGraph, row_of: IntArray, index: NodeIndex
 ) -> tuple[IntArray, IntArray, FloatArray]:
-    """Rows, ascending, sources and weights; several links between the same two nodes are one."""
-    sources, rows = row_of[shared.sources], row_of[shared.targets]
+    """Return rows, ascending, sources and weights; links between the same two nodes are added."""
+    sources, rows = row_of[external.sources], row_of[external.targets]
     chosen = (sources >= 0) & (rows >= 0)
     downward = index.layers[sources] >= index.layers[rows]
     on_errors = (rows >= index.error_rows.start) & (rows < index.error_rows.stop)
     wrong = np.flatnonzero(chosen & (downward | on_errors))
     if len(wrong):
         link = int(wrong[0])
-        ends = (shared.nodes[int(end[link])].id for end in (shared.sources, shared.targets))
+        ends = (external.nodes[int(end[link])].id for end in (external.sources, external.targets))
         raise ExternalGraphError(
-            "link {} of the graph leads from {!r} to {!r}: expected effects that run upward, and "
-            "none on an error or token".format(link, *ends)
+            "link {} of the graph runs from {!r} to {!r}, expected upward effects that do not end "
+            "on an error or token".format(link, *ends)
         )
     order = np.flatnonzero(chosen)
     order = order[np.lexsort((sources[order], rows[order]))]
     pairs = np.c_[rows[order], sources[order]]
     first = np.flatnonzero(np.r_[True, (pairs[1:] != pairs[:-1]).any(axis=1)][: len(pairs)])
-    weights = np.add.reduceat(shared.weights[order].astype(np.float64), first)
+    weights = np.add.reduceat(external.weights[order].astype(np.float64), first)
     if len(first) and np.abs(weights).max() > np.finfo(np.float32).max:
-        raise ExternalGraphError("several links between two nodes of the graph add up to infinity")
+        raise ExternalGraphError(
+            "the weights of several links between two nodes of the graph add up to infinity"
+        )
     return pairs[first, 0], pairs[first, 1], weights.astype(np.float32)
 
 
-def _answer(entry: ExternalNode, node: NodeId) -> str:
-    found = _OUTPUT.match(entry.label)
-    return found["token"] if found else entry.label or f"token {node.index}"
+def _target_label(entry: ExternalNode, node: NodeId) -> str:
+    match = _OUTPUT.match(entry.label)
+    return match["token"] if match else entry.label or f"token {node.index}"

@@ -52,7 +52,7 @@ def look_of(figure: go.Figure, node: NodeId) -> dict[str, Any]:
     raise AssertionError(f"{node} is not drawn")
 
 
-def test_every_marker_carries_the_id_of_its_node() -> None:
+def test_every_marker_has_the_id_of_its_node() -> None:
     view = dallas()
     ids = [node for trace in markers(graph_figure(view.drawing)) for node in trace.customdata]
     index = view.pruned.graph.index

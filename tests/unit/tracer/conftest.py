@@ -17,7 +17,7 @@ from tracer.model.model import Model
 
 @pytest.fixture(scope="session")
 def open_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
-    """Opens (and keeps) a small random model with a transcoder set of the wanted kind."""
+    """Return a function that opens a small random model with a transcoder set; each only once."""
     root = tmp_path_factory.mktemp("tiny")
     opened: dict[tuple[str, ...], Model] = {}
 
@@ -52,7 +52,7 @@ def model(open_tiny: Callable[..., Model]) -> Model:
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Callable[..., FeatureLookup]:
-    """Opens explanations over the given places, always with the same cache folder."""
+    """Return a function that opens a feature lookup; all share one cache folder."""
 
     def open_them(
         folder: Path | None = None,
@@ -73,8 +73,8 @@ def opened(tmp_path: Path) -> Callable[..., FeatureLookup]:
 
 
 @pytest.fixture
-def theirs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The records under the names by which circuit-tracer's files ask for them."""
+def peer_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the records importable under the names that circuit-tracer's files use."""
     for record, module in PLACES.items():
         parts = module.split(".")
         for end in range(1, len(parts) + 1):
