@@ -20,11 +20,13 @@ FIRST_SIZE: Final = (800.0, 640.0)
 
 
 def select(node: NodeId | None) -> None:
-    """Select a node, and remember it for :func:`step_back`."""
-    trail, place = _trail()
-    if node is not None and (not trail or trail[place] != node):
-        trail = [*trail[: place + 1], node][-_LONGEST:]
-        st.session_state[_TRAIL] = (trail, len(trail) - 1)
+    """Select a node, and remember it for :func:`step`."""
+    before = read_session().selected
+    for visited in (before, node):  # the first node may come from a link
+        trail, place = _trail()
+        if visited is not None and (not trail or trail[place] != visited):
+            trail = [*trail[: place + 1], visited][-_LONGEST:]
+            st.session_state[_TRAIL] = (trail, len(trail) - 1)
     update_session(selected=node)
 
 

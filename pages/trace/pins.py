@@ -120,13 +120,13 @@ def _supernode(number: int, group: Supernode, view: GraphView) -> None:
             st.text_input(
                 "Name", value=group.name, key=key, on_change=_renamed, args=(group.name, key)
             )
+            key = f"expand {number} {group.name} {group.is_expanded}"
             st.toggle(
                 "Show each node in the diagram",
                 group.is_expanded,
-                key=f"expand {number} {group.name} {group.is_expanded}",
-                on_change=change_supernode,
-                args=(group.name,),
-                kwargs={"is_expanded": not group.is_expanded},
+                key=key,
+                on_change=_expanded,
+                args=(group.name, key),
             )
             for node in group.nodes:
                 _node_line(node, view, f"member {number}")
@@ -171,6 +171,12 @@ def _node_line(node: NodeId, view: GraphView, key: str) -> None:
 
 def _coloured(name: str, key: str) -> None:
     change_supernode(name, colour=str(st.session_state[key]))
+
+
+def _expanded(name: str, key: str) -> None:
+    is_expanded = st.session_state.get(key)
+    if is_expanded is not None:
+        change_supernode(name, is_expanded=bool(is_expanded))
 
 
 def _renamed(name: str, key: str) -> None:
