@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import streamlit as st
 
@@ -17,7 +17,6 @@ from pages.shared.session_actions import (
     can_undo,
     change_supernode,
     group_pins,
-    move_box,
     redo,
     toggle_pin,
     undo,
@@ -61,19 +60,10 @@ def draw(key: str, view: GraphView, session: Session) -> None:
         groups = flow_groups(view, session.supernodes)
         if len(groups) > 1:
             positions = {p.name: (p.x, p.y) for p in session.annotations.positions}
-            draw_flow("trace", flow_data(view, groups, positions), _moved)
+            draw_flow("trace", flow_data(view, groups, positions), selection.flow_event)
             st.caption(
                 "Direct effects between the boxes, summed over their nodes. Drag a box to move it."
             )
-
-
-def _moved(event: dict[str, Any]) -> None:
-    name, x, y = event.get("name"), event.get("x"), event.get("y")
-    if event["type"] == "move" and isinstance(name, str):
-        if isinstance(x, int | float) and isinstance(y, int | float):
-            move_box(name[:200], min(1.0, max(0.0, float(x))), min(5000.0, max(0.0, float(y))))
-    else:
-        selection.graph_event(event)
 
 
 def _undo_buttons() -> None:

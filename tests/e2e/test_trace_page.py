@@ -58,6 +58,7 @@ def test_a_feature_is_clicked_switched_off_and_reset(app: App, page: Page) -> No
 
     page.get_by_role("button", name="Reset edits").click()
     expect(page.get_by_text("1 feature edited")).to_have_count(0)
+    settled(page)
     expect(page.get_by_role("switch", name="Turn this feature off")).not_to_be_checked()
     page.get_by_role("button", name="✕").click()
     expect(bars(page, "next-tokens").filter(has_text="Austin")).not_to_have_count(0)
