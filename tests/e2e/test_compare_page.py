@@ -79,6 +79,7 @@ def test_a_click_lights_a_nodes_edges_in_both_graphs_and_escape_clears_it(
 ) -> None:
     page.goto(f"{app.url}/compare")
     counts(page)
+    expect(graph(page, "compare")).to_have_attribute("data-shown", re.compile("."))
     node = page.evaluate(
         """() => {
             const graph = circuitGraphs.graphs.get('compare'), side = graph.side;
