@@ -144,8 +144,8 @@ def need_room(folder: Path, needed: int) -> None:
 def disk_full(folder: Path, needed: int, free: int) -> DiskFullError:
     """Return the error for a disk without enough space."""
     return DiskFullError(
-        f"the download needs {format_bytes(needed)} in {folder}, where only {format_bytes(free)} "
-        "are free: make room, or set HF_HUB_CACHE to a folder on a larger disk"
+        f"the download needs {format_bytes(needed)} in {folder}, where {format_bytes(free)} are "
+        "free: make room, or set HF_HUB_CACHE to a folder on a larger disk"
     )
 
 
