@@ -25,6 +25,13 @@ from transformers import AutoConfig
 
 from tracer.errors import MemoryLimitError, ModelError, one_line
 from tracer.files import format_bytes
+from tracer.model.attention import (
+    AttentionWeights,
+    BlockConstants,
+    attention_weights,
+    block_constants,
+    in_float32,
+)
 from tracer.model.block import Block, Norm
 from tracer.model.failures import is_device_lost, is_out_of_memory
 from tracer.model.memory import release_cached_memory
@@ -193,6 +200,38 @@ class Bridge:
             gain=1 + gain if module.uses_weight_offset else gain,
             centred=not module.uses_rms_norm,
         )
+
+    def final_norm_bias(self) -> Float[Tensor, " d_model"] | None:
+        """Return the bias of the norm before the unembedding, if it has one."""
+        return in_float32(getattr(self._bridge.ln_final, "b", None))
+
+    def block_constants(self, layer: int) -> BlockConstants:
+        """Return the biases of one block."""
+        return block_constants(self._bridge.blocks[layer])
+
+    def attention_weights(self, layer: int) -> AttentionWeights:
+        """Return what the attention scores of one block are computed from.
+
+        Raises :class:`ModelError` if the architecture has no queries and keys of the usual shape.
+        """
+        try:
+            return attention_weights(self._bridge.blocks[layer], f"blocks.{layer}.attn")
+        except _MISSING_PARTS as error:
+            if is_out_of_memory(error) or is_device_lost(error):
+                raise
+            raise ModelError(
+                f"the attention scores of {self.architecture} cannot be explained: layer {layer} "
+                f"has no queries and keys of the usual shape ({one_line(error)})"
+            ) from error
+
+    @property
+    def architecture(self) -> str:
+        """The name of the architecture, as its configuration gives it."""
+        return str(self._bridge.cfg.architecture)
+
+    def has_hook(self, name: str) -> bool:
+        """Return whether the architecture has a hook point of this name."""
+        return name in self._bridge.hook_dict
 
     def unembedding(self) -> Float[Tensor, "d_model vocab"]:
         """Return one column per token: the direction whose dot product is its logit."""

@@ -1,0 +1,97 @@
+"""The parts of attention that decide where a head looks, and every constant of a block.
+
+Tracing freezes attention, so :class:`tracer.model.block.Block` does not have them. They are read
+from the model only when attention itself is explained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HeadNorm:
+    """A norm of queries or keys: per head, or over all heads together (OLMo 2)."""
+
+    name: str
+    """Hook prefix, e.g. ``blocks.3.attn.q_norm``."""
+    gain: Float[Tensor, " d_head_or_heads_d_head"]
+    bias: Float[Tensor, " d_head_or_heads_d_head"] | None
+    centred: bool
+
+
+@dataclass(frozen=True)
+class AttentionWeights:
+    """What the attention scores of one block are computed from. All tensors are float32."""
+
+    W_Q: Float[Tensor, "heads d_model d_head"]
+    W_K: Float[Tensor, "kv_heads d_model d_head"]
+    b_Q: Float[Tensor, "heads d_head"] | None
+    b_K: Float[Tensor, "kv_heads d_head"] | None
+    q_norm: HeadNorm | None
+    k_norm: HeadNorm | None
+    scaling: float
+    """A score is ``scaling`` times the dot product of query and key."""
+    soft_cap: float | None
+    """Scores are ``cap * tanh(score / cap)`` (Gemma 2); None without a cap."""
+    sinks: Float[Tensor, " heads"] | None
+    """A constant score per head that takes part in the softmax (GPT-OSS)."""
+
+
+@dataclass(frozen=True)
+class BlockConstants:
+    """Biases of one block, float32; None where the architecture has none."""
+
+    attn_norm: Float[Tensor, " d_model"] | None
+    attn_post_norm: Float[Tensor, " d_model"] | None
+    mlp_norm: Float[Tensor, " d_model"] | None
+    mlp_post_norm: Float[Tensor, " d_model"] | None
+    b_V: Float[Tensor, "kv_heads d_head"] | None
+    b_O: Float[Tensor, " d_model"] | None
+
+
+def in_float32(weight: Tensor | None) -> Tensor | None:
+    """Return a weight in float32, or None if there is none."""
+    return None if weight is None else weight.detach().float()
+
+
+def attention_weights(block: Any, name: str) -> AttentionWeights:
+    """Read the weights from a block of the bridge; ``name`` is the prefix of its hook points."""
+    attention = block.attn
+    inner = attention._original_component
+    cap = getattr(inner, "attn_logit_softcapping", None)
+    return AttentionWeights(
+        W_Q=attention.W_Q.detach().float(),
+        W_K=attention.W_K.detach().float(),
+        b_Q=in_float32(attention.b_Q),
+        b_K=in_float32(attention.b_K),
+        q_norm=_head_norm(attention, name, "q_norm"),
+        k_norm=_head_norm(attention, name, "k_norm"),
+        scaling=float(getattr(inner, "scaling", attention.W_Q.shape[-1] ** -0.5)),
+        soft_cap=float(cap) if cap else None,
+        sinks=in_float32(getattr(inner, "sinks", None)),
+    )
+
+
+def _head_norm(attention: Any, prefix: str, name: str) -> HeadNorm | None:
+    module = attention._modules.get(name)
+    if module is None:
+        return None
+    gain = module.w.detach().float()
+    return HeadNorm(
+        name=f"{prefix}.{name}",
+        gain=1 + gain if module.uses_weight_offset else gain,
+        bias=in_float32(getattr(module, "b", None)),
+        centred=not module.uses_rms_norm,
+    )
+
+
+def block_constants(block: Any) -> BlockConstants:
+    """Read the biases from a block of the bridge."""
+    norms = (block._modules.get(name) for name in ("ln1", "ln1_post", "ln2", "ln2_post"))
+    biases = (in_float32(getattr(norm, "b", None)) for norm in norms)
+    return BlockConstants(*biases, in_float32(block.attn.b_V), in_float32(block.attn.b_O))
