@@ -55,7 +55,7 @@ def explain_attention(
     >>> model = tracer.load("atlas", device="cpu")
     >>> prompt = "The capital of the state containing Dallas is"
     >>> why = tracer.explain_attention(model, prompt, layer=2, head=1, query=-1, key=7)
-    >>> abs(why.query.sum() - why.score) < 1e-4 and abs(why.key.sum() - why.score) < 1e-4
+    >>> bool(np.allclose([why.query.sum(), why.key.sum()], why.score))
     True
     >>> len(why.pairs(3))
     3
@@ -137,9 +137,7 @@ def explain(
     )
 
 
-def _check_visible(
-    cuts: CutModel, scores: HeadScores, query: int, key: int, name: str
-) -> None:
+def _check_visible(cuts: CutModel, scores: HeadScores, query: int, key: int, name: str) -> None:
     if key > query:
         raise AttentionError(
             f"{name} position {key} comes after query position {query}: a head looks only at its "

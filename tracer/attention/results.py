@@ -88,7 +88,7 @@ class HeadSplit:
 
     def from_positions(self, layer: int, head: int) -> FloatArray:
         """Return ``(n_positions,)`` what a last head moved from each position."""
-        return self.moved[layer, head]
+        return np.asarray(self.moved[layer, head])
 
 
 class HeadPath(NamedTuple):

@@ -80,10 +80,10 @@ def start_of(cuts: CutModel, graph: AttributionGraph, node: NodeId) -> Start:
     if node.kind in ("error", "token"):
         raise AttentionError(f"{node} has no inputs: choose a feature or a logit")
     if node.kind == "feature":
-        return _feature_start(cuts, node)
+        return feature_start(cuts, node)
     target = graph.targets[graph.index.row(node) - graph.index.logit_rows.start]
     if target.feature is not None:
-        return _feature_start(cuts, target.feature)
+        return feature_start(cuts, target.feature)
     if not target.token_ids:
         raise AttentionError(
             f"the target {target.label!r} is a direction, and a graph does not store its numbers: "
@@ -96,7 +96,8 @@ def start_of(cuts: CutModel, graph: AttributionGraph, node: NodeId) -> Start:
     return _output_start(cuts, chosen.directions[0])
 
 
-def _feature_start(cuts: CutModel, node: NodeId) -> Start:
+def feature_start(cuts: CutModel, node: NodeId) -> Start:
+    """Return where the gradient of a feature's pre-activation starts, active or not."""
     model, backward = cuts.model, cuts.backward
     transcoder = model.transcoders[node.layer]
     index = torch.tensor([node.index], device=model.device)

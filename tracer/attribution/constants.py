@@ -41,8 +41,13 @@ class Constants:
     def n_columns(self) -> int:
         return len(self.positions) + len(self.start) + 1
 
-    def score_mlp(self, layer: int, gradient: Tensor, scores: Float[Tensor, "columns rows"]) -> None:
-        """Add the effects of what is written at ``layer`` after its MLP; ``(pos, rows, d_model)``."""
+    def score_mlp(
+        self, layer: int, gradient: Tensor, scores: Float[Tensor, "columns rows"]
+    ) -> None:
+        """Add the effects of what is written at ``layer`` after its MLP.
+
+        ``gradient`` is ``(pos, rows, d_model)``.
+        """
         stop = len(gradient)
         scores[-1] += _effects(self.after_mlp[layer, :stop], gradient)
         scores[len(self.positions) + layer] += _effects(self.start[layer, :stop], gradient)
@@ -124,7 +129,7 @@ def _mlp(
 def _attention(model: Model, frozen: FrozenPass, layer: int) -> Float[Tensor, "pos d_model"]:
     """Return what attention writes if its input is zero: biases of norms, values and output."""
     block, constants = model.blocks[layer], model.bridge.block_constants(layer)
-    n_heads, d_head, d_model = block.W_O.shape
+    n_heads, d_head, _ = block.W_O.shape
     ones = torch.ones(frozen.n_positions, 1, device=model.device)
     before = ones if block.attn_norm is None else frozen.scales[block.attn_norm.name]
     norm: Norm | None = block.attn_post_norm

@@ -202,9 +202,11 @@ class CutModel:
         for output, vector in zip(transcoder.output_layers, vectors, strict=True):
             norm = self.model.blocks[output].mlp_post_norm
             if norm is not None and self.model.transcoders.write_point is WritePoint.MLP_OUTPUT:
-                vector = norm.push_forward(vector, self.frozen.scales[norm.name][position])
+                pushed = norm.push_forward(vector, self.frozen.scales[norm.name][position])
+            else:
+                pushed = vector
             only = torch.zeros_like(self.constants.positions)
-            only[position] = vector
+            only[position] = pushed
             written[output] = only
         return written
 

@@ -92,6 +92,15 @@ def _head_norm(attention: Any, prefix: str, name: str) -> HeadNorm | None:
 
 def block_constants(block: Any) -> BlockConstants:
     """Read the biases from a block of the bridge."""
-    norms = (block._modules.get(name) for name in ("ln1", "ln1_post", "ln2", "ln2_post"))
-    biases = (in_float32(getattr(norm, "b", None)) for norm in norms)
-    return BlockConstants(*biases, in_float32(block.attn.b_V), in_float32(block.attn.b_O))
+
+    def bias(name: str) -> Tensor | None:
+        return in_float32(getattr(block._modules.get(name), "b", None))
+
+    return BlockConstants(
+        attn_norm=bias("ln1"),
+        attn_post_norm=bias("ln1_post"),
+        mlp_norm=bias("ln2"),
+        mlp_post_norm=bias("ln2_post"),
+        b_V=in_float32(block.attn.b_V),
+        b_O=in_float32(block.attn.b_O),
+    )

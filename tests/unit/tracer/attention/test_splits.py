@@ -13,7 +13,7 @@ from attention_sets import SETS, relative
 import tracer
 from tracer import NodeId
 from tracer.attention.results import HeadSplit
-from tracer.attention.split import split_node, start_of
+from tracer.attention.split import feature_start, split_node, start_of
 from tracer.attribution.cuts import CutModel
 from tracer.errors import AttentionError
 from tracer.graph.graph import AttributionGraph
@@ -95,10 +95,8 @@ def test_an_inactive_feature_is_explained_as_well(model: Model) -> None:
     layer, position = 2, 4
     inactive = next(f for f in range(24) if (layer, position, f) not in active)
     graph = tracer.trace(model, tiny.PROMPT, targets=["w3"])
-    from tracer.attention.split import _feature_start
-
     node = NodeId("feature", layer, position, inactive)
-    split = split_node(cuts, _feature_start(cuts, node), node)
+    split = split_node(cuts, feature_start(cuts, node), node)
     value = model_value(model, graph, node)
     assert value < 0.5
     assert abs(split.value - value) < 1e-5 * np.abs(split.weights).sum()
@@ -122,7 +120,7 @@ def test_what_a_source_adds_is_the_same_at_every_cut(
         return cuts.attention(layer, gradient)
 
     row = cuts.effects([start.seeds], keep)[0]
-    for column in range(cuts.n_columns):
+    for column in (*range(0, cuts.n_columns - 12, 9), *range(cuts.n_columns - 12, cuts.n_columns)):
         swept = cuts.sweep(cuts.written(column))
         at_output = swept.dot(start.seeds.cut, start.seeds.gradients[:, 0])
         assert torch.isclose(at_output, row[column], atol=1e-5 * float(row.abs().sum()))
@@ -223,12 +221,10 @@ def test_a_direction_cannot_be_split_and_a_contrast_and_a_feature_target_can(mod
         tracer.split_by_head(model, graph, direction)
 
 
-def test_a_graph_of_another_model_is_refused(
-    open_tiny: Callable[..., Model], model: Model
-) -> None:
+def test_a_graph_of_another_model_is_refused(open_tiny: Callable[..., Model], model: Model) -> None:
     other = tracer.trace(open_tiny("gpt2"), tiny.IDS, max_logits=1)
     node = other.index.node(other.index.logit_rows.start)
-    with pytest.raises(AttentionError, match="this graph was traced with .*gpt2.*open the model"):
+    with pytest.raises(AttentionError, match=r"this graph was traced with .*gpt2.*open the model"):
         tracer.split_by_head(model, other, node)
     imported = tracer.graph_from_external(
         tracer.external_from_pruned(tracer.prune(tracer.trace(model, tiny.PROMPT)), "tiny")
