@@ -39,8 +39,10 @@ def head_paths(
     At most ``max_steps`` partial paths are followed down. The paths' share of the edge is
     :attr:`EdgePaths.share_found`.
 
-    Raises :class:`AttentionError` for nodes that are not in the graph, a source that is a logit, a
-    target without inputs, a ``k`` or ``max_steps`` below 1, and a graph of another model.
+    ``source`` may be any active feature, also one that the graph did not expand.
+
+    Raises :class:`AttentionError` for a source that the prompt does not have, a target that is not
+    in the graph or has no inputs, a ``k`` or ``max_steps`` below 1, and a graph of another model.
 
     >>> import tracer
     >>> model = tracer.load("atlas", device="cpu")
@@ -55,14 +57,16 @@ def head_paths(
         if value < 1:
             raise AttentionError(f"{name} is {value}: it must be at least 1")
     ids = prompt_ids(model, graph)
-    if source not in graph.index or source.kind == "logit":
-        raise AttentionError(
-            f"{source} is not a source of this graph: choose a feature, an error or a token"
-        )
     with as_tracer_errors("following an edge through heads", model.device, "shorten the prompt"):
         cuts = CutModel(model, ids)
         start = start_of(cuts, graph, target)
-        column = all_sources(model, cuts).column(source)
+        sources = all_sources(model, cuts)
+        if source not in sources:
+            raise AttentionError(
+                f"{source} is not a source of this prompt: choose an active feature, an error or a "
+                "token"
+            )
+        column = sources.column(source)
         weight, paths, positions = _search(cuts, start, column, k, max_steps)
     return EdgePaths(source, target, weight, paths, positions)
 

@@ -15,8 +15,9 @@ from tracer import errors
 ERRORS = """
     TracerError PromptError EmptyPromptError PromptTooLongError UnknownTokenError ModelError
     DeviceLostError NotDownloadedError TranscoderError RegistryError NoActiveFeaturesError
-    TargetError AttentionError ThresholdError InterventionError FeatureIndexError FeatureLookupError SourceUnavailableError
-    CorpusError ComparisonError ExternalGraphError GraphFileError MemoryLimitError HubError
+    TargetError AttentionError ThresholdError InterventionError FeatureIndexError
+    FeatureLookupError SourceUnavailableError CorpusError ComparisonError ExternalGraphError
+    GraphFileError MemoryLimitError HubError
     HubReferenceError RepositoryMissingError RevisionMissingError SearchError
     HubFileMissingError LicenceError AccessError TokenError HubUnreachableError NetworkOffError
     HubAnswerError BrokenTransferError CacheFolderError DiskFullError Cancelled

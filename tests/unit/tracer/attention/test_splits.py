@@ -196,7 +196,7 @@ def test_a_node_without_inputs_or_of_another_graph_is_refused(model: Model) -> N
         tracer.split_by_head(model, graph, token)
     with pytest.raises(AttentionError, match=r"feature-9-1-3 is not in this graph: it has \d+ f"):
         tracer.split_by_head(model, graph, NodeId("feature", 9, 1, 3))
-    with pytest.raises(AttentionError, match="is not a source of this graph"):
+    with pytest.raises(AttentionError, match="is not a source of this prompt"):
         tracer.head_paths(model, graph, logit, logit)
     with pytest.raises(AttentionError, match="k is 0: it must be at least 1"):
         tracer.head_paths(model, graph, token, logit, k=0)
