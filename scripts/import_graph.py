@@ -35,6 +35,7 @@ ROOMS: Final = (
     "tracer/attention",
     "tracer/search",
     "tracer/indexing",
+    "tracer/training",
     "tracer/interventions",
     "tracer",
     "tracer/cli",

@@ -59,6 +59,7 @@ from tracer.errors import (
     ThresholdError,
     TokenError,
     TracerError,
+    TrainingError,
     TranscoderError,
     UnknownTokenError,
 )
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
     from tracer.search.by_weight import features_promoting, features_reading, neighbours
     from tracer.search.by_word import search_examples, search_labels
     from tracer.search.match import FeatureMatch
+    from tracer.training import TrainingReport, evaluate_transcoders, train_transcoders
     from tracer.transcoders.save import convert
 
 __all__ = [
@@ -168,11 +170,14 @@ __all__ = [
     "TokenError",
     "TokenProbability",
     "TracerError",
+    "TrainingError",
+    "TrainingReport",
     "TranscoderError",
     "UnknownTokenError",
     "build_index",
     "compare_graphs",
     "convert",
+    "evaluate_transcoders",
     "explain_attention",
     "external_from_pruned",
     "feature_activations",
@@ -193,6 +198,7 @@ __all__ = [
     "search_labels",
     "split_by_head",
     "trace",
+    "train_transcoders",
     "write_graph_json",
 ]
 
@@ -204,9 +210,11 @@ _ON_FIRST_USE = {
     "Model": "tracer.model.model",
     "Outcome": "tracer.interventions.run",
     "ScenarioRun": "tracer.interventions.run",
+    "TrainingReport": "tracer.training",
     "build_index": "tracer.indexing",
     "convert": "tracer.transcoders.save",
     "explain_attention": "tracer.attention.explain",
+    "evaluate_transcoders": "tracer.training",
     "feature_activations": "tracer.search.by_text",
     "features_on_text": "tracer.search.by_text",
     "features_promoting": "tracer.search.by_weight",
@@ -221,6 +229,7 @@ _ON_FIRST_USE = {
     "search_labels": "tracer.search.by_word",
     "split_by_head": "tracer.attention.split",
     "trace": "tracer.attribution.trace",
+    "train_transcoders": "tracer.training",
 }
 
 _RENAMED = {

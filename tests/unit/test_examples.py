@@ -23,6 +23,7 @@ EXEMPT = {
     "InterventionResult",
     "Outcome",
     "ScenarioRun",
+    "TrainingReport",
 }
 """Values that other calls return: their examples are those of the calls."""
 

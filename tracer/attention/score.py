@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tracer.attribution.cuts import CutModel
 from tracer.errors import AttentionError
-from tracer.model.attention import AttentionWeights, HeadNorm
+from tracer.model.attention import AttentionWeights, HeadNorm, attention_weights, block_constants
 from tracer.model.model import Model
 
 _TOLERANCE: Final = 1e-3
@@ -43,7 +43,7 @@ class HeadScores:
     def __init__(self, cuts: CutModel, layer: int, head: int) -> None:
         model = cuts.model
         self._cuts, self.layer, self.head = cuts, layer, head
-        self.weights: AttentionWeights = model.bridge.attention_weights(layer)
+        self.weights: AttentionWeights = attention_weights(model.bridge, layer)
         self._group = len(self.weights.W_Q) // len(self.weights.W_K)
         self._captured = _capture(model, cuts.frozen.token_ids, layer, self.weights)
         prefix = f"blocks.{layer}.attn."
@@ -87,7 +87,7 @@ class HeadScores:
         self, W: Tensor, bias: Tensor | None, norm: HeadNorm | None, head: int, position: int
     ) -> Side:
         block = self._cuts.model.blocks[self.layer]
-        read_bias = self._cuts.model.bridge.block_constants(self.layer).attn_norm
+        read_bias = block_constants(self._cuts.model.bridge, self.layer).attn_norm
         constant = W.new_zeros(W.shape[1])
         if read_bias is not None:
             constant = constant + read_bias @ W

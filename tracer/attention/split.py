@@ -23,6 +23,7 @@ from tracer.attribution.cuts import CutModel, Seeds
 from tracer.attribution.targets import choose_targets
 from tracer.errors import AttentionError
 from tracer.graph.graph import AttributionGraph
+from tracer.model.attention import block_constants, final_norm_bias
 from tracer.model.failures import as_tracer_errors
 from tracer.model.model import Model
 from tracer.transcoders.config import ReadPoint
@@ -105,7 +106,7 @@ def feature_start(cuts: CutModel, node: NodeId) -> Start:
     encoder = transcoder.encoder_vectors(index).float()
     gradient = backward.pull_back_read(node.layer, encoder, position)
     constant = float(transcoder.b_enc[node.index])
-    bias = model.bridge.block_constants(node.layer).mlp_norm
+    bias = block_constants(model.bridge, node.layer).mlp_norm
     if bias is not None and model.transcoders.read_point is ReadPoint.MLP_INPUT:
         constant += float(encoder[0] @ bias)
     return _start(gradient, 2 * node.layer + 1, node.position, constant)
@@ -115,7 +116,7 @@ def _output_start(cuts: CutModel, direction: Float[Tensor, " d_model"]) -> Start
     model, last = cuts.model, cuts.n_positions - 1
     scale = cuts.frozen.scales[model.final_norm.name][last]
     gradient = model.final_norm.pull_back(direction[None].float(), scale)
-    bias = model.bridge.final_norm_bias()
+    bias = final_norm_bias(model.bridge)
     constant = 0.0 if bias is None else float(direction.float() @ bias)
     return _start(gradient, 2 * model.n_layers, last, constant)
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tracer.attribution.frozen import FrozenPass
+from tracer.model.attention import block_constants
 from tracer.model.block import Norm
 from tracer.model.model import Model
 from tracer.transcoders.config import ReadPoint, WritePoint
@@ -105,7 +106,7 @@ def _mlp(
     The linear part of a skip connection is part of the stream at all positions.
     """
     block, transcoder = model.blocks[layer], model.transcoders[layer]
-    constants, first = model.bridge.block_constants(layer), model.first_position
+    constants, first = block_constants(model.bridge, layer), model.first_position
     biases = transcoder.b_dec.expand_as(outputs).clone()
     biases[:first] = 0
     from_skip = torch.zeros_like(biases)
@@ -128,7 +129,7 @@ def _mlp(
 
 def _attention(model: Model, frozen: FrozenPass, layer: int) -> Float[Tensor, "pos d_model"]:
     """Return what attention writes if its input is zero: biases of norms, values and output."""
-    block, constants = model.blocks[layer], model.bridge.block_constants(layer)
+    block, constants = model.blocks[layer], block_constants(model.bridge, layer)
     n_heads, d_head, _ = block.W_O.shape
     ones = torch.ones(frozen.n_positions, 1, device=model.device)
     before = ones if block.attn_norm is None else frozen.scales[block.attn_norm.name]

@@ -12,6 +12,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from tracer.errors import ModelError, one_line
+from tracer.model.bridge import Bridge
+
 
 @dataclass(frozen=True)
 class HeadNorm:
@@ -59,9 +62,22 @@ def in_float32(weight: Tensor | None) -> Tensor | None:
     return None if weight is None else weight.detach().float()
 
 
-def attention_weights(block: Any, name: str) -> AttentionWeights:
-    """Read the weights from a block of the bridge; ``name`` is the prefix of its hook points."""
-    attention = block.attn
+def attention_weights(bridge: Bridge, layer: int) -> AttentionWeights:
+    """Return what the attention scores of one block are computed from.
+
+    Raises :class:`ModelError` if the architecture has no queries and keys of the usual shape.
+    """
+    name = f"blocks.{layer}.attn"
+    try:
+        return _attention_weights(bridge.module(name), name)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"the attention scores of {bridge.architecture} cannot be explained: layer {layer} has "
+            f"no queries and keys of the usual shape ({one_line(error)})"
+        ) from error
+
+
+def _attention_weights(attention: Any, name: str) -> AttentionWeights:
     inner = attention._original_component
     cap = getattr(inner, "attn_logit_softcapping", None)
     return AttentionWeights(
@@ -90,8 +106,9 @@ def _head_norm(attention: Any, prefix: str, name: str) -> HeadNorm | None:
     )
 
 
-def block_constants(block: Any) -> BlockConstants:
-    """Read the biases from a block of the bridge."""
+def block_constants(bridge: Bridge, layer: int) -> BlockConstants:
+    """Return the biases of one block."""
+    block = bridge.module(f"blocks.{layer}")
 
     def bias(name: str) -> Tensor | None:
         return in_float32(getattr(block._modules.get(name), "b", None))
@@ -104,3 +121,8 @@ def block_constants(block: Any) -> BlockConstants:
         b_V=in_float32(block.attn.b_V),
         b_O=in_float32(block.attn.b_O),
     )
+
+
+def final_norm_bias(bridge: Bridge) -> Float[Tensor, " d_model"] | None:
+    """Return the bias of the norm before the unembedding, if it has one."""
+    return in_float32(getattr(bridge.module("ln_final"), "b", None))

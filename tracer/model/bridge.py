@@ -7,8 +7,8 @@ configuration flags or the architecture's name: the flags are wrong for some fam
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,18 +23,9 @@ from transformer_lens.model_bridge.sources.transformers.helpers import (
 )
 from transformers import AutoConfig
 
-from tracer.errors import MemoryLimitError, ModelError, one_line
-from tracer.files import format_bytes
-from tracer.model.attention import (
-    AttentionWeights,
-    BlockConstants,
-    attention_weights,
-    block_constants,
-    in_float32,
-)
+from tracer.errors import ModelError, one_line
 from tracer.model.block import Block, Norm
-from tracer.model.failures import is_device_lost, is_out_of_memory
-from tracer.model.memory import release_cached_memory
+from tracer.model.failures import is_device_lost, is_out_of_memory, to_device
 from tracer.model.precision import float32_products
 from tracer.model.upcast import Upcast
 
@@ -93,6 +84,10 @@ class _CheckedLoader:
                 f"the model in {folder} cannot be opened: weight {self._missing[0]}{others} {verb} "
                 "missing from the checkpoint; fetch the model again"
             )
+
+
+class _AllCaptured(Exception):
+    """Ends a forward pass after the last requested hook point."""
 
 
 class Bridge:
@@ -201,28 +196,9 @@ class Bridge:
             centred=not module.uses_rms_norm,
         )
 
-    def final_norm_bias(self) -> Float[Tensor, " d_model"] | None:
-        """Return the bias of the norm before the unembedding, if it has one."""
-        return in_float32(getattr(self._bridge.ln_final, "b", None))
-
-    def block_constants(self, layer: int) -> BlockConstants:
-        """Return the biases of one block."""
-        return block_constants(self._bridge.blocks[layer])
-
-    def attention_weights(self, layer: int) -> AttentionWeights:
-        """Return what the attention scores of one block are computed from.
-
-        Raises :class:`ModelError` if the architecture has no queries and keys of the usual shape.
-        """
-        try:
-            return attention_weights(self._bridge.blocks[layer], f"blocks.{layer}.attn")
-        except _MISSING_PARTS as error:
-            if is_out_of_memory(error) or is_device_lost(error):
-                raise
-            raise ModelError(
-                f"the attention scores of {self.architecture} cannot be explained: layer {layer} "
-                f"has no queries and keys of the usual shape ({one_line(error)})"
-            ) from error
+    def module(self, name: str) -> Any:
+        """Return a part of the library's model by its path, for :mod:`tracer.model.attention`."""
+        return self._bridge.get_submodule(name)
 
     @property
     def architecture(self) -> str:
@@ -264,26 +240,12 @@ class Bridge:
         try:
             while waiting:
                 weight, data = waiting[-1]
-                weight.data = self._on_device(data)
+                weight.data = to_device(data, self.device)
                 waiting.pop()
         finally:
             for weight, data in waiting:
                 weight.data = data
             self._stranded = waiting
-
-    def _on_device(self, data: Tensor) -> Tensor:
-        for _ in range(2):
-            try:
-                return data.to(self.device)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-            release_cached_memory(self.device)
-        raise MemoryLimitError(
-            f"the offloaded weights no longer fit on {self.device} "
-            f"({format_bytes(data.nbytes)} could not be allocated) and remain on the CPU: close "
-            "other programs that use the device, then try again"
-        )
 
     @contextmanager
     def exact(self) -> Iterator[None]:
@@ -369,16 +331,57 @@ class Bridge:
             return hook
 
         names = list(names)
-        missing = set(names) - self._bridge.hook_dict.keys()
-        if not missing:
-            logits = self.run_batch(token_ids, [(name, keep(name)) for name in names], last_only)
-            missing = set(names) - captured.keys()
+        self._check_hook_points(names, self._bridge.hook_dict)
+        logits = self.run_batch(token_ids, [(name, keep(name)) for name in names], last_only)
+        self._check_hook_points(names, captured)
+        return logits, captured
+
+    def _check_hook_points(self, names: Iterable[str], known: Mapping[str, Any]) -> None:
+        missing = set(names) - known.keys()
         if missing:
             raise ModelError(
                 f"the model in {self._folder} has no hook point {min(missing)}: its architecture "
                 f"{self._bridge.cfg.architecture} is not supported"
             )
-        return logits, captured
+
+    def run_with_gradients(
+        self, token_ids: Int[Tensor, "batch pos"], hooks: Iterable[tuple[str, Hook]] = ()
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Return final logits with gradients to the values that ``hooks`` insert.
+
+        The model's weights are constants. They must be float32: bfloat16 weights are widened only
+        while their part runs, so a backward pass would not find them.
+        """
+        with self._ready(hooks, last_only=False) as all_hooks:
+            logits: Tensor = self._bridge.run_with_hooks(token_ids, fwd_hooks=all_hooks)
+        return logits
+
+    @torch.no_grad()
+    def capture_inside(
+        self, token_ids: Int[Tensor, "batch pos"], names: Iterable[str]
+    ) -> dict[str, Tensor]:
+        """Return the values at the named hook points, batch axis first, and stop the forward pass.
+
+        Nothing after the last of them is computed, so there are no logits, which take most of the
+        memory if the vocabulary is large. Raises :class:`ModelError` for a missing hook point.
+        """
+        names = list(names)
+        captured: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Hook:
+            def hook(value: Tensor, hook: Any) -> None:
+                captured[name] = value.detach()
+                if len(captured) == len(names):
+                    raise _AllCaptured
+
+            return hook
+
+        self._check_hook_points(names, self._bridge.hook_dict)
+        hooks = [(name, keep(name)) for name in names]
+        with self._ready(hooks, last_only=False) as all_hooks, suppress(_AllCaptured):
+            self._bridge.run_with_hooks(token_ids, fwd_hooks=all_hooks)
+        self._check_hook_points(names, captured)
+        return captured
 
     def capture(
         self, token_ids: Int[Tensor, " pos"], names: Iterable[str], last_only: bool = False

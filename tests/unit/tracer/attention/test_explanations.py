@@ -20,6 +20,7 @@ from tracer.attribution.cuts import CutModel
 from tracer.errors import AttentionError
 from tracer.interventions.edit_hooks import EditedRun, names_to_capture, scale_names
 from tracer.interventions.edit_rows import check_row
+from tracer.model.attention import attention_weights
 from tracer.model.model import Model
 
 LAYER, HEAD, QUERY, KEY, OTHER = 2, 3, 5, 3, 4
@@ -83,7 +84,7 @@ def test_the_formula_gives_the_scores_of_the_model(
 
 def test_the_families_differ_where_the_table_says_so(open_tiny: Callable[..., Model]) -> None:
     """Without these traits in the random models, the test of all families would prove little."""
-    weights = {name: open_tiny(name).bridge.attention_weights(1) for name in tiny.ARCHITECTURES}
+    weights = {name: attention_weights(open_tiny(name).bridge, 1) for name in tiny.ARCHITECTURES}
     assert weights["gemma2"].soft_cap == 50 and weights["llama"].soft_cap is None
     sinks = weights["gpt_oss"].sinks
     assert sinks is not None and sinks.abs().min() > 0
@@ -166,7 +167,7 @@ def autograd_marginals(model: Model, cuts: CutModel) -> tuple[torch.Tensor, torc
         if rotated:
             query, key = vectors["rot_q"][0, QUERY, HEAD], vectors["rot_k"][0, KEY]
             key = key[HEAD * len(key) // vectors["rot_q"].shape[2]]
-            score = query @ key * model.bridge.attention_weights(LAYER).scaling
+            score = query @ key * attention_weights(model.bridge, LAYER).scaling
         else:
             score = vectors["attn_scores"][0, HEAD, QUERY, KEY]
         score.backward()
