@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from tracer.cli import app, index, intervene, models, search, trace, train
+from tracer.cli import app, attention, index, intervene, models, search, trace, train
 from tracer.cli.failures import failure_message
 from tracer.cli.options import ExamplesFormatter
 from tracer.errors import TracerError
@@ -72,6 +72,7 @@ examples:
     models.add(commands)
     trace.add(commands)
     intervene.add(commands)
+    attention.add(commands)
     index.add(commands)
     search.add(commands)
     train.add(commands)
