@@ -101,7 +101,7 @@ def test_the_keyboard_walks_pins_searches_and_clears(app: App, page: Page) -> No
     settled(page)
 
     page.keyboard.press("/")
-    box = graph(page).get_by_label("Find a node")
+    box = graph(page).get_by_role("textbox", name="Find a node")
     expect(box).to_be_focused()
     box.fill("Tucson")
     page.keyboard.press("Enter")
