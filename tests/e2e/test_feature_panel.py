@@ -37,7 +37,7 @@ def test_the_panel_shows_the_feature_its_neighbours_and_examples(app: App, page:
             return [g.inputs[i].length, g.outputs[i].length]; }"""
     )
     page.locator(".neighbours .more", has_text="Show all").first.click()
-    assert entries.count() == sum(weights)
+    assert entries.count() >= sum(weights)  # also edges below the edge threshold
 
     # the examples by quantile; hovering a token shows its activation
     groups = page.get_by_text(re.compile("^(Top activations|Upper half|Lower half)$"))
