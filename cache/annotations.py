@@ -1,4 +1,4 @@
-"""What a person marks in a trace and tries on it: pins, named groups of nodes, runs of what-ifs."""
+"""What a person adds to a trace: pins, supernodes, and the scenarios that were run on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Annotations:
         return bool(self.pinned or self.supernodes)
 
     def to_json(self) -> str:
-        """Empty where nothing is marked; :meth:`from_json` is the inverse."""
+        """Return the annotations as JSON, empty without any; :meth:`from_json` is the inverse."""
         if not self:
             return ""
         groups = [[group.name, *map(str, group.nodes)] for group in self.supernodes]
@@ -31,7 +31,12 @@ class Annotations:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ``ValueError`` on anything that :meth:`to_json` does not write."""
+        """Read what :meth:`to_json` wrote; raises ``ValueError`` for anything else.
+
+        >>> marks = Annotations((NodeId("lorsa error", 3, 8, -1),))
+        >>> Annotations.from_json(marks.to_json()) == marks
+        True
+        """
         if not text:
             return cls()
         stored: Any = json.loads(text)
@@ -44,7 +49,7 @@ class Annotations:
                 ),
             )
         except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"these are no marks ({error!r}): {text[:80]}") from error
+            raise ValueError(f"{text[:80]!r} are not annotations ({error!r})") from error
 
 
 @dataclass(frozen=True)

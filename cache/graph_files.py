@@ -1,7 +1,7 @@
 """Graphs of other tools on their way into the store, and every graph on its way out.
 
-What came as published JSON goes out as it came, with the marks of now: nothing that we do not
-understand is lost. All else is written from the graph.
+What came as published JSON goes out as it came, with the annotations of today: nothing that is not
+understood is lost. Everything else is written from the graph.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Final
 
 from cache.annotations import Annotations
 from tracer.graph.graph import AttributionGraph
-from tracer.graph.pruning import prune, with_nodes
-from tracer.interchange.convert import external_from_pruned, graph_from_external
+from tracer.interchange.convert import graph_from_external
+from tracer.interchange.export import exported_file, exported_graph
 from tracer.interchange.graph_json import read_graph_json, write_graph_json
-from tracer.interchange.nodes import external_annotations, with_annotations
+from tracer.interchange.marks import external_annotations
 from tracer.types import FeatureId, Thresholds
 
 _PICKLED: Final = (b"PK\x03\x04", b"\x80")
-"""How a `.pt` begins, and the pickles that are refused with a word about what they are."""
+"""How a `.pt` begins, and a bare pickle, which is refused by name."""
 
 
 @dataclass(frozen=True)
 class ImportedGraph:
-    """A graph that was read from a file, before it is kept."""
+    """A graph that was read from a file, before it is stored."""
 
     key: str
-    """From the file's content: the same file is the same graph."""
+    """A hash of the file: the same file is the same graph."""
     graph: AttributionGraph
     title: str
     marks: Annotations
@@ -39,9 +39,11 @@ class ImportedGraph:
 
 
 def read_import(content: bytes, name: str) -> ImportedGraph:
-    """Read published JSON or a `.pt` of circuit-tracer; which of them, the content says.
+    """Read published JSON or circuit-tracer's `.pt`, told apart by the content.
 
-    Raises :class:`ExternalGraphError` for anything else, and for damage.
+    A JSON graph without a slug is called like the file.
+
+    Raises :class:`ExternalGraphError` for anything else, and for a damaged file.
     """
     key = hashlib.sha256(b"import\0" + content).hexdigest()[:32]
     stem = PurePath(name).stem or "graph"
@@ -51,11 +53,11 @@ def read_import(content: bytes, name: str) -> ImportedGraph:
         graph = read_graph_pt(content)
         graph = replace(graph, provenance={**graph.provenance, "imported": stem})
         return ImportedGraph(key, graph, stem, Annotations(), None)
-    shared = read_graph_json(content)
-    graph = graph_from_external(shared)
-    title = str(shared.metadata["slug"]).strip() or stem
+    external = read_graph_json(content, name)
+    graph = graph_from_external(external)
+    title = external.slug.strip() or stem
     graph = replace(graph, provenance={**graph.provenance, "imported": title})
-    return ImportedGraph(key, graph, title, Annotations(*external_annotations(shared)), content)
+    return ImportedGraph(key, graph, title, Annotations(*external_annotations(external)), content)
 
 
 def exported(
@@ -66,24 +68,22 @@ def exported(
     original: bytes | None,
     thresholds: Thresholds,
 ) -> bytes:
-    """Published JSON of a graph with its labels and marks.
+    """Return a graph as published JSON, with its labels and annotations.
 
-    With an ``original`` it is that one, whole, with the marks changed; else the graph pruned at
-    ``thresholds``, and what is marked. Members of supernodes are pinned too: other tools show only
-    what is pinned.
+    With an ``original`` it is that file, complete, byte for byte where the annotations are those of
+    the file. Otherwise it is the graph pruned at ``thresholds``, and what is annotated.
     """
+    annotations = (marks.pinned, marks.supernodes)
     if original is not None:
-        return write_graph_json(
-            with_annotations(read_graph_json(original), marks.pinned, marks.supernodes)
-        )
-    pinned = [*marks.pinned, *(node for group in marks.supernodes for node in group.nodes)]
-    pruned = with_nodes(prune(graph, thresholds.node, thresholds.edge), pinned)
-    shared = external_from_pruned(
-        pruned, slug(title or graph.prompt), names, tuple(dict.fromkeys(pinned)), marks.supernodes
+        external = read_graph_json(original, title)
+        changed = exported_file(external, annotations)
+        return original if changed is external else write_graph_json(changed)
+    name = slug(title or graph.prompt)
+    return write_graph_json(
+        exported_graph(graph, name, annotations, thresholds, lambda pruned: names)
     )
-    return write_graph_json(shared)
 
 
 def slug(text: str) -> str:
-    """A name that can stand in an address and on every disk."""
+    """Return a name that is safe in an address and on every disk."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80] or "graph"

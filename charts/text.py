@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tracer.graph.graph import AttributionGraph
+from tracer.graph.kinds import generic_name
 from tracer.types import FeatureId, NodeId
 
 _VISIBLE = {"\n": "↵", "\t": "⇥", "\r": "␍"}
@@ -58,14 +59,19 @@ def signed(weight: float) -> str:
 
 
 def node_name(graph: AttributionGraph, node: NodeId, names: Mapping[FeatureId, str]) -> str:
-    """What a node is called; ``names`` holds labels, or top tokens, of features that have any."""
+    """Return what a node is called; ``names`` has the labels, or top tokens, of features.
+
+    A generic node, of a kind that only other tools compute, has its published label.
+    """
     if node.kind == "feature":
         return names.get(node.feature) or f"feature {node.index}"
     if node.kind == "error":
         return f"error of layer {node.layer}"
     if node.kind == "token":
         return token_text(graph.tokens[node.position])
-    return token_text(graph.targets[target_number(graph, node)].label)
+    if node.kind == "logit":
+        return token_text(graph.targets[target_number(graph, node)].label)
+    return generic_name(graph.index.generic_node(node))
 
 
 def target_number(graph: AttributionGraph, node: NodeId) -> int:
@@ -74,10 +80,12 @@ def target_number(graph: AttributionGraph, node: NodeId) -> int:
 
 
 def place(graph: AttributionGraph, node: NodeId) -> str:
-    """Where a node stands: layer and token."""
+    """Return where a node is: its layer and token."""
     token = token_text(graph.tokens[node.position])
     if node.kind == "token":
         return f"position {node.position}"
     if node.kind == "logit":
         return f"output after “{token}”"
+    if node.layer < 0:
+        return f"embedding at “{token}”"
     return f"layer {node.layer} at “{token}”"

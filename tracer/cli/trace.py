@@ -12,6 +12,7 @@ from tracer.catalog.resolve import resolve
 from tracer.cli.options import (
     Progress,
     Teaching,
+    add_json,
     add_model_options,
     add_pruning_options,
     as_tracer_error,
@@ -27,7 +28,7 @@ from tracer.features.lookup import (
 )
 from tracer.hub import network_allowed
 from tracer.interchange.nodes import explained_by, stored_labels
-from tracer.types import Contrast, FeatureId, FeatureTarget, TargetChoice
+from tracer.types import Contrast, FeatureId, FeatureTarget, TargetChoice, Thresholds
 
 if TYPE_CHECKING:
     from tracer.features.cards import FeatureReader
@@ -92,16 +93,34 @@ def add(commands: Any) -> None:
 
     export = commands.add_parser(
         "export",
-        help="write a graph, pruned, as JSON that other tools read",
+        help="write a graph as JSON that other tools read",
         description="Write a graph in the form that Neuronpedia, circuit-tracer and Anthropic's "
-        "front end open,\nwith the features' names where an index or the file has them.",
-        epilog="example:\n  python -m tracer export dallas.safetensors dallas.json",
+        "front end open,\nwith the features' labels where an index or the file has them. Published "
+        "JSON goes out as\nit came, pins, supernodes and unknown keys included; it is pruned only "
+        "when a threshold is\ngiven.",
+        epilog="""examples:
+  python -m tracer export dallas.safetensors dallas.json
+  python -m tracer export published.json smaller.json --node-threshold 0.6
+""",
         formatter_class=Teaching,
     )
     export.add_argument("graph", help=_GRAPH)
     export.add_argument("file", help="the JSON file to write")
-    export.add_argument("--slug", help="short name inside the file (the file's own)")
-    add_pruning_options(export)
+    export.add_argument(
+        "--slug", help="short name inside the file (a published file's own, else that of FILE)"
+    )
+    export.add_argument(
+        "--node-threshold",
+        type=float,
+        help="share of the influence that the kept nodes carry, 0 to 1 (0.8 for a complete graph; "
+        "a graph that is pruned already keeps all)",
+    )
+    export.add_argument(
+        "--edge-threshold",
+        type=float,
+        help="share of what flows into them that the kept edges carry, 0 to 1 (0.98, likewise)",
+    )
+    add_json(export)
     export.set_defaults(run=_export)
 
 
@@ -140,20 +159,42 @@ def _prune(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     import tracer
+    from tracer.interchange.export import exported_file, exported_graph
     from tracer.interchange.graph_json import write_graph_json
+    from tracer.interchange.notes import import_notes
 
-    graph = open_graph(options.graph)
-    pruned = tracer.prune(graph, options.node_threshold, options.edge_threshold)
-    target = Path(options.file)
-    shared = tracer.external_from_pruned(pruned, options.slug or target.stem, _names(pruned))
+    target, thresholds = Path(options.file), _thresholds(options)
+    if Path(options.graph).suffix == ".json":
+        external = tracer.read_graph_json(options.graph)
+        graph = tracer.graph_from_external(external)
+        external = exported_file(external, thresholds=thresholds, slug=options.slug)
+    else:
+        graph = open_graph(options.graph)
+        slug = options.slug or target.stem
+        external = exported_graph(graph, slug, thresholds=thresholds, names=_names)
     try:
-        size = len(write_graph_json(shared, target))
+        size = len(write_graph_json(external, target))
     except OSError as error:
         raise as_tracer_error(options.file, error) from error
+    n_links = len(external.links) or len(external.weights)
+    notes = import_notes(graph)
     if options.json:
-        print_json({"nodes": len(shared.nodes), "links": len(shared.weights), "bytes": size})
+        counts = {"nodes": len(external.nodes), "links": n_links, "bytes": size}
+        print_json({**counts, "notes": notes})
     else:
-        print(f"{len(shared.nodes)} nodes and {len(shared.weights)} links in {target}")
+        print(f"{len(external.nodes)} nodes and {n_links} links in {target}")
+        print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
+
+
+def _thresholds(options: argparse.Namespace) -> Thresholds | None:
+    """Return the given thresholds, the default for one that is not given; None without any."""
+    node, edge = options.node_threshold, options.edge_threshold
+    if node is None and edge is None:
+        return None
+    default = Thresholds()
+    return Thresholds(
+        default.node if node is None else node, default.edge if edge is None else edge
+    )
 
 
 def _names(pruned: PrunedGraph) -> dict[FeatureId, str]:
@@ -206,6 +247,8 @@ def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:
         f"{report['n_edges_traced']} edges kept; replacement score "
         f"{report['replacement_score']:.2f}, completeness {report['completeness_score']:.2f}"
     )
+    for note in report["notes"]:
+        print(note)
     if report["rounding_error"]:
         print(f"bfloat16 moved {report['rounding_error']:.2%} of the edges' weight, by a sample")
     if report["dropped_weight"]:
