@@ -18,7 +18,7 @@ _QUOTED: Final = re.compile(
     rf"(?:[A-Za-z]{{1,20}}:? ?)?(?P<quote>[\"'])(?P<token>.*)(?P=quote)(?:{_PROBABILITY})?",
     re.DOTALL,
 )
-_PLAIN: Final = re.compile(rf"(?P<token>.*){_PROBABILITY}", re.DOTALL)
+_PLAIN: Final = re.compile(rf"(?P<token>.*?){_PROBABILITY}", re.DOTALL)
 _OLD_BASE: Final = 100_000
 """Files without a schema version number the feature of a layer as ``layer * 100000 + index``."""
 

@@ -107,7 +107,8 @@ def _qk_note(graph: AttributionGraph, counts: Mapping[str, Any]) -> str:
     unreadable = _count(counts, "qk_entries")
     parts = []
     if n_traced:
-        parts.append(f"QK tracing says what {n_traced:,} {_nodes(n_traced)} attend by")
+        attend = "attends" if n_traced == 1 else "attend"
+        parts.append(f"QK tracing explains where {n_traced:,} {_nodes(n_traced)} {attend}")
     if outside:
         parts.append(f"it also names {outside:,} {_nodes(outside)} pruned from the graph")
     if unreadable:

@@ -68,12 +68,16 @@ def read_nodes(listed: list[Any], n_tokens: int, name: str) -> tuple[ExternalNod
     taken: set[NodeId] = set()
     for entry in listed:
         node = read_node(as_object(entry, f"a node of {name}"), n_tokens, name)
-        if node.is_generic and node.node is not None:
-            place = unused(node.node, taken)
-            taken.add(place)
-            node = replace(node, node=place)
         by_id[node.id].append(len(nodes))
         nodes.append(node)
+    # By id, so that the order of the file does not matter: the last one gets -1, so they ascend.
+    generic = [number for number, node in enumerate(nodes) if node.is_generic]
+    for number in sorted(generic, key=lambda number: nodes[number].id, reverse=True):
+        place = nodes[number].node
+        if place is not None:
+            place = unused(place, taken)
+            taken.add(place)
+            nodes[number] = replace(nodes[number], node=place)
     for shared, numbers in by_id.items():
         if len(numbers) > 1:
             _rename_error(nodes, numbers, shared, by_id.keys(), name)
