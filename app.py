@@ -1,7 +1,7 @@
 """The dashboard: ``streamlit run app.py``.
 
-The main script stands in a folder of its own, so that Streamlit never takes the `pages/` beside
-this file for its legacy pages: a deep link to a cold server would run one without the shell.
+The main script is in another folder. Otherwise Streamlit would take the `pages/` folder next to
+this file for its legacy pages, and a deep link to a cold server would run one without the shell.
 """
 
 from pathlib import Path

@@ -47,7 +47,7 @@ def type_prompts(page: Page) -> list[float]:
     """Milliseconds from Enter to the drawn graph, per prompt."""
     times = []
     for prompt, answer in PROMPTS.items():
-        box = page.get_by_label("Prompt: the text whose next token is explained")
+        box = page.get_by_label("Prompt (the graph explains its next token)")
         box.fill(prompt)
         start = time.perf_counter()
         box.press("Enter")
@@ -82,7 +82,7 @@ def click_nodes(page: Page) -> list[float]:
         page.get_by_text("Turn this feature off").wait_for()
         times.append(1000 * (time.perf_counter() - start))
         page.wait_for_timeout(300)
-        page.get_by_role("button", name="Show the whole graph").click()
+        page.get_by_role("button", name="Show the full graph").click()
         page.get_by_text("Most influential features").wait_for()
         page.wait_for_timeout(300)
     return times

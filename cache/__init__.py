@@ -1,25 +1,36 @@
-"""The cached attribution backend: a store on disk and one worker that owns the models.
+"""The cached backend: a store on disk, and one worker thread that owns the models.
 
-Importing this package is light: torch is imported by the worker's thread, on its first job.
+Importing this package is light: torch is imported in the worker's thread, for its first job.
 
-    request.py    what can be asked, and the digests under which answers are kept
-    catalogue.py  the SQLite side of the store: which graph is where, since when, named what
-    store.py      the file side: content-addressed graphs, checksums, quota
-    marks.py      pins, named groups of nodes, runs of what-ifs: what a person adds to a trace
-    imports.py    graphs of other tools on their way in, and all graphs on their way out
-    lru.py        a bounded memory of decoded results
-    jobs.py       one piece of work that several sessions may watch
-    engine.py     what the worker runs: `tracer`, or a stand-in
-    worker.py     the thread that owns the models, and its queue
-    backend.py    all of it behind one object
+    backend.py        everything below behind one object
+    model_library.py  models: files, downloads, feature examples, the machine
+    worker.py         the thread that owns the models
+    job_queue.py      one thread and the jobs that wait for it
+    jobs.py           one piece of work that several sessions may watch
+    engine.py         what the worker runs: `tracer`, or a stand-in in tests
+    machine.py        memory, disk and accelerator
+    request.py        what can be asked, and the digests under which answers are kept
+    method.py         a digest of the code and libraries that compute
+    graph_memory.py   decoded graphs and their pruned forms, bounded together
+    memory.py         other bounded caches, and how much memory a result holds
+    store.py          graphs on disk: verified, bounded, safe under several processes
+    catalogue.py      the SQLite side of the store: titles, checksums, times
+    graph_folder.py   the files of the store
+    graph_files.py    graphs of other tools, and export
+    annotations.py    what a visitor adds to a trace: pins, supernodes, runs
 """
 
-from cache.annotations import Annotations, StoredRun, scenarios_from_json, scenarios_to_json
+from cache.annotations import (
+    Annotations,
+    BoxPosition,
+    StoredRun,
+    scenarios_from_json,
+    scenarios_to_json,
+)
 from cache.backend import Backend, open_backend
-from cache.catalogue import DamagedFile, StoredGraph, StoreError
-from cache.files import StoreUse
+from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
 from cache.jobs import Job, JobState
-from cache.machine import Machine
+from cache.machine import Device, Machine
 from cache.model_library import ToDownload
 from cache.request import (
     Dtype,
@@ -34,7 +45,9 @@ from tracer.interchange.nodes import stored_labels
 __all__ = [
     "Annotations",
     "Backend",
+    "BoxPosition",
     "DamagedFile",
+    "Device",
     "Dtype",
     "InterveneRequest",
     "Job",

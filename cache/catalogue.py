@@ -1,7 +1,8 @@
-"""The SQLite side of the store: which graph is kept, how large, since when, and named what.
+"""`Catalogue`: the SQLite side of the store. It lists the graphs, their sizes, times and titles.
 
 Every change of a graph's file happens inside `Catalogue.transaction`, which takes SQLite's write
-lock: that is what keeps two processes from disagreeing about a file.
+lock, so two processes cannot disagree about a file. Errors of SQLite pass through: the store
+translates them.
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ _IMPORTED: Final = "ALTER TABLE graphs ADD COLUMN imported INTEGER NOT NULL DEFA
 _STEPS: Final = (_SCHEMA, _MARKS_AND_RUNS, _IMPORTED)
 SCHEMA_VERSION: Final = len(_STEPS)
 _RUNS_KEPT: Final = 50
-"""Of one trace; the oldest make room."""
+"""Per trace; the oldest runs make room."""
 _BUSY_SECONDS: Final = 30.0
 
 
 class StoreError(TracerError):
-    """The store on disk cannot be opened or written."""
+    """The store on disk cannot be opened, read or written."""
 
 
 @dataclass(frozen=True)
 class StoredGraph:
-    """What the catalogue knows of one graph; times are seconds since 1970."""
+    """One graph as the catalogue lists it; times are seconds since 1970."""
 
     key: str
     sha256: str
@@ -66,7 +67,7 @@ class StoredGraph:
     title: str
     notes: str
     imported: bool = False
-    """Whether it came from a file of another tool, with no model behind it."""
+    """Whether it came from a file of another tool; no model is behind it then."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,23 @@ class DamagedFile:
     found: float
 
 
+@dataclass(frozen=True)
+class StoreUse:
+    """Disk space that the store takes, in bytes."""
+
+    traced: int
+    """Graphs traced here; eviction keeps them within the quota."""
+    imported: int
+    """Imported graphs, with the files they came as."""
+    quota: int
+    """How much each of the two may take."""
+
+
 class Catalogue:
-    """One SQLite file in WAL mode; one connection, shared by the threads behind a lock."""
+    """One SQLite file in WAL mode, and one connection that threads share behind a lock."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create; raises ``sqlite3.DatabaseError`` when ``path`` is no usable database."""
+        """Open or create; raises ``sqlite3.DatabaseError`` when ``path`` is not usable."""
         self._lock = threading.RLock()
         self._db = sqlite3.connect(
             path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
@@ -100,7 +113,7 @@ class Catalogue:
             raise
 
     def _enter_wal_mode(self) -> None:
-        """SQLite does not wait for its lock here, unlike everywhere else: so this does."""
+        """Retry until the lock is free: SQLite does not wait for it here, unlike elsewhere."""
         deadline = time.monotonic() + _BUSY_SECONDS
         while True:
             try:
@@ -116,7 +129,7 @@ class Catalogue:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version > SCHEMA_VERSION:
                 raise StoreError(
-                    f"the store's catalogue is of version {version}, this program reads version "
+                    f"the store's catalogue has version {version}, this program reads version "
                     f"{SCHEMA_VERSION}: set CIRCUIT_STORE to another folder"
                 )
             for step in _STEPS[version:]:
@@ -125,12 +138,13 @@ class Catalogue:
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
+        """Close the connection; the catalogue is not usable afterwards."""
         with self._lock:
             self._db.close()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, and alone: no other thread or process writes meanwhile."""
+        """Apply all changes or none, while no other thread or process writes."""
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -141,24 +155,29 @@ class Catalogue:
             self._db.execute("COMMIT")
 
     def key_of(self, digest: str) -> str | None:
-        """The key of the graph that answers a request, if it was ever answered."""
+        """Return the key of the graph that answers a request, if it was ever answered."""
         with self._lock:
             row = self._db.execute(
                 "SELECT key FROM requests WHERE digest = ?", (digest,)
             ).fetchone()
         return None if row is None else str(row[0])
 
+    def own_key(self, key: str) -> str:
+        """Return a graph's own key, given that or the digest of a request it answers."""
+        return self.key_of(key) or key
+
     def link(self, digest: str, key: str) -> None:
-        """Remember that the request ``digest`` is answered by the graph ``key``."""
+        """Remember that the graph ``key`` answers the request ``digest``."""
         with self._lock:
             self._db.execute("INSERT OR REPLACE INTO requests VALUES (?, ?)", (digest, key))
 
     def find(self, key: str) -> StoredGraph | None:
+        """Return the entry of a graph, or None."""
         entries = self._select("WHERE graphs.key = ?", (key,))
         return entries[0] if entries else None
 
     def entries(self) -> tuple[StoredGraph, ...]:
-        """Every graph, the most recently used first."""
+        """Return every graph, the most recently used first."""
         return tuple(self._select("ORDER BY used DESC, graphs.rowid DESC"))
 
     def _select(self, tail: str, values: tuple[str, ...] = ()) -> list[StoredGraph]:
@@ -174,6 +193,7 @@ class Catalogue:
     def add(
         self, key: str, sha256: str, size: int, prompt: str, model: str, imported: bool = False
     ) -> None:
+        """List a graph, created and used now."""
         now = time.time()
         with self._lock:
             self._db.execute(
@@ -182,25 +202,25 @@ class Catalogue:
             )
 
     def remove(self, key: str) -> None:
-        """Forget the graph and who asked for it, but not what a person wrote about it."""
+        """Remove a graph and its requests, but not its annotations."""
         with self._lock:
             self._db.execute("DELETE FROM graphs WHERE key = ?", (key,))
             self._db.execute("DELETE FROM requests WHERE key = ?", (key,))
 
     def touch(self, key: str) -> None:
-        """Count the graph as used now."""
+        """Mark the graph as used now."""
         with self._lock:
             self._db.execute("UPDATE graphs SET used = ? WHERE key = ?", (time.time(), key))
 
     def total_bytes(self, imported: bool) -> int:
-        """Bytes of the files of all imported graphs, or of all that were traced here."""
+        """Return the size of all imported graphs, or of all graphs traced here."""
         query = "SELECT coalesce(sum(bytes), 0) FROM graphs WHERE imported = ?"
         with self._lock:
             (total,) = self._db.execute(query, (imported,)).fetchone()
         return int(total)
 
     def evictable(self) -> tuple[StoredGraph, ...]:
-        """Graphs traced here that nobody annotated, the least recently used first."""
+        """Return the traced graphs without annotations, the least recently used first."""
         return tuple(
             self._select(
                 "WHERE annotations.key IS NULL AND NOT imported ORDER BY used, graphs.rowid"
@@ -208,15 +228,15 @@ class Catalogue:
         )
 
     def annotate(
-        self, key: str, title: str | None, notes: str | None, marks: str | None = None
+        self, key: str, title: str | None, notes: str | None, annotations: str | None = None
     ) -> None:
-        """Set what is given; a graph for which all of it is empty is not annotated."""
+        """Set what is not None; a graph whose texts are all empty is not annotated."""
         with self.transaction() as db:
             db.execute("INSERT OR IGNORE INTO annotations (key) VALUES (?)", (key,))
             db.execute(
                 "UPDATE annotations SET title = coalesce(?, title), notes = coalesce(?, notes), "
                 "marks = coalesce(?, marks) WHERE key = ?",
-                (title, notes, marks, key),
+                (title, notes, annotations, key),
             )
             db.execute(
                 "DELETE FROM annotations "
@@ -225,23 +245,24 @@ class Catalogue:
             )
 
     def is_annotated(self, key: str) -> bool:
+        """Whether a graph has a title, notes, pins or supernodes."""
         query = "SELECT 1 FROM annotations WHERE key = ?"
         with self._lock:
             return self._db.execute(query, (key,)).fetchone() is not None
 
     def annotations(self, key: str) -> str:
-        """As :meth:`annotate` was given them; empty where nothing is marked."""
+        """Return the annotations as :meth:`annotate` received them; empty if there are none."""
         query = "SELECT marks FROM annotations WHERE key = ?"
         with self._lock:
             row = self._db.execute(query, (key,)).fetchone()
         return "" if row is None else str(row[0])
 
-    def add_run(self, key: str, scenarios: str, said: str) -> None:
-        """Note a run now; the same scenarios again take the place of the earlier run."""
+    def add_run(self, key: str, scenarios: str, summary: str) -> None:
+        """Add a run now; it replaces an earlier run of the same scenarios."""
         with self.transaction() as db:
             db.execute(
                 "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)",
-                (key, scenarios, said, time.time()),
+                (key, scenarios, summary, time.time()),
             )
             db.execute(
                 "DELETE FROM runs WHERE key = ? AND rowid NOT IN "
@@ -250,12 +271,13 @@ class Catalogue:
             )
 
     def runs(self, key: str) -> tuple[tuple[str, str, float], ...]:
-        """Scenarios, what was said and when, the latest first."""
+        """Return (scenarios, summary, time) of every run, the latest first."""
         query = "SELECT scenarios, said, ran FROM runs WHERE key = ? ORDER BY ran DESC, rowid DESC"
         with self._lock:
             return tuple(self._db.execute(query, (key,)))
 
     def note_damage(self, file: str, key: str, reason: str) -> None:
+        """List a file that was set aside."""
         with self._lock:
             self._db.execute(
                 "INSERT OR REPLACE INTO damaged VALUES (?, ?, ?, ?)",
@@ -263,7 +285,7 @@ class Catalogue:
             )
 
     def damaged(self) -> tuple[DamagedFile, ...]:
-        """Every file that was set aside, the latest first."""
+        """Return every file that was set aside, the latest first."""
         query = "SELECT file, key, reason, found FROM damaged ORDER BY found DESC, rowid DESC"
         with self._lock:
             return tuple(DamagedFile(*row) for row in self._db.execute(query))

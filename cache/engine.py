@@ -1,7 +1,7 @@
 """What the worker runs: `tracer`, or a stand-in in tests.
 
-Every method is called from the worker's thread only. `TracerEngine` imports torch inside its
-methods, so that a process that finds all its answers in the store never pays for it.
+`TracerEngine` imports torch inside its methods, so that a process that finds all its answers in
+the store never pays for it.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from cache.machine import Gpu, Machine, looked_at
+from cache.machine import Device, Gpu, Machine, measured
 from cache.request import (
     TRACE_OPTIONS,
     InterveneRequest,
@@ -21,6 +21,8 @@ from cache.request import (
     TraceRequest,
 )
 from tracer.catalog.resolve import ModelSource
+from tracer.errors import ModelError
+from tracer.files import format_bytes
 from tracer.graph.graph import AttributionGraph
 from tracer.types import Progress
 
@@ -28,9 +30,12 @@ if TYPE_CHECKING:
     from tracer.interventions.run import InterventionResult, ScenarioRun
     from tracer.model.model import Model
 
+AUTO: Final = "auto"
+DEVICE_VARIABLE: Final = "CIRCUIT_DEVICE"
+
 
 class OpenModel(Protocol):
-    """The little that the backend itself needs of an open model."""
+    """The part of an open model that the backend itself uses."""
 
     @property
     def source(self) -> ModelSource: ...
@@ -47,10 +52,19 @@ M = TypeVar("M", bound=OpenModel)
 
 
 class Engine(Protocol[M]):
-    """Opens models and runs them, one call at a time, always from the same thread."""
+    """Opens models and runs them, one call at a time, always from the worker's thread.
+
+    Only the methods of the last group may be called from any thread.
+    """
 
     def start(self) -> None:
         """Prepare the calling thread, once."""
+
+    def use_device(self, name: str) -> None:
+        """Open models on this device from now on."""
+
+    def describe_device(self, dtype: str) -> str:
+        """Return what models run on and why; raises ``ModelError`` if the device is missing."""
 
     def load(self, choice: ModelChoice, progress: Progress) -> M:
         """Open a model; raises ``ModelError`` or ``TranscoderError``."""
@@ -62,32 +76,101 @@ class Engine(Protocol[M]):
         """Run a prompt with and without the edits."""
 
     def scenarios(self, model: M, request: ScenarioRequest, progress: Progress) -> ScenarioRun:
-        """Run a prompt under several scenarios, each failing alone."""
+        """Run a prompt under several scenarios; each may fail alone."""
 
     def free_memory(self) -> None:
-        """Give back what dropped models and failed work held."""
+        """Give back the memory of dropped models and failed work."""
+
+    # From any thread
+
+    @property
+    def device_name(self) -> str:
+        """The device as it was asked for: ``auto``, ``cpu``, ``cuda:1`` …"""
+
+    def check_device(self, name: str) -> None:
+        """Raise ``ModelError`` if this machine does not have the device."""
+
+    def devices(self) -> tuple[Device, ...]:
+        """Return the devices of this machine, ``auto`` first."""
 
     def machine(self) -> Machine:
-        """What this machine has; may be called from any thread."""
+        """Measure this machine."""
+
+
+@dataclass(frozen=True)
+class DeviceChoice:
+    """A device of this machine, and why it was chosen."""
+
+    device: str
+    reason: str
+    name: str = ""
+    memory_bytes: int | None = None
+
+    def describe(self, dtype: str) -> str:
+        """Return one line for the log.
+
+        >>> DeviceChoice("cuda:0", "auto", "NVIDIA H100", 80 * 10**9).describe("float32")
+        'cuda:0, NVIDIA H100, 80.0 GB; float32 (auto)'
+        """
+        size = "" if self.memory_bytes is None else format_bytes(self.memory_bytes)
+        parts = ", ".join(part for part in (self.device, self.name, size) if part)
+        return f"{parts}; {dtype} ({self.reason})"
+
+
+def resolve_device(name: str | None) -> DeviceChoice:
+    """Choose the device called ``name``; ``auto`` and None follow ``CIRCUIT_DEVICE``.
+
+    Without that variable, ``auto`` is CUDA, else Apple MPS, else the CPU. Imports torch. Raises
+    :class:`ModelError` when this machine does not have the device.
+    """
+    import torch
+
+    from tracer.model.model import chosen_device
+
+    wanted, reason = name or AUTO, f"{name} was asked for"
+    if wanted == AUTO and os.environ.get(DEVICE_VARIABLE):
+        wanted, reason = os.environ[DEVICE_VARIABLE], f"set by {DEVICE_VARIABLE}"
+    device = chosen_device(wanted)
+    if wanted == AUTO:
+        reason = {
+            "cuda": "auto: CUDA is available",
+            "mps": "auto: MPS is available and CUDA is not",
+        }.get(device.type, "auto: neither CUDA nor MPS is available")
+    if device.type != "cuda":
+        return DeviceChoice(str(device), reason)
+    number = device.index or 0
+    total = int(torch.cuda.get_device_properties(number).total_memory)
+    return DeviceChoice(f"cuda:{number}", reason, torch.cuda.get_device_name(number), total)
 
 
 class TracerEngine:
-    """The real engine, on the device that ``tracer.load`` calls ``device``."""
+    """The real engine, on the device called ``device`` (see :func:`resolve_device`)."""
 
-    def __init__(self, device: str = "auto") -> None:
-        self._device = device
+    def __init__(self, device: str | None = None) -> None:
+        self._device_name = device or AUTO
+
+    @property
+    def device_name(self) -> str:
+        return self._device_name
 
     def start(self) -> None:
-        """Import torch, and set its thread count: that holds for the calling thread."""
+        """Import torch and set its thread count, which applies to the calling thread."""
         import torch
 
         torch.set_num_threads(usable_cores())
 
+    def use_device(self, name: str) -> None:
+        self._device_name = name
+
+    def describe_device(self, dtype: str) -> str:
+        return resolve_device(self._device_name).describe(dtype)
+
     def load(self, choice: ModelChoice, progress: Progress) -> Model:
         import tracer
 
+        device = str(resolve_device(self._device_name).device)
         return tracer.load(
-            choice.model, choice.transcoders, self._device, choice.dtype, progress=progress
+            choice.model, choice.transcoders, device, choice.dtype, progress=progress
         )
 
     def trace(self, model: Model, request: TraceRequest, progress: Progress) -> AttributionGraph:
@@ -126,28 +209,49 @@ class TracerEngine:
             progress=progress,
         )
 
-    def machine(self) -> Machine:
-        import torch
-
-        from tracer.model.model import chosen_device
-
-        device = chosen_device(self._device)
-        found = looked_at()
-        if device.type != "cuda":
-            return replace(found, device=str(device))
-        free, total = torch.cuda.mem_get_info(device)
-        name = torch.cuda.get_device_name(device)
-        return replace(found, device=str(device), gpu=Gpu(name, total, free))
-
     def free_memory(self) -> None:
         gc.collect()
         torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
+        if torch is None:
+            return
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if torch.backends.mps.is_available():
+            torch.mps.empty_cache()
+
+    def check_device(self, name: str) -> None:
+        resolve_device(name)
+
+    def devices(self) -> tuple[Device, ...]:
+        import torch
+
+        try:
+            choice = resolve_device(AUTO)
+            devices = [Device(AUTO, str(choice.device), choice.reason)]
+        except ModelError as error:  # CIRCUIT_DEVICE names a device that is not here
+            devices = [Device(AUTO, reason=str(error))]
+        devices.append(Device("cpu", f"{usable_cores()} cores"))
+        for number in range(torch.cuda.device_count()):
+            size = format_bytes(int(torch.cuda.get_device_properties(number).total_memory))
+            name = torch.cuda.get_device_name(number)
+            devices.append(Device(f"cuda:{number}", f"{name}, {size}"))
+        if torch.backends.mps.is_available():
+            devices.append(Device("mps", "Apple GPU"))
+        return tuple(devices)
+
+    def machine(self) -> Machine:
+        import torch
+
+        choice = resolve_device(self._device_name)
+        machine = replace(measured(), device=str(choice.device))
+        if not machine.device.startswith("cuda"):
+            return machine
+        free, total = torch.cuda.mem_get_info(machine.device)
+        return replace(machine, gpu=Gpu(choice.name, total, free))
 
 
 def usable_cores() -> int:
-    """Cores this process may run on; fewer than the machine has under `taskset` or a cpuset."""
+    """Return how many cores this process may use; `taskset` and cpusets make that fewer."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

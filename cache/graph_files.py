@@ -1,7 +1,7 @@
-"""Graphs of other tools on their way into the store, and every graph on its way out.
+"""Read graphs of other tools for the store, and write any stored graph as published JSON.
 
-What came as published JSON goes out as it came, with the annotations of today: nothing that is not
-understood is lost. Everything else is written from the graph.
+A graph that was imported as JSON is exported as it came, with its current annotations, so that
+nothing we do not understand is lost. Everything else is written from the graph.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from tracer.interchange.marks import external_annotations
 from tracer.types import FeatureId, Thresholds
 
 _PICKLED: Final = (b"PK\x03\x04", b"\x80")
-"""How a `.pt` begins, and a bare pickle, which is refused by name."""
+"""How a `.pt` begins, and a bare pickle, which the `.pt` reader refuses with its reason."""
 
 
 @dataclass(frozen=True)
 class ImportedGraph:
-    """A graph that was read from a file, before it is stored."""
+    """A graph that was read from a file and is not in the store yet."""
 
     key: str
-    """A hash of the file: the same file is the same graph."""
+    """A digest of the file's content: the same file is the same graph."""
     graph: AttributionGraph
     title: str
-    marks: Annotations
+    annotations: Annotations
     original: bytes | None
     """The published JSON; None for a `.pt`, whose numbers are all in the graph."""
 
 
 def read_import(content: bytes, name: str) -> ImportedGraph:
-    """Read published JSON or circuit-tracer's `.pt`, told apart by the content.
+    """Read published JSON or a `.pt` of circuit-tracer, whichever ``content`` is.
 
     A JSON graph without a slug is called like the file.
 
@@ -48,7 +48,7 @@ def read_import(content: bytes, name: str) -> ImportedGraph:
     key = hashlib.sha256(b"import\0" + content).hexdigest()[:32]
     stem = PurePath(name).stem or "graph"
     if name.lower().endswith(".pt") or content.startswith(_PICKLED):
-        from tracer.interchange.circuit_tracer_pt import read_graph_pt  # brings torch
+        from tracer.interchange.circuit_tracer_pt import read_graph_pt  # imports torch
 
         graph = read_graph_pt(content)
         graph = replace(graph, provenance={**graph.provenance, "imported": stem})
@@ -63,27 +63,30 @@ def read_import(content: bytes, name: str) -> ImportedGraph:
 def exported(
     graph: AttributionGraph,
     title: str,
-    marks: Annotations,
+    annotations: Annotations,
     names: Mapping[FeatureId, str],
     original: bytes | None,
     thresholds: Thresholds,
 ) -> bytes:
-    """Return a graph as published JSON, with its labels and annotations.
+    """Return published JSON of a graph with its labels and annotations.
 
-    With an ``original`` it is that file, complete, byte for byte where the annotations are those of
-    the file. Otherwise it is the graph pruned at ``thresholds``, and what is annotated.
+    With an ``original``, return that complete file, byte for byte while the annotations are those
+    of the file; otherwise the graph pruned at ``thresholds``, plus the annotated nodes. Members of
+    supernodes are pinned too, because other tools show only pinned nodes.
     """
-    annotations = (marks.pinned, marks.supernodes)
+    marks = (annotations.pinned, annotations.supernodes)
     if original is not None:
         external = read_graph_json(original, title)
-        changed = exported_file(external, annotations)
+        changed = exported_file(external, marks)
         return original if changed is external else write_graph_json(changed)
     name = slug(title or graph.prompt)
-    return write_graph_json(
-        exported_graph(graph, name, annotations, thresholds, lambda pruned: names)
-    )
+    return write_graph_json(exported_graph(graph, name, marks, thresholds, lambda pruned: names))
 
 
 def slug(text: str) -> str:
-    """Return a name that is safe in an address and on every disk."""
+    """Return a name that is valid in a URL and as a file name on every system.
+
+    >>> slug("The capital of Texas is…")
+    'the-capital-of-texas-is'
+    """
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80] or "graph"

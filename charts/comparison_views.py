@@ -1,4 +1,4 @@
-"""Two compared graphs as one merged figure, as dumbbells, as a table, and as edits."""
+"""Two compared graphs as a merged figure, as dumbbells and as a table."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from charts.graph_frame import (
 )
 from charts.graph_layout import GraphLayout, LayoutNode, PlacedNode, layout_graph
 from charts.palette import LIGHT, Palette, translucent
-from charts.text import percent, plotly_text, target_number, token_text, truncate
+from charts.text import percent, plotly_text, plural, target_number, token_text, truncate
 from tracer.graph.comparison import ComparedNode, Comparison, Side
 from tracer.graph.nodes import FloatArray
-from tracer.interventions.scenario import Edit
 from tracer.types import NodeId
 
-SIDES: Final[Mapping[Side, str]] = {"both": "in both", "left": "only left", "right": "only right"}
+SIDES: Final[Mapping[Side, str]] = {"both": "both", "left": "left only", "right": "right only"}
 STRONGEST_INPUTS: Final = 3
 Name = Callable[[ComparedNode], str]
 
 
 def side_colours(palette: Palette) -> dict[Side, str]:
-    """Dark for what is shared, two hues apart for what is not."""
+    """Return the colour of shared nodes, and of those in only one graph."""
     return {"both": palette.text, "left": palette.feature, "right": palette.selected}
 
 
@@ -43,13 +42,13 @@ def merged_figure(
     width: float = 1050.0,
     max_labels: int = 40,
 ) -> go.Figure:
-    """Both graphs in one: columns are aligned tokens, rows layers, the colour says whose it is.
+    """Draw both graphs in one: columns are aligned tokens, rows are layers, colours the graphs.
 
-    Of each node the three strongest inputs are drawn, in the colour of the graph that has them.
-    Every marker carries the number of its node in ``comparison.nodes`` as ``customdata``.
+    Draws the three strongest inputs of each node, in the colour of the graph they belong to. Every
+    marker has the index of its node in ``comparison.nodes`` as ``customdata``.
     """
     layout = _layout(comparison, name, width, max_labels)
-    # Two tokens of one column stand side by side.
+    # two tokens of one column are drawn side by side
     at = {placed.node.index: placed for placed in _apart(comparison, layout)}
     figure = go.Figure()
     _add_edges(figure, comparison, at, palette)
@@ -88,12 +87,12 @@ def _layout(comparison: Comparison, name: Name, width: float, max_labels: int) -
 
 
 def _probabilities(comparison: Comparison, node: ComparedNode) -> str:
-    """Of an answer: in both graphs where both explain it."""
-    found = []
+    """Return the probabilities of a target, left / right where both graphs have it."""
+    shares = []
     for pruned, nodes in ((comparison.left, node.left), (comparison.right, node.right)):
         graph = pruned.graph
-        found += [percent(graph.targets[target_number(graph, n)].probability) for n in nodes]
-    return " / ".join(found)
+        shares += [percent(graph.targets[target_number(graph, n)].probability) for n in nodes]
+    return " / ".join(shares)
 
 
 def _apart(comparison: Comparison, layout: GraphLayout) -> list[PlacedNode]:
@@ -197,7 +196,7 @@ def _dress(
 def difference_figure(
     comparison: Comparison, name: Name, palette: Palette = LIGHT, limit: int = 14
 ) -> go.Figure:
-    """The features whose influence differs most: a dot for the left graph, one for the right."""
+    """Draw the features whose influence differs most: a dot per graph."""
     features = [node for node in comparison.nodes if node.kind == "feature"]
     features.sort(key=lambda node: -abs(node.influence[1] - node.influence[0]))
     shown = features[:limit]
@@ -276,14 +275,14 @@ def _column_text(column: str, between: str = "/") -> str:
 
 
 def comparison_table(comparison: Comparison, name: Name) -> pd.DataFrame:
-    """A row per feature of either graph: where it is, how active, how influential, and for whom."""
+    """Return a row per feature of either graph: place, activations and influences."""
     features = [node for node in comparison.nodes if node.kind == "feature"]
     features.sort(key=lambda node: -abs(node.influence[1] - node.influence[0]))
     anywhere = comparison.alignment == "feature"
     return pd.DataFrame(
         {
             "feature": [name(node) for node in features],
-            "in": [SIDES[node.side] for node in features],
+            "graph": [SIDES[node.side] for node in features],
             "token": [
                 "" if anywhere else _column_text(comparison.columns[node.slot]) for node in features
             ],
@@ -298,40 +297,17 @@ def comparison_table(comparison: Comparison, name: Name) -> pd.DataFrame:
 
 
 def comparison_sentence(comparison: Comparison) -> str:
-    """``"34 features in both, 12 only left, 15 only right."``"""
+    """Count features: ``"34 features in both graphs, 12 only left, 15 only right."``"""
     counts = {side: len(comparison.features(side)) for side in SIDES}
-    both = counts["both"]
     return (
-        f"{both} feature{'' if both == 1 else 's'} in both, {counts['left']} only left, "
-        f"{counts['right']} only right."
+        f"{plural(counts['both'], 'feature')} in both graphs, {counts['left']:,} only left, "
+        f"{counts['right']:,} only right."
     )
 
 
-def what_differs(comparison: Comparison, against: float = -1.0) -> tuple[tuple[Edit, ...], int]:
-    """Edits that give the left prompt what is the right one's own, and how many found no place.
-
-    Features that only the left graph keeps go to ``against`` times their activation, those that
-    only the right one keeps to the values they have there, in the same column.
-    """
-    edits, lost = [], 0
-    for node in comparison.features("left"):
-        edits += [Edit.at(place, "scale", against) for place in node.left]
-    places = {slot: position for position, slot in enumerate(comparison.slots.left)}
-    graph = comparison.right.graph
-    for node in comparison.features("right"):
-        for place in node.right:
-            position = places.get(comparison.slots.right[place.position])
-            if not position:  # a column the left prompt lacks, or its beginning of text
-                lost += 1
-                continue
-            value = float(graph.activations[graph.index.row(place)])
-            edits.append(Edit(place.feature, position, position + 1, "set", value))
-    return tuple(edits), lost
-
-
 def edge_sentence(comparison: Comparison) -> str:
-    """How much of the merged graph's edges both graphs have, by weight."""
+    """Say which share of the merged graph's edge weight both graphs have."""
     both = np.minimum(np.abs(comparison.left_weights), np.abs(comparison.right_weights)).sum()
     either = np.maximum(np.abs(comparison.left_weights), np.abs(comparison.right_weights)).sum()
     share = float(both / either) if either else 0.0
-    return f"{percent(share)} of the edges' weight is shared."
+    return f"{percent(share)} of the edge weight is shared."

@@ -1,4 +1,4 @@
-"""The marked part of a graph as a flow diagram: a box for each group, curves for direct effects."""
+"""Pinned nodes and supernodes as a flow diagram: boxes, and curves for direct effects."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tracer.types import Supernode
 
 _ROW: Final = 74.0
 _SAME_ROW: Final = 0.75
-"""Groups whose mean layers are closer than this stand side by side."""
+"""Groups whose mean layers are closer than this share a row."""
 _NAME_LENGTH: Final = 26
 _GAP: Final = 26.0
 
 
 @dataclass(frozen=True)
 class FlowBox:
-    """A group, and the centre and width of its box in pixels."""
+    """A group with its note, and the centre and width of its box in pixels."""
 
     group: Supernode
     note: str
@@ -36,7 +36,7 @@ class FlowBox:
 
 
 def flow_groups(view: GraphView, supernodes: Sequence[Supernode]) -> tuple[Supernode, ...]:
-    """Supernodes, the other pinned nodes each alone, and the likeliest answer on top."""
+    """Return supernodes, other pinned nodes as groups of one, and the top target."""
     index = view.pruned.graph.index
     groups = [
         Supernode(group.name, nodes)
@@ -46,16 +46,16 @@ def flow_groups(view: GraphView, supernodes: Sequence[Supernode]) -> tuple[Super
     grouped = {node for group in groups for node in group.nodes}
     alone = lone_names(view, sorted(view.pinned - grouped))
     groups += [Supernode(name, (node,)) for node, name in alone.items()]
-    answer = index.node(index.logit_rows.start)
-    if not any(answer in group.nodes for group in groups):
-        groups.append(Supernode(view.name(answer), (answer,)))
+    top = index.node(index.logit_rows.start)
+    if not any(top in group.nodes for group in groups):
+        groups.append(Supernode(view.name(top), (top,)))
     return tuple(groups)
 
 
 def flow_edges(view: GraphView, groups: Sequence[Supernode]) -> dict[tuple[int, int], float]:
-    """Summed direct effects of one group on another, by their places in ``groups``.
+    """Sum the direct effects of one group on another; keys are indices into ``groups``.
 
-    Read from the whole graph: what a person marked counts, pruned or not.
+    Read from the unpruned graph, as pinned nodes may have been pruned.
     """
     graph = view.pruned.graph
     owner = np.full(graph.n_nodes, -1)
@@ -63,13 +63,13 @@ def flow_edges(view: GraphView, groups: Sequence[Supernode]) -> dict[tuple[int, 
         owner[[graph.index.row(node) for node in group.nodes]] = number
     sources, targets = owner[graph.sources], owner[graph.rows]
     chosen = (sources >= 0) & (targets >= 0) & (sources != targets)
-    found: dict[tuple[int, int], float] = {}
+    edges: dict[tuple[int, int], float] = {}
     for source, target, weight in zip(
         sources[chosen], targets[chosen], graph.weights[chosen], strict=True
     ):
         edge = (int(source), int(target))
-        found[edge] = found.get(edge, 0.0) + float(weight)
-    return found
+        edges[edge] = edges.get(edge, 0.0) + float(weight)
+    return edges
 
 
 def flow_figure(
@@ -80,10 +80,10 @@ def flow_figure(
     left: Mapping[str, float] | None = None,
     off: str | None = None,
 ) -> go.Figure:
-    """Boxes in rows by layer, from the tokens up; curves green where they raise, red where not.
+    """Draw boxes in rows by layer, tokens at the bottom; green curves raise, red curves lower.
 
-    ``left`` gives, by name, the share of its activation that each group has left while ``off`` is
-    switched off: it stands in the box, and a box that lost its activation is pale.
+    ``left`` maps group names to the share of activation that remains while the group ``off`` is
+    switched off. It is written into the box; a box that lost its activation is pale.
     """
     boxes = _place(view, groups, width, left or {})
     figure = go.Figure()
@@ -136,7 +136,7 @@ def flow_figure(
 def _place(
     view: GraphView, groups: Sequence[Supernode], width: float, left: Mapping[str, float]
 ) -> list[FlowBox]:
-    """Rows by mean layer, bottom up; in a row from left to right by mean position."""
+    """Arrange boxes in rows by mean layer, bottom up, and in a row by mean position."""
     layers = [float(np.mean([node.layer for node in group.nodes])) for group in groups]
     places = [float(np.mean([node.position for node in group.nodes])) for group in groups]
     order = sorted(range(len(groups)), key=lambda i: (layers[i], places[i]))
@@ -167,7 +167,8 @@ def _width(group: Supernode) -> float:
 
 def _note(view: GraphView, group: Supernode, left: float | None) -> str:
     if left is not None and not np.isnan(left):
-        return f"{percent(max(left, 0.0))} left" if left < 9.995 else f"{left:.0f}× as active"
+        share = percent(max(left, 0.0)) if left < 9.995 else f"{left:.0f}×"
+        return f"activation {share}"
     count = len(group.nodes)
     if count > 1:
         return f"{count} nodes"

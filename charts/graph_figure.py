@@ -25,18 +25,19 @@ from tracer.types import NodeId
 
 _LEGEND: Final = {"feature": "feature", "error": "error", "token": "token", "logit": "next token"}
 _STRENGTHS: Final = ((0.0, 0.9, 0.35), (0.3, 1.7, 0.5), (0.62, 3.0, 0.75))
-"""Buckets of edges: from which share of the strongest weight on, line width in px, opacity."""
+"""Buckets of edges: lower bound as a share of the strongest weight, line width in px, opacity."""
 _HOVER_NEIGHBOURS: Final = 3
 
 
 def graph_figure(
     view: GraphView, palette: Palette = LIGHT, width: float = 760.0, max_labels: int = 32
 ) -> go.Figure:
-    """Columns = tokens, rows = layers; circle = feature, diamond = error, square = token or logit.
+    """Draw a view: columns are tokens, rows are layers.
 
-    Node area grows with influence; edges are green and solid where positive, red and dashed where
-    negative, wide where strong. Every marker and label carries its node's id (``str(NodeId)``) as
-    ``customdata`` or ``name``. Axes are in pixels; ``figure.layout.meta`` holds the natural size.
+    Circles are features, diamonds are errors, squares are tokens and logits. Node area grows with
+    influence. Positive edges are green and solid, negative ones red and dashed; strong edges are
+    wide. Every marker and label has its node's id (``str(NodeId)``) as ``customdata`` or ``name``.
+    Axes are in pixels; ``figure.layout.meta`` has the natural size.
     """
     layout = layout_view(view, width, max_labels)
     at = {view.pruned.graph.index.row(p.node): p for p in layout.nodes}
@@ -49,7 +50,7 @@ def graph_figure(
 
 
 def layout_view(view: GraphView, width: float = 760.0, max_labels: int = 32) -> GraphLayout:
-    """The layout of a view's drawn nodes."""
+    """Lay out the drawn nodes of a view."""
     graph = view.pruned.graph
     nodes = []
     for row in view.rows:
@@ -61,7 +62,7 @@ def layout_view(view: GraphView, width: float = 760.0, max_labels: int = 32) -> 
         elif node.kind == "feature" and node.feature in view.names:
             label = view.names[node.feature]
         elif node.kind == "feature" and not view.names:
-            label = f"{node.index}"  # a file that names none: the number is what they go by
+            label = f"{node.index}"  # a graph without names: show feature numbers
         nodes.append(LayoutNode(node, view.influence(node), label))
     return layout_graph(nodes, graph.tokens, graph.n_layers, width, max_labels)
 
@@ -69,7 +70,7 @@ def layout_view(view: GraphView, width: float = 760.0, max_labels: int = 32) -> 
 def _add_edges(
     figure: go.Figure, view: GraphView, at: dict[int, PlacedNode], palette: Palette
 ) -> None:
-    """A few NaN-separated traces, by sign and strength; one trace an edge would take seconds."""
+    """Add edges as a few NaN-separated traces; one trace per edge would take seconds to draw."""
     sources, targets, weights = view.edges
     if not len(weights):
         return
@@ -139,7 +140,7 @@ def _add_nodes(
 
 
 def _ring(view: GraphView, node: NodeId, palette: Palette) -> tuple[str, float]:
-    """Colour and width in px of the line around a node."""
+    """Return colour and width in px of the line around a node."""
     if node == view.selected:
         return palette.selected, 3.0
     if node in view.off:
@@ -148,7 +149,7 @@ def _ring(view: GraphView, node: NodeId, palette: Palette) -> tuple[str, float]:
 
 
 def _connected(view: GraphView) -> set[NodeId]:
-    """The selected node and what it touches; every node while none is selected."""
+    """Return the selected node and its neighbours; all nodes while none is selected."""
     index = view.pruned.graph.index
     if view.selected_row is None:
         return {index.node(row) for row in view.rows}
@@ -177,8 +178,8 @@ def _hover(view: GraphView, node: NodeId) -> str:
     else:
         lines.append(f"influence {percent(view.influence(node))}")
     for title, neighbours in (
-        ("from", view.inputs(node, _HOVER_NEIGHBOURS)),
-        ("to", view.outputs(node, _HOVER_NEIGHBOURS)),
+        ("input:", view.inputs(node, _HOVER_NEIGHBOURS)),
+        ("output:", view.outputs(node, _HOVER_NEIGHBOURS)),
     ):
         lines += [
             f"{title} {plotly_text(truncate(n.name, 40))} {signed(n.weight)}" for n in neighbours
@@ -187,7 +188,7 @@ def _hover(view: GraphView, node: NodeId) -> str:
 
 
 def _dress(figure: go.Figure, view: GraphView, layout: GraphLayout, palette: Palette) -> None:
-    """Axes, bands, labels: everything that is not data. Labels can be clicked, too."""
+    """Add axes, layer bands and labels. Labels can be clicked like their nodes."""
     connected, graph = _connected(view), view.pruned.graph
     labels = []
     for position, token in enumerate(graph.tokens):

@@ -1,4 +1,4 @@
-"""What every drawing of a graph has in common: layer bands, labels, curves, pixel axes."""
+"""What all drawings of a graph share: layer bands, labels, curves, pixel axes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CURVE_POINTS: Final = 12
 
 
 def diameter(kind: NodeKind, influence: float) -> float:
-    """Of a node's marker in px; the area grows with influence (0..1)."""
+    """Return the diameter of a node's marker in px; its area grows with influence (0..1)."""
     if kind in ("token", "logit"):
         return 9.0 if kind == "token" else 12.0
     return float(round(7.0 + 12.0 * min(1.0, influence) ** 0.5, 1))
@@ -29,7 +29,7 @@ def diameter(kind: NodeKind, influence: float) -> float:
 def curves(
     sources: Sequence[PlacedNode], targets: Sequence[PlacedNode]
 ) -> tuple[FloatArray, FloatArray]:
-    """Bézier curves that leave upwards and arrive from below, each followed by a NaN."""
+    """Return Bézier curves that leave upwards and arrive from below, separated by NaN."""
     t = np.linspace(0.0, 1.0, _CURVE_POINTS)
     ends = np.array([[s.x, s.y, e.x, e.y] for s, e in zip(sources, targets, strict=True)])
     x0, y0, x1, y1 = (ends[:, i : i + 1] for i in range(4))
@@ -45,7 +45,7 @@ def curves(
 
 
 def column_label(layout: GraphLayout, number: int, text: str, palette: Palette) -> dict[str, Any]:
-    """The annotation that names a column, under its token's square."""
+    """Return the annotation that names a column, below its token's square."""
     return {
         "x": layout.columns[number].middle,
         "y": layout.rows[0].stop - 38.0,
@@ -58,7 +58,7 @@ def column_label(layout: GraphLayout, number: int, text: str, palette: Palette) 
 def node_label(
     placed: PlacedNode, size: float, palette: Palette, strong: bool = False
 ) -> dict[str, Any]:
-    """The annotation that names a node, to the right of its marker of ``size`` px."""
+    """Return the annotation that names a node, to the right of its marker of ``size`` px."""
     text = plotly_text(placed.label)
     return {
         "x": placed.x,
@@ -77,7 +77,7 @@ def node_label(
 def frame(
     figure: go.Figure, layout: GraphLayout, labels: Sequence[dict[str, Any]], palette: Palette
 ) -> None:
-    """Bands and names of the layers, the given labels, and axes in pixels."""
+    """Add layer bands, layer names and labels to a figure, and set its axes to pixels."""
     shapes = [
         {
             "type": "rect",

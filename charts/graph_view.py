@@ -1,4 +1,4 @@
-"""What the figure and the panel beside it show of a pruned graph: a view, and questions to it."""
+"""`GraphView`: the part of a pruned graph that the figure and the panel show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from charts.text import node_name
+from charts.text import node_name, plural
 from tracer.graph.nodes import FloatArray, IntArray
 from tracer.graph.pruning import PrunedGraph, without_pruning
 from tracer.types import FeatureId, NodeId
@@ -19,8 +19,8 @@ STRONGEST_INPUTS: Final = 3
 
 
 class Neighbour(NamedTuple):
-    """A node at the other end of an edge: its name, the edge's weight (a direct effect), and its
-    share of all the absolute weight that stands on that side."""
+    """A node at the other end of an edge: its name, the edge's weight (a direct effect), and the
+    edge's share of the absolute weight of all edges on that side."""
 
     node: NodeId
     name: str
@@ -30,23 +30,23 @@ class Neighbour(NamedTuple):
 
 @dataclass(frozen=True)
 class GraphView:
-    """A pruned graph, what its features are called, and what the visitor chose."""
+    """A pruned graph with the names of its features and the visitor's choices."""
 
     pruned: PrunedGraph
     names: Mapping[FeatureId, str] = field(default_factory=dict)
     selected: NodeId | None = None
     off: frozenset[NodeId] = frozenset()
-    """Features that are switched off; the graph is still the one with them on."""
+    """Edited features; the graph still shows the unedited prompt."""
     pinned: frozenset[NodeId] = frozenset()
-    """Nodes that a person marked, alone or in supernodes: drawn with a ring, pruned or not."""
+    """Pinned nodes, in supernodes or not: drawn with a ring, even if below the threshold."""
 
     @cached_property
     def rows(self) -> tuple[int, ...]:
-        """Rows of the graph that are drawn: the kept ones, and what the visitor chose."""
+        """Rows of the drawn nodes: those kept, and those the visitor chose."""
         rows = [int(row) for row in self.pruned.rows]
         index = self.pruned.graph.index
-        wanted = (self.selected, *sorted(self.off | self.pinned))
-        extra = [n for n in wanted if n is not None and n in index]
+        chosen = (self.selected, *sorted(self.off | self.pinned))
+        extra = [n for n in chosen if n is not None and n in index]
         return tuple(sorted({*rows, *(index.row(node) for node in extra)}))
 
     @cached_property
@@ -57,11 +57,11 @@ class GraphView:
         return index.row(self.selected)
 
     def name(self, node: NodeId) -> str:
-        """What ``node`` is called."""
+        """Return the display name of ``node``."""
         return node_name(self.pruned.graph, node, self.names)
 
     def influence(self, node: NodeId) -> float:
-        """Share of the paths to the targets that run through ``node``, 0..1."""
+        """Return the share of the paths to the targets that pass through ``node``, 0..1."""
         graph = self.pruned.graph
         row = graph.index.row(node)
         total = float(graph.target_weights.sum())
@@ -73,8 +73,8 @@ class GraphView:
     def edges(self) -> tuple[IntArray, IntArray, FloatArray]:
         """``(sources, targets, weights)`` of the drawn edges, weakest first.
 
-        The strongest inputs of every node; with a node selected, all of its own edges too, read
-        from the whole graph where the node itself was pruned.
+        The strongest inputs of every node, and all edges of the selected node. If that node was
+        pruned, its edges are read from the unpruned graph.
         """
         graph, mask = self.pruned.graph, np.zeros(self.pruned.graph.n_edges, np.bool_)
         mask[_strongest_inputs(self.pruned, STRONGEST_INPUTS)] = True
@@ -96,12 +96,18 @@ class GraphView:
         return np.asarray(touches & drawn[graph.rows] & drawn[graph.sources])
 
     def inputs(self, node: NodeId, limit: int = 5) -> tuple[Neighbour, ...]:
-        """The strongest direct effects on ``node`` from drawn nodes; ``KeyError`` if unknown."""
+        """Return the strongest direct effects on ``node`` of drawn nodes.
+
+        Raises ``KeyError`` for a node the graph does not have.
+        """
         row = self.pruned.graph.index.row(node)
         return self._neighbours(self.pruned.graph.rows == row, self.pruned.graph.sources, limit)
 
     def outputs(self, node: NodeId, limit: int = 5) -> tuple[Neighbour, ...]:
-        """The strongest direct effects of ``node`` on drawn nodes; ``KeyError`` if unknown."""
+        """Return the strongest direct effects of ``node`` on drawn nodes.
+
+        Raises ``KeyError`` for a node the graph does not have.
+        """
         row = self.pruned.graph.index.row(node)
         return self._neighbours(self.pruned.graph.sources == row, self.pruned.graph.rows, limit)
 
@@ -115,15 +121,15 @@ class GraphView:
         drawn[list(self.rows)] = True
         where = where[drawn[others[where]]]
         order = where[np.argsort(-np.abs(graph.weights[where]), kind="stable")][:limit]
-        found = []
+        neighbours = []
         for edge in order:
             node, weight = graph.index.node(int(others[edge])), float(graph.weights[edge])
             share = abs(weight) / total if total else 0.0
-            found.append(Neighbour(node, self.name(node), weight, share))
-        return tuple(found)
+            neighbours.append(Neighbour(node, self.name(node), weight, share))
+        return tuple(neighbours)
 
     def most_influential(self, limit: int = 8) -> tuple[NodeId, ...]:
-        """The drawn features through which most influence runs, strongest first."""
+        """Return the most influential kept features, strongest first."""
         nodes = [n for n in self.pruned.nodes if n.kind == "feature"]
         return tuple(sorted(nodes, key=lambda n: (-self.influence(n), n))[:limit])
 
@@ -140,11 +146,11 @@ def _strongest_inputs(pruned: PrunedGraph, limit: int) -> IntArray:
 
 
 def shown_sentence(view: GraphView) -> str:
-    """What of the graph is on the screen and what is not, in one line."""
+    """Say how much of the graph is shown, and what is not."""
     pruned, graph = view.pruned, view.pruned.graph
-    made = graph.provenance
-    imported = bool(made.get("imported")) and not made.get("unpruned")
-    # a graph that was pruned elsewhere has no other errors than those with an edge
+    provenance = graph.provenance
+    imported = bool(provenance.get("imported")) and not provenance.get("unpruned")
+    # a graph pruned elsewhere has only those error nodes that have an edge
     total = len(without_pruning(graph).rows) if imported else graph.n_nodes
     nodes = len(view.rows)
     text = f"{nodes:,} of {total:,} nodes{' of the file' if imported else ''} shown"
@@ -152,22 +158,21 @@ def shown_sentence(view: GraphView) -> str:
         text += f": {total - nodes:,} below the threshold"
     unexpanded = graph.n_active_features - graph.index.n_features
     if unexpanded > 0:
-        text += f", {unexpanded:,} more active features were not traced"
+        text += f". {plural(unexpanded, 'more active feature')} not traced"
     kept, drawn = int(pruned.edge_mask.sum()), len(view.edges[2])
     if drawn < kept:
         rule = f"the {STRONGEST_INPUTS} strongest inputs of each node"
         if view.selected_row is not None:
-            rule += " and all edges of the selected one"
+            rule += " and all edges of the selected node"
         text += f". {drawn:,} of {kept:,} edges drawn: {rule}"
     return text + "."
 
 
 def decode_click(event: Mapping[str, object] | None) -> NodeId | None:
-    """The node of a Plotly selection, or None where no node was hit.
+    """Return the node of a Plotly selection, or None if no node was hit.
 
-    Takes either ``{"selection": {"points": [{"customdata": …}]}}`` as ``st.plotly_chart`` returns,
-    or ``{"node": "feature-2-5-17"}`` as the page's own component sends. Anything else, also what a
-    browser could make up, is None.
+    Takes ``{"selection": {"points": [{"customdata": …}]}}``, which ``st.plotly_chart`` returns, or
+    ``{"node": "feature-2-5-17"}``. Anything else a browser might send gives None.
     """
     if not isinstance(event, Mapping):
         return None

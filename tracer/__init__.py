@@ -50,6 +50,7 @@ from tracer.errors import (
     RegistryError,
     RepositoryMissingError,
     RevisionMissingError,
+    SearchError,
     SourceUnavailableError,
     TargetError,
     ThresholdError,
@@ -91,6 +92,10 @@ if TYPE_CHECKING:
         run_scenarios,
     )
     from tracer.model.model import Model, load
+    from tracer.search.by_text import feature_activations, features_on_text
+    from tracer.search.by_weight import features_promoting, features_reading, neighbours
+    from tracer.search.by_word import search_examples, search_labels
+    from tracer.search.match import FeatureMatch
     from tracer.transcoders.save import convert
 
 __all__ = [
@@ -112,6 +117,7 @@ __all__ = [
     "FeatureIndex",
     "FeatureIndexError",
     "FeatureLookupError",
+    "FeatureMatch",
     "FeatureTarget",
     "GraphFileError",
     "HubAnswerError",
@@ -141,6 +147,7 @@ __all__ = [
     "RevisionMissingError",
     "Scenario",
     "ScenarioRun",
+    "SearchError",
     "SourceUnavailableError",
     "Supernode",
     "Target",
@@ -156,20 +163,28 @@ __all__ = [
     "compare_graphs",
     "convert",
     "external_from_pruned",
+    "feature_activations",
+    "features_on_text",
+    "features_promoting",
+    "features_reading",
     "graph_from_external",
     "intervene",
     "load",
     "load_graph",
+    "neighbours",
     "prune",
     "read_graph_json",
     "read_graph_pt",
     "run_scenarios",
+    "search_examples",
+    "search_labels",
     "trace",
     "write_graph_json",
 ]
 
 _ON_FIRST_USE = {
     "FeatureIndex": "tracer.features.cards",
+    "FeatureMatch": "tracer.search.match",
     "IndexSummary": "tracer.indexing",
     "InterventionResult": "tracer.interventions.run",
     "Model": "tracer.model.model",
@@ -177,10 +192,17 @@ _ON_FIRST_USE = {
     "ScenarioRun": "tracer.interventions.run",
     "build_index": "tracer.indexing",
     "convert": "tracer.transcoders.save",
+    "feature_activations": "tracer.search.by_text",
+    "features_on_text": "tracer.search.by_text",
+    "features_promoting": "tracer.search.by_weight",
+    "features_reading": "tracer.search.by_weight",
     "intervene": "tracer.interventions.run",
     "load": "tracer.model.model",
+    "neighbours": "tracer.search.by_weight",
     "read_graph_pt": "tracer.interchange.circuit_tracer_pt",
     "run_scenarios": "tracer.interventions.run",
+    "search_examples": "tracer.search.by_word",
+    "search_labels": "tracer.search.by_word",
     "trace": "tracer.attribution.trace",
 }
 

@@ -17,6 +17,7 @@
     │   └── FeatureLookupError      published examples of a feature cannot be fetched
     │       └── SourceUnavailableError  their source does not answer; a later try may work
     ├── CorpusError             a corpus to build feature examples from cannot be read
+    ├── SearchError             a search for features cannot be answered as asked
     ├── ComparisonError         two graphs cannot be compared as requested
     ├── ExternalGraphError      a graph of another tool is damaged or in an unknown format
     ├── GraphFileError          a saved graph is damaged or has another format version
@@ -122,6 +123,10 @@ class InterventionError(TracerError):
 
 class FeatureIndexError(TracerError):
     """Feature examples on disk cannot be read, or an unfinished build cannot be continued."""
+
+
+class SearchError(TracerError):
+    """A search for features has an empty query, or names something that does not exist."""
 
 
 class CorpusError(TracerError):

@@ -99,6 +99,10 @@ class Supernode:
 
     name: str
     nodes: tuple[NodeId, ...]
+    colour: str = ""
+    """``#rrggbb``; empty for the next colour in turn."""
+    is_expanded: bool = False
+    """Whether the flow diagram shows every member in its own box."""
 
 
 class TokenProbability(NamedTuple):

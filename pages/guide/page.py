@@ -1,4 +1,4 @@
-"""What the graph shows, how to test it, and what it does not show."""
+"""The guide: what a graph shows, how to test it, and its limits."""
 
 from pathlib import Path
 

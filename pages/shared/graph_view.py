@@ -1,4 +1,4 @@
-"""The pruned graph as the session looks at it: names, selection, pins."""
+"""The pruned graph as the session shows it: names, selection, pins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tracer.graph.pruning import PrunedGraph
 
 
 def session_view(session: Session, pruned: PrunedGraph) -> GraphView:
-    """The pruned graph as the session looks at it; nodes it does not have are dropped."""
+    """Return the view of a pruned graph; selected, edited or pinned nodes it lacks are dropped."""
     index = pruned.graph.index
     names = resources.names(session.choice, pruned)
     imported = resources.is_imported(pruned.graph)

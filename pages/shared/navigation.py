@@ -1,4 +1,4 @@
-"""Where the pages' scripts are, for links from one page to another."""
+"""Paths of the pages' scripts, for links between pages."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""The prompt on top of a page, and its trace: waited for, shown in progress, or refused."""
+"""The prompt at the top of a page and its trace: finished, in progress, cancelled or refused."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import streamlit as st
 
@@ -8,47 +10,57 @@ from cache import Job, ModelChoice, StoreError, TraceRequest
 from pages.shared import progress, resources, stored_graph
 from pages.shared.escape import plain, sentence
 from pages.shared.navigation import page_script
-from pages.shared.session import read_session, set_text_widget, update_session
+from pages.shared.session import read_session, set_text_widget, update_session, visitor_id
 from tracer.atlas.gallery import gallery
 from tracer.catalog.resolve import ATLAS
 from tracer.errors import ModelError, TracerError, TranscoderError
 from tracer.graph.graph import AttributionGraph
 
-_BOX = "prompt box"
+_BOX: Final = "prompt box"
+_LAST: Final = "last traced"
+_CANCELLED: Final = "cancelled trace"
 
 
 def traced() -> Job[AttributionGraph] | None:
-    """Draw the prompt bar; the finished trace of the session's prompt, or the stored graph that is
-    looked at instead. None when what there is to see in its place (progress, an error) is drawn."""
+    """Draw the prompt bar and return the finished trace of the session's prompt.
+
+    A stored graph that is open takes its place. Returns None when something else was drawn in
+    place of a graph: progress, or an error.
+    """
     session = read_session()
     if session.graph:
         return stored_graph.opened(session.graph)
     _bar()
+    request = TraceRequest(session.prompt, session.choice)
+    if st.session_state.get(_CANCELLED) == request:
+        _cancelled()
+        return None
+    st.session_state.pop(_CANCELLED, None)
     try:
-        job = resources.backend().trace(TraceRequest(session.prompt, session.choice))
+        job = resources.backend().trace(request, visitor_id())
     except StoreError as error:
-        st.error(plain(str(error)))
+        st.error(plain(sentence(error)))
         return None
     if not job.wait(progress.PATIENCE):
-        _progress(job)
+        _progress(job, request)
         return None
     try:
         job.result()
     except TracerError as error:
         _refused(error)
         return None
-    st.session_state["last traced"] = session.prompt
+    st.session_state[_LAST] = session.prompt
     return job
 
 
 def _bar() -> None:
-    """Free text, and a step to the previous or next prompt of the gallery."""
+    """Draw a text box, and buttons for the previous and next prompt of the gallery."""
     session = read_session()
     # The box follows the session, which other widgets change too.
     set_text_widget(_BOX, session.prompt)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input(
-            "Prompt: the text whose next token is explained",
+            "Prompt (the graph explains its next token)",
             key=_BOX,
             on_change=_prompt_typed,
             placeholder="The capital of the state containing Dallas is",
@@ -58,20 +70,20 @@ def _bar() -> None:
 
 
 def _prompt_typed() -> None:
-    # A click that comes before the browser has filled the box reports it as emptied; and a person
-    # who empties it gets the prompt back rather than a complaint.
+    # An empty box means that it was not filled yet when the visitor clicked, or that the visitor
+    # cleared it: keep the prompt rather than complain.
     if st.session_state[_BOX]:
         update_session(prompt=st.session_state[_BOX])
 
 
 def _step(by: int) -> None:
     prompts = [entry.prompt for entry in gallery()]
-    here = prompts.index(read_session().prompt) if read_session().prompt in prompts else -by
-    update_session(prompt=prompts[(here + by) % len(prompts)])
+    number = prompts.index(read_session().prompt) if read_session().prompt in prompts else -by
+    update_session(prompt=prompts[(number + by) % len(prompts)])
 
 
 def _refused(error: TracerError) -> None:
-    """What is wrong with the prompt, in one sentence, and a way back."""
+    """Say in one sentence what is wrong with the prompt, and offer a way back."""
     st.error(plain(sentence(error)))
     if isinstance(error, ModelError | TranscoderError):
         with st.container(horizontal=True):
@@ -80,9 +92,11 @@ def _refused(error: TracerError) -> None:
             _back_to_atlas()
         return
     session = read_session()
-    last = st.session_state.get("last traced", gallery()[0].prompt)
+    last = st.session_state.get(_LAST, gallery()[0].prompt)
     if session.choice.model != ATLAS and last == session.prompt:
-        st.caption("The prompts on the left are made for atlas: type one that this model knows.")
+        st.caption(
+            "The prompts in the sidebar were written for atlas: type one that suits this model."
+        )
         _back_to_atlas()
         return
     st.button(
@@ -99,15 +113,25 @@ def _back_to_atlas() -> None:
     )
 
 
+def _cancelled() -> None:
+    st.info("Tracing was cancelled.")
+    st.button("Trace this prompt", key="trace again", type="primary", on_click=_trace_again)
+
+
+def _trace_again() -> None:
+    st.session_state.pop(_CANCELLED, None)
+
+
 @st.fragment(run_every=progress.POLL)
-def _progress(job: Job[AttributionGraph]) -> None:
-    """How far the work is; ends with a run of the whole page."""
-    if not progress.going_on(job):
+def _progress(job: Job[AttributionGraph], request: TraceRequest) -> None:
+    """Show how far the trace is; redraw the page when it has ended."""
+    if not progress.is_active(job):
         st.rerun()
     progress.bar(job)
     if st.button("Cancel", key="cancel"):
-        job.cancel()
-        last = st.session_state.get("last traced")
-        if last is not None:
+        progress.cancel(job)
+        st.session_state[_CANCELLED] = request
+        last = st.session_state.get(_LAST)
+        if last is not None and last != read_session().prompt:
             update_session(prompt=last)
         st.rerun()

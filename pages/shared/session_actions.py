@@ -11,30 +11,36 @@ from tracer.types import NodeId, Supernode
 
 
 def toggle_pin(node: NodeId) -> None:
-    """Pin a node, or take its pin away, also out of a supernode; an empty supernode goes too."""
-    marks = read_session().marks
-    pinned = tuple(n for n in marks.pinned if n != node)
+    """Pin a node, or unpin it.
+
+    Unpinning also takes it out of its supernode, and removes the supernode if that leaves it empty.
+    """
+    annotations = read_session().annotations
+    pinned = tuple(n for n in annotations.pinned if n != node)
     groups = tuple(
         replace(group, nodes=tuple(n for n in group.nodes if n != node))
-        for group in marks.supernodes
+        for group in annotations.supernodes
     )
-    if (pinned, groups) == (marks.pinned, marks.supernodes):
+    if (pinned, groups) == (annotations.pinned, annotations.supernodes):
         pinned += (node,)
-    update_session(marks=Annotations(pinned, tuple(group for group in groups if group.nodes)))
+    update_session(annotations=Annotations(pinned, tuple(group for group in groups if group.nodes)))
 
 
 def group_pins(name: str, nodes: tuple[NodeId, ...]) -> None:
-    """Make a supernode of pinned nodes; they leave the pins and any supernode they were in."""
-    marks, taken = read_session().marks, set(nodes)
+    """Group nodes into the supernode ``name``, which may exist already.
+
+    They leave the pins, and any supernode they were in.
+    """
+    annotations, moved = read_session().annotations, set(nodes)
     others = [
-        replace(group, nodes=tuple(n for n in group.nodes if n not in taken))
-        for group in marks.supernodes
+        replace(group, nodes=tuple(n for n in group.nodes if n not in moved))
+        for group in annotations.supernodes
     ]
     kept = tuple(group for group in others if group.nodes and group.name != name)
     same = next((group.nodes for group in others if group.name == name), ())
     update_session(
-        marks=Annotations(
-            tuple(n for n in marks.pinned if n not in taken),
+        annotations=Annotations(
+            tuple(n for n in annotations.pinned if n not in moved),
             (*kept, Supernode(name, (*same, *nodes))),
         )
     )
@@ -42,26 +48,28 @@ def group_pins(name: str, nodes: tuple[NodeId, ...]) -> None:
 
 def ungroup(name: str) -> None:
     """Dissolve a supernode; its nodes stay pinned."""
-    marks = read_session().marks
-    freed = [n for group in marks.supernodes if group.name == name for n in group.nodes]
-    kept = tuple(group for group in marks.supernodes if group.name != name)
-    update_session(marks=Annotations(tuple(dict.fromkeys((*marks.pinned, *freed))), kept))
+    annotations = read_session().annotations
+    freed = [n for group in annotations.supernodes if group.name == name for n in group.nodes]
+    kept = tuple(group for group in annotations.supernodes if group.name != name)
+    pinned = tuple(dict.fromkeys((*annotations.pinned, *freed)))
+    update_session(annotations=Annotations(pinned, kept))
 
 
 def rename_supernode(old: str, new: str) -> None:
-    """Nothing happens where ``new`` is empty or taken."""
-    marks = read_session().marks
-    if new and new not in {group.name for group in marks.supernodes}:
+    """Rename a supernode, unless ``new`` is empty or taken."""
+    annotations = read_session().annotations
+    if new and new not in {group.name for group in annotations.supernodes}:
         renamed = tuple(
-            replace(group, name=new) if group.name == old else group for group in marks.supernodes
+            replace(group, name=new) if group.name == old else group
+            for group in annotations.supernodes
         )
-        update_session(marks=replace(marks, supernodes=renamed))
+        update_session(annotations=replace(annotations, supernodes=renamed))
 
 
 def change_scenario(number: int, old: Scenario, new: Scenario) -> None:
-    """Put ``new`` in the place of ``old``, which the visitor saw in column ``number``.
+    """Replace ``old``, which the visitor saw in column ``number``, with ``new``.
 
-    Nothing happens when another one stands there by now: two clicks can arrive at once.
+    Does nothing if the column has changed meanwhile: two clicks can arrive at once.
     """
     scenarios = list(read_session().scenarios)
     if scenarios[number : number + 1] == [old]:
@@ -70,10 +78,13 @@ def change_scenario(number: int, old: Scenario, new: Scenario) -> None:
 
 
 def arrange_scenario(number: int, scenario: Scenario, step: str) -> None:
-    """``duplicate`` or ``remove`` the scenario seen in a column, or move it to the ``left``."""
+    """``duplicate`` or ``remove`` the scenario in column ``number``, or move it to the ``left``.
+
+    Does nothing if the column has changed meanwhile.
+    """
     scenarios = list(read_session().scenarios)
     if number >= len(scenarios) or scenarios[number].edits != scenario.edits:
-        return  # another one by now
+        return
     scenario = scenarios[number]
     if step == "duplicate":
         scenarios.insert(number + 1, scenario)

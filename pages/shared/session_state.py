@@ -1,4 +1,4 @@
-"""What one visitor has chosen, as frozen values. Ids only, never results."""
+"""A visitor's choices as frozen values: ids only, never results."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MOST_RANDOM: Final = 2.0
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How the what-ifs are run, the same for all columns."""
+    """How scenarios are run, the same for all columns."""
 
     follow: str = ""
-    """A token whose probability is shown in every column; empty for none."""
+    """Token whose probability is shown in every column; empty for none."""
     generate: int = 6
     temperature: float = 0.0
     seed: int = 0
@@ -29,7 +29,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Compared:
-    """What the session's prompt is compared with, and how; empty texts mean "the same as here"."""
+    """What the session's prompt is compared with, and how; an empty field means as on the left."""
 
     prompt: str = ""
     transcoders: str = ""
@@ -37,45 +37,45 @@ class Compared:
     left_target: str = ""
     right_target: str = ""
     graph: str = ""
-    """Key of a stored graph, which goes before a prompt."""
+    """Key of a stored graph, which replaces the prompt."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """Ids only, never results."""
+    """Everything a visitor has chosen."""
 
     prompt: str = gallery()[0].prompt
     choice: ModelChoice = ModelChoice()
     look: str = ""
-    """The model that the Models page describes; empty for the one in use."""
+    """Model shown on the Models page; empty for the one in use."""
     graph: str = ""
-    """Key of a stored graph that is looked at instead of a trace of the prompt; empty for none."""
+    """Key of a stored graph shown instead of a trace of the prompt; empty for none."""
     thresholds: Thresholds = Thresholds()
     selected: NodeId | None = None
     edits: tuple[tuple[NodeId, float], ...] = ()
-    """Features that are switched off, each with the multiple of its activation it is set to:
-    0 is off, a negative one pushes against it."""
+    """Edited features with their steering strength, a multiple of their activation: 0 switches a
+    feature off, a negative strength steers against it."""
     scenarios: tuple[Scenario, ...] = ()
-    """The what-ifs of the Interventions page, a column each."""
-    marks: Annotations = Annotations()
+    """Scenarios of the Interventions page, one per column."""
+    annotations: Annotations = Annotations()
     """Pinned nodes and supernodes of this prompt's graph."""
-    marks_of: str = ""
-    """Key of the graph that the marks were read from or saved with."""
+    annotations_of: str = ""
+    """Key of the graph the annotations belong to."""
     compared: Compared = Compared()
     run: RunOptions = RunOptions()
 
     @property
     def pinned(self) -> tuple[NodeId, ...]:
-        return self.marks.pinned
+        return self.annotations.pinned
 
     @property
     def supernodes(self) -> tuple[Supernode, ...]:
-        return self.marks.supernodes
+        return self.annotations.supernodes
 
     @property
     def off(self) -> tuple[NodeId, ...]:
         return tuple(node for node, _ in self.edits)
 
     def factor(self, node: NodeId) -> float | None:
-        """What the node is multiplied by; None while it is left alone."""
+        """Return the steering strength of a node; None if it is not edited."""
         return dict(self.edits).get(node)

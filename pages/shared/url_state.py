@@ -1,4 +1,4 @@
-"""The session as query parameters of the address bar, and back."""
+"""Convert the session to query parameters of the address bar, and back."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _COMPARED: Final = {
     "right_target": "with_explain",
     "graph": "with_graph",
 }
-"""Query parameters of a comparison."""
+"""Query parameters by field of `Compared`."""
 
 
 def to_query(session: Session) -> dict[str, str]:
-    """What differs from a fresh session, as query parameters."""
+    """Return what differs from a fresh session, as query parameters."""
     fresh, query = Session(), {"prompt": session.prompt}
     if session.graph:
         query["graph"] = session.graph
@@ -56,8 +56,8 @@ def to_query(session: Session) -> dict[str, str]:
         )
     if session.scenarios:
         query["scenarios"] = scenarios_to_json(session.scenarios)
-    if session.marks:
-        query["marks"] = session.marks.to_json()
+    if session.annotations:
+        query["marks"] = session.annotations.to_json()
     for name, value in asdict(session.compared).items():
         if value != getattr(fresh.compared, name):
             query[_COMPARED[name]] = value
@@ -68,7 +68,7 @@ def to_query(session: Session) -> dict[str, str]:
 
 
 def from_query(query: Mapping[str, str]) -> Session:
-    """The inverse of :func:`to_query`; whatever makes no sense is left at its default."""
+    """Invert :func:`to_query`; invalid parameters keep their defaults."""
     session = Session()
     if query.get("prompt"):
         session = replace(session, prompt=query["prompt"])
@@ -80,15 +80,15 @@ def from_query(query: Mapping[str, str]) -> Session:
         )
         session = replace(session, thresholds=thresholds)
     except (ThresholdError, ValueError):
-        pass  # a mistyped link opens at the defaults
+        pass  # keep the defaults
     try:
         scenarios = scenarios_from_json(query.get("scenarios", "[]"))
     except ValueError:
-        scenarios = ()  # as for any mistyped link
+        scenarios = ()
     try:
-        marks = Annotations.from_json(query.get("marks", ""))
+        annotations = Annotations.from_json(query.get("marks", ""))
     except ValueError:
-        marks = Annotations()
+        annotations = Annotations()
     graph = query.get("graph", "")
     edits = (_edit(part) for part in query.get("off", "").split(","))
     return replace(
@@ -98,14 +98,14 @@ def from_query(query: Mapping[str, str]) -> Session:
         selected=_node(query.get("node", "")),
         edits=tuple(dict(edit for edit in edits if edit is not None).items()),
         scenarios=scenarios,
-        marks=marks,
+        annotations=annotations,
         compared=_compared(query, session.choice),
         run=_run_options(query),
     )
 
 
 def _choice(query: Mapping[str, str]) -> ModelChoice:
-    """The model of a link, whether it can be opened here or not: the page says so."""
+    """Return the model of a link. Whether it can be opened is checked by the page."""
     fresh = ModelChoice()
     model = query.get("model", fresh.model)[:_LONGEST_NAME]
     transcoders = query.get("transcoders", fresh.transcoders)[:_LONGEST_NAME]

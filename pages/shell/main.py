@@ -1,4 +1,4 @@
-"""The main script: page configuration, sidebar and navigation. Nothing else."""
+"""The main script: page configuration, navigation and sidebar. Nothing else."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from pages.shared import progress  # noqa: E402
 from pages.shared.navigation import page_script  # noqa: E402
 from pages.shell import sidebar, style  # noqa: E402
 
@@ -20,7 +21,7 @@ models = st.Page(page_script("models"), title="Models", url_path="models")
 page = st.navigation(
     [
         trace,
-        # Streamlit serves its default page at / alone: /trace has to be a page of its own.
+        # Streamlit serves its default page only at /, so /trace has to be a separate page.
         st.Page(page_script("trace"), title="Trace", url_path="trace", visibility="hidden"),
         st.Page(page_script("interventions"), title="Interventions", url_path="interventions"),
         st.Page(page_script("compare"), title="Compare", url_path="compare"),
@@ -33,3 +34,4 @@ page = st.navigation(
 style.draw()
 sidebar.draw(trace, models, stays=page.title in ("Trace", "Interventions", "Compare"))
 page.run()
+progress.cancel_abandoned()

@@ -1,4 +1,4 @@
-"""The sidebar: which transcoders, the prompts to click through, and what the machine is doing."""
+"""The sidebar: prompts to choose from, the transcoders, and the state of the model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from itertools import groupby
 import streamlit as st
 
 from cache import ModelChoice, StoreError
+from charts.text import plural
 from pages.shared import resources
-from pages.shared.escape import plain
+from pages.shared.escape import plain, sentence
 from pages.shared.model_choices import sets_of, short
 from pages.shared.session import read_session, update_session
 from pages.shared.session_state import Session
@@ -18,22 +19,26 @@ from tracer.catalog.resolve import ATLAS
 
 
 def draw(trace_page: st.Page, models_page: st.Page, stays: bool) -> None:
-    """Draw it; called on every page. A prompt that is clicked leads to the Trace page, unless the
-    page ``stays`` because it shows the prompt itself."""
+    """Draw the sidebar, which every page has.
+
+    Clicking a prompt leads to the Trace page, unless the page ``stays`` because it shows the
+    prompt itself.
+    """
     session = read_session()
     with st.sidebar:
         st.markdown("#### Prompts")
-        st.caption("Click one, or type your own on the right.")
+        st.caption("Choose one, or type your own at the top of the page.")
         for group, entries in groupby(gallery(), key=lambda entry: entry.group):
             prompts = list(entries)
-            here = not session.graph and any(e.prompt == session.prompt for e in prompts)
+            current = not session.graph and any(e.prompt == session.prompt for e in prompts)
             first = group == gallery()[0].group
-            with st.expander(group, expanded=here or first), st.container(gap=None):
+            with st.expander(group, expanded=current or first), st.container(gap=None):
                 for entry in prompts:
+                    chosen = current and entry.prompt == session.prompt
                     clicked = st.button(
                         plain(entry.title),
                         key=f"gallery {entry.prompt}",
-                        type="primary" if here and entry.prompt == session.prompt else "tertiary",
+                        type="primary" if chosen else "tertiary",
                         on_click=update_session,
                         kwargs={"prompt": entry.prompt},
                     )
@@ -42,14 +47,14 @@ def draw(trace_page: st.Page, models_page: st.Page, stays: bool) -> None:
         st.markdown("#### Model")
         _choose_transcoders(session)
         _machine()
-        st.page_link(models_page, label="Other models", icon=":material/deployed_code:")
+        st.page_link(models_page, label="All models", icon=":material/deployed_code:")
 
 
 def _choose_transcoders(session: Session) -> None:
     choice = session.choice
     sets, key = sets_of(choice), f"transcoders of {choice.model}: {choice.transcoders}"
     st.segmented_control(
-        f"{short(choice.model)}, with transcoders",
+        f"Transcoders for {short(choice.model)}",
         sets,
         format_func=short,
         default=choice.transcoders,
@@ -57,13 +62,14 @@ def _choose_transcoders(session: Session) -> None:
         key=key,
         on_change=_transcoders_chosen,
         args=(key, choice),
-        help="Per-layer features write to their own layer only; cross-layer features write to "
-        "all later ones too, so a chain of copies becomes one node.",
+        help="Transcoders imitate the MLPs with sparse features, which become the nodes of the "
+        "graph. A per-layer feature writes to its own layer only. A cross-layer feature also "
+        "writes to all later layers, so a chain of copies becomes one node.",
     )
 
 
 def _transcoders_chosen(key: str, shown: ModelChoice) -> None:
-    # The browser may tell of a control of another model, which a click elsewhere has replaced.
+    # The event may belong to a control of another model, which a click elsewhere has replaced.
     chosen = st.session_state.get(key)
     if chosen is not None and read_session().choice == shown:
         update_session(choice=replace(shown, transcoders=chosen))
@@ -73,10 +79,10 @@ def _machine() -> None:
     try:
         backend = resources.backend()
     except StoreError as error:
-        st.error(plain(str(error)))
+        st.error(plain(sentence(error)))
         return
-    device, queue = backend.device, backend.queue
-    state = f"on {device}" if device else "not loaded yet"
-    work = f" · {len(queue)} in the queue" if queue else ""
     kind = "Embedded model" if read_session().choice.model == ATLAS else "Model"
+    state = f"on {backend.device}" if backend.device and backend.library.opened else "not loaded"
+    queue = backend.queue
+    work = f" · {plural(len(queue), 'job')} in the queue" if queue else ""
     st.caption(f"{kind}, {state}{work}")

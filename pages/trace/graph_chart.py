@@ -1,4 +1,4 @@
-"""The graph, its thresholds, and what a click on it means."""
+"""The graph, its thresholds, and clicks on it."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from pages.shared.session_state import Session
 from tracer.types import Thresholds
 
 _CHART = "graph"
-_PINNING = "clicks pin"
+_PINNING = "pin on click"
 _CONFIG = {"displayModeBar": False, "scrollZoom": False, "doubleClick": "reset"}
 REPLACEMENT = (
-    "Replacement score: how much of the influence on the answer starts at the prompt's tokens "
-    "rather than at errors, the part of the MLPs that the features do not explain."
+    "Share of the influence on the output that starts at prompt tokens rather than at error "
+    "nodes, the part of the MLPs' output that the features do not reconstruct. Higher is better."
 )
 COMPLETENESS = (
-    "Completeness score: how much of what reaches the nodes, weighted by influence, comes from "
-    "features and tokens rather than from errors."
+    "Share of the input to the graph's nodes, weighted by their influence, that comes from "
+    "features and tokens rather than from error nodes. Higher is better."
 )
 
 
 def draw(view: GraphView, session: Session, palette: Palette) -> None:
-    """The figure, and under it how much of the whole it shows."""
-    reading, pinning = st.columns([4.4, 1], gap="small")
+    """Draw the figure and, below it, how much of the graph it shows."""
+    reading, pinning = st.columns([3.2, 1], gap="small")
     if view.selected is None:
         reading.caption(
-            "Read it upwards: the tokens below feed features (circles), which feed the next token "
-            "on top. Green raises, red lowers. **Click a node** to see what it is."
+            "Read from the bottom up: prompt tokens drive features (circles), which drive the next "
+            "tokens at the top. Green edges raise, red edges lower. **Click a node** for details."
         )
     else:
         reading.button(
-            "✕ Show the whole graph",
+            "✕ Show the full graph",
             key="deselect",
             type="tertiary",
             on_click=update_session,
             kwargs={"selected": None},
         )
     pinning.toggle(
-        "Clicks pin",
+        "Pin on click",
         key=_PINNING,
-        help="While this is on, a click on a node pins it, and a second click takes the pin "
-        "away: the quickest way to mark several.",
+        help="While this is on, clicking a node pins or unpins it: the quickest way to pin "
+        "several nodes.",
     )
     st.plotly_chart(
         graph_figure(view, palette),
@@ -55,14 +55,14 @@ def draw(view: GraphView, session: Session, palette: Palette) -> None:
         selection_mode="points",
         theme=None,
         config=_CONFIG,
-        alt="Attribution graph: tokens at the bottom, layers of features, next tokens on top",
+        alt="Attribution graph: tokens at the bottom, layers of features, next tokens at the top",
     )
     _thresholds(view, session)
 
 
 def _clicked() -> None:
     node = decode_click(st.session_state.get(_CHART))
-    if node is None:  # a second click on a node empties the selection: keep it
+    if node is None:  # a second click on a node clears Plotly's selection: keep ours
         return
     if st.session_state.get(_PINNING):
         toggle_pin(node)
@@ -71,29 +71,35 @@ def _clicked() -> None:
 
 
 def _thresholds(view: GraphView, session: Session) -> None:
-    nodes, edges, replacement, completeness = st.columns([1, 1, 0.8, 0.9], gap="medium")
+    nodes, edges, replacement, completeness = st.columns([0.9, 0.9, 1, 1], gap="small")
     nodes.slider(
-        "Influence kept by nodes",
+        "Node threshold",
         0.1,
         1.0,
         session.thresholds.node,
         0.01,
         key="node threshold",
         on_change=_thresholds_moved,
-        help="Nodes are kept, strongest first, until they carry this share of the influence.",
+        help="Pruning keeps the most influential nodes that together carry this share of the "
+        "influence on the output.",
     )
     edges.slider(
-        "Influence kept by edges",
+        "Edge threshold",
         0.5,
         1.0,
         session.thresholds.edge,
         0.01,
         key="edge threshold",
         on_change=_thresholds_moved,
-        help="Of the kept nodes' edges, the strongest that carry this share are kept.",
+        help="Among the edges between kept nodes, pruning keeps the strongest that together carry "
+        "this share of the influence.",
     )
-    replacement.metric("Replacement", percent(view.pruned.replacement_score), help=REPLACEMENT)
-    completeness.metric("Completeness", percent(view.pruned.completeness_score), help=COMPLETENESS)
+    replacement.metric(
+        "Replacement score", percent(view.pruned.replacement_score), help=REPLACEMENT
+    )
+    completeness.metric(
+        "Completeness score", percent(view.pruned.completeness_score), help=COMPLETENESS
+    )
     st.caption(shown_sentence(view))
 
 

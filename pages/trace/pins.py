@@ -1,4 +1,4 @@
-"""Pins and supernodes of a trace: chosen by click, in the panel or by search, and kept with it."""
+"""Pins and supernodes of a trace: chosen by click, in the panel or by search, and saved with it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from charts.edit_groups import lone_names
 from charts.flow_figure import flow_figure, flow_groups
 from charts.graph_view import GraphView
 from charts.palette import Palette
+from charts.text import plural
 from pages.shared.escape import plain
 from pages.shared.session import read_session, set_widget, update_session
 from pages.shared.session_actions import group_pins, rename_supernode, ungroup
@@ -21,16 +22,17 @@ _SEARCH: Final = "pinned nodes"
 _MEMBERS: Final = "supernode members"
 _NAME: Final = "supernode name"
 _CONFIG: Final = {"displayModeBar": False, "staticPlot": False}
+SUPERNODE: Final = "A supernode is a named group of nodes that is shown and edited as one."
 
 
 def draw(view: GraphView, session: Session, theme: Palette) -> None:
-    """Search, supernodes and the flow diagram of what is marked."""
-    marked = bool(session.marks)
-    st.markdown("##### Your pins" if marked else "##### Pin what matters")
-    if not marked:
+    """Draw the search, the supernodes, and the flow diagram of everything pinned."""
+    annotated = bool(session.annotations)
+    st.markdown("##### Pinned nodes" if annotated else "##### Pin nodes")
+    if not annotated:
         st.caption(
-            "Pin nodes (in the panel, with **Clicks pin**, or by search), give several of them one "
-            "name, and get a small diagram of your own. Pins are kept with the trace."
+            "Pin nodes in the panel, with **Pin on click**, or by searching below; group several "
+            "into a supernode. They get a diagram of their own and are saved with the trace."
         )
     with st.container(key="pins", gap="small"):
         _search(view, session)
@@ -39,14 +41,16 @@ def draw(view: GraphView, session: Session, theme: Palette) -> None:
         for number, group in enumerate(session.supernodes):
             _supernode(number, group.name, len(group.nodes))
         groups = flow_groups(view, session.supernodes)
-        if marked and len(groups) > 1:
+        if annotated and len(groups) > 1:
             figure = flow_figure(view, groups, theme)
             st.plotly_chart(figure, key="flow", theme=None, config=_CONFIG)
-            st.caption("Direct effects between your pins and the answer, summed over each box.")
+            st.caption(
+                "Direct effects between pinned nodes and the top next token, summed per box."
+            )
 
 
 def _options(view: GraphView) -> dict[NodeId, str]:
-    """Every node that can be pinned and what it is called, the drawn ones first."""
+    """Return every node that can be pinned with its name, the drawn ones first."""
     index = view.pruned.graph.index
     rows = [*reversed(view.rows), *range(index.n_features)]
     nodes = dict.fromkeys(index.node(row) for row in rows)
@@ -63,20 +67,20 @@ def _search(view: GraphView, session: Session) -> None:
         key=_SEARCH,
         format_func=lambda node: options.get(node, str(node)),
         on_change=_searched,
-        placeholder="Search the graph's features, tokens and answers",
+        placeholder="Search features, tokens and next tokens",
         label_visibility="collapsed",
     )
 
 
 def _searched() -> None:
-    chosen = tuple(st.session_state[_SEARCH])
+    pinned = tuple(st.session_state[_SEARCH])
     session = read_session()
-    update_session(marks=Annotations(chosen, session.supernodes))
+    update_session(annotations=Annotations(pinned, session.supernodes))
 
 
 def _group(view: GraphView, session: Session) -> None:
-    group = st.popover("Name several as one", key="name several", on_change="rerun")
-    if not group.open:  # filled only when open, with what is pinned then
+    group = st.popover("Create supernode", key="name several", on_change="rerun", help=SUPERNODE)
+    if not group.open:  # drawn only when open, with the pins of that moment
         return
     with group:
         pinned = [node for node in session.pinned if node in view.pruned.graph.index]
@@ -84,16 +88,16 @@ def _group(view: GraphView, session: Session) -> None:
         if _MEMBERS not in st.session_state:
             set_widget(_MEMBERS, pinned)
         st.multiselect(
-            "Nodes of the supernode",
+            "Nodes",
             pinned,
             key=_MEMBERS,
             format_func=lambda node: names.get(node, str(node)),
         )
-        st.text_input("Its name", key=_NAME, placeholder="for example: Texas")
-        st.button("Make it a supernode", key="make supernode", on_click=_made)
+        st.text_input("Supernode name", key=_NAME, placeholder="for example: Texas")
+        st.button("Create", key="make supernode", type="primary", on_click=_create)
 
 
-def _made() -> None:
+def _create() -> None:
     name, nodes = st.session_state[_NAME].strip(), tuple(st.session_state[_MEMBERS])
     if name and nodes:
         group_pins(name, nodes)
@@ -102,8 +106,7 @@ def _made() -> None:
 
 def _supernode(number: int, name: str, size: int) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        count = "1 node" if size == 1 else f"{size} nodes"
-        st.markdown(f"**{plain(name)}** :gray[{count}]", width="stretch")
+        st.markdown(f"**{plain(name)}** :gray[{plural(size, 'node')}]", width="stretch")
         with st.popover("Rename", key=f"rename supernode {number}"):
             key = f"supernode {number} {name}"
             st.text_input("Name", value=name, key=key, on_change=_renamed, args=(name, key))

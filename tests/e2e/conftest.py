@@ -1,4 +1,4 @@
-"""Starts the app as a user does and drives a real browser against it."""
+"""Start the app as a user does, and drive a real browser against it."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ FLAGS = [
     "--disable-sync",
 ]
 
-PATIENCE = 180_000  # milliseconds; on a busy machine all takes long, and passing needs no waiting
-# Streamlit unfolds an expander in half a second, during which its contents move: on a busy machine
-# what was under the mouse when it went down is elsewhere when it comes up, and the click is lost.
+PATIENCE = 180_000  # milliseconds: a busy machine is slow, and a passing test does not wait
+# Streamlit opens an expander in half a second, during which its contents move. On a busy machine,
+# what was under the mouse at the press is elsewhere at the release, and the click is lost.
 NO_ANIMATION = """
 const animate = Element.prototype.animate;
 Element.prototype.animate = function (frames) { return animate.call(this, frames, 0); };
@@ -49,7 +49,7 @@ expect.set_options(timeout=PATIENCE)
 
 
 def browser_path() -> str | None:
-    """The system's browser, or None for Playwright's own."""
+    """Return the system's browser, or None for Playwright's own."""
     names = ("chromium", "chromium-browser", "google-chrome")
     return next(filter(None, map(shutil.which, names)), None)
 
@@ -98,7 +98,7 @@ class App:
 
 
 def with_query(url: str, **parameters: object) -> str:
-    """A deep link; what is no text goes in as JSON."""
+    """Return a deep link; parameters that are not text are sent as JSON."""
     texts = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in parameters.items()
@@ -107,14 +107,14 @@ def with_query(url: str, **parameters: object) -> str:
 
 
 def settled(page: Page) -> None:
-    """Wait until the server has nothing more to send: what is on the screen then stays."""
+    """Wait until the server has nothing more to send."""
     running = "data-test-script-state"
     expect(page.get_by_test_id("stApp")).to_have_attribute(running, "notRunning")
     expect(page.locator("[data-stale=true]")).to_have_count(0)
 
 
 def unfold(button: Locator, inside: Locator) -> None:
-    """Open a popover until what is in it has come: one that a redrawing closed is opened again."""
+    """Open a popover and wait for its contents; open it again if a redraw closed it."""
     for _ in range(5):
         button.click()
         try:
@@ -127,7 +127,7 @@ def unfold(button: Locator, inside: Locator) -> None:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Debian's chromium where there is one, else Playwright's own."""
+    """The system's Chromium, or else Playwright's own."""
     with sync_playwright() as playwright:
         try:
             opened = playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
@@ -149,7 +149,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 def visitor(browser: Browser) -> BrowserContext:
-    """Somebody who was never here, 1440 wide."""
+    """A new visitor with a window 1440 pixels wide."""
     size: ViewportSize = {"width": 1440, "height": 1000}
     context = browser.new_context(viewport=size, reduced_motion="reduce")
     context.set_default_timeout(PATIENCE)
@@ -159,12 +159,14 @@ def visitor(browser: Browser) -> BrowserContext:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A fresh visitor. The page must speak to nobody but its own server."""
+    """A new visitor's page, which must send requests to its own server only."""
     context = visitor(browser)
     opened = context.new_page()
-    asked: list[str] = []
-    opened.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    opened.on("request", lambda request: requests.append(request.url))
     yield opened
     context.close()
-    abroad = [url for url in asked if not url.startswith(("http://localhost:", "data:", "blob:"))]
-    assert not abroad, f"the page asked other hosts: {abroad}"
+    external = [
+        url for url in requests if not url.startswith(("http://localhost:", "data:", "blob:"))
+    ]
+    assert not external, f"the page sent requests to other hosts: {external}"

@@ -1,4 +1,4 @@
-"""A graph of another tool in a real browser: brought in, drawn, pinned, taken away."""
+"""The Library page in a real browser: a graph is imported, drawn, pinned and exported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 
 
 def published() -> dict[str, Any]:
-    """Three layers, a label, a kind that nobody knows."""
+    """A graph with three layers, a label, and a node of an unknown kind."""
 
     def node(name: str, kind: str, layer: str, position: int, **more: Any) -> dict[str, Any]:
         stored = {"node_id": name, "feature": 0, "layer": layer, "ctx_idx": position}
@@ -46,22 +46,22 @@ def drop(page: Page, name: str, content: bytes) -> None:
     page.locator("input[type=file]").set_input_files([file])  # type: ignore[list-item]
 
 
-def download(page: Page) -> dict[str, Any]:
-    with page.expect_download() as found:
+def exported(page: Page) -> dict[str, Any]:
+    with page.expect_download() as download:
         page.get_by_role("button", name="JSON", exact=True).click()
-    stored: dict[str, Any] = json.loads(Path(found.value.path()).read_bytes())
+    stored: dict[str, Any] = json.loads(Path(download.value.path()).read_bytes())
     return stored
 
 
-def test_a_graph_comes_in_is_pinned_and_goes_out_with_the_pin(app: App, page: Page) -> None:
+def test_a_graph_is_imported_pinned_and_exported_with_the_pin(app: App, page: Page) -> None:
     page.goto(f"{app.url}/library")
-    expect(page.get_by_text("Nothing is kept yet")).to_be_visible()
+    expect(page.get_by_text("The library is empty")).to_be_visible()
     drop(page, "dog.json", json.dumps(published()).encode())
-    expect(page.get_by_text("dog.json is in the library")).to_be_visible()
+    expect(page.get_by_text("dog.json was imported")).to_be_visible()
     settled(page)
-    assert download(page) == published()
+    assert exported(page) == published()
 
-    page.get_by_role("button", name="Open it").click()
+    page.get_by_role("button", name="Open graph").click()
     expect(page.get_by_text("imported from the model gemma-2-2b")).to_be_visible()
     settled(page)
     graph = page.locator(".st-key-graph .js-plotly-plot")
@@ -69,7 +69,7 @@ def test_a_graph_comes_in_is_pinned_and_goes_out_with_the_pin(app: App, page: Pa
     kinds = graph.evaluate("plot => plot.data.filter(t => t.customdata).map(t => t.name)")
     assert kinds == ["feature", "token", "next token"]
     page.get_by_role("button", name="large <b>things</b>").first.click()
-    expect(page.get_by_text("There are no examples for the features of an")).to_be_visible()
+    expect(page.get_by_text("No examples: this graph was imported")).to_be_visible()
     page.get_by_role("button", name="Pin", exact=True).click()
     expect(page.get_by_role("button", name="Unpin")).to_be_visible()
     settled(page)
@@ -79,34 +79,36 @@ def test_a_graph_comes_in_is_pinned_and_goes_out_with_the_pin(app: App, page: Pa
     settled(page)
     changed = published()
     changed["qParams"]["pinnedIds"] = ["0_7_1"]
-    assert download(page) == changed
+    assert exported(page) == changed
 
 
-def test_a_cold_link_to_the_library_and_a_file_that_is_no_graph(app: App, page: Page) -> None:
+def test_the_library_opens_by_link_and_refuses_a_file_that_is_not_a_graph(
+    app: App, page: Page
+) -> None:
     page.goto(f"{app.url}/library")
     expect(page.get_by_role("heading", name="Library")).to_be_visible()
     settled(page)
     drop(page, "notes.pt", b"not a graph")
-    expect(page.get_by_text("notes.pt: the graph is not a .pt file")).to_be_visible()
+    expect(page.get_by_text("notes.pt: ")).to_be_visible()
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
-def test_a_large_file_is_read_beside_the_page_and_shows_up_by_itself(app: App, page: Page) -> None:
+def test_a_large_file_is_imported_in_the_background(app: App, page: Page) -> None:
     page.goto(f"{app.url}/library")
     settled(page)
     large = published()
     large["metadata"]["slug"] = "large-dog"
-    large["padding"] = [0.5] * 8_000_000  # seconds to read, longer than the page waits
+    large["padding"] = [0.5] * 8_000_000  # takes longer to read than the page waits
     drop(page, "large.json", json.dumps(large).encode())
-    expect(page.get_by_text("large.json is in the library")).to_be_visible()
+    expect(page.get_by_text("large.json was imported")).to_be_visible()
     expect(page.get_by_text("Imported graphs (")).to_be_visible()
     settled(page)
     expect(page.get_by_test_id("stProgress")).to_have_count(0)
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
-def test_a_link_to_a_graph_that_is_not_here_leads_back(app: App, page: Page) -> None:
+def test_a_link_to_a_missing_graph_leads_back(app: App, page: Page) -> None:
     page.goto(with_query(app.url, graph="f" * 32))
     expect(page.get_by_text("This graph is not in the library")).to_be_visible()
     page.get_by_role("button", name="Back to the prompts").click()
-    expect(page.get_by_label("Prompt: the text whose next token")).to_be_visible()
+    expect(page.get_by_label("Prompt (the graph explains its next token)")).to_be_visible()

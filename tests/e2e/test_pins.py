@@ -1,4 +1,4 @@
-"""Pins and supernodes of the Trace page, in a real browser."""
+"""Pins and supernodes of the Trace page in a real browser."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def chips(page: Page) -> Locator:
 
 
 def click_node(page: Page, node: str) -> None:
-    """Hit the marker of a feature with the mouse."""
+    """Click the marker of a feature."""
     at = page.evaluate(
         """node => {
             const plot = document.querySelector('.st-key-graph .js-plotly-plot');
@@ -40,7 +40,7 @@ def click_node(page: Page, node: str) -> None:
     page.mouse.click(at["x"], at["y"])
 
 
-def test_nodes_are_pinned_named_as_one_and_kept_with_the_trace(
+def test_nodes_are_pinned_grouped_and_saved_with_the_trace(
     app: App, browser: Browser, page: Page
 ) -> None:
     open_node(app, page, "feature-1-7-232")
@@ -48,7 +48,7 @@ def test_nodes_are_pinned_named_as_one_and_kept_with_the_trace(
     expect(page.get_by_role("button", name="Unpin")).to_be_visible()
     expect(chips(page)).to_have_count(1)
 
-    page.get_by_text("Clicks pin").click()
+    page.get_by_text("Pin on click").click()
     settled(page)
     page.mouse.wheel(0, -3000)
     for number, node in enumerate(("feature-0-7-171", "feature-4-8-89")):
@@ -56,39 +56,39 @@ def test_nodes_are_pinned_named_as_one_and_kept_with_the_trace(
         expect(chips(page)).to_have_count(2 + number)
         settled(page)
 
-    page.get_by_role("button", name="Name several as one").click()
-    page.get_by_label("Its name").fill("California & co")
-    page.get_by_role("button", name="Make it a supernode").click()
+    page.get_by_role("button", name="Create supernode").click()
+    page.get_by_label("Supernode name").fill("California & co")
+    page.get_by_role("button", name="Create", exact=True).click()
     expect(page.get_by_text("California & co 3 nodes")).to_be_visible()
     expect(chips(page)).to_have_count(0)
     flow = page.locator(".st-key-flow .js-plotly-plot")
     expect(flow.get_by_text("California & co")).to_be_visible()
     expect(flow.get_by_text("Sacramento").first).to_be_visible()
 
-    # Another visitor, without the link: the marks were kept with the trace.
+    # another visitor without the link sees the annotations saved with the trace
     context = visitor(browser)
     other = context.new_page()
     other.goto(with_query(app.url, prompt=PROMPT))
     expect(other.get_by_text("California & co 3 nodes")).to_be_visible()
     context.close()
 
-    # A supernode is a group of the Interventions page.
+    # the supernode is a group on the Interventions page
     page.get_by_role("link", name="Interventions").click()
-    expect(page.get_by_text("Start with one of these")).to_be_visible()
+    expect(page.get_by_text("Suggested scenarios")).to_be_visible()
     settled(page)
-    page.get_by_role("button", name="Push against “California & co”").click()
+    page.get_by_role("button", name="Steer against “California & co”").click()
     expect(page.get_by_text("−2× about California at “Oakland”")).to_be_visible()
     settled(page)
     page.get_by_role("link", name="Trace").click()
-    expect(page.get_by_role("heading", name="Your pins")).to_be_visible()
+    expect(page.get_by_role("heading", name="Pinned nodes")).to_be_visible()
     settled(page)
     page.get_by_role("button", name="Ungroup").click()
     expect(chips(page)).to_have_count(3)
 
 
-def test_a_pin_is_searched_for_and_the_link_carries_it(app: App, page: Page) -> None:
+def test_a_node_is_pinned_by_search_and_the_link_keeps_it(app: App, page: Page) -> None:
     page.goto(with_query(app.url, prompt="calc: 36+59="))
-    expect(page.get_by_text("Pin what matters")).to_be_visible()
+    expect(page.get_by_role("heading", name="Pin nodes")).to_be_visible()
     settled(page)
     search = page.locator(".st-key-pinned-nodes input")
     search.click()
@@ -105,7 +105,7 @@ def test_a_pin_is_searched_for_and_the_link_carries_it(app: App, page: Page) -> 
     expect(chips(page)).to_have_count(0)
 
 
-def test_damaged_marks_in_a_link_open_the_trace_without_them(app: App, page: Page) -> None:
+def test_invalid_annotations_in_a_link_are_dropped(app: App, page: Page) -> None:
     page.goto(with_query(app.url, prompt="calc: 80+40=", marks='{"pinned":["<b>"]}'))
-    expect(page.get_by_text("Pin what matters")).to_be_visible()
+    expect(page.get_by_role("heading", name="Pin nodes")).to_be_visible()
     expect(page.get_by_test_id("stException")).to_have_count(0)

@@ -21,7 +21,15 @@ from import_graph import (
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("tracer", "cache", "charts", "pages")
 MAX_LINES = 400
-GROUND = {"__init__.py", "__main__.py", "errors.py", "types.py", "files.py", "paths.py"}
+GROUND = {
+    "__init__.py",
+    "__main__.py",
+    "errors.py",
+    "types.py",
+    "files.py",
+    "paths.py",
+    "parsing.py",
+}
 """The only modules directly in ``tracer/``."""
 
 FORBIDDEN: dict[str, tuple[str, ...]] = {
@@ -208,6 +216,7 @@ LIGHT_ROOMS = (
     "tracer/types",
     "tracer/files",
     "tracer/paths",
+    "tracer/parsing",
     "tracer/graph",
     "tracer/hub",
     "tracer/catalog",
@@ -225,6 +234,8 @@ LIGHT_MODULES = (
     "tracer.interventions",
     "tracer.interventions.scenario",
     "tracer.interventions.faithfulness",
+    "tracer.interventions.script",
+    "tracer.interventions.transfer",
 )
 """The same for single modules of rooms that compute."""
 

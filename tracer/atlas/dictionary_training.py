@@ -1,9 +1,9 @@
-"""Train atlas's transcoders: sparse features in place of its MLPs, per layer or across layers.
+"""Train atlas's transcoders: sparse features that replace its MLPs, per layer or cross-layer.
 
-JumpReLU with one threshold for all features, on the activation times its decoder's norm; the
-threshold follows a target number of active features per token, annealed from many to few, so that
-the features compete for the same budget over all layers (after BatchTopK, Bussmann et al. 2024, and
-"Circuit Tracing", Ameisen et al. 2025, for the cross-layer kind).
+JumpReLU with one threshold for all features, on the activation times the decoder norm. The
+threshold is steered towards a target number of active features per token, annealed from many to
+few, so that the features of all layers compete for one budget (similar to BatchTopK, Bussmann et
+al. 2024; cross-layer transcoders as in "Circuit Tracing", Ameisen et al. 2025).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class DictionaryConfig:
-    """What shapes a trained set; part of the build's stamp."""
+    """Everything that determines a trained set; part of the stamp of a build."""
 
     cross_layer: bool
     n_features: int = 1024
@@ -40,7 +40,7 @@ class DictionaryConfig:
 
 
 class Dictionary(torch.nn.Module):
-    """All layers' features at once, in units in which every MLP output has variance 1."""
+    """The features of all layers, in units in which every MLP output has variance 1."""
 
     def __init__(self, prefixes: Prefixes, config: DictionaryConfig) -> None:
         super().__init__()
@@ -64,14 +64,14 @@ class Dictionary(torch.nn.Module):
         self.threshold = 0.03
 
     def norms(self) -> Tensor:
-        """``(layers, features)`` length of what a feature writes, over all layers it writes to."""
+        """Return the norm of each decoder over all layers it writes to, ``(layers, features)``."""
         return torch.stack([decoder.flatten(1).norm(dim=1) for decoder in self.W_dec])
 
     def forward(self, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Reconstructions (scaled) per layer and activations ``(layers, batch, features)``."""
+        """Return the scaled reconstructions, and activations ``(layers, batch, features)``."""
         pre = torch.baddbmm(self.b_enc[:, None], inputs, self.W_enc.transpose(1, 2))
-        open_ = pre * self.norms().detach()[:, None] > self.threshold
-        active = pre * open_
+        above = pre * self.norms().detach()[:, None] > self.threshold
+        active = pre * above
         outputs = []
         for layer in range(len(self.W_dec)):
             if self.config.cross_layer:
@@ -83,12 +83,12 @@ class Dictionary(torch.nn.Module):
 
 
 def train_dictionary(prefixes: Prefixes, config: DictionaryConfig, report: Report) -> Dictionary:
-    """A trained set of transcoders."""
+    """Return a trained set of transcoders."""
     dictionary = Dictionary(prefixes, config)
     optimizer = torch.optim.Adam(dictionary.parameters(), lr=config.rate, betas=(0.9, 0.99))
     generator = torch.Generator().manual_seed(config.seed)
     scale = dictionary.scale[:, None, None]
-    weights = prefixes.counts.sqrt()  # frequent prefixes count more, but not by their number
+    weights = prefixes.counts.sqrt()  # frequent prefixes count more, but less than proportionally
     last_fired = torch.zeros(dictionary.b_enc.shape, dtype=torch.long)
     started = time.perf_counter()
     for step in range(config.steps):
@@ -96,11 +96,14 @@ def train_dictionary(prefixes: Prefixes, config: DictionaryConfig, report: Repor
         for group in optimizer.param_groups:
             group["lr"] = config.rate * min(1, (step + 1) / 100, 0.02 + (1 - progress) / 0.5)
         rows = torch.multinomial(weights, config.batch_size, True, generator=generator)
-        inputs, wanted = prefixes.inputs[:, rows], prefixes.outputs[:, rows] / scale
+        inputs, target_outputs = prefixes.inputs[:, rows], prefixes.outputs[:, rows] / scale
         with torch.autocast("cpu", dtype=torch.bfloat16):
             outputs, active = dictionary(inputs)
         unexplained = torch.stack(
-            [(o.float() - w).pow(2).sum(-1).mean() for o, w in zip(outputs, wanted, strict=True)]
+            [
+                (output.float() - target).pow(2).sum(-1).mean()
+                for output, target in zip(outputs, target_outputs, strict=True)
+            ]
         )
         loss = unexplained.sum()
         loss.backward()
@@ -113,12 +116,13 @@ def train_dictionary(prefixes: Prefixes, config: DictionaryConfig, report: Repor
             dictionary.threshold *= min(1.05, max(0.95, (count / target) ** 0.1))
             last_fired[fired.any(1)] = step
             if (step + 1) % 250 == 0 and progress < config.anneal_until:
-                _revive(dictionary, optimizer, last_fired < step - 250, inputs, wanted, outputs)
+                dead = last_fired < step - 250
+                _revive(dictionary, optimizer, dead, inputs, target_outputs, outputs)
         if (step + 1) % 250 == 0:
             report(
                 f"step {step + 1}/{config.steps}  unexplained "
                 + " ".join(f"{value:.3f}" for value in unexplained.tolist())
-                + f"  active {count:.1f}  silent {(last_fired < step - 250).sum()}"
+                + f"  active {count:.1f}  dead {(last_fired < step - 250).sum()}"
                 + f"  {time.perf_counter() - started:.0f} s"
             )
     return dictionary
@@ -132,24 +136,24 @@ def _target(progress: float, config: DictionaryConfig) -> float:
 def _revive(
     dictionary: Dictionary,
     optimizer: Any,
-    silent: Tensor,
+    dead: Tensor,
     inputs: Tensor,
-    wanted: Tensor,
+    target_outputs: Tensor,
     outputs: list[Tensor],
 ) -> None:
-    """Point features that fell silent at the inputs that are explained worst."""
-    for layer in range(len(silent)):
-        rows = silent[layer].nonzero()[:, 0]
+    """Reinitialise dead features from the inputs with the largest reconstruction error."""
+    for layer in range(len(dead)):
+        rows = dead[layer].nonzero()[:, 0]
         if not len(rows):
             continue
-        missing = wanted[layer] - outputs[layer].float()
-        chosen = torch.multinomial(missing.pow(2).sum(-1), len(rows), replacement=True)
+        error = target_outputs[layer] - outputs[layer].float()
+        chosen = torch.multinomial(error.pow(2).sum(-1), len(rows), replacement=True)
         direction = torch.nn.functional.normalize(inputs[layer, chosen], dim=-1)
         dictionary.W_enc.data[layer, rows] = direction
         dictionary.b_enc.data[layer, rows] = -0.6 * inputs[layer, chosen].norm(dim=-1)
         decoder = dictionary.W_dec[layer].data
         decoder[rows] = 0
-        decoder[rows, 0] = 0.1 * torch.nn.functional.normalize(missing[chosen], dim=-1)
+        decoder[rows, 0] = 0.1 * torch.nn.functional.normalize(error[chosen], dim=-1)
         for parameter in (dictionary.W_enc, dictionary.b_enc):
             for name in ("exp_avg", "exp_avg_sq"):
                 optimizer.state[parameter][name][layer, rows] = 0
@@ -159,7 +163,7 @@ def _revive(
 
 @torch.no_grad()
 def save_dictionary(dictionary: Dictionary, folder: Path) -> None:
-    """Write the set in the published layout, in the model's own units."""
+    """Write the set in the published layout, in the units of the model."""
     cross = dictionary.config.cross_layer
     folder.mkdir(parents=True, exist_ok=True)
     config = {

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from tracer.cli.options import Teaching
+from tracer.cli.options import ExamplesFormatter
 from tracer.errors import TracerError
 
 _INSTALLED: Final = "circuit_tracing_dashboard"
@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
   circuit-tracing app
   circuit-tracing app --server.port 8600
 """,
-        formatter_class=Teaching,
+        formatter_class=ExamplesFormatter,
     )
     parser.set_defaults(run=start)
 

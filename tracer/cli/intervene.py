@@ -1,27 +1,35 @@
-"""``intervene``: features set to other values, and what the model says then."""
+"""``intervene``: set features to other values and compare the predictions."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from tracer.cli.options import Teaching, add_json, add_model_options, open_model, print_json
+from tracer.cli.options import (
+    add_command,
+    add_json,
+    add_memory_option,
+    add_model_options,
+    open_model,
+    print_json,
+)
+from tracer.cli.progress import progress_bar
 from tracer.errors import InterventionError
 from tracer.types import Intervention
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "intervene",
-        help="set features to other values and print what the model says",
-        description="A graph is a hypothesis; this tests it. Set features to other values, run the "
-        "model again,\nand compare what it says with what it said.",
-        epilog="""examples:
+        summary="set features to other values and compare the next tokens",
+        description="Test what a graph suggests: set features to other values, run the model "
+        "again, and compare\nthe probabilities of the next token before and after.",
+        examples="""\
   python -m tracer intervene "The opposite of small is" --set 0:4:912=-2
   python -m tracer intervene "The opposite of small is" --set 0:4:912=0 --set 1:4:7=3 --generate 5
 """,
-        formatter_class=Teaching,
     )
     parser.add_argument("prompt", help="the text that the model continues")
     parser.add_argument(
@@ -30,14 +38,17 @@ def add(commands: Any) -> None:
         action="append",
         required=True,
         metavar="LAYER:POSITION:FEATURE=VALUE",
-        help="set a feature to a value; position -1 is the last; may be given several times",
+        help="set a feature to a value at one position, -1 for the last; can be repeated",
     )
     parser.add_argument(
         "--free-attention",
         action="store_true",
-        help="let attention change too; it is held as it was otherwise",
+        help="let attention patterns change (by default they are frozen)",
     )
-    parser.add_argument("--generate", type=int, default=0, help="also continue by N tokens (0)")
+    parser.add_argument(
+        "--generate", type=int, default=0, metavar="N", help="also generate N tokens (default: 0)"
+    )
+    add_memory_option(parser)
     add_json(parser)
     add_model_options(parser)
     parser.set_defaults(run=_intervene)
@@ -48,13 +59,17 @@ def _intervene(options: argparse.Namespace) -> None:
     from tracer.cli.report import intervention_report
 
     edits = [_edit(text) for text in options.edits]
-    result = tracer.intervene(
-        open_model(options),
-        options.prompt,
-        edits,
-        freeze_attention=not options.free_attention,
-        generate=options.generate,
-    )
+    model = open_model(options)
+    with progress_bar() as progress:
+        result = tracer.intervene(
+            model,
+            options.prompt,
+            edits,
+            freeze_attention=not options.free_attention,
+            generate=options.generate,
+            progress=progress,
+            memory_limit=options.memory,
+        )
     report = intervention_report(result)
     if options.json:
         print_json(report)
@@ -68,6 +83,11 @@ def _intervene(options: argparse.Namespace) -> None:
 
 
 def _edit(text: str) -> Intervention:
+    """Parse one ``--set``.
+
+    >>> _edit("3:-1:417=0")
+    Intervention(layer=3, position=-1, feature=417, value=0.0)
+    """
     place, equals, value = text.partition("=")
     parts = place.split(":")
     try:

@@ -1,4 +1,4 @@
-"""A pruned graph and an intervention as plain JSON values, for the command line and for scripts."""
+"""Pruned graphs and interventions as plain JSON values, for the command line and for scripts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tracer.interventions.run import InterventionResult
 from tracer.types import COMPUTED_KINDS, FeatureId, NodeId, TokenProbability
 
 
-def node_label(graph: AttributionGraph, node: NodeId, names: Mapping[FeatureId, str]) -> str:
-    """What to call a node: a feature by its name, or by its number where it has none."""
+def node_label(graph: AttributionGraph, node: NodeId, labels: Mapping[FeatureId, str]) -> str:
+    """Return a node's label; a feature without one is named by its layer and number."""
     token = graph.tokens[node.position]
     if node.kind == "token":
         return token
@@ -27,14 +27,14 @@ def node_label(graph: AttributionGraph, node: NodeId, names: Mapping[FeatureId, 
         return label
     if node.kind != "feature":
         return generic_name(graph.index.generic_node(node))
-    return names.get(node.feature) or str(node.feature)
+    return labels.get(node.feature) or str(node.feature)
 
 
 def pruned_graph_report(
-    pruned: PrunedGraph, names: Mapping[FeatureId, str] | None = None
+    pruned: PrunedGraph, labels: Mapping[FeatureId, str] | None = None
 ) -> dict[str, Any]:
-    """The kept nodes and edges with labels, scores, and how much was pruned away."""
-    names = names or {}
+    """Return the kept nodes and edges with labels and scores, and how much there was."""
+    labels = labels or {}
     graph = pruned.graph
     nodes = []
     for row, node in zip(pruned.rows.tolist(), pruned.nodes, strict=True):
@@ -46,7 +46,7 @@ def pruned_graph_report(
                 "position": node.position,
                 "index": node.index,
                 "token": graph.tokens[node.position],
-                "label": node_label(graph, node, names),
+                "label": node_label(graph, node, labels),
                 "activation": _activation(graph, node, row),
                 "influence": float(pruned.influence[row]),
                 "cumulative_influence": float(pruned.cumulative_influence[row]),
@@ -92,7 +92,7 @@ def _activation(graph: AttributionGraph, node: NodeId, row: int) -> float | None
 
 
 def intervention_report(result: InterventionResult, limit: int = 10) -> dict[str, Any]:
-    """Next tokens before and after, and how far apart the two distributions are."""
+    """Return the next tokens before and after, and the divergence of their distributions."""
     return {
         "prompt": result.prompt,
         "interventions": [edit.__dict__ for edit in result.interventions],

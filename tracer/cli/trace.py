@@ -1,4 +1,4 @@
-"""``trace``, ``prune`` and ``export``: graphs made, read again and handed on."""
+"""``trace``, ``prune`` and ``export``: compute graphs, read them again, and convert them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from tracer.catalog.resolve import resolve
 from tracer.cli.options import (
-    Progress,
-    Teaching,
+    add_command,
     add_json,
+    add_memory_option,
     add_model_options,
     add_pruning_options,
-    as_tracer_error,
     open_graph,
     open_model,
     print_json,
+    write_error,
 )
+from tracer.cli.progress import progress_bar
 from tracer.errors import FeatureIndexError, TargetError, TracerError
 from tracer.features.lookup import (
     FeatureLookup,
@@ -35,31 +36,39 @@ if TYPE_CHECKING:
     from tracer.graph.graph import AttributionGraph
     from tracer.graph.pruning import PrunedGraph
 
+_GRAPH = "a file of 'trace --save', a published .json, or circuit-tracer's .pt"
+
 
 def add(commands: Any) -> None:
     """Add the three commands."""
-    trace = commands.add_parser(
+    trace = add_command(
+        commands,
         "trace",
-        help="trace a prompt and print its pruned graph",
-        description="Find which features of the model's MLPs directly affect which, and the next "
-        "token,\nand print the part of that graph that carries most of the influence.",
-        epilog="""examples:
+        summary="trace a prompt and print its pruned graph",
+        description="Compute the attribution graph of a prompt: which transcoder features directly "
+        "affect which others\nand the next token. Print the part that carries most of the "
+        "influence.",
+        examples="""\
   python -m tracer trace "The capital of the state containing Dallas is"
   python -m tracer trace --contrast " Austin" " Sacramento" "The capital of Texas is"
   python -m tracer trace --model gemma-2-2b --transcoders clt-426k --dtype bfloat16 \\
       --max-features 4096 --save dallas.safetensors "The capital of the state containing Dallas is"
 """,
-        formatter_class=Teaching,
     )
-    trace.add_argument("prompt", help="the text whose next token is to be explained")
-    trace.add_argument("--target", action="append", help="token to explain, e.g. ' Austin'")
+    trace.add_argument("prompt", help="the text whose next token to explain")
+    trace.add_argument(
+        "--target",
+        action="append",
+        metavar="TOKEN",
+        help="explain this token, for example ' Austin'; can be repeated",
+    )
     trace.add_argument(
         "--contrast",
         action="append",
         nargs=2,
         default=[],
         metavar=("A", "B"),
-        help="explain the logit of token A minus that of B",
+        help="explain the logit of token A minus the logit of token B",
     )
     trace.add_argument(
         "--feature",
@@ -68,46 +77,60 @@ def add(commands: Any) -> None:
         metavar="LAYER:POSITION:FEATURE",
         help="explain this active feature instead of the output; position -1 is the last",
     )
-    trace.add_argument("--max-logits", type=int, default=10, help="most logits to explain (10)")
-    trace.add_argument("--logit-mass", type=float, default=0.95, help="probability to reach (0.95)")
-    trace.add_argument("--max-features", type=int, help="expand at most this many features (all)")
     trace.add_argument(
-        "--memory", type=float, metavar="GIB", help="most memory to use (what is free)"
+        "--max-logits",
+        type=int,
+        default=10,
+        metavar="N",
+        help="explain at most N logits (default: 10)",
     )
-    trace.add_argument("--save", metavar="FILE", help="also save the whole graph to FILE")
+    trace.add_argument(
+        "--logit-mass",
+        type=float,
+        default=0.95,
+        metavar="SHARE",
+        help="explain the fewest tokens that reach this probability together (default: 0.95)",
+    )
+    trace.add_argument(
+        "--max-features",
+        type=int,
+        metavar="N",
+        help="compute the inputs of only the N most influential features (default: all)",
+    )
+    add_memory_option(trace)
+    trace.add_argument("--save", metavar="FILE", help="also save the complete graph to FILE")
     add_pruning_options(trace)
     add_model_options(trace)
     trace.set_defaults(run=_trace)
 
-    prune = commands.add_parser(
+    prune = add_command(
+        commands,
         "prune",
-        help="print a graph from a file, at other thresholds",
+        summary="print a saved graph at other thresholds",
         description="Print the part of a saved graph that carries the given shares of the "
         "influence.\nNothing is traced again.",
-        epilog="example:\n  python -m tracer prune dallas.safetensors --node-threshold 0.6",
-        formatter_class=Teaching,
+        examples="  python -m tracer prune dallas.safetensors --node-threshold 0.6",
     )
     prune.add_argument("graph", help=_GRAPH)
     add_pruning_options(prune)
     prune.set_defaults(run=_prune)
 
-    export = commands.add_parser(
+    export = add_command(
+        commands,
         "export",
-        help="write a graph as JSON that other tools read",
+        summary="write a graph as JSON that other tools read",
         description="Write a graph in the form that Neuronpedia, circuit-tracer and Anthropic's "
-        "front end open,\nwith the features' labels where an index or the file has them. Published "
-        "JSON goes out as\nit came, pins, supernodes and unknown keys included; it is pruned only "
-        "when a threshold is\ngiven.",
-        epilog="""examples:
-  python -m tracer export dallas.safetensors dallas.json
-  python -m tracer export published.json smaller.json --node-threshold 0.6
-""",
-        formatter_class=Teaching,
+        "frontend open,\nwith the labels of features that have one. Published JSON is written as "
+        "it was read, pins,\nsupernodes and unknown keys included; it is pruned only when a "
+        "threshold is given.",
+        examples="""  python -m tracer export dallas.safetensors dallas.json
+  python -m tracer export published.json smaller.json --node-threshold 0.6""",
     )
     export.add_argument("graph", help=_GRAPH)
     export.add_argument("file", help="the JSON file to write")
     export.add_argument(
-        "--slug", help="short name inside the file (a published file's own, else that of FILE)"
+        "--slug",
+        help="short name inside the file (default: a published graph's own, else FILE's name)",
     )
     export.add_argument(
         "--node-threshold",
@@ -124,9 +147,6 @@ def add(commands: Any) -> None:
     export.set_defaults(run=_export)
 
 
-_GRAPH = "a file of 'trace --save', a published .json, or circuit-tracer's .pt"
-
-
 def _trace(options: argparse.Namespace) -> None:
     import tracer
 
@@ -134,7 +154,7 @@ def _trace(options: argparse.Namespace) -> None:
     targets += [Contrast(better, worse) for better, worse in options.contrast]
     targets += [_feature_target(text) for text in options.feature]
     model = open_model(options)
-    with Progress() as progress:
+    with progress_bar() as progress:
         graph = tracer.trace(
             model,
             options.prompt,
@@ -142,14 +162,14 @@ def _trace(options: argparse.Namespace) -> None:
             max_logits=options.max_logits,
             logit_mass=options.logit_mass,
             max_features=options.max_features,
-            memory_limit=None if options.memory is None else int(options.memory * 2**30),
-            progress=progress.count,
+            memory_limit=options.memory,
+            progress=progress,
         )
     if options.save:
         try:
             graph.save(options.save)
         except OSError as error:
-            raise as_tracer_error(options.save, error) from error
+            raise write_error(options.save, error) from error
     _print_pruned(graph, options)
 
 
@@ -171,11 +191,11 @@ def _export(options: argparse.Namespace) -> None:
     else:
         graph = open_graph(options.graph)
         slug = options.slug or target.stem
-        external = exported_graph(graph, slug, thresholds=thresholds, names=_names)
+        external = exported_graph(graph, slug, thresholds=thresholds, names=_labels)
     try:
         size = len(write_graph_json(external, target))
     except OSError as error:
-        raise as_tracer_error(options.file, error) from error
+        raise write_error(options.file, error) from error
     n_links = len(external.links) or len(external.weights)
     notes = import_notes(graph)
     if options.json:
@@ -197,36 +217,39 @@ def _thresholds(options: argparse.Namespace) -> Thresholds | None:
     )
 
 
-def _names(pruned: PrunedGraph) -> dict[FeatureId, str]:
-    """What the kept features are called, where anybody knows; that nobody does is no failure."""
-    found = stored_labels(pruned.graph)
+def _labels(pruned: PrunedGraph) -> dict[FeatureId, str]:
+    """Return the labels of the kept features that have one.
+
+    A label that cannot be fetched is not an error: the reason is printed to stderr.
+    """
+    labels = stored_labels(pruned.graph)
     features = {node.feature for node in pruned.nodes if node.kind == "feature"}
-    nameless = sorted(features - found.keys())
+    unlabelled = sorted(features - labels.keys())
     reader: FeatureReader | None = None
     try:
         reader = _reader(pruned.graph)
         if isinstance(reader, FeatureLookup) and network_allowed():
-            with Progress() as progress:
-                reader.fetch_many(nameless, progress.count)
+            with progress_bar() as progress:
+                reader.fetch_many(unlabelled, progress)
     except TracerError as error:
-        print(f"not every feature could be named: {error}", file=sys.stderr)
+        print(f"some labels are missing: {error}", file=sys.stderr)
     if reader is not None:
-        for feature in nameless:
-            with suppress(FeatureIndexError):  # as was said
-                found[feature] = reader.cached_name(feature)
-    return found
+        for feature in unlabelled:
+            with suppress(FeatureIndexError):  # the first one has been reported
+                labels[feature] = reader.cached_name(feature)
+    return labels
 
 
 def _reader(graph: AttributionGraph) -> FeatureReader | None:
-    """Who knows what the features are; None where the transcoders are gone."""
-    made = graph.provenance
-    if {"model", "transcoders"} <= made.keys():
+    """Return a reader of the features' examples; None if the transcoders are not available."""
+    provenance = graph.provenance
+    if {"model", "transcoders"} <= provenance.keys():
         try:
-            source = resolve(str(made["model"]), str(made["transcoders"]))
+            source = resolve(str(provenance["model"]), str(provenance["transcoders"]))
         except TracerError:
-            return None  # the graph stands without them
+            return None  # a graph can be read without them
         return feature_lookup(source)
-    published = explained_by(made)
+    published = explained_by(provenance)
     return neuronpedia_lookup(*published) if published else None
 
 
@@ -235,7 +258,7 @@ def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:
     from tracer.graph.pruning import prune
 
     pruned = prune(graph, options.node_threshold, options.edge_threshold)
-    report = pruned_graph_report(pruned, _names(pruned))
+    report = pruned_graph_report(pruned, _labels(pruned))
     if options.json:
         print_json(report)
         return
@@ -250,9 +273,12 @@ def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:
     for note in report["notes"]:
         print(note)
     if report["rounding_error"]:
-        print(f"bfloat16 moved {report['rounding_error']:.2%} of the edges' weight, by a sample")
+        print(
+            f"reduced precision moved {report['rounding_error']:.2%} of the edges' weight, "
+            "measured on a sample of rows"
+        )
     if report["dropped_weight"]:
-        print(f"of each row at most {report['dropped_weight']:.2%} of its weight was left out")
+        print(f"weak edges left out: at most {report['dropped_weight']:.2%} of a row's weight")
     labels = {node["id"]: node["label"].strip() for node in report["nodes"]}
     for node in sorted(report["nodes"], key=lambda node: (-node["layer"], node["position"])):
         place = {"token": "token", "logit": "logit"}.get(node["kind"], f"layer {node['layer']}")
@@ -260,14 +286,19 @@ def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:
             (edge for edge in report["edges"] if edge["target"] == node["id"]),
             key=lambda edge: -abs(edge["weight"]),
         )[:3]
-        made_of = ", ".join(f"{labels[edge['source']]} {edge['weight']:+.2f}" for edge in inputs)
+        strongest = ", ".join(f"{labels[edge['source']]} {edge['weight']:+.2f}" for edge in inputs)
         print(
             f"  {place:8} at {node['token'].strip():12} {labels[node['id']][:36]:36} "
-            f"influence {node['influence']:.3f}" + (f"  ← {made_of}" if made_of else "")
+            f"influence {node['influence']:.3f}" + (f"  ← {strongest}" if strongest else "")
         )
 
 
 def _feature_target(text: str) -> FeatureTarget:
+    """Parse one ``--feature``.
+
+    >>> _feature_target("3:-1:417")
+    FeatureTarget(layer=3, position=-1, feature=417, weight=1.0)
+    """
     try:
         layer, position, feature = (int(part) for part in text.split(":"))
     except ValueError as error:

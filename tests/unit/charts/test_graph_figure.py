@@ -1,4 +1,4 @@
-"""The graph as a figure: what is drawn, where, and what stays hidden."""
+"""The graph as a figure: what is drawn, where, and what is hidden."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def dallas(**changes: Any) -> GraphView:
 
 
 def crowded(n: int = 40) -> GraphView:
-    """Many features in one cell, each driven by the token below and driving the output."""
+    """Many features in one cell, each with one token as input and the target as output."""
     features = [(1, 7, i) for i in range(n)]
     logit = NodeId("logit", 5, 8, 90)
     edges = {}
@@ -53,7 +53,7 @@ RANDOM = GraphView(prune(crowded_graph(), 0.9, 0.98))
 
 @pytest.mark.parametrize("view", [dallas(), crowded(), RANDOM], ids=["dallas", "cell", "random"])
 @pytest.mark.parametrize("width", [420.0, 760.0, 1200.0])
-def test_no_two_nodes_lie_on_each_other_and_all_lie_inside(view: GraphView, width: float) -> None:
+def test_nodes_do_not_overlap_and_are_inside_the_figure(view: GraphView, width: float) -> None:
     layout = layout_view(view, width)
     for a, b in itertools.combinations(layout.nodes, 2):
         assert math.hypot(a.x - b.x, a.y - b.y) > 6, (a.node, b.node)
@@ -61,7 +61,7 @@ def test_no_two_nodes_lie_on_each_other_and_all_lie_inside(view: GraphView, widt
         assert 0 < placed.x < layout.width and 0 < placed.y < layout.height
 
 
-def test_columns_are_the_tokens_and_rows_the_layers() -> None:
+def test_columns_are_tokens_and_rows_are_layers() -> None:
     view = dallas()
     layout = layout_view(view)
     at = {placed.node: placed for placed in layout.nodes}
@@ -75,7 +75,7 @@ def test_columns_are_the_tokens_and_rows_the_layers() -> None:
     assert at[token(7)].y < at[TEXAS].y < at[NodeId("logit", 5, 8, 90)].y
 
 
-def test_labels_of_one_cell_stand_on_lines_of_their_own() -> None:
+def test_labels_in_one_cell_are_on_separate_lines() -> None:
     layout = layout_view(crowded(), 760)
     labelled = [placed for placed in layout.nodes if placed.label and placed.node.layer == 1]
     heights = sorted(placed.y for placed in labelled)
@@ -83,26 +83,26 @@ def test_labels_of_one_cell_stand_on_lines_of_their_own() -> None:
     assert all(b - a >= 12 for a, b in itertools.pairwise(heights))
 
 
-def test_every_marker_carries_the_id_of_its_node() -> None:
+def test_every_marker_has_the_id_of_its_node() -> None:
     view = dallas()
     ids = [node for trace in node_traces(graph_figure(view)) for node in trace.customdata]
     graph = view.pruned.graph
     assert sorted(ids) == sorted(str(graph.index.node(row)) for row in view.rows)
 
 
-def test_shapes_tell_the_kinds_apart() -> None:
+def test_each_kind_of_node_has_its_own_shape() -> None:
     symbols = {trace.name: trace.marker.symbol for trace in node_traces(graph_figure(dallas()))}
     assert symbols["feature"] == "circle" and symbols["error"] == "diamond"
     assert symbols["token"] == symbols["next token"] == "square"
 
 
-def test_edges_take_no_hover_and_are_few_traces() -> None:
+def test_edges_have_no_hover_and_are_few_traces() -> None:
     traces = edge_traces(graph_figure(crowded()))
     assert 0 < len(traces) <= 12
     assert all(trace.hoverinfo == "skip" for trace in traces)
 
 
-def test_negative_edges_differ_in_colour_and_in_dash() -> None:
+def test_negative_edges_differ_in_colour_and_dash() -> None:
     looks = {
         trace.name: (trace.line.dash, trace.line.color.rsplit(",", 1)[0])
         for trace in edge_traces(graph_figure(dallas()))
@@ -112,7 +112,7 @@ def test_negative_edges_differ_in_colour_and_in_dash() -> None:
     assert positive[1] != negative[1]
 
 
-def test_only_three_inputs_a_node_until_one_is_selected() -> None:
+def test_three_inputs_per_node_are_drawn_until_a_node_is_selected() -> None:
     view = crowded()
     logit = NodeId("logit", 5, 8, 90)
     assert drawn_edges(graph_figure(view)) == 40 + 3
@@ -120,7 +120,7 @@ def test_only_three_inputs_a_node_until_one_is_selected() -> None:
     assert drawn_edges(graph_figure(selected)) == 40 + 40
 
 
-def test_influence_makes_a_node_larger() -> None:
+def test_nodes_with_more_influence_are_larger() -> None:
     view = dallas()
     features = next(t for t in node_traces(graph_figure(view)) if t.name == "feature")
     sizes = dict(zip(features.customdata, features.marker.size, strict=True))
@@ -130,7 +130,7 @@ def test_influence_makes_a_node_larger() -> None:
     assert [sizes[text] for text in order] == sorted(sizes.values())
 
 
-def test_what_a_label_or_token_contains_is_text() -> None:
+def test_labels_and_tokens_are_escaped() -> None:
     graph = graph_of(
         [(1, 1, 4)],
         {
@@ -147,7 +147,7 @@ def test_what_a_label_or_token_contains_is_text() -> None:
     assert not any("<a " in text or "<b>bold" in text for text in (*texts, *hovers))
 
 
-def test_a_selected_node_that_was_pruned_is_drawn_all_the_same() -> None:
+def test_a_selected_node_is_drawn_even_if_pruned() -> None:
     pruned = prune(dallas_graph(), 0.3, 0.98)
     hidden = next(
         pruned.graph.index.node(row)
@@ -164,7 +164,7 @@ def test_a_selected_node_that_was_pruned_is_drawn_all_the_same() -> None:
     ]
 
 
-def test_a_feature_that_is_off_is_hollow() -> None:
+def test_an_edited_feature_is_hollow() -> None:
     figure = graph_figure(dallas(off=frozenset({TEXAS})))
     features = next(t for t in node_traces(figure) if t.name == "feature")
     at = list(features.customdata).index(str(TEXAS))
@@ -173,19 +173,19 @@ def test_a_feature_that_is_off_is_hollow() -> None:
     assert all(colour == LIGHT.feature for i, colour in enumerate(colours) if i != at)
 
 
-def test_the_sentence_counts_what_is_not_on_the_screen() -> None:
+def test_the_sentence_counts_what_is_not_shown() -> None:
     view = crowded()
     graph = view.pruned.graph
     text = shown_sentence(view)
     assert text.startswith(f"{len(view.rows)} of {graph.n_nodes} nodes shown")
     assert f"{graph.n_nodes - len(view.rows)} below the threshold" in text
-    assert "3 more active features were not traced" in text
+    assert "3 more active features not traced" in text
     assert f"43 of {int(view.pruned.edge_mask.sum())} edges drawn" in text
 
 
-def test_the_strongest_neighbours_come_first_with_their_share() -> None:
+def test_the_strongest_neighbours_come_first() -> None:
     inputs = dallas().inputs(TEXAS)
-    assert [found.node for found in inputs] == [token(7), token(6)]
+    assert [neighbour.node for neighbour in inputs] == [token(7), token(6)]
     assert inputs[0].weight == pytest.approx(2.0)
     assert inputs[0].share == pytest.approx(2.0 / 2.2, rel=1e-5)
     assert inputs[0].name == "Dallas"
@@ -206,16 +206,16 @@ def test_the_strongest_neighbours_come_first_with_their_share() -> None:
         [],
     ],
 )
-def test_a_click_on_nothing_or_on_nonsense_is_no_node(event: Any) -> None:
+def test_an_empty_or_invalid_click_is_not_a_node(event: Any) -> None:
     assert decode_click(event) is None
 
 
 @pytest.mark.parametrize("data", ["feature-1-7-4", ["feature-1-7-4"]])
-def test_a_click_on_a_marker_is_its_node(data: Any) -> None:
+def test_a_click_on_a_marker_gives_its_node(data: Any) -> None:
     assert decode_click({"selection": {"points": [{"customdata": data}]}}) == TEXAS
 
 
-def test_the_figure_is_pure_data_and_follows_the_theme() -> None:
+def test_the_figure_is_deterministic_and_follows_the_theme() -> None:
     view = dallas()
     assert graph_figure(view).to_json() == graph_figure(view).to_json()
     assert palette("dark") is DARK and palette("light") is palette(None) is LIGHT
@@ -223,8 +223,8 @@ def test_the_figure_is_pure_data_and_follows_the_theme() -> None:
     assert view.pruned.graph.prompt == DALLAS
 
 
-def test_a_label_is_cut_only_where_its_column_has_no_room() -> None:
-    """Room that other columns do not need goes to the labels that are cut."""
+def test_labels_are_cut_only_where_there_is_no_room() -> None:
+    """Columns with cut labels get the room that other columns do not need."""
     logit = NodeId("logit", 5, 8, 90)
     features = [(1, 7, 0), (1, 8, 1), (2, 8, 2)]
     names = {FeatureId(la, i): f"a feature named at length {i}" for la, _, i in features}
@@ -236,10 +236,10 @@ def test_a_label_is_cut_only_where_its_column_has_no_room() -> None:
     narrow = layout_view(view, 640)
     shown = {p.node.position: len(p.label) for p in narrow.nodes if p.node.kind == "feature"}
     assert narrow.width == 640
-    assert 10 <= shown[7] < shown[8] < 28, "the column with more cut labels gets what is left"
+    assert 10 <= shown[7] < shown[8] < 28, "the column with more cut labels gets the remaining room"
 
 
-def test_features_of_a_file_without_names_go_by_their_numbers_and_unknown_is_said() -> None:
+def test_features_without_names_show_their_number_and_unknown_activations_say_so() -> None:
     graph = dallas_graph()
     unknown = replace(graph, activations=np.full(len(graph.activations), np.nan, np.float32))
     view = GraphView(prune(unknown, 1.0, 1.0))
@@ -250,8 +250,8 @@ def test_features_of_a_file_without_names_go_by_their_numbers_and_unknown_is_sai
     assert all("activation unknown" in text for text in hovers)
 
 
-def test_nodes_without_a_label_make_way_for_labels_that_would_be_cut() -> None:
-    """Many packed nodes in every other column: they stack up, and the answer's column is read."""
+def test_unlabelled_nodes_stack_up_to_make_room_for_labels() -> None:
+    """Many packed nodes in all columns but the last, whose labels stay readable."""
     logit = NodeId("logit", 5, 8, 90)
     packed = [(0, position, index) for position in range(1, 8) for index in range(30)]
     named = [(layer, 8, 100 + layer) for layer in range(1, 5)]

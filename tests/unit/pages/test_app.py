@@ -1,4 +1,4 @@
-"""The pages without a browser: they run through the main script, on the embedded model."""
+"""The Trace page without a browser, on the embedded model."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def app(store: None) -> AppTest:
-    """The app after its first run has drawn the flagship; the model takes seconds to load."""
+    """The app with its first graph drawn; loading the model takes seconds."""
     test = AppTest.from_file(str(MAIN), default_timeout=60)
     for _ in range(60):
         test.run()
         assert not test.exception
         if any("nodes shown" in caption.value for caption in test.caption):
             return test
-    pytest.fail("the flagship's graph was never drawn")
+    pytest.fail("the first graph was never drawn")
 
 
 def caption_with(app: AppTest, words: str) -> str:
@@ -43,23 +43,22 @@ def button(app: AppTest, words: str):
 
 
 def switch(app: AppTest):
-    """The toggle of the feature that is open; there is none without one."""
-    found = [toggle for toggle in app.toggle if "Turn this feature off" in toggle.label]
-    return found[0] if found else None
+    """The toggle that switches the selected feature off, or None."""
+    return next((t for t in app.toggle if "Turn this feature off" in t.label), None)
 
 
 def prompt_box(app: AppTest):
     return app.text_input(key="prompt box")
 
 
-def test_the_first_visit_shows_the_flagship(app: AppTest) -> None:
+def test_the_first_visit_shows_the_first_prompt(app: AppTest) -> None:
     assert prompt_box(app).value == "The capital of the state containing Dallas is"
     assert any("**Austin**" in markdown.value for markdown in app.markdown)
     assert button(app, "about Texas")
 
 
 @pytest.mark.parametrize(
-    ("prompt", "said"),
+    ("prompt", "expected"),
     [
         ("  ", "empty"),
         ("The capital of Zürich is", "Zürich"),
@@ -68,18 +67,18 @@ def test_the_first_visit_shows_the_flagship(app: AppTest) -> None:
         ("of " * 80, "64"),
     ],
 )
-def test_a_bad_prompt_is_one_sentence_and_the_way_back_works(
-    app: AppTest, prompt: str, said: str
+def test_a_bad_prompt_is_one_sentence_with_a_way_back(
+    app: AppTest, prompt: str, expected: str
 ) -> None:
     prompt_box(app).set_value(prompt).run()
     assert not app.exception
-    assert len(app.error) == 1 and said in app.error[0].value
+    assert len(app.error) == 1 and expected in app.error[0].value
     button(app, "Back to").click().run()
     assert not app.error and not app.exception
     assert any("**Austin**" in markdown.value for markdown in app.markdown)
 
 
-def test_the_arrows_step_through_the_gallery_and_around_it(app: AppTest) -> None:
+def test_the_arrows_step_through_the_gallery_and_wrap_around(app: AppTest) -> None:
     app.button(key="next").click().run()
     assert "Oakland" in prompt_box(app).value
     app.button(key="previous").click().run()
@@ -89,13 +88,13 @@ def test_the_arrows_step_through_the_gallery_and_around_it(app: AppTest) -> None
     assert prompt_box(app).value == "The capital of the state containing Dallas is"
 
 
-def test_a_feature_can_be_opened_switched_off_and_on_again(app: AppTest) -> None:
+def test_a_feature_can_be_switched_off_and_edits_reset(app: AppTest) -> None:
     button(app, "about Texas").click().run()
     assert not app.exception
     switch(app).set_value(True).run()
     assert not app.exception
     assert "KL divergence" in caption_with(app, "KL divergence")
-    button(app, "All on again").click().run()
+    button(app, "Reset edits").click().run()
     assert not any("KL divergence" in caption.value for caption in app.caption)
 
 
@@ -106,7 +105,7 @@ def test_a_lower_threshold_shows_fewer_nodes(app: AppTest) -> None:
     assert int(after.split(" of ")[0]) < int(before.split(" of ")[0])
 
 
-def test_another_prompt_starts_without_the_old_selection_and_edits(app: AppTest) -> None:
+def test_another_prompt_clears_selection_and_edits(app: AppTest) -> None:
     button(app, "about Texas").click().run()
     switch(app).set_value(True).run()
     app.button(key="next").click().run()

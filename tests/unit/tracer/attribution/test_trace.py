@@ -13,7 +13,8 @@ import torch
 import tracer
 from tracer.attribution.frozen import frozen_pass
 from tracer.errors import Cancelled, TargetError
-from tracer.interventions.edit_hooks import EditedRun, check_row, names_to_capture
+from tracer.interventions.edit_hooks import EditedRun, names_to_capture
+from tracer.interventions.edit_rows import check_row
 from tracer.interventions.scenario import Edit, Scenario
 from tracer.model.model import Model
 from tracer.types import Contrast, FeatureId
@@ -48,15 +49,20 @@ def effect_of_one_more_unit(model: Model, graph: tracer.AttributionGraph, row: i
     every_layer = tuple(range(model.n_layers))
     still = check_row(model, Scenario("", (edit,), True, every_layer), len(graph.tokens))
     ids = torch.tensor(graph.token_ids)
-    _, before = model.bridge.capture(ids, [*names_to_capture(model, [still]), "ln_final.hook_out"])
+    reads = [model.read_hook(layer) for layer in range(model.n_layers)]
+    names = [*names_to_capture(model, [still]), *reads, "ln_final.hook_out"]
+    _, before = model.bridge.capture(ids, names)
     run = EditedRun(model, [still], before)
-    final = {}
+    final, inputs = {}, {}
+    run.hooks += [
+        (name, lambda value, hook, name=name: inputs.update({name: value})) for name in reads
+    ]
     run.hooks.append(("ln_final.hook_out", lambda value, hook: final.update(after=value[0])))
     run(ids)
     moved = torch.zeros(graph.n_nodes)
     for target, (layer, position, feature) in enumerate(graph.features.tolist()):
         name = model.read_hook(layer)
-        change = run.inputs[name][0, position] - before[name][position]
+        change = inputs[name][0, position] - before[name][position]
         moved[target] = change @ model.transcoders[layer].W_enc[feature]
     change = final["after"][-1] - before["ln_final.hook_out"][-1]
     for target, row in zip(

@@ -1,4 +1,4 @@
-"""Small attribution graphs made by hand, for tests of what is drawn from them."""
+"""Small attribution graphs built by hand."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ TEXAS, CAPITAL, AUSTIN = (
     NodeId("feature", 0, 2, 9),
     NodeId("feature", 4, 8, 2),
 )
+CALIFORNIA = NodeId("feature", 1, 8, 6)
 NAMES = {
     FeatureId(1, 4): "Texas: Dallas, Houston, Laredo",
     FeatureId(0, 9): "capital",
@@ -33,7 +34,7 @@ def graph_of(
     n_layers: int = 5,
     prompt: str = DALLAS,
 ) -> AttributionGraph:
-    """A graph with the given features and ``(source, target) -> weight`` edges."""
+    """Return a graph with the given features and ``(source, target) -> weight`` edges."""
     table = np.array(sorted(features), np.int32).reshape(-1, 3)
     token_ids = tuple(range(10, 10 + len(tokens)))
     index = NodeIndex(table, n_layers, token_ids, tuple(t.token_ids[0] for t in targets))
@@ -65,12 +66,12 @@ def graph_of(
 
 
 def token(position: int) -> NodeId:
-    """The token node at ``position`` of a graph made here."""
+    """Return the token node at ``position`` of a graph made here."""
     return NodeId("token", -1, position, 10 + position)
 
 
 def dallas_graph() -> AttributionGraph:
-    """Dallas -> Texas -> say Austin -> Austin, with the word "capital" and one error beside it."""
+    """Dallas -> Texas -> say Austin -> Austin, plus the word "capital" and one error node."""
     carried, austin = NodeId("feature", 3, 8, 7), NodeId("logit", 5, 8, 90)
     error = NodeId("error", 2, 8, -1)
     return graph_of(
@@ -91,10 +92,27 @@ def dallas_graph() -> AttributionGraph:
     )
 
 
+def oakland_graph() -> AttributionGraph:
+    """Oakland -> California -> Sacramento: one more word in front, and no "is" at the end."""
+    answer, capital = NodeId("logit", 5, 8, 91), NodeId("feature", 0, 3, 9)
+    tokens = "<bos> So The capital of the state containing Oakland".replace(" ", "| ").split("|")
+    return graph_of(
+        [(1, 8, 6), (0, 3, 9)],
+        {
+            (token(8), CALIFORNIA): 2.0,
+            (token(3), capital): 1.5,
+            (CALIFORNIA, answer): 3.0,
+            (capital, answer): 0.9,
+        },
+        tokens=tokens,
+        targets=(Target(" Sacramento", (91,), 0.9),),
+    )
+
+
 def crowded_graph(
     n_features: int = 240, n_layers: int = 6, n_positions: int = 9, seed: int = 0
 ) -> AttributionGraph:
-    """Many features in few cells, each fed from below at random: the layout's hard case."""
+    """Many features in few cells with random inputs: the hard case for the layout."""
     random = np.random.default_rng(seed)
     features = set()
     while len(features) < n_features:

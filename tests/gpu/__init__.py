@@ -1,0 +1,1 @@
+"""A package, so that its modules can have the names of modules in other test folders."""
