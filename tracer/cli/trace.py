@@ -25,7 +25,7 @@ from tracer.errors import FeatureIndexError, TargetError, TracerError
 from tracer.features.lookup import (
     FeatureLookup,
     feature_lookup,
-    neuronpedia_lookup,
+    published_lookup,
 )
 from tracer.hub import network_allowed
 from tracer.interchange.nodes import explained_by, stored_labels
@@ -250,7 +250,7 @@ def _reader(graph: AttributionGraph) -> FeatureReader | None:
             return None  # a graph can be read without them
         return feature_lookup(source)
     published = explained_by(provenance)
-    return neuronpedia_lookup(*published) if published else None
+    return published_lookup(published) if published else None
 
 
 def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:

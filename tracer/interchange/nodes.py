@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tracer.catalog.registry import registry
 from tracer.errors import ExternalGraphError, short
 from tracer.graph.graph import AttributionGraph
+from tracer.interchange.explained import explained_by as explained_by
+from tracer.interchange.explained import numbering_of
 from tracer.interchange.graph_json import ExternalGraph
 from tracer.interchange.labels import external_labels as external_labels
 from tracer.interchange.marks import external_annotations as external_annotations
@@ -18,7 +19,6 @@ from tracer.interchange.placing import external_index as external_index
 from tracer.interchange.placing import external_places as external_places
 from tracer.types import FeatureId
 
-_NEURONPEDIA: Final = re.compile(r"neuronpedia\.org/([\w.-]+)/([\w.-]+)/?$")
 _FEATURE: Final = re.compile(r"L([0-9]{1,10})/([0-9]{1,10})")
 
 
@@ -26,20 +26,26 @@ def origin(external: ExternalGraph) -> dict[str, Any]:
     """Return where a published graph is from, as the provenance of the graph it becomes.
 
     Always ``imported`` (its slug) and ``scan``; where the file has them ``tool``,
-    ``transcoder_set``, ``source_set`` (Neuronpedia's), ``source_urls``, ``node_threshold`` and
-    ``edge_threshold``; ``labels`` by ``str(FeatureId)``, and ``left_out``, the counts of
-    :func:`tracer.interchange.notes.left_out`. A value of another type than expected is left out.
+    ``transcoder_set``, ``source_set`` (Neuronpedia's), ``source_urls``, ``feature_address`` and
+    ``feature_numbers`` (where the features' own files are, and how they are numbered),
+    ``node_threshold`` and ``edge_threshold``; ``labels`` by ``str(FeatureId)``, and ``left_out``,
+    the counts of :func:`tracer.interchange.notes.left_out`. A value of another type than expected
+    is left out.
     """
     metadata = external.metadata
     info, pruning, details = (
         _mapping(metadata.get(key)) for key in ("info", "pruning_settings", "feature_details")
     )
     generator, urls = _mapping(info.get("generator")), info.get("source_urls")
+    address = _of_type(details.get("feature_json_base_url"), str)
     tool = (generator.get(key) for key in ("name", "version"))
     optional: dict[str, Any] = {
         "tool": " ".join(str(part) for part in tool if isinstance(part, str | int | float)),
         "transcoder_set": _of_type(info.get("transcoder_set"), str),
-        "source_set": _of_type(details.get("neuronpedia_source_set"), str),
+        "source_set": _of_type(details.get("neuronpedia_source_set"), str)
+        or _of_type(info.get("neuronpedia_source_set"), str),
+        "feature_address": address,
+        "feature_numbers": numbering_of(external) if address else None,
         "source_urls": [url for url in urls if isinstance(url, str)]
         if isinstance(urls, list)
         else None,
@@ -63,31 +69,6 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _of_type(value: Any, kind: Any) -> Any:
     return value if isinstance(value, kind) else None
-
-
-def explained_by(provenance: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return Neuronpedia's model and source set for the features of an imported graph.
-
-    They come from the graph itself, or else from the registry's entry of its transcoder set; None
-    where neither has them.
-
-    >>> explained_by({"source_urls": ["https://neuronpedia.org/gemma-2-2b/clt-hp"]})
-    ('gemma-2-2b', 'clt-hp')
-    """
-    scan, source_set = provenance.get("scan"), provenance.get("source_set")
-    if scan and source_set:
-        return str(scan), str(source_set)
-    urls = provenance.get("source_urls")
-    for url in urls if isinstance(urls, list) else []:
-        match = _NEURONPEDIA.search(str(url))
-        if match:
-            return match[1], match[2]
-    known = provenance.get("transcoder_set")
-    for model in registry(own=False):
-        for entry in model.sets:
-            if known and entry.reference == known:
-                return entry.neuronpedia
-    return None
 
 
 def stored_labels(graph: AttributionGraph) -> dict[FeatureId, str]:
