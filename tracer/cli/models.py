@@ -12,6 +12,7 @@ from tracer.cli.progress import progress_bar
 from tracer.errors import HubReferenceError, ModelError
 from tracer.files import format_bytes
 from tracer.transcoders.config import CONFIG
+from tracer.transcoders.other_tools import is_set
 
 
 def add(commands: Any) -> None:
@@ -152,7 +153,7 @@ def _convert(options: argparse.Namespace) -> None:
     source, target = paths.expand_user(options.source), paths.expand_user(options.target)
     files = None
     with progress_bar() as progress:
-        if not paths.is_file(source / CONFIG) and not options.source.startswith(("/", ".", "~")):
+        if not is_set(source) and not options.source.startswith(("/", ".", "~")):
             known = downloads.known(options.source)
             if known is None or downloads.to_fetch(options.source):
                 plan = downloads.plan_set(options.source, progress)
