@@ -92,7 +92,7 @@ if TYPE_CHECKING:
         intervene,
         run_scenarios,
     )
-    from tracer.model.model import Model, load
+    from tracer.model.model import Model, chat_prompt, load
     from tracer.search.by_text import feature_activations, features_on_text
     from tracer.search.by_weight import features_promoting, features_reading, neighbours
     from tracer.search.by_word import search_examples, search_labels
@@ -162,6 +162,7 @@ __all__ = [
     "TranscoderError",
     "UnknownTokenError",
     "build_index",
+    "chat_prompt",
     "compare_graphs",
     "convert",
     "external_from_pruned",
@@ -193,6 +194,7 @@ _ON_FIRST_USE = {
     "Outcome": "tracer.interventions.run",
     "ScenarioRun": "tracer.interventions.run",
     "build_index": "tracer.indexing",
+    "chat_prompt": "tracer.model.model",
     "convert": "tracer.transcoders.save",
     "feature_activations": "tracer.search.by_text",
     "features_on_text": "tracer.search.by_text",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 from urllib.parse import quote, unquote
@@ -21,6 +21,12 @@ COMPUTED_KINDS: Final = ("feature", "error", "token", "logit")
 Progress = Callable[[int, int, str], None]
 """``progress(done, total, what)``; it may raise :class:`tracer.errors.Cancelled` to stop the work.
 """
+
+Message = Mapping[str, str]
+"""A message of a chat: its ``role`` (``user``, ``assistant``, ``system``) and its ``content``."""
+
+Prompt = str | Sequence[int] | Sequence[Message]
+"""A text, token ids, or a chat, which the tokenizer's chat template turns into text."""
 
 _NODE_ID: Final = re.compile(
     r"([A-Za-z0-9_.~ %]{1,1200})-(-?[0-9]{1,18})-(-?[0-9]{1,18})-(-?[0-9]{1,18})"

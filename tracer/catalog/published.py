@@ -6,16 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from tracer.catalog.registry import ListedSet, registry
+from tracer.catalog.registry import SHORT_NAMES, ListedSet, registry
 
 Numbering = Literal["paired", "layered", "plain"]
 """How a feature's number is made of its layer and index; see :meth:`Published.number`."""
-
-SHORT_NAMES: Final = {
-    "gemma": "mntss/gemma-scope-transcoders",
-    "llama": "mntss/transcoder-Llama-3.2-1B",
-}
-"""circuit-tracer's short names of transcoder sets, and their repositories."""
 
 _LAYER_BASE: Final = 100_000
 

@@ -190,6 +190,7 @@ def _model(name: str) -> tuple[Path, dict[str, str]]:
         return download.folder, {hub.Reference.parse(name).repo: download.commit}
     folder = paths.ATLAS_WEIGHTS / "model" if name == ATLAS else paths.expand_user(name)
     if not paths.is_file(folder / "config.json"):
+        downloads.refuse_adapter(name, paths.is_file(folder / downloads.ADAPTER))
         names = ", ".join(model.name for model in registry()[:4])
         raise ModelError(
             f"no model at {name!r}: expected {ATLAS!r}, a name from `python -m tracer models` "

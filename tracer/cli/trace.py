@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracer.catalog.resolve import resolve
 from tracer.cli.options import (
+    add_chat_option,
     add_command,
     add_json,
     add_memory_option,
@@ -18,6 +19,7 @@ from tracer.cli.options import (
     open_graph,
     open_model,
     print_json,
+    prompt_of,
     write_error,
 )
 from tracer.cli.progress import progress_bar
@@ -53,9 +55,19 @@ def add(commands: Any) -> None:
   python -m tracer trace --contrast " Austin" " Sacramento" "The capital of Texas is"
   python -m tracer trace --model gemma-2-2b --transcoders clt-426k --dtype bfloat16 \\
       --max-features 4096 --save dallas.safetensors "The capital of the state containing Dallas is"
+  python -m tracer trace --model gemma-3-1b-it --chat "What is the capital of Texas?"
+
+The options of circuit-tracer's `attribute` are understood too: see "Coming from circuit-tracer" in
+docs/.
 """,
     )
     trace.add_argument("prompt", help="the text whose next token to explain")
+    add_chat_option(trace)
+    trace.add_argument(
+        "--force",
+        action="store_true",
+        help="trace text as it is, although the transcoders were trained on chats only",
+    )
     trace.add_argument(
         "--target",
         action="append",
@@ -98,6 +110,18 @@ def add(commands: Any) -> None:
         help="compute the inputs of only the N most influential features (default: all)",
     )
     add_memory_option(trace)
+    trace.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="compute N rows of the graph at a time; changes only the speed",
+    )
+    trace.add_argument(
+        "--offload",
+        choices=("cpu", "disk"),
+        help="keep weights that a step does not need on the CPU; disk also reads the transcoders "
+        "from their files",
+    )
     trace.add_argument("--save", metavar="FILE", help="also save the complete graph to FILE")
     add_pruning_options(trace)
     add_model_options(trace)
@@ -157,12 +181,15 @@ def _trace(options: argparse.Namespace) -> None:
     with progress_bar() as progress:
         graph = tracer.trace(
             model,
-            options.prompt,
+            prompt_of(options),
             targets=targets or None,
             max_logits=options.max_logits,
             logit_mass=options.logit_mass,
             max_features=options.max_features,
+            batch_size=options.batch_size,
             memory_limit=options.memory,
+            offload=options.offload is not None,
+            force=options.force,
             progress=progress,
         )
     if options.save:

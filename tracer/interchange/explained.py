@@ -10,13 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from tracer.catalog.published import (
-    SHORT_NAMES,
-    Numbering,
-    Published,
-    feature_number,
-    listed_set,
-)
+from tracer.catalog.published import Numbering, Published, feature_number, listed_set
+from tracer.catalog.registry import SHORT_NAMES
 from tracer.errors import HubReferenceError
 from tracer.hub import Reference
 from tracer.interchange.graph_json import ExternalGraph

@@ -27,7 +27,8 @@ VALUES = """
     PrunedGraph Scenario ScenarioRun Supernode Target Thresholds TokenProbability
 """
 FUNCTIONS = """
-    build_index compare_graphs convert external_from_pruned graph_from_external intervene load
+    build_index chat_prompt compare_graphs convert external_from_pruned graph_from_external
+    intervene load
     feature_activations features_on_text features_promoting features_reading neighbours
     search_examples search_labels load_graph prune read_graph_json read_graph_pt run_scenarios
     trace write_graph_json
