@@ -67,6 +67,7 @@ from tracer.graph.pruning import PrunedGraph, prune
 from tracer.interchange.convert import external_from_pruned, graph_from_external
 from tracer.interchange.graph_json import read_graph_json, write_graph_json
 from tracer.interventions.scenario import Edit, Scenario
+from tracer.progress import progress_bar
 from tracer.types import (
     Contrast,
     Direction,
@@ -175,6 +176,7 @@ __all__ = [
     "load",
     "load_graph",
     "neighbours",
+    "progress_bar",
     "prune",
     "read_graph_json",
     "read_graph_pt",

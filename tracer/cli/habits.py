@@ -69,6 +69,8 @@ def translated(arguments: Sequence[str]) -> list[str]:
         elif name == "--dtype":
             chosen = value if equals else next(rest, "")
             result += [name, _DTYPES.get(chosen, chosen)]
+        elif name == "--lazy-encoder":
+            result += ["--offload", "disk"]
         elif name in _DROPPED:
             continue
         else:

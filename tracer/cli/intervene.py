@@ -15,8 +15,8 @@ from tracer.cli.options import (
     print_json,
     prompt_of,
 )
-from tracer.cli.progress import progress_bar
 from tracer.errors import InterventionError
+from tracer.progress import progress_bar
 from tracer.types import Intervention
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from tracer import paths
 from tracer.catalog.registry import KINDS, ListedModel, ListedSet, disk, memory, registry
 from tracer.cli.options import add_command, add_json, print_json
-from tracer.cli.progress import progress_bar
 from tracer.errors import HubReferenceError, ModelError
 from tracer.files import format_bytes
+from tracer.progress import progress_bar
 from tracer.transcoders.config import CONFIG
 from tracer.transcoders.other_tools import is_set
 

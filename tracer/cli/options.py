@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer.cli.progress import progress_bar, watched
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
+from tracer.progress import progress_bar, watched
 from tracer.types import Prompt
 
 if TYPE_CHECKING:

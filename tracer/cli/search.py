@@ -15,11 +15,11 @@ from tracer.cli.options import (
     open_model,
     print_json,
 )
-from tracer.cli.progress import progress_bar
 from tracer.errors import FeatureIndexError, SearchError
 from tracer.features.cards import FeatureReader, Label
 from tracer.features.lookup import FeatureLookup, feature_lookup
 from tracer.hub import network_allowed
+from tracer.progress import progress_bar
 from tracer.search.match import KINDS, FeatureMatch, PeakDetail, TextDetail, parse_feature
 from tracer.types import FeatureId, Progress
 

@@ -22,7 +22,6 @@ from tracer.cli.options import (
     prompt_of,
     write_error,
 )
-from tracer.cli.progress import progress_bar
 from tracer.errors import FeatureIndexError, TargetError, TracerError
 from tracer.features.lookup import (
     FeatureLookup,
@@ -31,6 +30,7 @@ from tracer.features.lookup import (
 )
 from tracer.hub import network_allowed
 from tracer.interchange.nodes import explained_by, stored_labels
+from tracer.progress import progress_bar
 from tracer.types import Contrast, FeatureId, FeatureTarget, TargetChoice, Thresholds
 
 if TYPE_CHECKING:
@@ -177,6 +177,11 @@ def _trace(options: argparse.Namespace) -> None:
     targets: list[TargetChoice] = [*(options.target or ())]
     targets += [Contrast(better, worse) for better, worse in options.contrast]
     targets += [_feature_target(text) for text in options.feature]
+    if options.save and Path(options.save).suffix in (".pt", ".json"):
+        raise TracerError(
+            f"--save {options.save} would not be a {Path(options.save).suffix} file: a graph is "
+            "saved as safetensors; name it so, and use 'export' for JSON"
+        )
     model = open_model(options)
     with progress_bar() as progress:
         graph = tracer.trace(

@@ -103,6 +103,14 @@ def test_an_option_without_a_counterpart_is_refused(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["graph.pt", "graph.json"])
+def test_a_graph_is_not_saved_under_a_misleading_name(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["attribute", "-t", "gemma", "-o", name, "-p", "x"]) == 2
+    assert f"--save {name} would not be a " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
