@@ -35,6 +35,7 @@ ROOMS: Final = (
     "tracer/attribution",
     "tracer/search",
     "tracer/indexing",
+    "tracer/training",
     "tracer/interventions",
     "tracer",
     "tracer/cli",

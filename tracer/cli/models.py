@@ -82,6 +82,7 @@ def _models(options: argparse.Namespace) -> None:
     for report in reports:
         sizes = "".join(f"{_size(report[key]):>9}" for key in ("float32", "bfloat16", "disk"))
         notes = [report["licence"] + ", gated" if report["gated"] else report["licence"]]
+        notes += ["for chats"] if report["chat"] else []
         notes += ["downloaded"] if report["downloaded"] else []
         print(
             f"{report['model']:22}{report['transcoders']:14}{report['kind']:13}{sizes}"
@@ -113,6 +114,7 @@ def _report(model: ListedModel, entry: ListedSet) -> dict[str, Any]:
         "gated": model.gated,
         "licence": model.licence,
         "examples": entry.examples,
+        "chat": entry.chat,
         "float32": memory(model, entry, "float32").least,
         "bfloat16": memory(model, entry, "bfloat16").least,
         "disk": disk(model, entry).whole,

@@ -148,7 +148,7 @@ def open_model(options: argparse.Namespace) -> Model:
     lazy = {"lazy_decoders": True, "lazy_encoders": True} if on_disk else {}
     with progress_bar() as progress:
         model: Model = tracer.load(
-            _model_name(options),
+            model_name(options),
             options.transcoders,
             options.device,
             options.dtype,
@@ -162,7 +162,7 @@ def open_model(options: argparse.Namespace) -> Model:
     return model
 
 
-def _model_name(options: argparse.Namespace) -> str:
+def model_name(options: argparse.Namespace) -> str:
     """Return the model to open: that of a published set, if only the set is given."""
     from tracer.catalog.published import listed_set
 

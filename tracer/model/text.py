@@ -153,9 +153,11 @@ def token_of(tokenizer: Any, text: str, model: str) -> int:
     unk = _unknown_ids(tokenizer)
     if len(ids) == 1 and ids[0] not in unk:
         return int(ids[0])
-    unknown = "" if unk.isdisjoint(ids) else " (some unknown)"
+    parts = "unknown" if len(ids) == 1 else f"{len(ids)} tokens"
+    if len(ids) > 1 and not unk.isdisjoint(ids):
+        parts += ", some unknown"
     raise TargetError(
-        f"{text!r} is {len(ids)} tokens{unknown} of {model}, a target is exactly one: check the "
+        f"{text!r} is not one token of {model} ({parts}): a target is exactly one; check the "
         "leading space"
     )
 

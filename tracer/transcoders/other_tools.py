@@ -52,8 +52,7 @@ def is_set(folder: Path) -> bool:
     if paths.is_file(folder / CONFIG):
         return True
     names = (SPARSIFY, SAELENS)
-    inside = (path for pattern in ("*/", "*/*/") for path in folder.glob(f"{pattern}{SETTINGS}"))
-    return any(paths.is_file(path.with_name(name)) for path in inside for name in names)
+    return any(paths.is_file(path.with_name(name)) for path in _inside(folder) for name in names)
 
 
 def read_set_config(folder: Path) -> SetConfig:
@@ -104,8 +103,16 @@ def config_of_other_tool(folder: Path) -> SetConfig | None:
     )
 
 
+def _inside(folder: Path) -> list[Path]:
+    """Return the settings of layers; none where the folder cannot be read, whatever its name."""
+    try:
+        return sorted([*folder.glob(f"*/{SETTINGS}"), *folder.glob(f"*/*/{SETTINGS}")])
+    except (OSError, ValueError):
+        return []
+
+
 def _layers(folder: Path) -> Iterator[_Layer]:
-    for settings in sorted([*folder.glob(f"*/{SETTINGS}"), *folder.glob(f"*/*/{SETTINGS}")]):
+    for settings in _inside(folder):
         inside = settings.parent
         if paths.is_file(inside / SPARSIFY):
             yield _sparsify(folder, inside, _settings(settings))
