@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from charts.graph_layout import GraphLayout, LayoutNode, layout_graph
+from tracer.graph.generic import is_error_kind
 from tracer.graph.nodes import FloatArray, IntArray
 
 RESTING_EDGES: Final = 140
@@ -97,7 +98,7 @@ class Drawing:
     def layout(self, width: float, height: float, max_names: int = 36) -> GraphLayout:
         """Return where everything is, in a picture of ``width`` times ``height`` pixels."""
         nodes = [
-            LayoutNode(n.kind, n.layer, n.position, n.influence, n.label, n.kind == "error")
+            LayoutNode(n.kind, n.layer, n.position, n.influence, n.label, is_error_kind(n.kind))
             for n in self.nodes
         ]
         keep = set(self.pinned) | ({self.selected} if self.selected is not None else set())

@@ -63,6 +63,7 @@ class LayoutNode:
     kind: str
     """``token`` and ``logit`` are drawn in the lower and upper band, all else in its cell."""
     layer: int
+    """Below 0 for a node of the embeddings, which is drawn next to its token."""
     position: int
     influence: float
     name: str
@@ -159,7 +160,7 @@ def _cells(nodes: Sequence[LayoutNode], keep: set[int]) -> dict[tuple[int, int],
     """Nodes by layer and position, the most important first."""
     cells: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, node in enumerate(nodes):
-        if node.kind not in ("token", "logit"):
+        if node.kind != "logit" and not _is_embedding(node):
             cells[node.layer, node.position].append(i)
     for members in cells.values():
         members.sort(key=lambda i: (i not in keep, nodes[i].is_minor, -nodes[i].influence, i))
@@ -293,11 +294,15 @@ def _named(
     return named
 
 
+def _is_embedding(node: LayoutNode) -> bool:
+    return node.kind == "token" or (node.layer < 0 and node.kind != "logit")
+
+
 def _tokens(nodes: Sequence[LayoutNode], columns: Sequence[Band]) -> list[PlacedNode]:
-    """Tokens in the middle of their column; two of one column, in a comparison, side by side."""
+    """Tokens in the middle of their column; several nodes of one column are side by side."""
     by_column: dict[int, list[int]] = defaultdict(list)
     for i, node in enumerate(nodes):
-        if node.kind == "token":
+        if _is_embedding(node):
             by_column[node.position].append(i)
     return [
         PlacedNode(

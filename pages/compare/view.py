@@ -20,7 +20,7 @@ from charts.comparison_views import (
 )
 from charts.palette import Palette, palette
 from charts.text import node_name, percent, plural, token_text
-from pages.shared import progress, prompt_bar, resources, stored_graph
+from pages.shared import kinds, progress, prompt_bar, resources, stored_graph
 from pages.shared.escape import plain, sentence
 from pages.shared.graph_component import draw_graph
 from pages.shared.graph_payloads import drawing_payload
@@ -111,6 +111,7 @@ def _merged(
     drawing = comparison_drawing(comparison, name)
     payload = drawing_payload("compare", (parts, comparison.alignment), drawing, size)
     draw_graph("compare", payload, {"selected": None, "pinned": [], "serial": 0.0}, _resized)
+    kinds.draw_symbols(*sides)
 
 
 def _resized(event: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from pages.shared.session import read_session, update_session
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
 from tracer.graph.pruning import PrunedGraph, without_pruning
+from tracer.interchange.notes import import_notes
 from tracer.types import Thresholds
 
 _DRAWN_WHOLE: Final = 1200
@@ -53,6 +54,8 @@ def opened(key: str) -> Job[AttributionGraph] | None:
         _close_button("✕ Close graph", "tertiary")
     if resources.is_imported(graph):
         st.caption(plain(f"{title}: {origin_sentence(graph)}"))
+        for note in import_notes(graph):
+            st.caption(plain(note))
     else:
         st.caption(plain(f"From the library: {title}"))
     return Job.found(key, graph, graph.prompt)

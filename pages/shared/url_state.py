@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Final, get_args
+from urllib.parse import quote, unquote
 
 from cache import Annotations, Dtype, ModelChoice, scenarios_from_json, scenarios_to_json
 from charts.graph_view import DENSE, GraphFilter
@@ -21,10 +22,14 @@ from pages.shared.session_state import (
 from tracer.catalog.resolve import ATLAS, ATLAS_TRANSCODERS
 from tracer.errors import ThresholdError
 from tracer.graph.comparison import Alignment
+from tracer.graph.generic import MAX_KIND
 from tracer.types import NodeId, Thresholds
 
 _LONGEST_KEY: Final = 64
 _LONGEST_NAME: Final = 400
+_MOST_HIDDEN: Final = 40
+_KIND: Final = "kind:"
+"""Before the name of a hidden kind of generic nodes, which could be any text."""
 _COMPARED: Final = {
     "prompt": "with",
     "transcoders": "with_transcoders",
@@ -54,6 +59,7 @@ def to_query(session: Session) -> dict[str, str]:
     hidden = [] if shown.errors else ["errors"]
     hidden += ["dense"] if shown.max_density < 1 else []
     hidden += ["positive"] if shown.negative_only else []
+    hidden += [f"{_KIND}{quote(kind, safe='')}" for kind in sorted(shown.hidden_kinds)]
     if hidden:
         query["hide"] = ",".join(hidden)
     if shown.layers is not None:
@@ -126,6 +132,11 @@ def _filter(query: Mapping[str, str]) -> GraphFilter:
         max_density=DENSE if "dense" in hidden else 1.0,
         layers=(int(match[1]), int(match[2])) if match else None,
         negative_only="positive" in hidden,
+        hidden_kinds=frozenset(
+            unquote(name.removeprefix(_KIND))[:MAX_KIND]
+            for name in hidden[:_MOST_HIDDEN]
+            if name.startswith(_KIND)
+        ),
     )
 
 

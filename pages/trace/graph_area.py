@@ -10,7 +10,8 @@ import streamlit as st
 from charts.graph_table import edge_table, node_table
 from charts.graph_view import DENSE, GraphFilter, GraphView, shown_sentence
 from charts.text import percent
-from pages.shared import selection
+from pages.shared import kinds, selection
+from pages.shared.escape import plain
 from pages.shared.graph_component import draw_graph
 from pages.shared.graph_payloads import view_payload
 from pages.shared.session import read_session, set_widget, update_session
@@ -45,12 +46,14 @@ def draw(key: str, view: GraphView, session: Session) -> None:
             label_visibility="collapsed",
             on_change=_shown_as,
         )
-        st.caption(_scores(view), help=f"{REPLACEMENT}\n\n{COMPLETENESS}", width="stretch")
+        text = "\n\n".join((REPLACEMENT, COMPLETENESS, *kinds.score_notes(view.pruned)))
+        st.caption(_scores(view), help=text, width="stretch")
     if session.as_table:
         _table(view)
     else:
         payload = view_payload("trace", key, view, selection.size())
         draw_graph("trace", payload, selection.chosen(view, session), selection.graph_event)
+    kinds.draw_legend(view.pruned)
     st.caption(shown_sentence(view))
 
 
@@ -114,6 +117,18 @@ def _filters(view: GraphView, session: Session) -> None:
         on_change=_filtered,
         help="Edges that lower their target: inhibition.",
     )
+    generic = kinds.filterable(view.pruned)
+    for entry in generic:
+        key = f"filter {entry.kind}"
+        set_widget(key, entry.kind not in shown.hidden_kinds)
+        st.toggle(
+            plain(f"{entry.name[:1].upper()}{entry.name[1:]} ({entry.total:,})"),
+            key=key,
+            on_change=_kind_filtered,
+            args=(entry.kind, key),
+            help="Only the tool that wrote this graph computes these nodes. They keep their part "
+            "in influence and scores while they are hidden.",
+        )
     if last > 0:
         set_widget("filter layers", shown.layers or (0, last))
         st.slider("Layers", 0, last, key="filter layers", on_change=_filtered, args=(last,))
@@ -136,6 +151,12 @@ def _filtered(last: int | None = None) -> None:
             layers=layers,
         )
     )
+
+
+def _kind_filtered(kind: str, key: str) -> None:
+    before = read_session().filter
+    hidden = before.hidden_kinds - {kind} if st.session_state[key] else before.hidden_kinds | {kind}
+    update_session(filter=replace(before, hidden_kinds=hidden))
 
 
 def _unfiltered() -> None:

@@ -6,19 +6,19 @@ from typing import Any, Final
 
 import streamlit as st
 
-from charts.graph_view import GraphView, Neighbour
+from charts.graph_view import GraphView, Neighbour, generic_facts
 from charts.palette import Palette
 from charts.text import activation_text, percent, place, target_number, times
-from pages.shared import feature_examples, resources, selection, stored_graph
+from pages.shared import feature_examples, kinds, resources, selection, stored_graph
 from pages.shared.escape import plain
 from pages.shared.graph_component import draw_neighbours
 from pages.shared.session import read_session, update_session
 from pages.shared.session_actions import toggle_pin
 from pages.shared.session_state import Session
-from pages.trace import feature_panel, next_token
+from pages.trace import feature_panel, generic_panel, next_token
 from tracer.atlas.gallery import gallery
 from tracer.graph.graph import AttributionGraph
-from tracer.types import NodeId
+from tracer.types import COMPUTED_KINDS, NodeId
 
 _STRENGTHS: Final = (0.0, -1.0, -2.0, -4.0)
 _MOST_NEIGHBOURS: Final = 400
@@ -74,17 +74,20 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
     imported = resources.is_imported(graph)
     source = resources.feature_source(graph, session.choice)
     facts = plain(" · ".join(_facts(view, node, source)))
-    st.caption(facts, help=None if node.kind == "logit" else INFLUENCE)
+    about = "\n\n".join((INFLUENCE, *kinds.score_notes(view.pruned)))
+    st.caption(facts, help=None if node.kind == "logit" else about)
     if not view.pruned.node_mask[graph.index.row(node)]:
         st.caption("Below the node threshold; shown because it is selected.")
     if node.kind == "feature" and not imported:
         _switch(node, session)
     if node.kind == "error":
         st.caption(ERROR_NODE)
+    generic_panel.draw(view, node)
     inputs, outputs = view.inputs(node, _MOST_NEIGHBOURS), view.outputs(node, _MOST_NEIGHBOURS)
     lists = [
         _list("Strongest inputs", "direct effects on it", inputs, graph),
         _list("Strongest outputs", "its direct effects", outputs, graph),
+        *generic_panel.qk_lists(view, node),
     ]
     draw_neighbours("trace", lists, "", selection.graph_event)
     if node.kind != "feature":
@@ -138,6 +141,8 @@ def _facts(view: GraphView, node: NodeId, source: resources.FeatureSource | None
         covered = resources.label_precision(source, node.feature)
         if covered is not None:
             facts.append(f"label covers {percent(covered)} of its activation")
+    if node.kind not in COMPUTED_KINDS:
+        facts.append(generic_facts(graph, node))
     if node.kind == "logit":
         probability = graph.targets[target_number(graph, node)].probability
         facts.append(f"probability {percent(probability)}")
