@@ -68,7 +68,7 @@ def test_the_page_shows_all_nodes_a_legend_and_what_it_could_not_show(key: str) 
     legend = next(b.proto.body for b in app.get("html") if "<svg" in b.proto.body)
     assert "attention features (Lorsa)" in legend and "biases" in legend
     scores = next(c for c in app.caption if c.value.startswith("Replacement"))
-    assert scores.value.startswith("Replacement 51 %")
+    assert scores.value.startswith("Replacement 58 %")
     assert "not part of the scores" in scores.help
 
 
