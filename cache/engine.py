@@ -139,6 +139,7 @@ class TracerEngine:
             request.prompt,
             targets=request.targets,
             max_features=request.max_features,
+            force=request.force,
             progress=progress,
             **TRACE_OPTIONS,
         )

@@ -35,6 +35,7 @@ from pages.shared.session import (
     visitor_id,
 )
 from pages.shared.session_state import Session
+from pages.shared.without_chat import forced
 from tracer.atlas.gallery import gallery
 from tracer.errors import TracerError
 from tracer.graph.comparison import (
@@ -244,7 +245,7 @@ def _traced(prompt: str, choice: ModelChoice, target: str, side: str) -> PrunedG
     error: TracerError | None = None
     for targets in ((f" {target}",), (target,)) if target else (None,):
         job: Job[AttributionGraph] = resources.backend().trace(
-            TraceRequest(prompt, choice, targets), visitor_id()
+            forced(TraceRequest(prompt, choice, targets)), visitor_id()
         )
         progress.wait_for(job, f"compare {side}", side, finish=True)
         try:

@@ -11,9 +11,10 @@ from pages.shared import progress, resources, stored_graph
 from pages.shared.escape import plain, sentence
 from pages.shared.navigation import page_script
 from pages.shared.session import read_session, set_text_widget, update_session, visitor_id
+from pages.shared.without_chat import ask_for_chat, forced
 from tracer.atlas.gallery import gallery
 from tracer.catalog.resolve import ATLAS
-from tracer.errors import ModelError, TracerError, TranscoderError
+from tracer.errors import ChatNeededError, ModelError, TracerError, TranscoderError
 from tracer.graph.graph import AttributionGraph
 
 _BOX: Final = "prompt box"
@@ -37,7 +38,7 @@ def traced() -> Job[AttributionGraph] | None:
         return None
     st.session_state.pop(_CANCELLED, None)
     try:
-        job = resources.backend().trace(request, visitor_id())
+        job = resources.backend().trace(forced(request), visitor_id())
     except StoreError as error:
         st.error(plain(sentence(error)))
         return None
@@ -84,6 +85,9 @@ def _step(by: int) -> None:
 
 def _refused(error: TracerError) -> None:
     """Say in one sentence what is wrong with the prompt, and offer a way back."""
+    if isinstance(error, ChatNeededError):
+        ask_for_chat(read_session())
+        return
     st.error(plain(sentence(error)))
     if isinstance(error, ModelError | TranscoderError):
         with st.container(horizontal=True):

@@ -14,6 +14,7 @@ from tracer import errors
 
 ERRORS = """
     TracerError PromptError EmptyPromptError PromptTooLongError UnknownTokenError ModelError
+    ChatNeededError
     DeviceLostError NotDownloadedError TranscoderError RegistryError NoActiveFeaturesError
     TargetError ThresholdError InterventionError FeatureIndexError FeatureLookupError
     SourceUnavailableError CorpusError ComparisonError ExternalGraphError GraphFileError
