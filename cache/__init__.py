@@ -17,6 +17,11 @@ Importing this package is light: torch is imported in the worker's thread, for i
     catalogue.py      the SQLite side of the store: titles, checksums, times
     graph_folder.py   the files of the store
     graph_files.py    graphs of other tools, and export
+    catalogue_checks  checksums of its rows, and the second copy of what people wrote
+    database.py       SQLite: connections, transactions, checks, migrations
+    salvage.py        what can be read of a damaged SQLite file
+    store_repair.py   damage: found, reported, repaired
+    merge.py          two changes of the same annotations
     annotations.py    what a visitor adds to a trace: pins, supernodes, runs
 """
 
@@ -31,6 +36,7 @@ from cache.backend import Backend, open_backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
 from cache.jobs import Job, JobState
 from cache.machine import Device, Machine
+from cache.merge import Saved, merged_annotations
 from cache.model_library import ToDownload
 from cache.request import (
     Dtype,
@@ -55,6 +61,7 @@ __all__ = [
     "Machine",
     "ModelChoice",
     "Published",
+    "Saved",
     "ScenarioRequest",
     "StoreError",
     "StoreUse",
@@ -62,6 +69,7 @@ __all__ = [
     "StoredRun",
     "ToDownload",
     "TraceRequest",
+    "merged_annotations",
     "open_backend",
     "scenarios_from_json",
     "scenarios_to_json",

@@ -18,6 +18,7 @@ from cache.job_queue import JobQueue
 from cache.jobs import Job
 from cache.machine import Device
 from cache.memory import BoundedCache, held_bytes
+from cache.merge import Saved
 from cache.model_library import ModelLibrary, Resolve
 from cache.request import (
     InterveneRequest,
@@ -262,6 +263,11 @@ class Backend(Generic[M]):
         """Return every graph in the store, the most recently used first."""
         return self.store.entries()
 
+    @property
+    def store_problem(self) -> str:
+        """Why nothing can be kept, as one sentence; empty while all is well."""
+        return self.store.problem
+
     def use(self) -> StoreUse:
         """Return how much disk space the stored graphs take."""
         return self.store.use
@@ -315,17 +321,34 @@ class Backend(Generic[M]):
 
     # Annotations
 
-    def annotate(self, key: str, *, title: str | None = None, notes: str | None = None) -> None:
-        """Set the title or notes of a graph, by either of its keys; it is never evicted then."""
-        self.store.annotate(key, title=title, notes=notes)
+    def annotate(
+        self,
+        key: str,
+        *,
+        title: str | None = None,
+        notes: str | None = None,
+        read: tuple[str, str] | None = None,
+    ) -> bool:
+        """Set the title or notes of a graph, by either of its keys; it is never evicted then.
+
+        ``read`` is the title and notes that the change started from. The result is True when
+        somebody else had changed them since, and both texts are kept.
+        """
+        return self.store.annotate(key, title=title, notes=notes, read=read)
 
     def annotations(self, key: str) -> Annotations:
         """Return the pins and supernodes of a graph, by either of its keys."""
         return self.store.annotations(key)
 
-    def save_annotations(self, key: str, annotations: Annotations) -> None:
-        """Keep pins and supernodes with a graph, by either of its keys."""
-        self.store.save_annotations(key, annotations)
+    def save_annotations(
+        self, key: str, annotations: Annotations, read: Annotations | None = None
+    ) -> Saved:
+        """Keep pins and supernodes with a graph, by either of its keys.
+
+        ``read`` is what the change started from; what somebody else has saved since is merged
+        with it. Without it, what is stored is replaced.
+        """
+        return self.store.save_annotations(key, annotations, read)
 
     def remember_run(self, key: str, scenarios: tuple[Scenario, ...], summary: str) -> None:
         """Add a run of scenarios to a graph's history, by either of its keys."""
@@ -366,6 +389,12 @@ class Backend(Generic[M]):
             logger.warning("%s", error)
 
 
+def default_root() -> Path:
+    """Return the folder of the store: ``CIRCUIT_STORE``, else ``.store`` next to this package."""
+    default = Path(__file__).resolve().parent.parent / ".store"
+    return paths.expand_user(os.environ.get("CIRCUIT_STORE") or str(default))
+
+
 def open_backend(root: Path | None = None, device: str | None = None) -> Backend[Any]:
     """Open the backend of this process, with its store in ``root`` and its models on ``device``.
 
@@ -385,8 +414,6 @@ def open_backend(root: Path | None = None, device: str | None = None) -> Backend
     True
     >>> backend.close()
     """
-    if root is None:
-        default = Path(__file__).resolve().parent.parent / ".store"
-        root = paths.expand_user(os.environ.get("CIRCUIT_STORE") or str(default))
+    root = root or default_root()
     quota = paths.shared_quota("CIRCUIT_STORE_GB", DEFAULT_QUOTA, StoreError)
     return Backend(Store(root, quota), TracerEngine(device))

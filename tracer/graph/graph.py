@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import save as safetensors_bytes
 
 from tracer.files import atomic_write
-from tracer.graph.graph_file import ARRAYS, read_graph_file
+from tracer.graph.graph_file import ARRAYS, read_graph_file, with_checksum
 from tracer.graph.graph_file import FORMAT_VERSION as FORMAT_VERSION
 from tracer.graph.influence import GraphInfluence, graph_influence
 from tracer.graph.nodes import FloatArray, IntArray, NodeIndex, target_ids
@@ -152,7 +152,8 @@ class AttributionGraph:
             "provenance": dict(self.provenance),
         }
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
-        return bytes(safetensors_bytes(arrays, {"graph": json.dumps(header)}))
+        text = with_checksum(json.dumps(header), arrays)
+        return bytes(safetensors_bytes(arrays, {"graph": text}))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the graph to ``path``; a failed write leaves the old file.

@@ -58,6 +58,7 @@ NO_STORE = {
     "imports",
     "queue",
     "set_device",
+    "store_problem",
 }
 
 
@@ -73,8 +74,11 @@ class BrokenConnection:
 
 @pytest.fixture
 def broken(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    backend.store._catalogue._db.close()
-    monkeypatch.setattr(backend.store._catalogue, "_db", BrokenConnection())
+    file = backend.store._catalogue._file
+    for name in ("_db", "_reader", "_notes"):
+        getattr(file, name).close()
+        monkeypatch.setattr(file, name, BrokenConnection())
+    monkeypatch.setattr(file, "_opened", [])
     monkeypatch.setattr("cache.backend.read_import", lambda content, name: imported())
     return backend
 
