@@ -4,6 +4,8 @@ Importing this package is light: torch is imported in the worker's thread, for i
 
     backend.py        everything below behind one object
     model_library.py  models: files, downloads, feature examples, the machine
+    turns.py          the waiting jobs of a queue, and whose turn it is
+    departures.py     visitors who have left, and their requests
     worker.py         the thread that owns the models
     job_queue.py      one thread and the jobs that wait for it
     jobs.py           one piece of work that several sessions may watch
@@ -17,7 +19,11 @@ Importing this package is light: torch is imported in the worker's thread, for i
     catalogue.py      the SQLite side of the store: titles, checksums, times
     graph_folder.py   the files of the store
     graph_files.py    graphs of other tools, and export
-    catalogue_checks  checksums of its rows, and the second copy of what people wrote
+    catalogue_checks.py     checksums of its rows, and the second copy of what people wrote
+    annotation_files.py     that second copy
+    stored_annotations.py   titles, notes, pins and runs in the store
+    stored_graphs.py        graphs in memory and in the store
+    __main__.py       python -m cache: verify, repair, prune, stats
     database.py       SQLite: connections, transactions, checks, migrations
     salvage.py        what can be read of a damaged SQLite file
     store_repair.py   damage: found, reported, repaired

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from uuid import uuid4
 
-from cache.annotations import Annotations, StoredRun
-from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
+from cache.catalogue import StoreError
+from cache.departures import Departures
 from cache.engine import Engine, M, TracerEngine
-from cache.graph_files import exported, read_import
+from cache.graph_files import read_import
 from cache.graph_memory import GraphMemory
 from cache.job_queue import JobQueue
 from cache.jobs import Job
 from cache.machine import Device
 from cache.memory import BoundedCache, held_bytes
-from cache.merge import Saved
 from cache.model_library import ModelLibrary, Resolve
 from cache.request import (
     InterveneRequest,
@@ -34,14 +33,12 @@ from cache.request import (
     warm_digest,
 )
 from cache.store import DEFAULT_QUOTA, Store
+from cache.stored_graphs import StoredGraphs
 from cache.worker import Worker
 from tracer import paths
 from tracer.catalog.resolve import resolve
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
-from tracer.graph.pruning import PrunedGraph
-from tracer.interventions.scenario import Scenario
-from tracer.types import Thresholds
 
 if TYPE_CHECKING:
     from tracer.interventions.run import InterventionResult, ScenarioRun
@@ -53,10 +50,12 @@ GRAPH_BYTES: Final = 512 * 1024**2
 RESULT_BYTES: Final = 64 * 1024**2
 """Memory for the results of interventions, and as much again for those of scenarios."""
 _KEYS_KEPT: Final = 4096
+_TRACE_COST: Final = 1000.0
+"""A trace takes longer than anything else on the same prompt; costs count characters."""
 T = TypeVar("T")
 
 
-class Backend(Generic[M]):
+class Backend(StoredGraphs, Generic[M]):
     """Answers requests from memory, from the store, or by one worker thread, in that order.
 
     One per process. Any thread may call any method. Nothing but pruning is computed in the
@@ -79,6 +78,7 @@ class Backend(Generic[M]):
         )
         self._scenario_runs: BoundedCache[str, ScenarioRun] = BoundedCache(RESULT_BYTES, held_bytes)
         self._imports = JobQueue("imports")
+        self._visitors: Departures | None = None
         self.library: ModelLibrary[M] = ModelLibrary(self._worker, resolve)
         """The models that can be opened, and the examples of their features."""
 
@@ -112,10 +112,33 @@ class Backend(Generic[M]):
 
     def close(self, timeout: float | None = None) -> None:
         """Finish the queue, end the threads and close the store."""
+        if self._visitors is not None:
+            self._visitors.close()
         self._imports.close(timeout, cancel=True)
         self.library.close(timeout)
         self._worker.close(timeout)
         self.store.close()
+
+    # Visitors
+
+    def withdraw(self, session: str, keep: Collection[str] = ()) -> int:
+        """Withdraw what a visitor asked of the models, except the jobs with the keys in ``keep``.
+
+        Work that another visitor wants goes on. Downloads and imports go on too.
+        """
+        return self._worker.withdraw(session, keep)
+
+    def watch_visitors(self, departed: Callable[[], Iterable[str]]) -> None:
+        """Withdraw the requests of visitors who have left, as ``departed`` tells; once only.
+
+        A visitor who comes back within seconds, as after a reload, loses nothing.
+        """
+        if self._visitors is None:
+            self._visitors = Departures(departed, self._worker.withdraw)
+
+    def retry(self, job: Job[Any]) -> None:
+        """Let a failed request run again: it is asked again when the page is drawn next."""
+        self._worker.retry(job.key)
 
     # Work that needs a model
 
@@ -142,6 +165,7 @@ class Backend(Generic[M]):
             work,
             session,
             self.graph,
+            _TRACE_COST + len(request.prompt),
         )
 
     def intervene(self, request: InterveneRequest, session: str = "") -> Job[InterventionResult]:
@@ -149,7 +173,7 @@ class Backend(Generic[M]):
 
         def work(model: M, job: Job[InterventionResult]) -> InterventionResult:
             job.report(0, 1, "running the model")
-            result = self._worker.engine.intervene(model, request)
+            result = self._worker.engine.intervene(model, request, job.check)
             self._interventions.put(job.key, result)
             return result
 
@@ -160,6 +184,7 @@ class Backend(Generic[M]):
             work,
             session,
             self._interventions.get,
+            len(request.prompt),
         )
 
     def scenarios(self, request: ScenarioRequest, session: str = "") -> Job[ScenarioRun]:
@@ -177,6 +202,7 @@ class Backend(Generic[M]):
             work,
             session,
             self._scenario_runs.get,
+            len(request.prompt) * (1 + len(request.scenarios)) / 2,
         )
 
     def token(self, choice: ModelChoice, text: str, session: str = "") -> Job[int]:
@@ -203,6 +229,7 @@ class Backend(Generic[M]):
         work: Callable[[M, Job[T]], T],
         session: str,
         known: Callable[[str], T | None] = lambda key: None,
+        cost: float = 0.0,
     ) -> Job[T]:
         """Answer a request from memory or the store, or queue its ``work``.
 
@@ -217,39 +244,7 @@ class Backend(Generic[M]):
         answer = known(key)
         if answer is not None:
             return Job.found(key, answer, title)
-        return self._worker.submit(key, title, choice, files, work, session)
-
-    # Graphs
-
-    def graph(self, key: str) -> AttributionGraph | None:
-        """Return a graph by either of its keys, or None; a failing store is logged."""
-        graph = self._known(self._keys.get(key) or key)
-        if graph is not None:
-            return graph
-        try:
-            stored = self.store.key_of(key)
-        except StoreError as error:
-            logger.warning("%s", error)
-            return None
-        if stored is None:
-            return None
-        self._keys.put(key, stored)
-        return self._known(stored)
-
-    def pruned(
-        self,
-        key: str,
-        thresholds: Thresholds = Thresholds(),  # noqa: B008
-    ) -> PrunedGraph | None:
-        """Return a graph pruned at ``thresholds``, by either of its keys, or None.
-
-        It refers to the graph of :meth:`graph`. An imported graph at thresholds of 1 is not pruned
-        again: its dead ends stay. Prunes in the caller's thread if the result is not in memory.
-        """
-        graph = self.graph(key)
-        if graph is None:
-            return None
-        return self._graphs.pruned(self._keys.get(key) or key, graph, thresholds)
+        return self._worker.submit(key, title, choice, files, work, session, cost)
 
     def key_of(self, request: TraceRequest) -> str | None:
         """Return the key of the stored graph that answers a request, or None."""
@@ -258,28 +253,6 @@ class Backend(Generic[M]):
         except TracerError:  # the model is gone
             return None
         return self.store.key_of(trace_digest(identity(source, request.choice), request))
-
-    def stored(self) -> tuple[StoredGraph, ...]:
-        """Return every graph in the store, the most recently used first."""
-        return self.store.entries()
-
-    @property
-    def store_problem(self) -> str:
-        """Why nothing can be kept, as one sentence; empty while all is well."""
-        return self.store.problem
-
-    def use(self) -> StoreUse:
-        """Return how much disk space the stored graphs take."""
-        return self.store.use
-
-    def damaged(self) -> tuple[DamagedFile, ...]:
-        """Return the files that failed their check and were set aside, the latest first."""
-        return self.store.damaged()
-
-    def forget(self, key: str) -> None:
-        """Delete a graph by its own key, with its annotations."""
-        self.store.forget(key)
-        self._graphs.drop(key)
 
     def import_graph(self, content: bytes, name: str, session: str = "") -> Job[str]:
         """Keep a graph of another tool: published JSON, or a `.pt` of circuit-tracer.
@@ -302,91 +275,6 @@ class Backend(Generic[M]):
             return new.key
 
         return self._imports.submit(f"import {uuid4().hex}", name, read, session)
-
-    def export_graph(self, key: str, thresholds: Thresholds = Thresholds()) -> bytes:  # noqa: B008
-        """Return a graph as published JSON, with its current labels, pins and supernodes.
-
-        A graph imported as JSON is exported complete; all others are pruned at ``thresholds``.
-        Raises :class:`StoreError` when there is no such graph.
-        """
-        own_key = self.store.key_of(key) or key
-        graph = self.graph(key)
-        if graph is None:
-            raise StoreError(
-                f"no graph is stored under {key!r}: trace the prompt or import the file again"
-            )
-        original, annotations = self.store.original(own_key), self.store.annotations(own_key)
-        title = next((e.title for e in self.store.entries() if e.key == own_key), "")
-        return exported(graph, title, annotations, self.library.names(graph), original, thresholds)
-
-    # Annotations
-
-    def annotate(
-        self,
-        key: str,
-        *,
-        title: str | None = None,
-        notes: str | None = None,
-        read: tuple[str, str] | None = None,
-    ) -> bool:
-        """Set the title or notes of a graph, by either of its keys; it is never evicted then.
-
-        ``read`` is the title and notes that the change started from. The result is True when
-        somebody else had changed them since, and both texts are kept.
-        """
-        return self.store.annotate(key, title=title, notes=notes, read=read)
-
-    def annotations(self, key: str) -> Annotations:
-        """Return the pins and supernodes of a graph, by either of its keys."""
-        return self.store.annotations(key)
-
-    def save_annotations(
-        self, key: str, annotations: Annotations, read: Annotations | None = None
-    ) -> Saved:
-        """Keep pins and supernodes with a graph, by either of its keys.
-
-        ``read`` is what the change started from; what somebody else has saved since is merged
-        with it. Without it, what is stored is replaced.
-        """
-        return self.store.save_annotations(key, annotations, read)
-
-    def remember_run(self, key: str, scenarios: tuple[Scenario, ...], summary: str) -> None:
-        """Add a run of scenarios to a graph's history, by either of its keys."""
-        self.store.remember_run(key, scenarios, summary)
-
-    def runs(self, key: str) -> tuple[StoredRun, ...]:
-        """Return the history of a graph, the latest run first, by either of its keys."""
-        return self.store.runs(key)
-
-    # The store is a convenience: when the disk fails, work continues and the log says so.
-
-    def _known(self, key: str) -> AttributionGraph | None:
-        graph = self._graphs.get(key)
-        try:
-            if graph is not None:
-                self.store.touch(key)
-                return graph
-            graph = self.store.load(key)
-        except StoreError as error:
-            logger.warning("%s", error)
-            return graph
-        if graph is not None:
-            self._graphs.put(key, graph)
-        return graph
-
-    def _keep(self, key: str, graph: AttributionGraph) -> None:
-        self._graphs.put(key, graph)
-        try:
-            self.store.save(key, graph)
-        except StoreError as error:
-            logger.warning("%s", error)
-
-    def _link(self, digest: str, key: str) -> None:
-        self._keys.put(digest, key)
-        try:
-            self.store.link(digest, key)
-        except StoreError as error:
-            logger.warning("%s", error)
 
 
 def default_root() -> Path:

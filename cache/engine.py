@@ -9,6 +9,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -72,8 +75,10 @@ class Engine(Protocol[M]):
     def trace(self, model: M, request: TraceRequest, progress: Progress) -> AttributionGraph:
         """Trace a prompt, calling ``progress`` at least once a batch."""
 
-    def intervene(self, model: M, request: InterveneRequest) -> InterventionResult:
-        """Run a prompt with and without the edits."""
+    def intervene(
+        self, model: M, request: InterveneRequest, check: Callable[[], None]
+    ) -> InterventionResult:
+        """Run a prompt with and without the edits; ``check`` raises when nobody wants it."""
 
     def scenarios(self, model: M, request: ScenarioRequest, progress: Progress) -> ScenarioRun:
         """Run a prompt under several scenarios; each may fail alone."""
@@ -176,38 +181,50 @@ class TracerEngine:
     def trace(self, model: Model, request: TraceRequest, progress: Progress) -> AttributionGraph:
         import tracer
 
-        return tracer.trace(
-            model,
-            request.prompt,
-            targets=request.targets,
-            max_features=request.max_features,
-            progress=progress,
-            **TRACE_OPTIONS,
-        )
+        with checked_forward(lambda: progress(0, 0, "running the model")):
+            return tracer.trace(
+                model,
+                request.prompt,
+                targets=request.targets,
+                max_features=request.max_features,
+                progress=progress,
+                **TRACE_OPTIONS,
+            )
 
-    def intervene(self, model: Model, request: InterveneRequest) -> InterventionResult:
+    def intervene(
+        self, model: Model, request: InterveneRequest, check: Callable[[], None]
+    ) -> InterventionResult:
         import tracer
 
-        return tracer.intervene(
-            model,
-            request.prompt,
-            list(request.interventions),
-            freeze_attention=request.freeze_attention,
-        )
+        with checked_forward(check):
+            return tracer.intervene(
+                model,
+                request.prompt,
+                list(request.interventions),
+                freeze_attention=request.freeze_attention,
+            )
 
     def scenarios(self, model: Model, request: ScenarioRequest, progress: Progress) -> ScenarioRun:
         import tracer
 
-        return tracer.run_scenarios(
-            model,
-            request.prompt,
-            request.scenarios,
-            generate=request.generate,
-            watch=request.watch,
-            temperature=request.temperature,
-            seed=request.seed,
-            progress=progress,
-        )
+        last = (0, 0, "scenarios")
+
+        def report(done: int, total: int, what: str) -> None:
+            nonlocal last
+            last = (done, total, what)
+            progress(done, total, what)
+
+        with checked_forward(lambda: progress(*last)):
+            return tracer.run_scenarios(
+                model,
+                request.prompt,
+                request.scenarios,
+                generate=request.generate,
+                watch=request.watch,
+                temperature=request.temperature,
+                seed=request.seed,
+                progress=report,
+            )
 
     def free_memory(self) -> None:
         gc.collect()
@@ -248,6 +265,27 @@ class TracerEngine:
             return machine
         free, total = torch.cuda.mem_get_info(machine.device)
         return replace(machine, gpu=Gpu(choice.name, total, free))
+
+
+@contextmanager
+def checked_forward(check: Callable[[], None]) -> Iterator[None]:
+    """Call ``check`` before every part of a model that this thread runs.
+
+    If it raises, the forward pass ends there: a cancel takes effect between two layers.
+    """
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    thread = threading.get_ident()
+
+    def before(module: object, inputs: object) -> None:
+        if threading.get_ident() == thread:
+            check()
+
+    handle = register_module_forward_pre_hook(before)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def usable_cores() -> int:

@@ -31,6 +31,8 @@ class Job(Generic[T]):
         """What is being worked on, for display: the prompt or the model."""
         self.from_cache = False
         """Whether the result was known and not computed."""
+        self.place = 0
+        """How many jobs come before it while it waits, the running one included."""
         self._lock = threading.Lock()
         self._finished = threading.Event()
         self._state: JobState = "queued"
@@ -69,7 +71,15 @@ class Job(Generic[T]):
     @property
     def progress(self) -> tuple[int, int, str]:
         """``(done, total, what)``; ``total`` is 0 while it is unknown."""
+        if self._state == "queued" and self.place:
+            jobs = "1 job is" if self.place == 1 else f"{self.place} jobs are"
+            return (0, 0, f"waiting for its turn: {jobs} before it")
         return self._progress
+
+    @property
+    def sessions(self) -> frozenset[str]:
+        """The sessions that want this job."""
+        return frozenset(self._sessions)
 
     @property
     def seconds(self) -> float | None:
@@ -116,6 +126,11 @@ class Job(Generic[T]):
         with self._lock:
             self._stop()
 
+    def seen_by(self, session: str) -> None:
+        """Note that a session was told how this job, which has ended, ended."""
+        with self._lock:
+            self._sessions.add(session)
+
     def join(self, session: str = "") -> bool:
         """Have ``session`` want this job too; False if it has ended or is being cancelled."""
         with self._lock:
@@ -135,10 +150,14 @@ class Job(Generic[T]):
             self._begun = time.perf_counter()
             return True
 
-    def report(self, done: int, total: int, what: str) -> None:
-        """Publish progress; raises :class:`Cancelled` when no session wants the work any more."""
+    def check(self) -> None:
+        """Raise :class:`Cancelled` when no session wants the work any more."""
         if self._cancel_wanted:
             raise _cancelled()
+
+    def report(self, done: int, total: int, what: str) -> None:
+        """Publish progress; raises :class:`Cancelled` when no session wants the work any more."""
+        self.check()
         self._progress = (done, total, what)
 
     def succeed(self, result: T) -> None:

@@ -9,6 +9,7 @@ circuit-tracer 0.5.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,6 +51,8 @@ class FrozenBackward:
         blocks = enumerate(model.blocks)
         self._attention = [_FrozenAttention(block, frozen, i, self.dtype) for i, block in blocks]
         self._memory: dict[str, Tensor] = {}
+        self.checkpoint: Callable[[], None] = lambda: None
+        """Called before every layer; it may raise, which abandons the batch."""
         self._skips = [self._skip(layer) for layer in range(model.n_layers)]
 
     def _skip(self, layer: int) -> _FrozenSkip | None:
@@ -122,6 +125,7 @@ class FrozenBackward:
         joined = self._join(gradient, batch, 0, self.model.n_layers - 1)
         spread = 0  # rows that attention has carried to other positions than their target's
         for layer in reversed(range(self.model.n_layers)):
+            self.checkpoint()
             attention, skip = self._attention[layer], self._skips[layer]
             here = gradient[:, : self._in_use(joined, n)]
             self.sources.score(layer, here, scores[:, : here.shape[1]])

@@ -8,6 +8,7 @@ an error vector, the residual stream is linear: what attribution and its checks 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,8 +51,12 @@ class FrozenPass:
         return norm.pull_back(gradient, self.scales[norm.name][:stop])
 
 
-def frozen_pass(model: Model, token_ids: tuple[int, ...]) -> FrozenPass:
+def frozen_pass(
+    model: Model, token_ids: tuple[int, ...], checkpoint: Callable[[], None] = lambda: None
+) -> FrozenPass:
     """Run the prompt once and keep what the replacement model freezes.
+
+    ``checkpoint`` is called before the features of every layer are computed, and may raise.
 
     Raises :class:`ModelError` when the model's output is not finite.
     """
@@ -75,7 +80,7 @@ def frozen_pass(model: Model, token_ids: tuple[int, ...]) -> FrozenPass:
             f"{model.source.name} answers with numbers that are not finite: its weights are "
             "damaged or the data type is too narrow; try dtype float32"
         )
-    features, activations, biases, errors = _decompose(model, seen)
+    features, activations, biases, errors = _decompose(model, seen, checkpoint)
     return FrozenPass(
         token_ids=ids,
         logits=logits[-1].float(),
@@ -89,7 +94,9 @@ def frozen_pass(model: Model, token_ids: tuple[int, ...]) -> FrozenPass:
     )
 
 
-def _decompose(model: Model, seen: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _decompose(
+    model: Model, seen: dict[str, Tensor], checkpoint: Callable[[], None]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Active features ``(active, 3)``, their activations and biases, and the error vectors.
 
     A layer at a time: the activations of all features of a dictionary are large, the active ones
@@ -99,6 +106,7 @@ def _decompose(model: Model, seen: dict[str, Tensor]) -> tuple[Tensor, Tensor, T
     rebuilt = model.transcoders.written_without_features(inputs)
     ids, values, biases = [], [], []
     for transcoder, x in zip(model.transcoders.layers, inputs, strict=True):
+        checkpoint()
         active = transcoder.activations(x)
         active[: model.first_position] = 0
         position, feature = active.nonzero(as_tuple=True)

@@ -49,7 +49,8 @@ def trace(
     likeliest tokens whose probability reaches ``logit_mass``, at most ``max_logits``. At most
     ``max_features`` active features are expanded, those of most influence first, re-ranked every
     ``rank_every`` of them; ``batch_size`` changes nothing but speed, and is lowered where memory is
-    short. ``progress`` is called at every batch and may raise :class:`tracer.errors.Cancelled`.
+    short. ``progress`` is called at every batch, and again at every layer; it may raise
+    :class:`tracer.errors.Cancelled`.
 
     ``memory_limit`` (bytes, beside the open model) is what the trace may use; None for most of
     what is free. ``offload`` moves the weights that the backward walks do not need from the device
@@ -66,7 +67,8 @@ def trace(
         raise TracerError(f"max_features is {max_features}: give a number from 0, or None for all")
     token_ids = model.encode(prompt)
     check_forward(model, len(token_ids), memory_limit)
-    frozen = frozen_pass(model, token_ids)
+    report = _Progress(progress)
+    frozen = frozen_pass(model, token_ids, report.again)
     n_active = len(frozen.features)
     if not n_active:
         raise NoActiveFeaturesError(
@@ -76,12 +78,13 @@ def trace(
     chosen = choose_targets(model, frozen, targets, max_logits, logit_mass)
     wanted = n_active if max_features is None else min(max_features, n_active)
     effects = FrozenBackward(model, frozen)
+    effects.checkpoint = report.again
     plan = plan_walks(effects, len(chosen.targets), wanted, batch_size, memory_limit)
     if plan.keep_sources:
         effects.sources.keep()
     rows = EdgeRows(effects.sources.n_sources, plan.row_share, plan.rows_limit)
     with model.offloaded(offload):
-        expanded = _expand(effects, chosen, wanted, rank_every, plan.batch_size, rows, progress)
+        expanded = _expand(effects, chosen, wanted, rank_every, plan.batch_size, rows, report)
         rounding_error = _rounding_error(effects, chosen, expanded, plan.batch_size)
     graph = _package(
         model,
@@ -106,6 +109,22 @@ def trace(
     return replace(graph, dropped_weight=rows.dropped, rounding_error=rounding_error)
 
 
+class _Progress:
+    """A progress callback that can be called again between two steps, so that it may raise."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._last = (0, 0, "running the model")
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        self._last = (done, total, what)
+        self.again()
+
+    def again(self) -> None:
+        if self._progress is not None:
+            self._progress(*self._last)
+
+
 def _expand(
     effects: FrozenBackward,
     chosen: ChosenTargets,
@@ -113,7 +132,7 @@ def _expand(
     rank_every: int,
     batch_size: int,
     rows: EdgeRows,
-    progress: Progress | None,
+    progress: _Progress,
 ) -> Int[Tensor, " wanted"]:
     """Compute the rows of the targets and of the ``wanted`` most influential features."""
     features = effects.frozen.features
@@ -123,8 +142,7 @@ def _expand(
     def report(count: int) -> None:
         nonlocal done
         done += count
-        if progress is not None:
-            progress(done, total, "direct effects")
+        progress(done, total, "direct effects")
 
     report(0)
     for start in range(0, n_targets, batch_size):
@@ -177,6 +195,7 @@ def _rounding_error(
     if effects.dtype == torch.float32:
         return 0.0
     exact = FrozenBackward(effects.model, effects.frozen, torch.float32)
+    exact.checkpoint = effects.checkpoint
     batch_size = max(1, batch_size // 2)  # float32 takes twice the memory
     count = min(_SAMPLED_ROWS, len(expanded))
     places = torch.linspace(0, len(expanded) - 1, count).long()

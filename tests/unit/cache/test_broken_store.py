@@ -59,6 +59,9 @@ NO_STORE = {
     "queue",
     "set_device",
     "store_problem",
+    "withdraw",
+    "watch_visitors",
+    "retry",
 }
 
 
