@@ -173,7 +173,7 @@ class Backend(StoredGraphs, Generic[M]):
 
         def work(model: M, job: Job[InterventionResult]) -> InterventionResult:
             job.report(0, 1, "running the model")
-            result = self._worker.engine.intervene(model, request, job.check)
+            result = self._worker.engine.intervene(model, request, job.report)
             self._interventions.put(job.key, result)
             return result
 

@@ -6,7 +6,8 @@
     │   ├── PromptTooLongError
     │   └── UnknownTokenError   words that the tokenizer has no token for
     ├── ModelError              the model cannot be opened
-    │   └── NotDownloadedError  it is on the Hub but not on this disk
+    │   ├── NotDownloadedError  it is on the Hub but not on this disk
+    │   └── DeviceLostError     the device failed; restart the process
     ├── TranscoderError         the transcoders cannot be read or do not fit the model
     ├── RegistryError           a list of models cannot be read or written
     ├── NoActiveFeaturesError   no transcoder feature is active on the prompt
@@ -95,6 +96,10 @@ class ModelError(TracerError):
 
 class NotDownloadedError(ModelError):
     """The model or its transcoders are on the Hub but not on this disk."""
+
+
+class DeviceLostError(ModelError):
+    """The device failed in a way that only a restart of the process repairs."""
 
 
 class RegistryError(TracerError):

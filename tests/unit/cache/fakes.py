@@ -155,7 +155,7 @@ class FakeEngine:
         return make_graph(request.prompt, model.encode(request.prompt))
 
     def intervene(
-        self, model: FakeModel, request: InterveneRequest, check: Callable[[], None]
+        self, model: FakeModel, request: InterveneRequest, progress: Progress
     ) -> FakeResult:
         self.threads.add(threading.get_ident())
         self.intervened.append(request.prompt)

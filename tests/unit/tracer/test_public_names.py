@@ -14,12 +14,12 @@ from tracer import errors
 
 ERRORS = """
     TracerError PromptError EmptyPromptError PromptTooLongError UnknownTokenError ModelError
-    NotDownloadedError TranscoderError RegistryError NoActiveFeaturesError TargetError
-    ThresholdError InterventionError FeatureIndexError FeatureLookupError SourceUnavailableError
-    CorpusError ComparisonError ExternalGraphError GraphFileError MemoryLimitError HubError
-    HubReferenceError RepositoryMissingError RevisionMissingError SearchError
-    HubFileMissingError LicenceError AccessError TokenError HubUnreachableError NetworkOffError
-    HubAnswerError BrokenTransferError CacheFolderError DiskFullError Cancelled
+    DeviceLostError NotDownloadedError TranscoderError RegistryError NoActiveFeaturesError
+    TargetError ThresholdError InterventionError FeatureIndexError FeatureLookupError
+    SourceUnavailableError CorpusError ComparisonError ExternalGraphError GraphFileError
+    MemoryLimitError HubError HubReferenceError RepositoryMissingError RevisionMissingError
+    SearchError HubFileMissingError LicenceError AccessError TokenError HubUnreachableError
+    NetworkOffError HubAnswerError BrokenTransferError CacheFolderError DiskFullError Cancelled
 """
 VALUES = """
     AttributionGraph Comparison Contrast Direction Edit FeatureId FeatureIndex FeatureMatch
