@@ -28,6 +28,7 @@ Importing this package is light: torch is imported in the worker's thread, for i
     salvage.py        what can be read of a damaged SQLite file
     store_repair.py   damage: found, reported, repaired
     merge.py          two changes of the same annotations
+    upload.py         large uploads, read in a process of their own
     annotations.py    what a visitor adds to a trace: pins, supernodes, runs
 """
 

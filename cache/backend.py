@@ -12,7 +12,6 @@ from uuid import uuid4
 from cache.catalogue import StoreError
 from cache.departures import Departures
 from cache.engine import Engine, M, TracerEngine
-from cache.graph_files import read_import
 from cache.graph_memory import GraphMemory
 from cache.job_queue import JobQueue
 from cache.jobs import Job
@@ -34,6 +33,7 @@ from cache.request import (
 )
 from cache.store import DEFAULT_QUOTA, Store
 from cache.stored_graphs import StoredGraphs
+from cache.upload import read_upload
 from cache.worker import Worker
 from tracer import paths
 from tracer.catalog.resolve import resolve
@@ -259,8 +259,7 @@ class Backend(StoredGraphs, Generic[M]):
 
         The result is its key. Its pins and supernodes become its annotations, unless the graph is
         in the store already and has some. Imported graphs are never evicted. Files are read one
-        after another in the background: a large one takes seconds, and several times its size in
-        memory.
+        after another in the background, large ones in a process of their own.
 
         The job fails with :class:`ExternalGraphError` for a file that is damaged, too large or
         would run code, and with :class:`StoreError` when it cannot be kept. Nothing is stored then.
@@ -268,7 +267,7 @@ class Backend(StoredGraphs, Generic[M]):
 
         def read(job: Job[str]) -> str:
             job.report(0, 0, "reading the file")
-            new = read_import(content, name)
+            new = read_upload(content, name, job.check)
             job.report(0, 0, "saving the graph")
             self.store.add_import(new.key, new.graph, new.original, new.title, new.annotations)
             self._graphs.put(new.key, new.graph)

@@ -165,13 +165,14 @@ class StoreRepair:
         return graph
 
     def _from_original(self, key: str) -> AttributionGraph | None:
-        from cache.graph_files import import_key, read_import
+        from cache.graph_files import import_key
+        from cache.upload import read_upload
 
         try:
             original = self._folder.read_original(key)
             if original is None or import_key(original) != key:
                 return None
-            return read_import(original, "graph.json").graph
+            return read_upload(original, "graph.json").graph
         except TracerError as error:
             logger.warning("%s", error)
             return None

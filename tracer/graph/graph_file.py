@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -153,8 +154,9 @@ def _sentence(path: str | os.PathLike[str], problem: str) -> str:
 
 
 def _reason(path: Path, error: OSError) -> str:
-    if path.is_dir():
-        return "it is a directory"
+    with suppress(OSError):  # the name is too long
+        if path.is_dir():
+            return "it is a directory"
     return "it does not exist" if isinstance(error, FileNotFoundError) else one_line(error)
 
 

@@ -82,7 +82,7 @@ def broken(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Backend:
         getattr(file, name).close()
         monkeypatch.setattr(file, name, BrokenConnection())
     monkeypatch.setattr(file, "_opened", [])
-    monkeypatch.setattr("cache.backend.read_import", lambda content, name: imported())
+    monkeypatch.setattr("cache.backend.read_upload", lambda content, name, check: imported())
     return backend
 
 
