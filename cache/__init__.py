@@ -23,11 +23,14 @@ Importing this package is light: torch is imported in the worker's thread, for i
     annotation_files.py     that second copy
     stored_annotations.py   titles, notes, pins and runs in the store
     stored_graphs.py        graphs in memory and in the store
-    __main__.py       python -m cache: verify, repair, prune, stats
+    __main__.py       python -m cache
     database.py       SQLite: connections, transactions, checks, migrations
     salvage.py        what can be read of a damaged SQLite file
     store_repair.py   damage: found, reported, repaired
     merge.py          two changes of the same annotations
+    prompt_file.py    many prompts in a CSV or JSONL file
+    many.py           many prompts traced into the store
+    many_command.py   python -m cache trace
     upload.py         large uploads, read in a process of their own
     annotations.py    what a visitor adds to a trace: pins, supernodes, runs
 """

@@ -1,4 +1,4 @@
-"""``python -m cache verify | repair | prune | stats``: look after the store on disk.
+"""``python -m cache verify | repair | prune | stats | trace``: the store from the command line.
 
 Exit code 0 means that all is well, 1 that something was damaged, 2 an error that one line explains.
 """
@@ -12,6 +12,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from cache import many_command
 from cache.backend import default_root
 from cache.catalogue import StoreError
 from cache.store import DEFAULT_QUOTA, Store
@@ -24,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code."""
     options = _parser().parse_args(arguments)
     try:
+        if hasattr(options, "command"):
+            return int(options.command(options))
         root = Path(options.store) if options.store else default_root()
         if not (root / "catalogue.sqlite").exists() and not (root / "graphs").is_dir():
             raise StoreError(f"{root} is not a store: name its folder with --store")
@@ -38,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     except TracerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: what is done is kept; the same command goes on", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -60,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--gb", type=float, metavar="GB", help="keep at most this much (default: the quota)"
             )
+    many_command.add(commands)
     return parser
 
 

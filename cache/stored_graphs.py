@@ -61,6 +61,10 @@ class StoredGraphs:
             return None
         return self._graphs.pruned(self._keys.get(key) or key, graph, thresholds)
 
+    def graph_key_of(self, job_key: str) -> str:
+        """Return the key under which the store has the graph of a job."""
+        return self._keys.get(job_key) or self.store.key_of(job_key) or job_key
+
     def stored(self) -> tuple[StoredGraph, ...]:
         """Return every graph in the store, the most recently used first."""
         return self.store.entries()

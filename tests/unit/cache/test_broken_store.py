@@ -30,6 +30,7 @@ RAISES: dict[str, Call] = {
     "stored": lambda backend: backend.stored(),
     "use": lambda backend: backend.use(),
     "damaged": lambda backend: backend.damaged(),
+    "graph_key_of": lambda backend: backend.graph_key_of(KEY),
     "forget": lambda backend: backend.forget(KEY),
     "export_graph": lambda backend: backend.export_graph(KEY),
     "annotate": lambda backend: backend.annotate(KEY, title="Dallas"),
