@@ -6,6 +6,8 @@ Importing this package is light: torch is imported in the worker's thread, for i
     model_library.py  models: files, downloads, feature examples, the machine
     turns.py          the waiting jobs of a queue, and whose turn it is
     departures.py     visitors who have left, and their requests
+    trace_pool.py     several remote workers that share one queue
+    ray_workers.py    remote workers on a Ray cluster
     worker.py         the thread that owns the models
     job_queue.py      one thread and the jobs that wait for it
     jobs.py           one piece of work that several sessions may watch

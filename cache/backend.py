@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from uuid import uuid4
 
+from cache import ray_workers
 from cache.catalogue import StoreError
 from cache.departures import Departures
 from cache.engine import Engine, M, TracerEngine
@@ -33,12 +35,13 @@ from cache.request import (
 )
 from cache.store import DEFAULT_QUOTA, Store
 from cache.stored_graphs import StoredGraphs
+from cache.trace_pool import RemoteTracer, Traced, TracePool
 from cache.upload import read_upload
 from cache.worker import Worker
 from tracer import paths
 from tracer.catalog.resolve import resolve
-from tracer.errors import TracerError
-from tracer.graph.graph import AttributionGraph
+from tracer.errors import ModelError, TracerError
+from tracer.graph.graph import AttributionGraph, load_graph
 
 if TYPE_CHECKING:
     from tracer.interventions.run import InterventionResult, ScenarioRun
@@ -81,6 +84,7 @@ class Backend(StoredGraphs, Generic[M]):
         self._visitors: Departures | None = None
         self.library: ModelLibrary[M] = ModelLibrary(self._worker, resolve)
         """The models that can be opened, and the examples of their features."""
+        self._pool: TracePool | None = None
 
     @property
     def device(self) -> str | None:
@@ -102,8 +106,8 @@ class Backend(StoredGraphs, Generic[M]):
 
     @property
     def queue(self) -> tuple[Job[Any], ...]:
-        """The running job, then the waiting ones in order."""
-        return self._worker.queue
+        """The running jobs, then the waiting ones in the order of their turns."""
+        return (*self._worker.queue, *(self._pool.jobs if self._pool is not None else ()))
 
     @property
     def imports(self) -> tuple[Job[Any], ...]:
@@ -116,6 +120,8 @@ class Backend(StoredGraphs, Generic[M]):
             self._visitors.close()
         self._imports.close(timeout, cancel=True)
         self.library.close(timeout)
+        if self._pool is not None:
+            self._pool.close(timeout)
         self._worker.close(timeout)
         self.store.close()
 
@@ -126,7 +132,8 @@ class Backend(StoredGraphs, Generic[M]):
 
         Work that another visitor wants goes on. Downloads and imports go on too.
         """
-        return self._worker.withdraw(session, keep)
+        elsewhere = 0 if self._pool is None else self._pool.withdraw(session, keep)
+        return elsewhere + self._worker.withdraw(session, keep)
 
     def watch_visitors(self, departed: Callable[[], Iterable[str]]) -> None:
         """Withdraw the requests of visitors who have left, as ``departed`` tells; once only.
@@ -134,11 +141,35 @@ class Backend(StoredGraphs, Generic[M]):
         A visitor who comes back within seconds, as after a reload, loses nothing.
         """
         if self._visitors is None:
-            self._visitors = Departures(departed, self._worker.withdraw)
+            self._visitors = Departures(departed, self.withdraw)
 
     def retry(self, job: Job[Any]) -> None:
         """Let a failed request run again: it is asked again when the page is drawn next."""
         self._worker.retry(job.key)
+        if self._pool is not None:
+            self._pool.retry(job.key)
+
+    def trace_on(self, start: Callable[[], RemoteTracer], count: int) -> None:
+        """Trace on ``count`` remote workers from now on; everything else stays in this process."""
+        self._pool = TracePool(start, count, self._fetched)
+
+    def _fetched(
+        self, job: Job[AttributionGraph], request: TraceRequest, traced: Traced
+    ) -> AttributionGraph:
+        """Keep the graph that a remote worker traced."""
+        if trace_digest(traced.files, request) != job.key:
+            raise ModelError(
+                f"a worker has other files of {request.choice.model} than this machine: name a "
+                "revision, or copy the files"
+            )
+        with tempfile.TemporaryDirectory(prefix="traced-") as folder:
+            path = Path(folder) / "graph"
+            path.write_bytes(traced.content)
+            graph = load_graph(path)
+        key = graph_key(traced.files, traced.token_ids, request)
+        self._keep(key, graph)
+        self._link(job.key, key)
+        return graph
 
     # Work that needs a model
 
@@ -158,6 +189,8 @@ class Backend(StoredGraphs, Generic[M]):
             self._link(job.key, key)
             return graph
 
+        cost = _TRACE_COST + len(request.prompt)
+        pool = self._pool
         return self._ask(
             request.choice,
             request.prompt,
@@ -165,7 +198,10 @@ class Backend(StoredGraphs, Generic[M]):
             work,
             session,
             self.graph,
-            _TRACE_COST + len(request.prompt),
+            cost,
+            None
+            if pool is None
+            else lambda key: pool.submit(key, request.prompt, request, session, cost),
         )
 
     def intervene(self, request: InterveneRequest, session: str = "") -> Job[InterventionResult]:
@@ -230,6 +266,7 @@ class Backend(StoredGraphs, Generic[M]):
         session: str,
         known: Callable[[str], T | None] = lambda key: None,
         cost: float = 0.0,
+        elsewhere: Callable[[str], Job[T]] | None = None,
     ) -> Job[T]:
         """Answer a request from memory or the store, or queue its ``work``.
 
@@ -244,6 +281,8 @@ class Backend(StoredGraphs, Generic[M]):
         answer = known(key)
         if answer is not None:
             return Job.found(key, answer, title)
+        if elsewhere is not None:
+            return elsewhere(key)
         return self._worker.submit(key, title, choice, files, work, session, cost)
 
     def key_of(self, request: TraceRequest) -> str | None:
@@ -290,7 +329,10 @@ def open_backend(root: Path | None = None, device: str | None = None) -> Backend
     are opened on ``CIRCUIT_DEVICE``, else on CUDA, Apple MPS or the CPU. A device that is missing
     fails the jobs, not this function: torch is not imported here.
 
-    Raises :class:`StoreError` when the store cannot be opened or its size is not a number.
+    With ``CIRCUIT_RAY`` prompts are traced on a Ray cluster; see :mod:`cache.ray_workers`.
+
+    Raises :class:`StoreError` when the store cannot be opened or its size is not a number, and
+    :class:`TracerError` when the cluster cannot be used.
 
     >>> import tempfile
     >>> backend = open_backend(Path(tempfile.mkdtemp()), "cpu")
@@ -303,4 +345,12 @@ def open_backend(root: Path | None = None, device: str | None = None) -> Backend
     """
     root = root or default_root()
     quota = paths.shared_quota("CIRCUIT_STORE_GB", DEFAULT_QUOTA, StoreError)
-    return Backend(Store(root, quota), TracerEngine(device))
+    backend = Backend(Store(root, quota), TracerEngine(device))
+    address = os.environ.get(ray_workers.VARIABLE)
+    if address:
+        try:
+            backend.trace_on(*ray_workers.connect(address))
+        except TracerError:
+            backend.close()
+            raise
+    return backend

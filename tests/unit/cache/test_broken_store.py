@@ -63,6 +63,7 @@ NO_STORE = {
     "withdraw",
     "watch_visitors",
     "retry",
+    "trace_on",
 }
 
 
