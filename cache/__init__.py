@@ -3,6 +3,7 @@
 Importing this package is light: torch is imported in the worker's thread, for its first job.
 
     backend.py        everything below behind one object
+    opening.py        the backend as the environment asks for it
     model_library.py  models: files, downloads, feature examples, the machine
     turns.py          the waiting jobs of a queue, and whose turn it is
     departures.py     visitors who have left, and their requests
@@ -33,6 +34,8 @@ Importing this package is light: torch is imported in the worker's thread, for i
     prompt_file.py    many prompts in a CSV or JSONL file
     many.py           many prompts traced into the store
     many_command.py   python -m cache trace
+    logs.py           structured logs
+    health.py         a health endpoint, and facts for a bug report
     upload.py         large uploads, read in a process of their own
     annotations.py    what a visitor adds to a trace: pins, supernodes, runs
 """
@@ -44,12 +47,13 @@ from cache.annotations import (
     scenarios_from_json,
     scenarios_to_json,
 )
-from cache.backend import Backend, open_backend
+from cache.backend import Backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
 from cache.jobs import Job, JobState
 from cache.machine import Device, Machine
 from cache.merge import Saved, merged_annotations
 from cache.model_library import ToDownload
+from cache.opening import open_backend
 from cache.request import (
     Dtype,
     InterveneRequest,

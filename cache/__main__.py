@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cache import many_command
-from cache.backend import default_root
 from cache.catalogue import StoreError
+from cache.opening import default_root
 from cache.store import DEFAULT_QUOTA, Store
 from tracer import paths
 from tracer.errors import TracerError

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from uuid import uuid4
 
-from cache import ray_workers
 from cache.catalogue import StoreError
 from cache.departures import Departures
-from cache.engine import Engine, M, TracerEngine
+from cache.engine import Engine, M
 from cache.graph_memory import GraphMemory
+from cache.health import memory, serve_health, versions
 from cache.job_queue import JobQueue
 from cache.jobs import Job
 from cache.machine import Device
@@ -33,12 +35,11 @@ from cache.request import (
     trace_digest,
     warm_digest,
 )
-from cache.store import DEFAULT_QUOTA, Store
+from cache.store import Store
 from cache.stored_graphs import StoredGraphs
 from cache.trace_pool import RemoteTracer, Traced, TracePool
 from cache.upload import read_upload
 from cache.worker import Worker
-from tracer import paths
 from tracer.catalog.resolve import resolve
 from tracer.errors import ModelError, TracerError
 from tracer.graph.graph import AttributionGraph, load_graph
@@ -85,6 +86,8 @@ class Backend(StoredGraphs, Generic[M]):
         self.library: ModelLibrary[M] = ModelLibrary(self._worker, resolve)
         """The models that can be opened, and the examples of their features."""
         self._pool: TracePool | None = None
+        self._asked: Counter[str] = Counter()
+        self._health: ThreadingHTTPServer | None = None
 
     @property
     def device(self) -> str | None:
@@ -116,6 +119,9 @@ class Backend(StoredGraphs, Generic[M]):
 
     def close(self, timeout: float | None = None) -> None:
         """Finish the queue, end the threads and close the store."""
+        if self._health is not None:
+            self._health.shutdown()
+            self._health.server_close()
         if self._visitors is not None:
             self._visitors.close()
         self._imports.close(timeout, cancel=True)
@@ -170,6 +176,48 @@ class Backend(StoredGraphs, Generic[M]):
         self._keep(key, graph)
         self._link(job.key, key)
         return graph
+
+    # Seeing inside
+
+    def diagnostics(self) -> dict[str, Any]:
+        """Return the facts that a bug report needs, as JSON values; no prompts."""
+        try:
+            store: dict[str, Any] = {**asdict(self.use()), "graphs": len(self.stored())}
+            store["damaged"] = len(self.damaged())
+        except StoreError as error:
+            store = {"error": str(error)}
+        return {
+            "device": self.device or self.device_name,
+            "models": [asdict(choice) for choice in self.library.opened],
+            "queue": [
+                {"request": job.key, "state": job.state, "what": job.progress[2]}
+                for job in self.queue
+            ],
+            "requests": dict(self._asked),
+            "memory": {**memory(), "graphs": self._graphs.n_bytes},
+            "store": {**store, "problem": self.store_problem},
+            "remote_workers": self._pool.size if self._pool is not None else 0,
+            "versions": versions(),
+        }
+
+    def health(self) -> dict[str, Any]:
+        """Return whether requests can be served, and why not."""
+        problem = self._worker.lost or self.store_problem
+        return {"ok": not problem, "problem": problem, "queue": len(self.queue)}
+
+    def serve_health(self, port: int) -> int:
+        """Answer ``GET /health`` on the loopback interface; returns the port.
+
+        Raises :class:`StoreError` when the port is taken.
+        """
+        try:
+            self._health = serve_health(self.health, port)
+        except OSError as error:
+            raise StoreError(
+                f"port {port} cannot be used for the health endpoint ({error.strerror}): set "
+                "CIRCUIT_HEALTH_PORT to another"
+            ) from error
+        return int(self._health.server_address[1])
 
     # Work that needs a model
 
@@ -279,6 +327,7 @@ class Backend(StoredGraphs, Generic[M]):
             return Job.refused("", error, title)
         key = digest(files)
         answer = known(key)
+        self._asked["known" if answer is not None else "computed"] += 1
         if answer is not None:
             return Job.found(key, answer, title)
         if elsewhere is not None:
@@ -313,44 +362,3 @@ class Backend(StoredGraphs, Generic[M]):
             return new.key
 
         return self._imports.submit(f"import {uuid4().hex}", name, read, session)
-
-
-def default_root() -> Path:
-    """Return the folder of the store: ``CIRCUIT_STORE``, else ``.store`` next to this package."""
-    default = Path(__file__).resolve().parent.parent / ".store"
-    return paths.expand_user(os.environ.get("CIRCUIT_STORE") or str(default))
-
-
-def open_backend(root: Path | None = None, device: str | None = None) -> Backend[Any]:
-    """Open the backend of this process, with its store in ``root`` and its models on ``device``.
-
-    Without ``root`` the store is in ``CIRCUIT_STORE``, else in ``.store`` next to this package.
-    ``CIRCUIT_STORE_GB`` limits its size (default 2). Without ``device``, or with ``"auto"``, models
-    are opened on ``CIRCUIT_DEVICE``, else on CUDA, Apple MPS or the CPU. A device that is missing
-    fails the jobs, not this function: torch is not imported here.
-
-    With ``CIRCUIT_RAY`` prompts are traced on a Ray cluster; see :mod:`cache.ray_workers`.
-
-    Raises :class:`StoreError` when the store cannot be opened or its size is not a number, and
-    :class:`TracerError` when the cluster cannot be used.
-
-    >>> import tempfile
-    >>> backend = open_backend(Path(tempfile.mkdtemp()), "cpu")
-    >>> job = backend.trace(TraceRequest("The capital of the state containing Dallas is"))
-    >>> job.result().targets[0].label
-    ' Austin'
-    >>> backend.trace(TraceRequest("The capital of the state containing Dallas is")).from_cache
-    True
-    >>> backend.close()
-    """
-    root = root or default_root()
-    quota = paths.shared_quota("CIRCUIT_STORE_GB", DEFAULT_QUOTA, StoreError)
-    backend = Backend(Store(root, quota), TracerEngine(device))
-    address = os.environ.get(ray_workers.VARIABLE)
-    if address:
-        try:
-            backend.trace_on(*ray_workers.connect(address))
-        except TracerError:
-            backend.close()
-            raise
-    return backend

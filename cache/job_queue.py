@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from cache.jobs import Job
+from cache.logs import log_job
 from cache.turns import Turns
 from tracer.errors import TracerError, one_line
 
@@ -203,8 +204,12 @@ def _act(action: Callable[[], None]) -> None:
 
 
 def _run(job: Job[Any], work: Callable[[Job[Any]], Any]) -> None:
-    if not job.begin():
-        return  # cancelled while it waited
+    if job.begin():  # else it was cancelled while it waited
+        _work(job, work)
+        log_job(job)
+
+
+def _work(job: Job[Any], work: Callable[[Job[Any]], Any]) -> None:
     try:
         result = work(job)
     except TracerError as error:

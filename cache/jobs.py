@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from typing import Generic, Literal, TypeVar, cast
+from typing import Final, Generic, Literal, TypeVar, cast
 
 from tracer.errors import Cancelled, TracerError
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 T = TypeVar("T")
+_WAITING: Final = "waiting for its turn"
 
 
 class Job(Generic[T]):
@@ -36,11 +37,15 @@ class Job(Generic[T]):
         self._lock = threading.Lock()
         self._finished = threading.Event()
         self._state: JobState = "queued"
-        self._progress = (0, 0, "waiting for its turn")
+        self._progress = (0, 0, _WAITING)
         self._sessions: set[str] = set()
         self._cancel_wanted = False
         self._result: T | None = None
         self._error: TracerError | None = None
+        self.phases: dict[str, float] = {}
+        """Seconds that each step took, by what was reported."""
+        self._created = time.perf_counter()
+        self._phase_begun = self._created
         self._begun: float | None = None
         self._ended: float | None = None
 
@@ -88,6 +93,11 @@ class Job(Generic[T]):
         if begun is None:
             return None
         return (time.perf_counter() if ended is None else ended) - begun
+
+    @property
+    def waited(self) -> float:
+        """Seconds between the request and the begin of the work, or until now."""
+        return (time.perf_counter() if self._begun is None else self._begun) - self._created
 
     @property
     def age(self) -> float | None:
@@ -147,7 +157,7 @@ class Job(Generic[T]):
             if self._state != "queued":
                 return False
             self._state = "running"
-            self._begun = time.perf_counter()
+            self._begun = self._phase_begun = time.perf_counter()
             return True
 
     def check(self) -> None:
@@ -158,6 +168,8 @@ class Job(Generic[T]):
     def report(self, done: int, total: int, what: str) -> None:
         """Publish progress; raises :class:`Cancelled` when no session wants the work any more."""
         self.check()
+        if what != self._progress[2]:
+            self._end_phase()
         self._progress = (done, total, what)
 
     def succeed(self, result: T) -> None:
@@ -184,7 +196,14 @@ class Job(Generic[T]):
         if self._state == "queued":
             self._end("cancelled", error=_cancelled())
 
+    def _end_phase(self) -> None:
+        now, phase = time.perf_counter(), self._progress[2]
+        if self._begun is not None and phase != _WAITING:
+            self.phases[phase] = self.phases.get(phase, 0.0) + now - self._phase_begun
+        self._phase_begun = now
+
     def _end(self, state: JobState, error: TracerError | None = None) -> None:
+        self._end_phase()
         self._state = state
         self._error = error
         self._ended = time.perf_counter() if self._begun is not None else None

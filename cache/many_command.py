@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cache.backend import open_backend
 from cache.many import Row, bad_row, trace_many, write_summary
+from cache.opening import open_backend
 from cache.prompt_file import read_prompts
 from cache.request import ModelChoice
 from tracer.cli.progress import progress_bar

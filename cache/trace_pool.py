@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from cache.job_queue import unexpected
 from cache.jobs import Job
+from cache.logs import log_job
 from cache.request import TraceRequest
 from cache.turns import Turns
 from tracer.errors import Cancelled, TracerError
@@ -175,6 +176,7 @@ class TracePool:
             finally:
                 with self._wake:
                     self._running.remove(job)
+                log_job(job)
         if worker is not None:
             try:
                 worker.close()

@@ -48,6 +48,7 @@ WORKS: dict[str, Call] = {
     "intervene": lambda backend: backend.intervene(InterveneRequest("a b", ())).result(10),
     "scenarios": lambda backend: backend.scenarios(ScenarioRequest("a b", ())).result(10),
     "token": lambda backend: backend.token(ModelChoice(), " Austin").result(10),
+    "diagnostics": lambda backend: backend.diagnostics(),
     "warm": lambda backend: backend.warm(ModelChoice()).result(10),
 }
 """Calls that work without the store."""
@@ -64,6 +65,8 @@ NO_STORE = {
     "watch_visitors",
     "retry",
     "trace_on",
+    "serve_health",
+    "health",
 }
 
 
