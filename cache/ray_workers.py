@@ -157,6 +157,7 @@ def connect(address: str) -> tuple[Callable[[], RayTracer], int]:
         "ignore_reinit_error": True,
     }
     if address == "local":
+        os.environ.setdefault("RAY_worker_niceness", "0")  # else all other work comes first
         options |= {"include_dashboard": False, "num_cpus": cores * _number(ACTORS, 1)}
         options["num_cpus"] = max(options["num_cpus"], os.cpu_count() or 1)
     else:
