@@ -3,9 +3,10 @@
     python benchmarks/load.py [--sessions 20] [--seconds 120]
 
 Starts the app with an empty store, traces a few prompts so that every later click is answered from
-the store, and then lets each session load the page and click, with a pause between clicks as a person
-makes. A click is over when the server says that the script has run. Prints the latencies, the
-errors, and the server's memory at the beginning and end. No browser: the protocol is spoken directly.
+the store, and then lets each session load the page and click, with a pause between clicks as a
+person makes. A click is over when the server says that the script has run. Prints the latencies,
+the errors, and the memory of the server at the beginning and end. No browser: the protocol is spoken
+directly.
 """
 
 from __future__ import annotations
