@@ -21,7 +21,7 @@ from playwright.sync_api import Page, sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
 
-from conftest import FLAGS, App, browser_path  # noqa: E402
+from conftest import FLAGS, App, browser_path
 
 PROMPTS = {
     "The capital of the state containing Tucson is": "Phoenix",

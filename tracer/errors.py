@@ -18,6 +18,7 @@
     │   └── FeatureLookupError      published examples of a feature cannot be fetched
     │       └── SourceUnavailableError  their source does not answer; a later try may work
     ├── CorpusError             a corpus to build feature examples from cannot be read
+    ├── TrainingError           transcoders cannot be trained as requested
     ├── SearchError             a search for features cannot be answered as asked
     ├── ComparisonError         two graphs cannot be compared as requested
     ├── ExternalGraphError      a graph of another tool is damaged or in an unknown format
@@ -158,6 +159,10 @@ class SearchError(TracerError):
 
 class CorpusError(TracerError):
     """A corpus to build feature examples from is missing, damaged, empty or in no known format."""
+
+
+class TrainingError(TracerError):
+    """Transcoders cannot be trained as requested, or an unfinished training cannot be resumed."""
 
 
 class FeatureLookupError(FeatureIndexError):

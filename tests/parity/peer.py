@@ -41,11 +41,11 @@ PROBE = [1, 5, 11, 6, 34, 15, 8, 40, 9]
 """Any ids, more than fit into a sliding window."""
 
 
-def peer_model(folder: Path, transcoders: Any) -> Any:
+def peer_model(folder: Path, transcoders: Any, device: str = "cpu") -> Any:
     """Open the model in ``folder`` with ``transcoders`` as the peer's replacement model."""
     raw = json.loads((folder / "config.json").read_text())
     hf_model = _hugging_face(folder, raw)
-    config = HookedTransformerConfig(**_hooked(raw))
+    config = HookedTransformerConfig(**_hooked(raw), device=device)
     model = TransformerLensReplacementModel(config)
     model.tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"),

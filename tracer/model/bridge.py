@@ -7,8 +7,8 @@ configuration flags or the architecture's name: the flags are wrong for some fam
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,6 +86,10 @@ class _CheckedLoader:
                 f"the model in {folder} cannot be opened: weight {self._missing[0]}{others} {verb} "
                 "missing from the checkpoint; fetch the model again"
             )
+
+
+class _AllCaptured(Exception):
+    """Ends a forward pass after the last requested hook point."""
 
 
 class Bridge:
@@ -330,16 +334,57 @@ class Bridge:
             return hook
 
         names = list(names)
-        missing = set(names) - self._bridge.hook_dict.keys()
-        if not missing:
-            logits = self.run_batch(token_ids, [(name, keep(name)) for name in names], last_only)
-            missing = set(names) - captured.keys()
+        self._check_hook_points(names, self._bridge.hook_dict)
+        logits = self.run_batch(token_ids, [(name, keep(name)) for name in names], last_only)
+        self._check_hook_points(names, captured)
+        return logits, captured
+
+    def _check_hook_points(self, names: Iterable[str], known: Mapping[str, Any]) -> None:
+        missing = set(names) - known.keys()
         if missing:
             raise ModelError(
                 f"the model in {self._folder} has no hook point {min(missing)}: its architecture "
                 f"{self._bridge.cfg.architecture} is not supported"
             )
-        return logits, captured
+
+    def run_with_gradients(
+        self, token_ids: Int[Tensor, "batch pos"], hooks: Iterable[tuple[str, Hook]] = ()
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Return final logits with gradients to the values that ``hooks`` insert.
+
+        The model's weights are constants. They must be float32: bfloat16 weights are widened only
+        while their part runs, so a backward pass would not find them.
+        """
+        with self._ready(hooks, last_only=False) as all_hooks:
+            logits: Tensor = self._bridge.run_with_hooks(token_ids, fwd_hooks=all_hooks)
+        return logits
+
+    @torch.no_grad()
+    def capture_inside(
+        self, token_ids: Int[Tensor, "batch pos"], names: Iterable[str]
+    ) -> dict[str, Tensor]:
+        """Return the values at the named hook points, batch axis first, and stop the forward pass.
+
+        Nothing after the last of them is computed, so there are no logits, which take most of the
+        memory if the vocabulary is large. Raises :class:`ModelError` for a missing hook point.
+        """
+        names = list(names)
+        captured: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Hook:
+            def hook(value: Tensor, hook: Any) -> None:
+                captured[name] = value.detach()
+                if len(captured) == len(names):
+                    raise _AllCaptured
+
+            return hook
+
+        self._check_hook_points(names, self._bridge.hook_dict)
+        hooks = [(name, keep(name)) for name in names]
+        with self._ready(hooks, last_only=False) as all_hooks, suppress(_AllCaptured):
+            self._bridge.run_with_hooks(token_ids, fwd_hooks=all_hooks)
+        self._check_hook_points(names, captured)
+        return captured
 
     def capture(
         self, token_ids: Int[Tensor, " pos"], names: Iterable[str], last_only: bool = False
