@@ -5,8 +5,8 @@
 Starts the app with an empty store, traces a few prompts so that every later click is answered from
 the store, and then lets each session load the page and click, with a pause between clicks as a
 person makes. A click is over when the server says that the script has run. Prints the latencies,
-the errors, and the memory of the server at the beginning and end. No browser: the protocol is spoken
-directly.
+the errors, and the memory of the server at the beginning and end. No browser: the protocol is
+spoken directly.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ import urllib.request
 from pathlib import Path
 
 import psutil
-import tornado.websocket
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPTS = (
@@ -73,14 +74,15 @@ class Visitor:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._socket: tornado.websocket.WebSocketClientConnection | None = None
+        self._socket: ClientConnection | None = None
         self.errors = 0
 
     async def open(self) -> None:
-        self._socket = await tornado.websocket.websocket_connect(
+        self._socket = await connect(
             f"ws://127.0.0.1:{self._port}/_stcore/stream",
             subprotocols=["streamlit"],
-            max_message_size=200 * 2**20,
+            max_size=200 * 2**20,
+            ping_interval=None,
         )
 
     async def show(self, prompt: str) -> float:
@@ -89,11 +91,9 @@ class Visitor:
         message = BackMsg()
         message.rerun_script.query_string = f"prompt={prompt.replace(' ', '+')}"
         begun = time.perf_counter()
-        await self._socket.write_message(message.SerializeToString(), binary=True)
+        await self._socket.send(message.SerializeToString())
         while True:
-            content = await self._socket.read_message()
-            if content is None:
-                raise ConnectionError("the server closed the connection")
+            content = await self._socket.recv()
             answer = ForwardMsg()
             answer.ParseFromString(content if isinstance(content, bytes) else content.encode())
             kind = answer.WhichOneof("type")
@@ -102,9 +102,9 @@ class Visitor:
             if kind == "script_finished":
                 return time.perf_counter() - begun
 
-    def close(self) -> None:
+    async def close(self) -> None:
         if self._socket is not None:
-            self._socket.close()
+            await self._socket.close()
 
 
 async def visit(port: int, seconds: float, source: random.Random) -> tuple[list[float], int]:
@@ -116,10 +116,10 @@ async def visit(port: int, seconds: float, source: random.Random) -> tuple[list[
         while time.monotonic() < end:
             await asyncio.sleep(source.uniform(0, 2 * PAUSE))
             times.append(await asyncio.wait_for(visitor.show(source.choice(PROMPTS)), 60))
-    except (OSError, TimeoutError, tornado.websocket.WebSocketError):
+    except (OSError, TimeoutError, WebSocketException):
         visitor.errors += 1
     finally:
-        visitor.close()
+        await visitor.close()
     return times, visitor.errors
 
 
@@ -138,7 +138,7 @@ async def warm(port: int) -> None:
         for _ in range(5):
             await visitor.show(prompt)
             await asyncio.sleep(2)
-    visitor.close()
+    await visitor.close()
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Final
 from cache.database import Row, without_log
 
 _PAGE: Final = 4096
+_KEY: Final = re.compile(r"[0-9a-f]{32,64}")
 _HEADER: Final = 100
 _FIXED: Final = ((0, 24), (44, 48), (56, 60))
 """Bytes of the header that are the same in all our files: magic number, page size, encoding."""
@@ -50,6 +52,9 @@ def _rows(db: sqlite3.Connection, table: str) -> Iterator[tuple[tuple[str, ...],
 
 
 def _insert(db: sqlite3.Connection, table: str, columns: tuple[str, ...], row: Row) -> int:
+    keys = [value for name, value in zip(columns, row, strict=True) if name == "key"]
+    if not all(isinstance(key, str) and _KEY.fullmatch(key) for key in keys):
+        return 0  # not a row that was ever written
     names, marks = ", ".join(columns), ", ".join("?" * len(columns))
     try:
         return db.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", row).rowcount

@@ -12,7 +12,7 @@ from cache.catalogue_checks import WRITTEN_BY_PEOPLE
 from cache.database import is_damage
 from cache.graph_folder import GraphFolder, sha256_of
 from cache.salvage import salvage
-from tracer.errors import GraphFileError, TracerError
+from tracer.errors import GraphFileError, TracerError, one_line
 from tracer.graph.graph import AttributionGraph, load_graph
 
 logger = logging.getLogger(__name__)
@@ -27,10 +27,11 @@ def open_catalogue(root: Path, folder: GraphFolder, copies: AnnotationFiles) -> 
     path = root / "catalogue.sqlite"
     try:
         return Catalogue(path, copies)
-    except sqlite3.DatabaseError as error:
-        if not is_damage(error, path):
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        # SQLite quotes damaged names, which need not be text, in its own messages.
+        if isinstance(error, sqlite3.Error) and not is_damage(error, path):
             raise  # locked, or not writable: the content is fine
-        reason = str(error)
+        reason = one_line(error)
     target = folder.set_aside(path, path.name)
     for part in root.glob("catalogue.sqlite-*"):  # its log must not be replayed
         folder.set_aside(part, part.name)

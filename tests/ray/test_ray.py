@@ -6,6 +6,7 @@ Skipped where Ray is not installed: ``pip install -r requirements-ray.txt``.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from cache import Backend, ModelChoice, open_backend
 from cache.many import Row, trace_many
 from cache.prompt_file import Prompt
+from cache.ray_workers import RayTracer, connect
 
 ray = pytest.importorskip("ray")
 N_PROMPTS = int(os.environ.get("CIRCUIT_RAY_PROMPTS", "12"))
@@ -27,11 +29,25 @@ def prompts() -> list[Prompt]:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
-    monkeypatch.setenv("CIRCUIT_RAY", "local")
+def started() -> list[RayTracer]:
+    """The workers, in the order in which they were started."""
+    return []
+
+
+@pytest.fixture
+def cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[RayTracer]
+) -> Iterator[Backend]:
     monkeypatch.setenv("CIRCUIT_RAY_ACTORS", "2")
     monkeypatch.setenv("CIRCUIT_RAY_CORES", "1")
     backend = open_backend(tmp_path / "ray", "cpu")
+    start, count = connect("local")
+
+    def start_one() -> RayTracer:
+        started.append(start())
+        return started[-1]
+
+    backend.trace_on(start_one, count)
     yield backend
     backend.close(60)
     ray.shutdown()
@@ -59,16 +75,19 @@ def check_equal(cluster: Backend, rows: list[Row], tmp_path: Path) -> None:
 
 
 def test_two_actors_equal_the_serial_run_bit_for_bit_and_a_killed_one_loses_nothing(
-    cluster: Backend, tmp_path: Path
+    cluster: Backend, started: list[RayTracer], tmp_path: Path
 ) -> None:
     def kill() -> None:
-        while cluster._pool is not None and len(cluster.stored()) < len(prompts()) // 3:
+        while len(cluster.stored()) < N_PROMPTS // 3:
             time.sleep(0.05)
-        actors = ray.util.state.list_actors(filters=[("state", "=", "ALIVE")])
-        os.kill(actors[0].pid, 9)
+        os.kill(ray.get(started[0].actor.process_id.remote()), signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
+    begun = time.perf_counter()
     rows = run(cluster)
+    seconds = time.perf_counter() - begun
     killer.join(60)
+    assert len(started) == 3, "two actors, and one in place of the killed one"
     check_equal(cluster, rows, tmp_path)
+    print(f"{N_PROMPTS} prompts on two actors, one killed: {seconds:.1f} s")

@@ -263,3 +263,14 @@ def test_the_command_refuses_a_folder_that_is_not_a_store(
     assert main(["--store", str(tmp_path), "stats"]) == 2
     assert "is not a store" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_name_in_the_schema_is_damage(filled: Path, open_store: OpenStore) -> None:
+    """SQLite's own message about it was not text, and opening raised UnicodeDecodeError."""
+    path = filled / "catalogue.sqlite"
+    content = path.read_bytes()
+    place = content.index(b"sqlite_autoindex_annotations_1")
+    path.write_bytes(content[: place + 12] + b"\xe5\xe5" + content[place + 14 :])
+    store = open_store()
+    assert {entry.title for entry in store.entries()} == {"two hops", ""}
+    assert store.annotations(B) == PINS and store.damaged()
