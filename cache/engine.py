@@ -103,10 +103,15 @@ class Engine(Protocol[M]):
 
 class TracerEngine:
     """The real engine, on the device called ``device`` (see
-    :func:`tracer.model.device.choose_device`)."""
+    :func:`tracer.model.device.choose_device`).
 
-    def __init__(self, device: str | None = None) -> None:
+    ``threads`` is how many CPU cores it uses; None for all that it may use. Another number can
+    change the last bits of a graph.
+    """
+
+    def __init__(self, device: str | None = None, threads: int | None = None) -> None:
         self._device_name = device or AUTO
+        self._threads = threads
 
     @property
     def device_name(self) -> str:
@@ -116,7 +121,7 @@ class TracerEngine:
         """Import torch and set its thread count, which applies to the calling thread."""
         import torch
 
-        torch.set_num_threads(usable_cores())
+        torch.set_num_threads(self._threads or usable_cores())
 
     def use_device(self, name: str) -> None:
         self._device_name = name

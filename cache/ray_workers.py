@@ -32,17 +32,14 @@ class TraceActor:
     """The process of one worker. Its methods run in threads; only :meth:`trace` runs a model."""
 
     def __init__(self, cores: int, has_gpu: bool) -> None:
-        self._cores = cores
-        self._engine = TracerEngine("auto" if has_gpu else "cpu")
+        self._engine = TracerEngine("auto" if has_gpu else "cpu", cores)
         self._models: dict[ModelChoice, Any] = {}
         self._progress = (0, 0, "starting")
         self._cancelled = threading.Event()
 
     def trace(self, request: dict[str, Any]) -> dict[str, Any]:
         """Trace a prompt; an error that was raised on purpose is returned by name."""
-        import torch
-
-        torch.set_num_threads(self._cores)
+        self._engine.start()  # its thread count is that of the calling thread
         self._cancelled.clear()
         wanted = TraceRequest(**{**request, "choice": ModelChoice(**request["choice"])})
         try:

@@ -27,6 +27,7 @@ def salvage(path: Path, tables: Sequence[str], into: sqlite3.Connection) -> dict
     try:
         damaged = sqlite3.connect(":memory:")
         damaged.text_factory = lambda content: content.decode("utf-8", "replace")
+        damaged.execute("PRAGMA writable_schema = ON")  # reads past a damaged schema
         damaged.deserialize(_with_sound_header(path.read_bytes()))
     except (OSError, sqlite3.Error):
         return copied
@@ -46,7 +47,7 @@ def _rows(db: sqlite3.Connection, table: str) -> Iterator[tuple[tuple[str, ...],
             columns = tuple(entry[0] for entry in cursor.description)
             for row in cursor:
                 yield columns, row
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):
             continue  # from the other end
         return
 

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from cache import Backend, ModelChoice, open_backend
+from cache.engine import TracerEngine
 from cache.many import Row, trace_many
 from cache.prompt_file import Prompt
 from cache.ray_workers import RayTracer, connect
+from cache.store import Store
 
 ray = pytest.importorskip("ray")
 N_PROMPTS = int(os.environ.get("CIRCUIT_RAY_PROMPTS", "12"))
@@ -58,20 +60,13 @@ def run(backend: Backend) -> list[Row]:
 
 
 def check_equal(cluster: Backend, rows: list[Row], tmp_path: Path) -> None:
-    import torch
-
     assert [row.error for row in rows] == [""] * len(rows)
-    serial = open_backend(tmp_path / "serial", "cpu")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for row, expected in zip(rows, run(serial), strict=True):
-            left, right = cluster.graph(row.key), serial.graph(expected.key)
-            assert row.key == expected.key and left is not None and right is not None
-            assert left.to_bytes() == right.to_bytes()
-    finally:
-        torch.set_num_threads(threads)
-        serial.close(60)
+    serial = Backend(Store(tmp_path / "serial"), TracerEngine("cpu", threads=1))
+    for row, expected in zip(rows, run(serial), strict=True):
+        left, right = cluster.graph(row.key), serial.graph(expected.key)
+        assert row.key == expected.key and left is not None and right is not None
+        assert left.to_bytes() == right.to_bytes()
+    serial.close(60)
 
 
 def test_two_actors_equal_the_serial_run_bit_for_bit_and_a_killed_one_loses_nothing(
