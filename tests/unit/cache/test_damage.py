@@ -77,7 +77,8 @@ def test_a_flipped_bit_is_noticed_without_the_catalogue(
     sound = graph_file(filled, A).read_bytes()
     for number in range(16):
         drop_catalogue(filled)
-        flip(graph_file(filled, A), random.Random(number).randrange(len(sound)), number % 8)
+        first = len(sound) - 100 if number % 2 else 0  # its last bytes are numbers
+        flip(graph_file(filled, A), random.Random(number).randrange(first, len(sound)), number % 8)
         store = open_store()
         graph = store.load(A)
         assert graph is None or same(graph, make_graph("Dallas")), number
