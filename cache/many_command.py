@@ -14,8 +14,8 @@ from cache.many import Row, bad_row, trace_many, write_summary
 from cache.opening import open_backend
 from cache.prompt_file import read_prompts
 from cache.request import ModelChoice
-from tracer.cli.progress import progress_bar
 from tracer.errors import TracerError
+from tracer.progress import progress_bar
 
 
 def add(commands: Any) -> None:

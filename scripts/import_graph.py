@@ -24,6 +24,7 @@ ROOMS: Final = (
     "tracer/files",
     "tracer/paths",
     "tracer/parsing",
+    "tracer/progress",
     "tracer/graph",
     "tracer/hub",
     "tracer/transcoders",
@@ -32,6 +33,7 @@ ROOMS: Final = (
     "tracer/features",
     "tracer/interchange",
     "tracer/attribution",
+    "tracer/attention",
     "tracer/search",
     "tracer/indexing",
     "tracer/training",
@@ -51,6 +53,7 @@ ROOMS: Final = (
     "pages/library",
     "pages/models",
     "pages/guide",
+    "pages/about",
     "app",
 )
 """Every room, bottom up. A room imports only rooms before it."""

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tracer.attention.results import AttentionExplanation, EdgePaths, HeadSplit
 from tracer.errors import (
     AccessError,
+    AttentionError,
     BrokenTransferError,
     CacheFolderError,
     Cancelled,
@@ -68,6 +70,7 @@ from tracer.graph.pruning import PrunedGraph, prune
 from tracer.interchange.convert import external_from_pruned, graph_from_external
 from tracer.interchange.graph_json import read_graph_json, write_graph_json
 from tracer.interventions.scenario import Edit, Scenario
+from tracer.progress import progress_bar
 from tracer.types import (
     Contrast,
     Direction,
@@ -82,6 +85,9 @@ from tracer.types import (
 )
 
 if TYPE_CHECKING:
+    from tracer.attention.explain import explain_attention
+    from tracer.attention.paths import head_paths
+    from tracer.attention.split import split_by_head
     from tracer.attribution.trace import trace
     from tracer.features.cards import FeatureIndex
     from tracer.indexing import IndexSummary, build_index
@@ -93,7 +99,7 @@ if TYPE_CHECKING:
         intervene,
         run_scenarios,
     )
-    from tracer.model.model import Model, load
+    from tracer.model.model import Model, chat_prompt, load
     from tracer.search.by_text import feature_activations, features_on_text
     from tracer.search.by_weight import features_promoting, features_reading, neighbours
     from tracer.search.by_word import search_examples, search_labels
@@ -103,6 +109,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccessError",
+    "AttentionError",
+    "AttentionExplanation",
     "AttributionGraph",
     "BrokenTransferError",
     "CacheFolderError",
@@ -114,6 +122,7 @@ __all__ = [
     "DeviceLostError",
     "Direction",
     "DiskFullError",
+    "EdgePaths",
     "Edit",
     "EmptyPromptError",
     "ExternalGraphError",
@@ -124,6 +133,7 @@ __all__ = [
     "FeatureMatch",
     "FeatureTarget",
     "GraphFileError",
+    "HeadSplit",
     "HubAnswerError",
     "HubError",
     "HubFileMissingError",
@@ -166,25 +176,30 @@ __all__ = [
     "TranscoderError",
     "UnknownTokenError",
     "build_index",
+    "chat_prompt",
     "compare_graphs",
     "convert",
     "evaluate_transcoders",
+    "explain_attention",
     "external_from_pruned",
     "feature_activations",
     "features_on_text",
     "features_promoting",
     "features_reading",
     "graph_from_external",
+    "head_paths",
     "intervene",
     "load",
     "load_graph",
     "neighbours",
+    "progress_bar",
     "prune",
     "read_graph_json",
     "read_graph_pt",
     "run_scenarios",
     "search_examples",
     "search_labels",
+    "split_by_head",
     "trace",
     "train_transcoders",
     "write_graph_json",
@@ -200,12 +215,15 @@ _ON_FIRST_USE = {
     "ScenarioRun": "tracer.interventions.run",
     "TrainingReport": "tracer.training",
     "build_index": "tracer.indexing",
+    "chat_prompt": "tracer.model.model",
     "convert": "tracer.transcoders.save",
+    "explain_attention": "tracer.attention.explain",
     "evaluate_transcoders": "tracer.training",
     "feature_activations": "tracer.search.by_text",
     "features_on_text": "tracer.search.by_text",
     "features_promoting": "tracer.search.by_weight",
     "features_reading": "tracer.search.by_weight",
+    "head_paths": "tracer.attention.paths",
     "intervene": "tracer.interventions.run",
     "load": "tracer.model.model",
     "neighbours": "tracer.search.by_weight",
@@ -213,6 +231,7 @@ _ON_FIRST_USE = {
     "run_scenarios": "tracer.interventions.run",
     "search_examples": "tracer.search.by_word",
     "search_labels": "tracer.search.by_word",
+    "split_by_head": "tracer.attention.split",
     "trace": "tracer.attribution.trace",
     "train_transcoders": "tracer.training",
 }

@@ -10,8 +10,9 @@ import argparse
 import os
 import sys
 
-from tracer.cli import app, index, intervene, models, search, trace, train
+from tracer.cli import app, attention, index, intervene, models, search, trace, train
 from tracer.cli.failures import failure_message
+from tracer.cli.habits import translated
 from tracer.cli.options import ExamplesFormatter
 from tracer.errors import TracerError
 
@@ -25,7 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     2
     """
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    try:
+        given = translated(sys.argv[1:] if arguments is None else arguments)
+    except TracerError as error:
+        return _failed(str(error))
+    options, rest = parser.parse_known_args(given)
     if options.run is app.start:
         options.streamlit = rest
     elif rest:
@@ -64,14 +69,15 @@ Attribution graphs of language models: which features lead to the next token.
 examples:
   python -m tracer trace "The capital of the state containing Dallas is"
   python -m tracer models""",
-        epilog="Every command has --help with examples, and --json. Exit code 2 means an error, "
-        "explained\nin one line on stderr.",
+        epilog="Every command has --help with examples; all but app have --json. Exit code 2 means "
+        "an error,\nexplained in one line on stderr.",
         formatter_class=ExamplesFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="command")
     models.add(commands)
     trace.add(commands)
     intervene.add(commands)
+    attention.add(commands)
     index.add(commands)
     search.add(commands)
     train.add(commands)

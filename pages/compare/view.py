@@ -8,6 +8,7 @@ from typing import Any, Final, get_args
 import streamlit as st
 
 from cache import Job, ModelChoice, StoreError, TraceRequest
+from charts.comparison_drawing import comparison_drawing
 from charts.comparison_views import (
     SIDES,
     Name,
@@ -15,13 +16,14 @@ from charts.comparison_views import (
     comparison_table,
     difference_figure,
     edge_sentence,
-    merged_figure,
     side_colours,
 )
 from charts.palette import Palette, palette
 from charts.text import node_name, percent, plural, token_text
 from pages.shared import progress, prompt_bar, resources, stored_graph
 from pages.shared.escape import plain, sentence
+from pages.shared.graph_component import draw_graph
+from pages.shared.graph_payloads import drawing_payload
 from pages.shared.model_choices import sets_of
 from pages.shared.navigation import page_script
 from pages.shared.session import (
@@ -48,6 +50,7 @@ from tracer.interventions.scenario import Scenario
 from tracer.interventions.transfer import difference_edits
 from tracer.types import FeatureId
 
+_SIZE: Final = "compare size"
 _STATIC: Final = {"displayModeBar": False, "staticPlot": False}
 _ALIGNMENTS: Final[dict[Alignment, str]] = {
     "token": "by token",
@@ -84,15 +87,36 @@ def draw() -> None:
     theme = palette(st.context.theme.type)
     _summary(comparison, by_name, theme)
     name = _naming(comparison, names)
-    figure = merged_figure(comparison, name, theme)
-    with st.container(key="merged frame"):
-        st.plotly_chart(figure, key="merged", theme=None, config=_STATIC)
+    _merged(comparison, name, (left, right), names)
     imported = any(resources.is_imported(side.graph) for side in (left, right))
     _send(comparison, not by_name and not imported)
     st.markdown("#### Largest differences in influence")
     figure = difference_figure(comparison, name, theme)
     st.plotly_chart(figure, key="differences", theme=None, config=_STATIC)
     _table(comparison, name)
+
+
+def _merged(
+    comparison: Comparison,
+    name: Name,
+    sides: tuple[PrunedGraph, PrunedGraph],
+    names: tuple[dict[FeatureId, str], dict[FeatureId, str]],
+) -> None:
+    """Draw the merged graph; a click lights a node's edges without asking the server."""
+    parts = tuple(
+        (side.graph.prompt, str(side.graph.provenance), side.thresholds, tuple(known.items()))
+        for side, known in zip(sides, names, strict=True)
+    )
+    size: tuple[float, float] = st.session_state.get(_SIZE, (1000.0, 640.0))
+    drawing = comparison_drawing(comparison, name)
+    payload = drawing_payload("compare", (parts, comparison.alignment), drawing, size)
+    draw_graph("compare", payload, {"selected": None, "pinned": [], "serial": 0.0}, _resized)
+
+
+def _resized(event: dict[str, Any]) -> None:
+    width, height = event.get("width"), event.get("height")
+    if isinstance(width, int | float) and isinstance(height, int | float):
+        st.session_state[_SIZE] = (float(width), float(height))
 
 
 def _right_prompt(session: Session) -> str:
@@ -115,7 +139,8 @@ def _choices(session: Session) -> None:
     right_prompt, right = _right_prompt(session), _right_choice(session)
     prompts = list(dict.fromkeys([right_prompt, *(entry.prompt for entry in gallery())]))
     set_widget("compared prompt", right_prompt)
-    st.selectbox(
+    with_prompt, with_graph = st.columns([1.6, 1], gap="medium")
+    with_prompt.selectbox(
         "Compare with",
         prompts,
         key="compared prompt",
@@ -124,7 +149,8 @@ def _choices(session: Session) -> None:
         args=("prompt", "compared prompt"),
         help="Choose a prompt, or type one and press Enter.",
     )
-    _choose_stored(session)
+    with with_graph:
+        _choose_stored(session)
     how, which = st.columns([1.6, 1], gap="medium")
     if not session.compared.graph:
         set_widget("compared transcoders", right.transcoders)
@@ -232,22 +258,25 @@ def _traced(prompt: str, choice: ModelChoice, target: str, side: str) -> PrunedG
 
 def _summary(comparison: Comparison, by_name: bool, theme: Palette) -> None:
     """Draw both prompts with their next tokens, the legend, and how much the graphs share."""
-    for label, pruned in (("Left", comparison.left), ("Right", comparison.right)):
+    sides = st.columns(2, gap="medium")
+    pairs = (("Left", comparison.left), ("Right", comparison.right))
+    for column, (label, pruned) in zip(sides, pairs, strict=True):
         graph = pruned.graph
         first = graph.next_tokens[0]
-        st.markdown(
+        column.markdown(
             f":gray[{label}] {plain(graph.prompt)} **{plain(token_text(first.token))}** "
             f":gray[{percent(first.probability)}]"
         )
+    text = f"{comparison_sentence(comparison)} {edge_sentence(comparison)}"
+    if by_name:
+        text += " The graphs use different transcoders, so features are matched by their label."
     dots = "".join(
         f'<span style="color:{colour};font-size:1.1em">●</span> {SIDES[side]} &nbsp; '
         for side, colour in side_colours(theme).items()
     )
-    st.html(f'<div style="font-size:0.9rem">{dots}</div>')
-    text = f"{comparison_sentence(comparison)} {edge_sentence(comparison)}"
-    if by_name:
-        text += " The graphs use different transcoders, so features are matched by their label."
-    st.caption(plain(text))
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.html(f'<div style="font-size:0.9rem;white-space:nowrap">{dots}</div>', width="content")
+        st.caption(plain(text), width="stretch")
 
 
 def _naming(
@@ -266,7 +295,7 @@ def _send(comparison: Comparison, possible: bool) -> None:
         return
     edits, dropped = difference_edits(comparison, left_factor=0.0)
     if not edits:
-        st.caption("The graphs have no different features to test.")
+        st.caption("The two graphs have no differing features to test.")
         return
     answer = token_text(comparison.right.graph.next_tokens[0].token)
     scenario = Scenario(f"Difference to “{answer}”", edits)

@@ -25,6 +25,7 @@ GROUND = {
     "__init__.py",
     "__main__.py",
     "errors.py",
+    "progress.py",
     "types.py",
     "files.py",
     "paths.py",
@@ -82,6 +83,29 @@ def test_imports_run_downward(path: str) -> None:
     assert violations(path, (ROOT / path).read_text(encoding="utf-8")) == []
 
 
+def overlong(root: Path) -> list[str]:
+    """Return every Python file of the checkout that is too long, tests and scripts included."""
+    folders = (*FOLDERS, "tests", "benchmarks", "scripts")
+    paths = [path for folder in folders for path in (root / folder).rglob("*.py")]
+    return [
+        f"{path.relative_to(root).as_posix()} has {lines} lines, at most {MAX_LINES} may be"
+        for path in sorted(paths)
+        if (lines := path.read_text(encoding="utf-8").count("\n")) > MAX_LINES
+    ]
+
+
+def test_no_file_is_too_long_tests_and_scripts_included() -> None:
+    assert overlong(ROOT) == []
+
+
+@pytest.mark.parametrize("folder", ["tests/unit", "benchmarks", "scripts", "tracer/graph"])
+def test_a_file_that_is_too_long_is_found(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "long.py").write_text("\n" * (MAX_LINES + 1))
+    (tmp_path / folder / "short.py").write_text("\n" * MAX_LINES)
+    assert overlong(tmp_path) == [f"{folder}/long.py has {MAX_LINES + 1} lines, at most 400 may be"]
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_room_has_files(room: str) -> None:
     assert any(room_of(module_name(path)) == room for path in files())
@@ -117,7 +141,7 @@ def test_a_reversed_import_breaks_the_order(module: str, target: str) -> None:
 def test_a_circle_inside_a_room_is_found() -> None:
     imports = read_imports()
     imports["tracer.graph.nodes"] |= {"tracer.graph.graph"}
-    modules = ("graph", "graph_file", "influence", "nodes")
+    modules = ("graph", "graph_file", "influence", "nodes", "order", "stored_generic")
     assert tuple(f"tracer.graph.{name}" for name in modules) in circles(imports)
 
 
@@ -217,6 +241,7 @@ LIGHT_ROOMS = (
     "tracer/files",
     "tracer/paths",
     "tracer/parsing",
+    "tracer/progress",
     "tracer/graph",
     "tracer/hub",
     "tracer/catalog",
