@@ -38,6 +38,11 @@ class ImportedGraph:
     """The published JSON; None for a `.pt`, whose numbers are all in the graph."""
 
 
+def import_key(content: bytes) -> str:
+    """Return the key (32 hex digits) of the graph that is imported from ``content``."""
+    return hashlib.sha256(b"import\0" + content).hexdigest()[:32]
+
+
 def read_import(content: bytes, name: str) -> ImportedGraph:
     """Read published JSON or a `.pt` of circuit-tracer, whichever ``content`` is.
 
@@ -45,7 +50,7 @@ def read_import(content: bytes, name: str) -> ImportedGraph:
 
     Raises :class:`ExternalGraphError` for anything else, and for a damaged file.
     """
-    key = hashlib.sha256(b"import\0" + content).hexdigest()[:32]
+    key = import_key(content)
     stem = PurePath(name).stem or "graph"
     if name.lower().endswith(".pt") or content.startswith(_PICKLED):
         from tracer.interchange.circuit_tracer_pt import read_graph_pt  # imports torch

@@ -7,13 +7,13 @@ from typing import Final
 import streamlit as st
 
 from cache import Job, ModelChoice, StoreError, TraceRequest
-from pages.shared import progress, resources, stored_graph
+from pages.shared import progress, resources, stored_graph, visits
 from pages.shared.escape import plain, sentence
 from pages.shared.navigation import page_script
 from pages.shared.session import read_session, set_text_widget, update_session, visitor_id
 from tracer.atlas.gallery import gallery
 from tracer.catalog.resolve import ATLAS
-from tracer.errors import ModelError, TracerError, TranscoderError
+from tracer.errors import EmptyPromptError, ModelError, TracerError, TranscoderError
 from tracer.graph.graph import AttributionGraph
 
 _BOX: Final = "prompt box"
@@ -41,6 +41,7 @@ def traced() -> Job[AttributionGraph] | None:
     except StoreError as error:
         st.error(plain(sentence(error)))
         return None
+    visits.only_this(job, "trace")
     if not job.wait(progress.PATIENCE):
         _progress(job, request)
         return None
@@ -48,6 +49,8 @@ def traced() -> Job[AttributionGraph] | None:
         job.result()
     except TracerError as error:
         _refused(error)
+        if job.key and not isinstance(error, EmptyPromptError):
+            visits.retry_button(job)
         return None
     st.session_state[_LAST] = session.prompt
     return job

@@ -21,6 +21,7 @@ from cache import (
     open_backend,
     stored_labels,
 )
+from pages.shared.session import departed_visitors
 from tracer.errors import TracerError
 from tracer.features.cards import FeatureCard, FeatureReader
 from tracer.graph.graph import AttributionGraph
@@ -38,7 +39,9 @@ WHOLE: Final = Thresholds(1.0, 1.0)
 def backend() -> Backend[Any]:
     """Return the backend of this process. Raises :class:`cache.StoreError` if its store cannot be
     opened."""
-    return open_backend()
+    opened = open_backend()
+    opened.watch_visitors(departed_visitors)
+    return opened
 
 
 def pruned_graph(key: str, thresholds: Thresholds) -> PrunedGraph:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from cache import ModelChoice, StoreError
 from charts.text import plural
-from pages.shared import resources
+from pages.shared import diagnostics, resources
 from pages.shared.escape import plain, sentence
 from pages.shared.model_choices import sets_of, short
 from pages.shared.session import read_session, update_session
@@ -81,8 +81,11 @@ def _machine() -> None:
     except StoreError as error:
         st.error(plain(sentence(error)))
         return
+    if backend.store_problem:
+        st.warning(plain(sentence(backend.store_problem)))
     kind = "Embedded model" if read_session().choice.model == ATLAS else "Model"
     state = f"on {backend.device}" if backend.device and backend.library.opened else "not loaded"
     queue = backend.queue
     work = f" · {plural(len(queue), 'job')} in the queue" if queue else ""
     st.caption(f"{kind}, {state}{work}")
+    diagnostics.panel()

@@ -41,7 +41,7 @@ class SlowReader:
         self.read: list[str] = []
         self.open = threading.Event()
 
-    def __call__(self, content: bytes, name: str) -> ImportedGraph:
+    def __call__(self, content: bytes, name: str, check: object) -> ImportedGraph:
         self.read.append(name)
         assert self.open.wait(60)
         return read_import(content, name)
@@ -50,7 +50,7 @@ class SlowReader:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowReader]:
     reader = SlowReader()
-    monkeypatch.setattr("cache.backend.read_import", reader)
+    monkeypatch.setattr("cache.backend.read_upload", reader)
     yield reader
     reader.open.set()
 
