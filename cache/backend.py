@@ -6,12 +6,13 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, Unpack
 from uuid import uuid4
 
 from cache.annotations import Annotations, StoredRun
-from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
+from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse, Texts
 from cache.engine import Engine, M, TracerEngine
+from cache.feature_labels import FeatureLabels
 from cache.graph_files import exported, read_import
 from cache.graph_memory import GraphMemory
 from cache.job_queue import JobQueue
@@ -80,6 +81,8 @@ class Backend(Generic[M]):
         self._imports = JobQueue("imports")
         self.library: ModelLibrary[M] = ModelLibrary(self._worker, resolve)
         """The models that can be opened, and the examples of their features."""
+        self.labels = FeatureLabels(store, self.library)
+        """The labels that people gave to features."""
 
     @property
     def device(self) -> str | None:
@@ -311,13 +314,15 @@ class Backend(Generic[M]):
             )
         original, annotations = self.store.original(own_key), self.store.annotations(own_key)
         title = next((e.title for e in self.store.entries() if e.key == own_key), "")
-        return exported(graph, title, annotations, self.library.names(graph), original, thresholds)
+        own = self.labels.of(self.labels.dictionary(graph))
+        names = {**self.library.names(graph), **own}
+        return exported(graph, title, annotations, names, original, thresholds, own)
 
     # Annotations
 
-    def annotate(self, key: str, *, title: str | None = None, notes: str | None = None) -> None:
-        """Set the title or notes of a graph, by either of its keys; it is never evicted then."""
-        self.store.annotate(key, title=title, notes=notes)
+    def annotate(self, key: str, **texts: Unpack[Texts]) -> None:
+        """Set the title, notes or tags of a graph, by either key; it is never evicted then."""
+        self.store.annotate(key, **texts)
 
     def annotations(self, key: str) -> Annotations:
         """Return the pins and supernodes of a graph, by either of its keys."""

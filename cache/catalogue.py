@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict
 
 from tracer.errors import TracerError
 
@@ -42,7 +42,15 @@ CREATE TABLE runs (
 );
 """
 _IMPORTED: Final = "ALTER TABLE graphs ADD COLUMN imported INTEGER NOT NULL DEFAULT 0"
-_STEPS: Final = (_SCHEMA, _MARKS_AND_RUNS, _IMPORTED)
+_LABELS_AND_TAGS: Final = """
+CREATE TABLE labels (
+    dictionary TEXT NOT NULL, layer INTEGER NOT NULL, feature INTEGER NOT NULL,
+    label TEXT NOT NULL, changed REAL NOT NULL,
+    PRIMARY KEY (dictionary, layer, feature)
+) WITHOUT ROWID;
+ALTER TABLE annotations ADD COLUMN tags TEXT NOT NULL DEFAULT ''
+"""
+_STEPS: Final = (_SCHEMA, _MARKS_AND_RUNS, _IMPORTED, _LABELS_AND_TAGS)
 SCHEMA_VERSION: Final = len(_STEPS)
 _RUNS_KEPT: Final = 50
 """Per trace; the oldest runs make room."""
@@ -68,6 +76,15 @@ class StoredGraph:
     notes: str
     imported: bool = False
     """Whether it came from a file of another tool; no model is behind it then."""
+    tags: tuple[str, ...] = ()
+
+
+class Texts(TypedDict, total=False):
+    """What a person writes about a graph; None leaves a text unchanged."""
+
+    title: str | None
+    notes: str | None
+    tags: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -183,12 +200,18 @@ class Catalogue:
     def _select(self, tail: str, values: tuple[str, ...] = ()) -> list[StoredGraph]:
         columns = "graphs.key, sha256, bytes, prompt, model, created, used"
         query = (
-            f"SELECT {columns}, coalesce(title, ''), coalesce(notes, ''), imported "
+            f"SELECT {columns}, coalesce(title, ''), coalesce(notes, ''), imported, "
+            "coalesce(tags, '') "
             f"FROM graphs LEFT JOIN annotations USING (key) {tail}"
         )
         with self._lock:
             rows = self._db.execute(query, values).fetchall()
-        return [replace(StoredGraph(*row), imported=bool(row[-1])) for row in rows]
+        return [
+            StoredGraph(*row[:-2], imported=bool(row[-2]), tags=tuple(row[-1].split("\n")))
+            if row[-1]
+            else StoredGraph(*row[:-2], imported=bool(row[-2]))
+            for row in rows
+        ]
 
     def add(
         self, key: str, sha256: str, size: int, prompt: str, model: str, imported: bool = False
@@ -228,19 +251,24 @@ class Catalogue:
         )
 
     def annotate(
-        self, key: str, title: str | None, notes: str | None, annotations: str | None = None
+        self,
+        key: str,
+        title: str | None,
+        notes: str | None,
+        annotations: str | None = None,
+        tags: str | None = None,
     ) -> None:
         """Set what is not None; a graph whose texts are all empty is not annotated."""
         with self.transaction() as db:
             db.execute("INSERT OR IGNORE INTO annotations (key) VALUES (?)", (key,))
             db.execute(
                 "UPDATE annotations SET title = coalesce(?, title), notes = coalesce(?, notes), "
-                "marks = coalesce(?, marks) WHERE key = ?",
-                (title, notes, annotations, key),
+                "marks = coalesce(?, marks), tags = coalesce(?, tags) WHERE key = ?",
+                (title, notes, annotations, tags, key),
             )
             db.execute(
                 "DELETE FROM annotations "
-                "WHERE key = ? AND title = '' AND notes = '' AND marks = ''",
+                "WHERE key = ? AND title = '' AND notes = '' AND marks = '' AND tags = ''",
                 (key,),
             )
 
@@ -256,6 +284,30 @@ class Catalogue:
         with self._lock:
             row = self._db.execute(query, (key,)).fetchone()
         return "" if row is None else str(row[0])
+
+    def labels(self, dictionary: str) -> tuple[tuple[int, int, str], ...]:
+        """Return (layer, feature, label) of every label in ``dictionary``."""
+        query = "SELECT layer, feature, label FROM labels WHERE dictionary = ?"
+        with self._lock:
+            return tuple(self._db.execute(query, (dictionary,)))
+
+    def set_label(self, dictionary: str, layer: int, feature: int, label: str) -> None:
+        """Set the label of a feature; an empty one removes it."""
+        place = (dictionary, layer, feature)
+        with self.transaction() as db:
+            db.execute(
+                "DELETE FROM labels WHERE dictionary = ? AND layer = ? AND feature = ?", place
+            )
+            if label:
+                db.execute(
+                    "INSERT INTO labels VALUES (?, ?, ?, ?, ?)", (*place, label, time.time())
+                )
+
+    def requests_of(self, key: str) -> tuple[str, ...]:
+        """Return the digests of the requests that a graph answers."""
+        with self._lock:
+            rows = self._db.execute("SELECT digest FROM requests WHERE key = ?", (key,))
+            return tuple(digest for (digest,) in rows)
 
     def add_run(self, key: str, scenarios: str, summary: str) -> None:
         """Add a run now; it replaces an earlier run of the same scenarios."""

@@ -18,7 +18,7 @@ from tracer.graph.graph import AttributionGraph
 from tracer.graph.pruning import prune, with_nodes
 from tracer.interchange.convert import external_from_pruned, graph_from_external
 from tracer.interchange.graph_json import read_graph_json, write_graph_json
-from tracer.interchange.nodes import external_annotations, with_annotations
+from tracer.interchange.nodes import external_annotations, with_annotations, with_labels
 from tracer.types import FeatureId, Thresholds
 
 _PICKLED: Final = (b"PK\x03\x04", b"\x80")
@@ -65,17 +65,20 @@ def exported(
     names: Mapping[FeatureId, str],
     original: bytes | None,
     thresholds: Thresholds,
+    own: Mapping[FeatureId, str] | None = None,
 ) -> bytes:
     """Return published JSON of a graph with its labels and annotations.
 
-    With an ``original``, return that complete file with the annotations replaced; otherwise the
+    With an ``original``, return that complete file with the annotations replaced and the reader's
+    ``own`` labels added (``clerps``), which other tools show in place of its labels; otherwise the
     graph pruned at ``thresholds``, plus the annotated nodes. Members of supernodes are pinned too,
     because other tools show only pinned nodes.
     """
     if original is not None:
-        return write_graph_json(
-            with_annotations(read_graph_json(original), annotations.pinned, annotations.supernodes)
+        external = with_annotations(
+            read_graph_json(original), annotations.pinned, annotations.supernodes
         )
+        return write_graph_json(with_labels(external, own or {}))
     members = (node for group in annotations.supernodes for node in group.nodes)
     pinned = [*annotations.pinned, *members]
     pruned = with_nodes(prune(graph, thresholds.node, thresholds.edge), pinned)

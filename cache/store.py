@@ -16,15 +16,16 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Concatenate, Final, ParamSpec, TypeVar
+from typing import Concatenate, Final, ParamSpec, TypeVar, Unpack
 
 from cache.annotations import Annotations, StoredRun, scenarios_from_json, scenarios_to_json
-from cache.catalogue import Catalogue, DamagedFile, StoredGraph, StoreError, StoreUse
+from cache.catalogue import Catalogue, DamagedFile, StoredGraph, StoreError, StoreUse, Texts
 from cache.graph_folder import GraphFolder, is_key, packed, sha256_of
 from tracer.errors import GraphFileError, one_line
 from tracer.files import atomic_write, format_bytes
 from tracer.graph.graph import AttributionGraph, load_graph
 from tracer.interventions.scenario import Scenario
+from tracer.types import FeatureId
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ class Store:
         with self._catalogue.transaction():
             self._folder.delete(key)
             self._catalogue.remove(key)
-        self._catalogue.annotate(key, "", "", "")
+        self._catalogue.annotate(key, "", "", "", "")
 
     @_failing_as("a graph could not be marked as used")
     def touch(self, key: str) -> None:
@@ -221,12 +222,12 @@ class Store:
     # Annotations: these methods take a graph's own key, or the digest of a request it answers.
 
     @_failing_as("the title or notes could not be saved")
-    def annotate(self, key: str, *, title: str | None = None, notes: str | None = None) -> None:
-        """Set the title or the notes of a graph; annotated graphs are never evicted.
-
-        None leaves a text unchanged.
-        """
-        self._catalogue.annotate(self._catalogue.own_key(key), title, notes)
+    def annotate(self, key: str, **texts: Unpack[Texts]) -> None:
+        """Set the title, notes or tags of a graph; annotated graphs are never evicted."""
+        tags = texts.get("tags")
+        joined = None if tags is None else "\n".join(" ".join(tag.split()) for tag in tags)
+        own_key = self._catalogue.own_key(key)
+        self._catalogue.annotate(own_key, texts.get("title"), texts.get("notes"), tags=joined)
 
     @_failing_as("the pins could not be read")
     def annotations(self, key: str) -> Annotations:
@@ -252,6 +253,24 @@ class Store:
             StoredRun(scenarios_from_json(scenarios), summary, ran)
             for scenarios, summary, ran in self._catalogue.runs(self._catalogue.own_key(key))
         )
+
+    # Labels of features, shared by all graphs
+
+    @_failing_as("the labels could not be read")
+    def labels(self, dictionary: str) -> dict[FeatureId, str]:
+        """Return the labels that people gave to features of a dictionary."""
+        rows = self._catalogue.labels(dictionary)
+        return {FeatureId(layer, feature): label for layer, feature, label in rows}
+
+    @_failing_as("the label could not be saved")
+    def set_label(self, dictionary: str, feature: FeatureId, label: str) -> None:
+        """Set the label of a feature; an empty one removes it."""
+        self._catalogue.set_label(dictionary, feature.layer, feature.index, label)
+
+    @_failing_as("a graph could not be looked up")
+    def requests_of(self, key: str) -> tuple[str, ...]:
+        """Return the digests of the requests that a graph answers."""
+        return self._catalogue.requests_of(key)
 
     # What is stored
 

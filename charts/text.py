@@ -98,7 +98,7 @@ def times(factor: float) -> str:
 def node_name(graph: AttributionGraph, node: NodeId, names: Mapping[FeatureId, str]) -> str:
     """Return the display name of a node; ``names`` maps features to their label or top tokens."""
     if node.kind == "feature":
-        return names.get(node.feature) or f"feature {node.index}"
+        return names.get(node.feature) or str(node.feature)
     if node.kind == "error":
         return "error node"
     if node.kind == "token":

@@ -5,6 +5,7 @@ A place is a :class:`NodeId` of this library, an id is a string of the file. Dat
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -170,6 +171,24 @@ def _renamed(stored: Any) -> dict[str, str]:
         return {str(name): str(label) for name, label in pairs}
     except (TypeError, ValueError, RecursionError):
         return {}  # labels are an extra: the graph is complete without them
+
+
+def with_labels(external: ExternalGraph, own: Mapping[FeatureId, str]) -> ExternalGraph:
+    """Return the graph with a reader's ``own`` labels (``clerps``), in addition to those it has.
+
+    It is unchanged when it has none of these features.
+    """
+    renamed = {
+        entry.id: own[entry.node.feature]
+        for entry in external.nodes
+        if entry.node is not None and entry.node.kind == "feature" and entry.node.feature in own
+    }
+    if not renamed:
+        return external
+    stored = external.parameters.get("clerps")
+    pairs = [list(pair) for pair in {**_renamed(stored), **renamed}.items()]
+    clerps = json.dumps(pairs, ensure_ascii=False) if isinstance(stored, str) else pairs
+    return replace(external, parameters={**external.parameters, "clerps": clerps})
 
 
 def external_annotations(
