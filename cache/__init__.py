@@ -2,8 +2,12 @@
 
 Importing this package is light: torch is imported in the worker's thread, for its first job.
 
+    opening.py        the backend as the environment configures it
     backend.py        everything below behind one object
     model_library.py  models: files, downloads, feature examples, the machine
+    questions.py      searches of dictionaries, features and tokens of a text
+    feature_labels.py labels that people give to features, and their names
+    undo.py           deleted graphs that can be restored
     worker.py         the thread that owns the models
     job_queue.py      one thread and the jobs that wait for it
     jobs.py           one piece of work that several sessions may watch
@@ -27,11 +31,13 @@ from cache.annotations import (
     scenarios_from_json,
     scenarios_to_json,
 )
-from cache.backend import Backend, open_backend
+from cache.backend import Backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
 from cache.jobs import Job, JobState
 from cache.machine import Device, Machine
 from cache.model_library import ToDownload
+from cache.opening import open_backend
+from cache.questions import ActivationsOn, NeighbourSearch, TextSearch, TokenSearch
 from cache.request import (
     Dtype,
     InterveneRequest,
@@ -43,6 +49,7 @@ from cache.request import (
 from tracer.interchange.nodes import stored_labels
 
 __all__ = [
+    "ActivationsOn",
     "Annotations",
     "Backend",
     "BoxPosition",
@@ -54,13 +61,16 @@ __all__ = [
     "JobState",
     "Machine",
     "ModelChoice",
+    "NeighbourSearch",
     "Published",
     "ScenarioRequest",
     "StoreError",
     "StoreUse",
     "StoredGraph",
     "StoredRun",
+    "TextSearch",
     "ToDownload",
+    "TokenSearch",
     "TraceRequest",
     "open_backend",
     "scenarios_from_json",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, Unpack
 from uuid import uuid4
 
 from cache.annotations import Annotations, StoredRun
 from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse, Texts
-from cache.engine import Engine, M, TracerEngine
+from cache.engine import Engine, M
 from cache.feature_labels import FeatureLabels
 from cache.graph_files import exported, read_import
 from cache.graph_memory import GraphMemory
@@ -20,6 +18,7 @@ from cache.jobs import Job
 from cache.machine import Device
 from cache.memory import BoundedCache, held_bytes
 from cache.model_library import ModelLibrary, Resolve
+from cache.questions import Questions
 from cache.request import (
     InterveneRequest,
     ModelChoice,
@@ -33,9 +32,8 @@ from cache.request import (
     trace_digest,
     warm_digest,
 )
-from cache.store import DEFAULT_QUOTA, Store
+from cache.store import Store
 from cache.worker import Worker
-from tracer import paths
 from tracer.catalog.resolve import resolve
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
@@ -83,6 +81,8 @@ class Backend(Generic[M]):
         """The models that can be opened, and the examples of their features."""
         self.labels = FeatureLabels(store, self.library)
         """The labels that people gave to features."""
+        self.questions = Questions(self._ask, self.library)
+        """Searches of dictionaries, and what a feature or the tokenizer does with a text."""
 
     @property
     def device(self) -> str | None:
@@ -115,6 +115,7 @@ class Backend(Generic[M]):
     def close(self, timeout: float | None = None) -> None:
         """Finish the queue, end the threads and close the store."""
         self._imports.close(timeout, cancel=True)
+        self.questions.close(timeout)
         self.library.close(timeout)
         self._worker.close(timeout)
         self.store.close()
@@ -369,29 +370,3 @@ class Backend(Generic[M]):
             self.store.link(digest, key)
         except StoreError as error:
             logger.warning("%s", error)
-
-
-def open_backend(root: Path | None = None, device: str | None = None) -> Backend[Any]:
-    """Open the backend of this process, with its store in ``root`` and its models on ``device``.
-
-    Without ``root`` the store is in ``CIRCUIT_STORE``, else in ``.store`` next to this package.
-    ``CIRCUIT_STORE_GB`` limits its size (default 2). Without ``device``, or with ``"auto"``, models
-    are opened on ``CIRCUIT_DEVICE``, else on CUDA, Apple MPS or the CPU. A device that is missing
-    fails the jobs, not this function: torch is not imported here.
-
-    Raises :class:`StoreError` when the store cannot be opened or its size is not a number.
-
-    >>> import tempfile
-    >>> backend = open_backend(Path(tempfile.mkdtemp()), "cpu")
-    >>> job = backend.trace(TraceRequest("The capital of the state containing Dallas is"))
-    >>> job.result().targets[0].label
-    ' Austin'
-    >>> backend.trace(TraceRequest("The capital of the state containing Dallas is")).from_cache
-    True
-    >>> backend.close()
-    """
-    if root is None:
-        default = Path(__file__).resolve().parent.parent / ".store"
-        root = paths.expand_user(os.environ.get("CIRCUIT_STORE") or str(default))
-    quota = paths.shared_quota("CIRCUIT_STORE_GB", DEFAULT_QUOTA, StoreError)
-    return Backend(Store(root, quota), TracerEngine(device))

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypedDict
 
@@ -207,10 +207,10 @@ class Catalogue:
         with self._lock:
             rows = self._db.execute(query, values).fetchall()
         return [
-            StoredGraph(*row[:-2], imported=bool(row[-2]), tags=tuple(row[-1].split("\n")))
-            if row[-1]
-            else StoredGraph(*row[:-2], imported=bool(row[-2]))
-            for row in rows
+            replace(
+                StoredGraph(*columns[:-2]), imported=bool(columns[-2]), tags=_lines(columns[-1])
+            )
+            for columns in rows
         ]
 
     def add(
@@ -341,3 +341,7 @@ class Catalogue:
         query = "SELECT file, key, reason, found FROM damaged ORDER BY found DESC, rowid DESC"
         with self._lock:
             return tuple(DamagedFile(*row) for row in self._db.execute(query))
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(text.split("\n")) if text else ()

@@ -97,19 +97,19 @@ class ScenarioRequest:
 
 def trace_digest(fingerprint: str, request: TraceRequest) -> str:
     """Name a request to trace (32 hex digits), by the files and the text of the prompt."""
-    return _digest("trace", fingerprint, request.prompt, _trace_options(request))
+    return digest("trace", fingerprint, request.prompt, _trace_options(request))
 
 
 def graph_key(fingerprint: str, token_ids: Sequence[int], request: TraceRequest) -> str:
     """Return the key of a graph (32 hex digits): a digest of all that can change its numbers."""
-    return _digest("graph", fingerprint, list(token_ids), _trace_options(request))
+    return digest("graph", fingerprint, list(token_ids), _trace_options(request))
 
 
 def intervene_digest(fingerprint: str, request: InterveneRequest) -> str:
     """Name an intervention (32 hex digits)."""
     edits = [asdict(edit) for edit in request.interventions]
     options = [edits, request.freeze_attention, method_fingerprint(INTERVENTION_ROOMS)]
-    return _digest("intervene", fingerprint, request.prompt, options)
+    return digest("intervene", fingerprint, request.prompt, options)
 
 
 def scenarios_digest(fingerprint: str, request: ScenarioRequest) -> str:
@@ -122,17 +122,17 @@ def scenarios_digest(fingerprint: str, request: ScenarioRequest) -> str:
         request.seed,
         method_fingerprint(INTERVENTION_ROOMS),
     ]
-    return _digest("scenarios", fingerprint, request.prompt, options)
+    return digest("scenarios", fingerprint, request.prompt, options)
 
 
 def token_digest(fingerprint: str, text: str) -> str:
     """Name a request for the token of a text (32 hex digits)."""
-    return _digest("token", fingerprint, text)
+    return digest("token", fingerprint, text)
 
 
 def warm_digest(fingerprint: str) -> str:
     """Name a request to open a model (32 hex digits)."""
-    return _digest("warm", fingerprint)
+    return digest("warm", fingerprint)
 
 
 def _trace_options(request: TraceRequest) -> dict[str, Any]:
@@ -145,6 +145,7 @@ def _trace_options(request: TraceRequest) -> dict[str, Any]:
     }
 
 
-def _digest(*parts: object) -> str:
+def digest(*parts: object) -> str:
+    """Return 32 hexadecimal digits that name ``parts``, which JSON can hold."""
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]

@@ -11,7 +11,7 @@ from fakes import FakeEngine
 from flavours import circuit_tracers_own, neuronpedia
 from imports import content, graph_of, imported
 
-from cache import Backend, ModelChoice, Published, TraceRequest
+from cache import Annotations, Backend, ModelChoice, Published, TraceRequest
 from cache.catalogue import SCHEMA_VERSION, Catalogue
 from tracer.features.names import FeatureName
 from tracer.types import FeatureId, Thresholds
@@ -92,10 +92,11 @@ def test_labels_are_exported_with_a_traced_graph(backend: Backend, engine: FakeE
     key = backend.stored()[0].key
     graph = graph_of(backend, key)
     node = graph.index.node(1)
+    backend.save_annotations(key, Annotations((node,)))
     backend.labels.set(backend.labels.dictionary(graph), node.feature, "mine")
     out = json.loads(backend.export_graph(key, Thresholds(1.0, 1.0)))
     labels = {entry["node_id"]: entry["clerp"] for entry in out["nodes"]}
-    assert labels[f"{node.layer}_{node.index}_{node.position}"] == "mine"
+    assert labels["0_9_2"] == "mine"
 
 
 def test_a_catalogue_of_the_version_before_gains_labels_and_keeps_its_titles(tmp_path) -> None:
