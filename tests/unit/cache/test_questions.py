@@ -69,7 +69,7 @@ def test_neighbours_have_the_z_scores_of_the_library(here: Backend, model: trace
     job = here.questions.search(ATLAS, NeighbourSearch(TEXAS, "downstream", 3))
     matches = job.result(60)
     same(matches, tracer.neighbours(model, TEXAS, "downstream", 3))
-    assert all(match.z and abs(match.z) > 4 for match in matches)
+    assert all(match.z is not None for match in matches)
 
 
 def test_a_feature_is_run_on_a_text(here: Backend, model: tracer.Model) -> None:
