@@ -9,104 +9,19 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from charts.graph_frame import (
-    FONT,
-    SYMBOLS,
-    column_label,
-    curves,
-    diameter,
-    frame,
-    node_label,
-)
-from charts.graph_layout import GraphLayout, LayoutNode, PlacedNode, layout_graph
-from charts.palette import LIGHT, Palette, translucent
-from charts.text import percent, plotly_text, plural, target_number, token_text, truncate
+from charts.comparison_drawing import column_text
+from charts.graph_figure import FONT
+from charts.palette import LIGHT, Palette
+from charts.text import percent, plotly_text, plural, truncate
 from tracer.graph.comparison import ComparedNode, Comparison, Side
-from tracer.graph.nodes import FloatArray
-from tracer.types import NodeId
 
 SIDES: Final[Mapping[Side, str]] = {"both": "both", "left": "left only", "right": "right only"}
-STRONGEST_INPUTS: Final = 3
 Name = Callable[[ComparedNode], str]
 
 
 def side_colours(palette: Palette) -> dict[Side, str]:
     """Return the colour of shared nodes, and of those in only one graph."""
     return {"both": palette.text, "left": palette.feature, "right": palette.selected}
-
-
-def merged_figure(
-    comparison: Comparison,
-    name: Name,
-    palette: Palette = LIGHT,
-    width: float = 1050.0,
-    max_labels: int = 40,
-) -> go.Figure:
-    """Draw both graphs in one: columns are aligned tokens, rows are layers, colours the graphs.
-
-    Draws the three strongest inputs of each node, in the colour of the graph they belong to. Every
-    marker has the index of its node in ``comparison.nodes`` as ``customdata``.
-    """
-    layout = _layout(comparison, name, width, max_labels)
-    # two tokens of one column are drawn side by side
-    at = {placed.node.index: placed for placed in _apart(comparison, layout)}
-    figure = go.Figure()
-    _add_edges(figure, comparison, at, palette)
-    for side, colour in side_colours(palette).items():
-        numbers = [i for i, node in enumerate(comparison.nodes) if node.side == side]
-        figure.add_scatter(
-            x=[at[i].x for i in numbers],
-            y=[at[i].y for i in numbers],
-            mode="markers",
-            name=SIDES[side],
-            showlegend=False,
-            customdata=numbers,
-            hovertext=[_hover(comparison.nodes[i], name) for i in numbers],
-            hovertemplate="%{hovertext}<extra></extra>",
-            marker={
-                "symbol": [SYMBOLS[comparison.nodes[i].kind] for i in numbers],
-                "size": [_size(comparison.nodes[i]) for i in numbers],
-                "color": colour,
-                "line": {"color": palette.background, "width": 1},
-            },
-        )
-    _dress(figure, comparison, layout, at, palette)
-    return figure
-
-
-def _layout(comparison: Comparison, name: Name, width: float, max_labels: int) -> GraphLayout:
-    nodes = []
-    for number, node in enumerate(comparison.nodes):
-        label = name(node) if node.kind in ("feature", "logit") else ""
-        if node.kind == "logit":
-            label = f"{label} {_probabilities(comparison, node)}"
-        own = NodeId(node.kind, node.layer, node.slot, number)
-        nodes.append(LayoutNode(own, max(node.influence), label))
-    n_layers = max(comparison.left.graph.n_layers, comparison.right.graph.n_layers)
-    return layout_graph(nodes, comparison.columns, n_layers, width, max_labels)
-
-
-def _probabilities(comparison: Comparison, node: ComparedNode) -> str:
-    """Return the probabilities of a target, left / right where both graphs have it."""
-    shares = []
-    for pruned, nodes in ((comparison.left, node.left), (comparison.right, node.right)):
-        graph = pruned.graph
-        shares += [percent(graph.targets[target_number(graph, n)].probability) for n in nodes]
-    return " / ".join(shares)
-
-
-def _apart(comparison: Comparison, layout: GraphLayout) -> list[PlacedNode]:
-    shift = {"both": 0.0, "left": -8.0, "right": 8.0}
-    return [
-        PlacedNode(p.node, p.x + shift[comparison.nodes[p.node.index].side], p.y, p.label)
-        if p.node.kind == "token"
-        else p
-        for p in layout.nodes
-    ]
-
-
-def _size(node: ComparedNode) -> float:
-    return diameter(node.kind, max(node.influence))
 
 
 def _hover(node: ComparedNode, name: Name) -> str:
@@ -121,76 +36,6 @@ def _hover(node: ComparedNode, name: Name) -> str:
 
 def _number(activation: float) -> str:
     return "unknown" if np.isnan(activation) else f"{activation:.2f}"
-
-
-def _add_edges(
-    figure: go.Figure, comparison: Comparison, at: Mapping[int, PlacedNode], palette: Palette
-) -> None:
-    left, right = comparison.left_weights, comparison.right_weights
-    weights: FloatArray = np.where(np.abs(left) >= np.abs(right), left, right)
-    chosen = _strongest_inputs(comparison.targets, weights)
-    if not len(chosen):
-        return
-    strongest = np.abs(weights).max()
-    colours = side_colours(palette)
-    sides = np.where(left == 0, "right", np.where(right == 0, "left", "both"))
-    for side, colour in colours.items():
-        for positive in (True, False):
-            for strong in (False, True):
-                part = [
-                    i
-                    for i in chosen
-                    if sides[i] == side
-                    and (weights[i] > 0) == positive
-                    and (abs(weights[i]) > 0.3 * strongest) == strong
-                ]
-                if not part:
-                    continue
-                x, y = curves(
-                    [at[int(comparison.sources[i])] for i in part],
-                    [at[int(comparison.targets[i])] for i in part],
-                )
-                figure.add_scatter(
-                    x=x,
-                    y=y,
-                    mode="lines",
-                    hoverinfo="skip",
-                    showlegend=False,
-                    line={
-                        "color": translucent(colour, 0.75 if strong else 0.35),
-                        "width": 2.2 if strong else 1.0,
-                        "dash": "solid" if positive else "4px,3px",
-                    },
-                )
-
-
-def _strongest_inputs(targets: np.ndarray, weights: FloatArray) -> list[int]:
-    seen: dict[int, int] = {}
-    chosen = []
-    for edge in np.argsort(-np.abs(weights), kind="stable"):
-        target = int(targets[edge])
-        if seen.get(target, 0) < STRONGEST_INPUTS:
-            seen[target] = seen.get(target, 0) + 1
-            chosen.append(int(edge))
-    return chosen
-
-
-def _dress(
-    figure: go.Figure,
-    comparison: Comparison,
-    layout: GraphLayout,
-    at: Mapping[int, PlacedNode],
-    palette: Palette,
-) -> None:
-    labels = [
-        column_label(layout, number, truncate(_column_text(tokens, " / "), 22), palette)
-        for number, tokens in enumerate(comparison.columns)
-    ]
-    for placed in at.values():
-        if placed.label:
-            size = _size(comparison.nodes[placed.node.index])
-            labels.append(node_label(placed, size, palette))
-    frame(figure, layout, labels, palette)
 
 
 def difference_figure(
@@ -234,7 +79,7 @@ def difference_figure(
             + (
                 ""
                 if comparison.alignment == "feature"
-                else f" · {_column_text(columns[node.slot])}"
+                else f" · {column_text(columns[node.slot], '/')}"
             )
         )
         for node in shown
@@ -270,10 +115,6 @@ def difference_figure(
     return figure
 
 
-def _column_text(column: str, between: str = "/") -> str:
-    return between.join(token_text(part) for part in column.split(" / "))
-
-
 def comparison_table(comparison: Comparison, name: Name) -> pd.DataFrame:
     """Return a row per feature of either graph: place, activations and influences."""
     features = [node for node in comparison.nodes if node.kind == "feature"]
@@ -284,7 +125,8 @@ def comparison_table(comparison: Comparison, name: Name) -> pd.DataFrame:
             "feature": [name(node) for node in features],
             "graph": [SIDES[node.side] for node in features],
             "token": [
-                "" if anywhere else _column_text(comparison.columns[node.slot]) for node in features
+                "" if anywhere else column_text(comparison.columns[node.slot], "/")
+                for node in features
             ],
             "layer": [node.layer for node in features],
             "index": [node.index for node in features],

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-from charts.graph_frame import FONT
+from charts.graph_figure import FONT
 from charts.palette import LIGHT, Palette, translucent
 from charts.text import percent, plotly_text, token_text, truncate
 from tracer.types import TokenProbability

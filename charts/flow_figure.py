@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import plotly.graph_objects as go
 
 from charts.edit_groups import lone_names
-from charts.graph_frame import FONT, curves
-from charts.graph_layout import CHARACTER, PlacedNode
+from charts.graph_cells import CHARACTER
+from charts.graph_figure import FONT
 from charts.graph_view import GraphView
 from charts.palette import LIGHT, Palette, translucent
 from charts.text import percent, place, plotly_text, signed, token_text, truncate
@@ -22,6 +22,12 @@ _SAME_ROW: Final = 0.75
 """Groups whose mean layers are closer than this share a row."""
 _NAME_LENGTH: Final = 26
 _GAP: Final = 26.0
+_VISIBLE: Final = 0.02
+"""Share of the strongest edge below which an edge is too faint to see."""
+HALF: Final = 17.0
+"""Half the height of a box."""
+COLOURS: Final = ("#c2410c", "#7c3aed", "#0e7490", "#a16207", "#be185d", "#4d7c0f")
+"""Of supernodes without a colour of their own, in turn."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,20 @@ class FlowBox:
 
 
 def flow_groups(view: GraphView, supernodes: Sequence[Supernode]) -> tuple[Supernode, ...]:
-    """Return supernodes, other pinned nodes as groups of one, and the top target."""
+    """Return supernodes, the other pinned nodes each alone, and the likeliest answer.
+
+    An expanded supernode gives a box for each member, in its colour.
+    """
     index = view.pruned.graph.index
-    groups = [
-        Supernode(group.name, nodes)
-        for group in supernodes
-        if (nodes := tuple(node for node in group.nodes if node in index))
-    ]
+    groups: list[Supernode] = []
+    for number, group in enumerate(supernodes):
+        nodes = tuple(node for node in group.nodes if node in index)
+        colour = group.colour or COLOURS[number % len(COLOURS)]
+        if group.is_expanded:
+            names = lone_names(view, nodes)
+            groups += [Supernode(names[node], (node,), colour) for node in nodes]
+        elif nodes:
+            groups.append(Supernode(group.name, nodes, colour))
     grouped = {node for group in groups for node in group.nodes}
     alone = lone_names(view, sorted(view.pinned - grouped))
     groups += [Supernode(name, (node,)) for node, name in alone.items()]
@@ -85,19 +98,11 @@ def flow_figure(
     ``left`` maps group names to the share of activation that remains while the group ``off`` is
     switched off. It is written into the box; a box that lost its activation is pale.
     """
-    boxes = _place(view, groups, width, left or {})
-    figure = go.Figure()
-    edges = flow_edges(view, groups)
-    strongest = max(map(abs, edges.values()), default=1.0)
-    for (source, target), weight in sorted(edges.items(), key=lambda edge: abs(edge[1])):
-        strength = abs(weight) / strongest
-        if strength < 0.02:
-            continue  # too faint to see
+    boxes = place_boxes(view, groups, width, left or {})
+    figure, edges = go.Figure(), _strengths(view, groups)
+    for (source, target), (weight, strength) in edges.items():
         a, b = boxes[source], boxes[target]
-        dummy = groups[source].nodes[0]
-        x, y = curves(
-            [PlacedNode(dummy, a.x, a.y + 17, "")], [PlacedNode(dummy, b.x, b.y - 19, "")]
-        )
+        x, y = _curve(a.x, a.y + HALF, b.x, b.y - HALF)
         colour = palette.positive if weight > 0 else palette.negative
         figure.add_scatter(
             x=x,
@@ -110,9 +115,7 @@ def flow_figure(
                 "dash": "solid" if weight > 0 else "4px,3px",
             },
             hoverinfo="text",
-            hovertext=plotly_text(
-                f"{groups[source].name} → {groups[target].name}: {signed(weight)}"
-            ),
+            hovertext=plotly_text(_edge_text(groups, source, target, weight)),
         )
     for box in boxes:
         _add_box(figure, view, box, palette, (left or {}).get(box.group.name), off)
@@ -133,7 +136,88 @@ def flow_figure(
     return figure
 
 
-def _place(
+def _strengths(
+    view: GraphView, groups: Sequence[Supernode]
+) -> dict[tuple[int, int], tuple[float, float]]:
+    """Weight of every edge that can be seen, and its share of the strongest; weakest first."""
+    edges = flow_edges(view, groups)
+    strongest = max(map(abs, edges.values()), default=1.0) or 1.0
+    shares = {edge: (weight, abs(weight) / strongest) for edge, weight in edges.items()}
+    visible = {edge: found for edge, found in shares.items() if found[1] >= _VISIBLE}
+    return dict(sorted(visible.items(), key=lambda entry: entry[1][1]))
+
+
+def _curve(x0: float, y0: float, x1: float, y1: float) -> tuple[list[float], list[float]]:
+    """A Bézier curve that leaves upwards and arrives from below, as points."""
+    t = np.linspace(0.0, 1.0, 14)
+    bend = 0.5 * abs(y1 - y0)
+    basis = ((1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3)
+    x = x0 * (basis[0] + basis[1]) + x1 * (basis[2] + basis[3])
+    y = y0 * basis[0] + (y0 + bend) * basis[1] + (y1 - bend) * basis[2] + y1 * basis[3]
+    return x.round(1).tolist(), y.round(1).tolist()
+
+
+def _edge_text(groups: Sequence[Supernode], source: int, target: int, weight: float) -> str:
+    return f"{groups[source].name} → {groups[target].name}: {signed(weight)}"
+
+
+def flow_data(
+    view: GraphView,
+    groups: Sequence[Supernode],
+    positions: Mapping[str, tuple[float, float]],
+    width: float = 700.0,
+) -> dict[str, Any]:
+    """Return the diagram for the browser, where boxes can be dragged; JSON values.
+
+    ``positions`` are those of boxes that were moved: the share of the width, and pixels from the
+    upper edge.
+    """
+    boxes = place_boxes(view, groups, width, {})
+    height = max(box.y for box in boxes) + HALF + 18
+    shown = []
+    for box in boxes:
+        x, y = box.x, height - box.y
+        if box.group.name in positions:
+            share, y = positions[box.group.name]
+            x = share * width
+        node = box.group.nodes[0]
+        shown.append(
+            {
+                "key": box.group.name,
+                "name": truncate(_box_name(box.group), _NAME_LENGTH),
+                "note": box.note,
+                "text": f"{box.group.name}: {_members(view, box.group)}",
+                "x": round(min(max(x, box.width / 2), width - box.width / 2), 1),
+                "y": round(min(max(y, HALF + 2.0), height - HALF - 2.0), 1),
+                "width": round(box.width, 1),
+                "colour": box.group.colour,
+                "id": str(node) if len(box.group.nodes) == 1 else "",
+            }
+        )
+    edges = [
+        {
+            "source": source,
+            "target": target,
+            "weight": round(weight, 5),
+            "strength": round(strength, 4),
+            "text": _edge_text(groups, source, target, weight),
+        }
+        for (source, target), (weight, strength) in _strengths(view, groups).items()
+    ]
+    names = ", ".join(group.name for group in groups)
+    return {
+        "width": width,
+        "height": round(height, 1),
+        "boxes": shown,
+        "edges": edges,
+        "summary": f"Flow diagram of {names}",
+        "colours": {
+            "positive": LIGHT.positive, "negative": LIGHT.negative, "feature": LIGHT.feature,
+        },
+    }  # fmt: skip
+
+
+def place_boxes(
     view: GraphView, groups: Sequence[Supernode], width: float, left: Mapping[str, float]
 ) -> list[FlowBox]:
     """Arrange boxes in rows by mean layer, bottom up, and in a row by mean position."""
@@ -162,7 +246,13 @@ def _place(
 
 
 def _width(group: Supernode) -> float:
-    return max(96.0, min(len(group.name), _NAME_LENGTH) * (CHARACTER + 0.9) + 22)
+    return max(96.0, min(len(_box_name(group)), _NAME_LENGTH) * (CHARACTER + 1.3) + 22)
+
+
+def _box_name(group: Supernode) -> str:
+    """The name in the box: of a lone node without its place, which the note says."""
+    name = group.name.split(" · ")[0] if len(group.nodes) == 1 else group.name
+    return token_text(name)
 
 
 def _note(view: GraphView, group: Supernode, left: float | None) -> str:
@@ -191,14 +281,13 @@ def _add_box(
     gone = box.group.name == off
     share = 1.0 if left is None or np.isnan(left) else min(1.0, max(0.0, left))
     kind = box.group.nodes[0].kind
-    colour = palette.feature if kind == "feature" else palette.anchor
-    name = box.group.name.split(" · ")[0] if len(box.group.nodes) == 1 else box.group.name
+    colour = box.group.colour or (palette.feature if kind == "feature" else palette.anchor)
     figure.add_shape(
         type="rect",
         x0=box.x - box.width / 2,
         x1=box.x + box.width / 2,
-        y0=box.y - 17,
-        y1=box.y + 17,
+        y0=box.y - HALF,
+        y1=box.y + HALF,
         fillcolor=palette.background,
         line={"width": 0},
         layer="above",
@@ -207,8 +296,8 @@ def _add_box(
         type="rect",
         x0=box.x - box.width / 2,
         x1=box.x + box.width / 2,
-        y0=box.y - 17,
-        y1=box.y + 17,
+        y0=box.y - HALF,
+        y1=box.y + HALF,
         fillcolor=translucent(colour, 0.04 + 0.2 * (0.0 if gone else share)),
         line={
             "color": palette.negative if gone else colour,
@@ -220,7 +309,7 @@ def _add_box(
     figure.add_annotation(
         x=box.x,
         y=box.y,
-        text=f"<b>{plotly_text(truncate(token_text(name), _NAME_LENGTH))}</b><br>"
+        text=f"<b>{plotly_text(truncate(_box_name(box.group), _NAME_LENGTH))}</b><br>"
         f"<span style='font-size:10.5px'>{'off' if gone else plotly_text(box.note)}</span>",
         showarrow=False,
         font={"size": 12, "color": palette.text},

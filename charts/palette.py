@@ -24,6 +24,8 @@ class Palette:
     error: str
     anchor: str
     """Tokens and logits, the two ends of the graph."""
+    other: str
+    """Node kinds that only imported graphs have: attention features, biases, …"""
     positive: str
     negative: str
     selected: str
@@ -38,6 +40,7 @@ LIGHT: Final = Palette(
     feature="#4a6fa5",
     error="#a3a9b5",
     anchor="#27364d",
+    other="#8a5fb0",
     positive="#12876b",
     negative="#cc4a26",
     selected="#e08a00",
@@ -51,6 +54,7 @@ DARK: Final = Palette(
     feature="#7fa6dc",
     error="#7d8695",
     anchor="#d5dceb",
+    other="#b99ae0",
     positive="#3fc79f",
     negative="#f0835f",
     selected="#ffb340",

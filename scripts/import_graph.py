@@ -50,6 +50,7 @@ ROOMS: Final = (
     "pages/library",
     "pages/models",
     "pages/guide",
+    "pages/about",
     "app",
 )
 """Every room, bottom up. A room imports only rooms before it."""

@@ -8,6 +8,7 @@ from typing import Any, Final, get_args
 import streamlit as st
 
 from cache import Job, ModelChoice, StoreError, TraceRequest
+from charts.comparison_drawing import comparison_drawing
 from charts.comparison_views import (
     SIDES,
     Name,
@@ -15,13 +16,14 @@ from charts.comparison_views import (
     comparison_table,
     difference_figure,
     edge_sentence,
-    merged_figure,
     side_colours,
 )
 from charts.palette import Palette, palette
 from charts.text import node_name, percent, plural, token_text
 from pages.shared import progress, prompt_bar, resources, stored_graph
 from pages.shared.escape import plain, sentence
+from pages.shared.graph_component import draw_graph
+from pages.shared.graph_payloads import drawing_payload
 from pages.shared.model_choices import sets_of
 from pages.shared.navigation import page_script
 from pages.shared.session import (
@@ -48,6 +50,7 @@ from tracer.interventions.scenario import Scenario
 from tracer.interventions.transfer import difference_edits
 from tracer.types import FeatureId
 
+_SIZE: Final = "compare size"
 _STATIC: Final = {"displayModeBar": False, "staticPlot": False}
 _ALIGNMENTS: Final[dict[Alignment, str]] = {
     "token": "by token",
@@ -84,15 +87,36 @@ def draw() -> None:
     theme = palette(st.context.theme.type)
     _summary(comparison, by_name, theme)
     name = _naming(comparison, names)
-    figure = merged_figure(comparison, name, theme)
-    with st.container(key="merged frame"):
-        st.plotly_chart(figure, key="merged", theme=None, config=_STATIC)
+    _merged(comparison, name, (left, right), names)
     imported = any(resources.is_imported(side.graph) for side in (left, right))
     _send(comparison, not by_name and not imported)
     st.markdown("#### Largest differences in influence")
     figure = difference_figure(comparison, name, theme)
     st.plotly_chart(figure, key="differences", theme=None, config=_STATIC)
     _table(comparison, name)
+
+
+def _merged(
+    comparison: Comparison,
+    name: Name,
+    sides: tuple[PrunedGraph, PrunedGraph],
+    names: tuple[dict[FeatureId, str], dict[FeatureId, str]],
+) -> None:
+    """The merged graph; a click lights a node's edges, and needs nothing from the server."""
+    parts = tuple(
+        (side.graph.prompt, str(side.graph.provenance), side.thresholds, tuple(known.items()))
+        for side, known in zip(sides, names, strict=True)
+    )
+    size: tuple[float, float] = st.session_state.get(_SIZE, (1000.0, 640.0))
+    drawing = comparison_drawing(comparison, name)
+    payload = drawing_payload("compare", (parts, comparison.alignment), drawing, size)
+    draw_graph("compare", payload, {"selected": None, "pinned": [], "serial": 0.0}, _resized)
+
+
+def _resized(event: dict[str, Any]) -> None:
+    width, height = event.get("width"), event.get("height")
+    if isinstance(width, int | float) and isinstance(height, int | float):
+        st.session_state[_SIZE] = (float(width), float(height))
 
 
 def _right_prompt(session: Session) -> str:

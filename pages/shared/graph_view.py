@@ -25,4 +25,7 @@ def session_view(session: Session, pruned: PrunedGraph) -> GraphView:
     selected = session.selected if session.selected in index else None
     off = frozenset(node for node in session.off if node in index)
     pinned = frozenset(node for node in marked if node in index)
-    return GraphView(pruned, names, selected, off, pinned)
+    density = {}
+    if session.filter.max_density < 1:
+        density = resources.densities(session.choice, pruned)
+    return GraphView(pruned, names, selected, off, pinned, session.filter, density)

@@ -100,6 +100,24 @@ def names(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, str]:
     return names
 
 
+def densities(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, float]:
+    """Return the share of tokens that each kept feature is active on, where this disk knows it."""
+    source = feature_source(pruned.graph, choice)
+    known: dict[FeatureId, float] = {}
+    if source is None:
+        return known
+    for node in pruned.nodes:
+        if node.kind != "feature" or node.feature in known:
+            continue
+        try:
+            found = card(source, node.feature)
+        except TracerError:
+            continue  # a damaged card hides nothing
+        if found is not None and found.frequency is not None:
+            known[node.feature] = found.frequency
+    return known
+
+
 def label_precision(source: FeatureSource | None, feature: FeatureId) -> float | None:
     """Return the share of a feature's activation that its label covers; None if not measured."""
     try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cache import Annotations, ModelChoice
+from charts.graph_view import GraphFilter
 from tracer.atlas.gallery import gallery
 from tracer.graph.comparison import Alignment
 from tracer.interventions.scenario import Scenario
@@ -51,6 +52,9 @@ class Session:
     graph: str = ""
     """Key of a stored graph shown instead of a trace of the prompt; empty for none."""
     thresholds: Thresholds = Thresholds()
+    filter: GraphFilter = GraphFilter()
+    as_table: bool = False
+    """Whether the graph is shown as tables."""
     selected: NodeId | None = None
     edits: tuple[tuple[NodeId, float], ...] = ()
     """Edited features with their steering strength, a multiple of their activation: 0 switches a
@@ -67,6 +71,11 @@ class Session:
     @property
     def pinned(self) -> tuple[NodeId, ...]:
         return self.annotations.pinned
+
+    @property
+    def all_pinned(self) -> frozenset[NodeId]:
+        """Pinned nodes, alone or in supernodes."""
+        return frozenset((*self.pinned, *(n for group in self.supernodes for n in group.nodes)))
 
     @property
     def supernodes(self) -> tuple[Supernode, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Final, get_args
 
 from cache import Annotations, Dtype, ModelChoice, scenarios_from_json, scenarios_to_json
+from charts.graph_view import DENSE, GraphFilter
 from pages.shared.model_choices import sets_of
 from pages.shared.session_state import (
     LARGEST_FACTOR,
@@ -48,6 +50,16 @@ def to_query(session: Session) -> dict[str, str]:
         query["nodes"] = f"{session.thresholds.node:g}"
     if session.thresholds.edge != fresh.thresholds.edge:
         query["edges"] = f"{session.thresholds.edge:g}"
+    shown = session.filter
+    hidden = [] if shown.errors else ["errors"]
+    hidden += ["dense"] if shown.max_density < 1 else []
+    hidden += ["positive"] if shown.negative_only else []
+    if hidden:
+        query["hide"] = ",".join(hidden)
+    if shown.layers is not None:
+        query["layers"] = "{}-{}".format(*shown.layers)
+    if session.as_table:
+        query["view"] = "table"
     if session.selected is not None:
         query["node"] = str(session.selected)
     if session.edits:
@@ -96,11 +108,24 @@ def from_query(query: Mapping[str, str]) -> Session:
         graph=graph[:_LONGEST_KEY],
         look=query.get("look", "")[:_LONGEST_NAME],
         selected=_node(query.get("node", "")),
+        filter=_filter(query),
+        as_table=query.get("view") == "table",
         edits=tuple(dict(edit for edit in edits if edit is not None).items()),
         scenarios=scenarios,
         annotations=annotations,
         compared=_compared(query, session.choice),
         run=_run_options(query),
+    )
+
+
+def _filter(query: Mapping[str, str]) -> GraphFilter:
+    hidden = query.get("hide", "").split(",")
+    match = re.fullmatch(r"(\d{1,4})-(\d{1,4})", query.get("layers", ""))
+    return GraphFilter(
+        errors="errors" not in hidden,
+        max_density=DENSE if "dense" in hidden else 1.0,
+        layers=(int(match[1]), int(match[2])) if match else None,
+        negative_only="positive" in hidden,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
+NAME = "Tracer"
 ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
@@ -15,7 +16,14 @@ from pages.shared import progress  # noqa: E402
 from pages.shared.navigation import page_script  # noqa: E402
 from pages.shell import sidebar, style  # noqa: E402
 
-st.set_page_config(page_title="Circuit tracing", layout="wide", initial_sidebar_state="expanded")
+IMAGES = Path(__file__).with_name("images")
+st.set_page_config(
+    page_title=NAME,
+    page_icon=str(IMAGES / "mark.svg"),
+    layout="wide",
+    initial_sidebar_state="expanded",
+)
+st.logo(str(IMAGES / "wordmark.svg"), size="medium", icon_image=str(IMAGES / "mark.svg"))
 trace = st.Page(page_script("trace"), title="Trace", default=True, url_path="start")
 models = st.Page(page_script("models"), title="Models", url_path="models")
 page = st.navigation(
@@ -28,6 +36,7 @@ page = st.navigation(
         st.Page(page_script("library"), title="Library", url_path="library"),
         models,
         st.Page(page_script("guide"), title="How to read a graph", url_path="guide"),
+        st.Page(page_script("about"), title="About", url_path="about"),
     ],
     position="top",
 )

@@ -6,7 +6,9 @@ import streamlit as st
 
 _CSS = """
 <style>
-.stMainBlockContainer { padding: 3.6rem 2.2rem 2rem; max-width: 1500px; }
+.stMainBlockContainer { padding: 3.4rem 1.4rem 2rem; max-width: 1900px; }
+[data-testid="stSidebar"][aria-expanded="true"] { min-width: 230px; max-width: 230px; }
+:root { --circuit-positive: #12876b; --circuit-negative: #cc4a26; --circuit-feature: #4a6fa5; }
 [data-testid="stSidebarUserContent"] { padding-top: 0.5rem; }
 /* Lists of links: left-aligned and close together. */
 button[data-testid="stBaseButton-tertiary"] { min-height: 1.9rem; padding: 0.1rem 0; }
@@ -19,9 +21,6 @@ button[data-testid="stBaseButton-tertiary"] p { text-align: left; }
   .st-key-workspace > [data-testid="stLayoutWrapper"] > [data-testid="stHorizontalBlock"]
     > [data-testid="stColumn"] { min-width: 100%; }
 }
-/* The merged graph keeps its size and scrolls in a narrow window. */
-.st-key-merged-frame { overflow-x: auto; }
-.st-key-merged-frame [data-testid="stFullScreenFrame"] { min-width: 980px; }
 </style>
 """
 

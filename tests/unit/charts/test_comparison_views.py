@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 from example_graphs import NAMES, dallas_graph, oakland_graph
 
+from charts.comparison_drawing import comparison_drawing
 from charts.comparison_views import (
     comparison_sentence,
     comparison_table,
     difference_figure,
     edge_sentence,
-    merged_figure,
     side_colours,
 )
+from charts.graph_figure import graph_figure
 from charts.palette import LIGHT
 from charts.text import node_name
 from tracer.graph.comparison import ComparedNode, Comparison, compare_graphs
@@ -32,32 +33,44 @@ def name(node: ComparedNode) -> str:
 
 def test_nodes_are_coloured_by_graph_and_labels_are_escaped() -> None:
     comparison = compared()
-    figure = merged_figure(comparison, name, LIGHT)
+    drawing = comparison_drawing(comparison, name)
+    figure = graph_figure(drawing, LIGHT, 1000, 640)
     colours = side_colours(LIGHT)
     assert len(set(colours.values())) == 3
-    for trace in figure.data:
-        if trace.mode == "markers":
-            sides = {comparison.nodes[number].side for number in trace.customdata}
-            assert len(sides) <= 1
-            assert not sides or colours[sides.pop()] == trace.marker.color
-    drawn = [n for t in figure.data if t.mode == "markers" for n in t.customdata]
+    marks = [trace for trace in figure.data if trace.mode == "markers"]
+    for trace in marks:
+        for node, colour in zip(trace.customdata, trace.marker.color, strict=True):
+            assert colour == colours[comparison.nodes[int(node.removeprefix("merged-"))].side]
+    drawn = [int(n.removeprefix("merged-")) for t in marks for n in t.customdata]
     assert sorted(drawn) == list(range(len(comparison.nodes)))
-    labels = [a.text for a in figure.layout.annotations]
-    assert "&lt;i&gt;California&lt;/i&gt;" in labels
-    assert "Austin 98 %" in labels and "Sacramento 90 %" in labels
-    assert "Dallas / Oakland" in labels
+    texts = [text for trace in figure.data if trace.mode == "text" for text in trace.text]
+    assert "&lt;i&gt;California&lt;/i&gt;" in texts
+    assert "<b>Austin 98 %</b>" in texts and "Sacramento 90 %" in texts
+    assert "Dallas / Oakland" in drawing.columns
 
 
 def test_two_tokens_in_one_column_do_not_overlap() -> None:
     comparison = compared()
-    figure = merged_figure(comparison, name, LIGHT)
+    figure = graph_figure(comparison_drawing(comparison, name), LIGHT, 1000, 640)
     at = {
-        number: (x, y)
+        node: (x, y)
         for trace in figure.data
         if trace.mode == "markers"
-        for number, x, y in zip(trace.customdata, trace.x, trace.y, strict=True)
+        for node, x, y in zip(trace.customdata, trace.x, trace.y, strict=True)
     }
-    assert len(set(at.values())) == len(comparison.nodes)
+    assert len(set(at.values())) == len(at) == len(comparison.nodes)
+
+
+def test_an_edge_has_the_weight_of_the_stronger_graph_and_the_colour_of_its_owner() -> None:
+    comparison = compared()
+    drawing = comparison_drawing(comparison, name)
+    left, right = comparison.left_weights, comparison.right_weights
+    stronger = np.where(np.abs(left) >= np.abs(right), left, right)
+    np.testing.assert_array_equal(drawing.weights, stronger)
+    owners = [
+        "both" if a and b else "left" if a else "right" for a, b in zip(left, right, strict=True)
+    ]
+    assert list(drawing.edge_groups) == owners and len(set(owners)) == 3
 
 
 def test_the_table_lists_all_features_and_the_figure_the_largest_differences() -> None:

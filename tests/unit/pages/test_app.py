@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+from page_components import choose_node, listed
 from streamlit.testing.v1 import AppTest
 
 MAIN = Path(__file__).resolve().parents[3] / "pages" / "shell" / "main.py"
@@ -42,6 +43,10 @@ def button(app: AppTest, words: str):
     return next(button for button in app.button if words in button.label)
 
 
+def choose_texas(app: AppTest) -> None:
+    choose_node(app, next(node for name, node in listed(app).items() if "about Texas" in name))
+
+
 def switch(app: AppTest):
     """The toggle that switches the selected feature off, or None."""
     return next((t for t in app.toggle if "Turn this feature off" in t.label), None)
@@ -54,7 +59,7 @@ def prompt_box(app: AppTest):
 def test_the_first_visit_shows_the_first_prompt(app: AppTest) -> None:
     assert prompt_box(app).value == "The capital of the state containing Dallas is"
     assert any("**Austin**" in markdown.value for markdown in app.markdown)
-    assert button(app, "about Texas")
+    assert any("about Texas" in name for name in listed(app))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +94,7 @@ def test_the_arrows_step_through_the_gallery_and_wrap_around(app: AppTest) -> No
 
 
 def test_a_feature_can_be_switched_off_and_edits_reset(app: AppTest) -> None:
-    button(app, "about Texas").click().run()
+    choose_texas(app)
     assert not app.exception
     switch(app).set_value(True).run()
     assert not app.exception
@@ -106,7 +111,7 @@ def test_a_lower_threshold_shows_fewer_nodes(app: AppTest) -> None:
 
 
 def test_another_prompt_clears_selection_and_edits(app: AppTest) -> None:
-    button(app, "about Texas").click().run()
+    choose_texas(app)
     switch(app).set_value(True).run()
     app.button(key="next").click().run()
     app.button(key="previous").click().run()

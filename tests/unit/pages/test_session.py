@@ -11,8 +11,8 @@ from pages.shared.escape import chips_html, example_html, plain, sentence
 from pages.shared.session import read_session, update_session
 from pages.shared.session_actions import (
     change_scenario,
+    change_supernode,
     group_pins,
-    rename_supernode,
     toggle_pin,
     ungroup,
 )
@@ -143,8 +143,8 @@ def test_nodes_are_pinned_grouped_renamed_and_ungrouped(monkeypatch: pytest.Monk
     assert read_session().supernodes == (Supernode("Texas", (TEXAS, third, other)),)
     toggle_pin(third)  # also removes it from its supernode
     assert read_session().supernodes == (Supernode("Texas", (TEXAS, other)),)
-    rename_supernode("Texas", "the state")
-    rename_supernode("the state", "")
+    change_supernode("Texas", name="the state")
+    change_supernode("the state", name="")
     assert [group.name for group in read_session().supernodes] == ["the state"]
     ungroup("the state")
     assert read_session().annotations == Annotations((TEXAS, other))
@@ -158,7 +158,7 @@ def test_a_node_belongs_to_one_supernode_only(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(session_module.st, "session_state", {"session": Session(annotations=first)})
     group_pins("b", (TEXAS,))
     assert read_session().supernodes == (Supernode("b", (other, TEXAS)),)
-    rename_supernode("b", "b")
+    change_supernode("b", name="b")
     assert read_session().supernodes == (Supernode("b", (other, TEXAS)),)
 
 

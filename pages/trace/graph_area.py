@@ -1,0 +1,192 @@
+"""The graph with its thresholds and filters, as a picture or as tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+import streamlit as st
+
+from charts.graph_table import edge_table, node_table
+from charts.graph_view import DENSE, GraphFilter, GraphView, shown_sentence
+from charts.text import percent
+from pages.shared import selection
+from pages.shared.graph_component import draw_graph
+from pages.shared.graph_payloads import view_payload
+from pages.shared.session import read_session, set_widget, update_session
+from pages.shared.session_state import Session
+from pages.shared.supernode_colours import colour_of
+from tracer.types import Thresholds
+
+REPLACEMENT: Final = (
+    "Replacement score: share of the influence on the output that starts at prompt tokens rather "
+    "than at error nodes, the part of the MLPs' output that the features do not reconstruct. "
+    "Higher is better."
+)
+COMPLETENESS: Final = (
+    "Completeness score: share of the input to the graph's nodes, weighted by their influence, "
+    "that comes from features and tokens rather than from error nodes. Higher is better."
+)
+
+
+def draw(key: str, view: GraphView, session: Session) -> None:
+    """Draw the controls, the graph or its tables, and how much of the graph is shown."""
+    with st.container(horizontal=True, vertical_alignment="center", key="graph tools", gap="small"):
+        with st.popover("Thresholds", key="thresholds", type="tertiary"):
+            _thresholds(view, session)
+        active = session.filter != GraphFilter()
+        with st.popover("Filters •" if active else "Filters", key="filters", type="tertiary"):
+            _filters(view, session)
+        set_widget("graph as", "Table" if session.as_table else "Graph")
+        st.segmented_control(
+            "Show as",
+            ["Graph", "Table"],
+            key="graph as",
+            required=True,
+            label_visibility="collapsed",
+            on_change=_shown_as,
+        )
+        st.caption(_scores(view), help=f"{REPLACEMENT}\n\n{COMPLETENESS}", width="stretch")
+    if session.as_table:
+        _table(view)
+    else:
+        payload = view_payload("trace", key, view, selection.size())
+        draw_graph("trace", payload, chosen(view, session), selection.graph_event)
+    st.caption(shown_sentence(view))
+
+
+def chosen(view: GraphView, session: Session) -> dict[str, Any]:
+    """Return the selected, pinned, edited and grouped nodes in the form the component takes."""
+    return {
+        "selected": None if view.selected is None else str(view.selected),
+        "pinned": [str(node) for node in session.pinned],
+        "off": [str(node) for node in session.off],
+        "groups": [
+            {"colour": colour_of(group, number), "ids": [str(node) for node in group.nodes]}
+            for number, group in enumerate(session.supernodes)
+        ],
+        "serial": selection.serial(),
+    }
+
+
+def _scores(view: GraphView) -> str:
+    replacement = percent(view.pruned.replacement_score)
+    return f"Replacement {replacement} · completeness {percent(view.pruned.completeness_score)}"
+
+
+def _thresholds(view: GraphView, session: Session) -> None:
+    st.slider(
+        "Node threshold",
+        0.1,
+        1.0,
+        session.thresholds.node,
+        0.01,
+        key="node threshold",
+        on_change=_thresholds_moved,
+        help="Pruning keeps the most influential nodes that together carry this share of the "
+        "influence on the output.",
+    )
+    st.slider(
+        "Edge threshold",
+        0.5,
+        1.0,
+        session.thresholds.edge,
+        0.01,
+        key="edge threshold",
+        on_change=_thresholds_moved,
+        help="Among the edges between kept nodes, pruning keeps the strongest that together carry "
+        "this share of the influence.",
+    )
+
+
+def _thresholds_moved() -> None:
+    nodes, edges = st.session_state["node threshold"], st.session_state["edge threshold"]
+    update_session(thresholds=Thresholds(nodes, edges))
+
+
+def _filters(view: GraphView, session: Session) -> None:
+    shown, last = session.filter, view.pruned.graph.n_layers - 1
+    set_widget("filter errors", shown.errors)
+    st.toggle(
+        "Error nodes",
+        key="filter errors",
+        on_change=_filtered,
+        help="The part of an MLP's output that the features do not reconstruct. Error nodes have "
+        "no inputs.",
+    )
+    set_widget("filter dense", shown.max_density >= 1)
+    st.toggle(
+        "Dense features",
+        key="filter dense",
+        on_change=_filtered,
+        help=f"Features that are active on more than {percent(DENSE)} of all tokens say little "
+        "about one prompt. Only features with examples on this disk have a known density.",
+    )
+    set_widget("filter negative", shown.negative_only)
+    st.toggle(
+        "Only negative edges",
+        key="filter negative",
+        on_change=_filtered,
+        help="Edges that lower their target: inhibition.",
+    )
+    if last > 0:
+        set_widget("filter layers", shown.layers or (0, last))
+        st.slider("Layers", 0, last, key="filter layers", on_change=_filtered, args=(last,))
+    if shown != GraphFilter():
+        st.button("Show everything", key="no filter", on_click=_unfiltered, type="tertiary")
+
+
+def _filtered(last: int | None = None) -> None:
+    state, before = st.session_state, read_session().filter
+    layers = before.layers
+    if last is not None:
+        low, high = state["filter layers"]
+        layers = None if (low, high) == (0, last) else (int(low), int(high))
+    update_session(
+        filter=replace(
+            before,
+            errors=bool(state["filter errors"]),
+            max_density=1.0 if state["filter dense"] else DENSE,
+            negative_only=bool(state["filter negative"]),
+            layers=layers,
+        )
+    )
+
+
+def _unfiltered() -> None:
+    update_session(filter=GraphFilter())
+
+
+def _shown_as() -> None:
+    update_session(as_table=st.session_state["graph as"] == "Table")
+
+
+def _table(view: GraphView) -> None:
+    """Draw the same nodes and edges as tables, for screen readers and for copying."""
+    nodes, edges = node_table(view), edge_table(view)
+    share = st.column_config.ProgressColumn
+    picked = st.dataframe(
+        nodes.drop(columns="id"),
+        key="node table",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        height=420,
+        column_config={
+            "influence": share(format="percent", min_value=0.0, max_value=1.0),
+            "activation": st.column_config.NumberColumn(format="%.2f"),
+        },
+    )
+    rows = picked["selection"]["rows"]
+    if rows:
+        node = view.pruned.graph.index.node(view.rows[int(nodes.index[rows[0]])])
+        if node != view.selected:
+            selection.select(node)
+            st.rerun()
+    st.dataframe(
+        edges,
+        key="edge table",
+        hide_index=True,
+        height=300,
+        column_config={"weight": st.column_config.NumberColumn(format="%.3g")},
+    )
