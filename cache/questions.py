@@ -14,7 +14,7 @@ from cache.job_queue import JobQueue
 from cache.jobs import Job
 from cache.memory import BoundedCache
 from cache.model_library import ModelLibrary
-from cache.request import ModelChoice, digest
+from cache.request import ModelChoice, Published, digest
 from tracer.errors import TracerError
 from tracer.features.cards import Example
 from tracer.search.by_word import search_examples, search_labels
@@ -152,7 +152,7 @@ class Questions:
 
     def by_label(
         self,
-        choice: ModelChoice,
+        choice: ModelChoice | Published,
         query: str,
         limit: int = 50,
         layers: tuple[int, int] | None = None,

@@ -52,8 +52,9 @@ def read_session() -> Session:
 def update_session(**changes: Any) -> None:
     """Replace parts of the session.
 
-    A new prompt, model or stored graph drops selection, edits, scenarios and annotations; a new
-    prompt or model also closes the stored graph.
+    A new prompt, model or stored graph drops selection, edits, scenarios and annotations, and
+    filters of features that depend on the prompt; a new prompt or model also closes the stored
+    graph.
     """
     session = read_session()
     if {"prompt", "choice", "graph"} & changes.keys():
@@ -65,6 +66,10 @@ def update_session(**changes: Any) -> None:
             "annotations_of": "",
         }
         dropped["graph"] = ""
+        kept = {"position": None, "layers": None}
+        if "choice" in changes and changes["choice"] != session.choice:
+            kept["feature"] = None  # the number means another feature there
+        dropped["finding"] = replace(session.finding, **kept)  # type: ignore[arg-type]
         if session.graph:  # its thresholds were chosen for it
             dropped["thresholds"] = Thresholds()
         changes = {**dropped, **changes}

@@ -7,6 +7,7 @@ from typing import Final
 
 from cache import Annotations, ModelChoice
 from charts.graph_view import GraphFilter
+from pages.shared.finding import Finding
 from tracer.atlas.gallery import gallery
 from tracer.graph.comparison import Alignment
 from tracer.interventions.scenario import Scenario
@@ -65,6 +66,8 @@ class Session:
     """Pinned nodes and supernodes of this prompt's graph."""
     annotations_of: str = ""
     """Key of the graph the annotations belong to."""
+    finding: Finding = Finding()
+    """What is looked for on the Features page."""
     compared: Compared = Compared()
     run: RunOptions = RunOptions()
 

@@ -33,6 +33,7 @@ page = st.navigation(
         st.Page(page_script("trace"), title="Trace", url_path="trace", visibility="hidden"),
         st.Page(page_script("interventions"), title="Interventions", url_path="interventions"),
         st.Page(page_script("compare"), title="Compare", url_path="compare"),
+        st.Page(page_script("features"), title="Features", url_path="features"),
         st.Page(page_script("library"), title="Library", url_path="library"),
         models,
         st.Page(page_script("guide"), title="How to read a graph", url_path="guide"),
@@ -41,6 +42,6 @@ page = st.navigation(
     position="top",
 )
 style.draw()
-sidebar.draw(trace, models, stays=page.title in ("Trace", "Interventions", "Compare"))
+sidebar.draw(trace, models, stays=page.title in ("Trace", "Interventions", "Compare", "Features"))
 page.run()
 progress.cancel_abandoned()
