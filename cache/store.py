@@ -101,10 +101,11 @@ class Store:
         self._catalogue.link(digest, key)
 
     @_failing_as("a graph could not be read")
-    def load(self, key: str) -> AttributionGraph | None:
+    def load(self, key: str, touch: bool = True) -> AttributionGraph | None:
         """Return the graph under ``key``, or None if there is none with a valid checksum.
 
-        A damaged file is set aside, logged, and listed by :meth:`damaged`.
+        Without ``touch`` it does not count as used. A damaged file is set aside, logged, and listed
+        by :meth:`damaged`.
         """
         entry = self._catalogue.find(key)
         if entry is None:
@@ -114,7 +115,7 @@ class Store:
             graph = self._folder.read(key, entry.sha256)
         except GraphFileError:
             graph = self._read_alone(key)
-        if graph is not None:
+        if graph is not None and touch:
             self.touch(key)
         return graph
 

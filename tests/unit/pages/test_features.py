@@ -23,12 +23,13 @@ TEXAS = FeatureId(1, 887)
 
 @pytest.fixture(scope="module", autouse=True)
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One store with the first prompt traced, and the model open."""
+    """One store with two prompts traced, and the model open."""
     patch = pytest.MonkeyPatch()
     patch.setenv("CIRCUIT_STORE", str(tmp_path_factory.mktemp("features") / "store"))
     patch.setenv("CIRCUIT_HOME", str(tmp_path_factory.mktemp("features home")))
     st.cache_resource.clear()
-    resources.backend().trace(TraceRequest(PROMPT)).result(120)
+    for prompt in (PROMPT, "The capital of Texas is"):
+        resources.backend().trace(TraceRequest(prompt)).result(120)
     yield
     patch.undo()
     st.cache_resource.clear()
