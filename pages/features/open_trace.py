@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cache import StoreError, TraceRequest
+from cache import StoreError
 from pages.shared import resources
 from pages.shared.session_state import Session
 from tracer.graph.graph import AttributionGraph
@@ -37,7 +37,7 @@ def known_trace(session: Session) -> OpenTrace | None:
     """Return the trace that the session shows, if it is in the store."""
     backend = resources.backend()
     try:
-        key = session.graph or backend.key_of(TraceRequest(session.prompt, session.choice))
+        key = session.graph or backend.key_of(session.request)
     except StoreError:
         return None
     graph = backend.graph(key) if key else None

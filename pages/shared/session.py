@@ -52,12 +52,11 @@ def read_session() -> Session:
 def update_session(**changes: Any) -> None:
     """Replace parts of the session.
 
-    A new prompt, model or stored graph drops selection, edits, scenarios and annotations, and
-    filters of features that depend on the prompt; a new prompt or model also closes the stored
-    graph.
+    A new prompt, model, target or stored graph drops selection, edits, scenarios and annotations,
+    and filters of features that depend on the prompt; all but the last also close the stored graph.
     """
     session = read_session()
-    if {"prompt", "choice", "graph"} & changes.keys():
+    if {"prompt", "choice", "graph", "explain"} & changes.keys():
         dropped: dict[str, Any] = {
             "selected": None,
             "edits": (),

@@ -9,6 +9,7 @@ from typing import Final, get_args
 
 from cache import Annotations, Dtype, ModelChoice, scenarios_from_json, scenarios_to_json
 from charts.graph_view import DENSE, GraphFilter
+from pages.shared.explaining import explain_from_query, explain_to_query
 from pages.shared.finding import finding_from_query, finding_to_query
 from pages.shared.model_choices import sets_of
 from pages.shared.session_state import (
@@ -71,7 +72,7 @@ def to_query(session: Session) -> dict[str, str]:
         query["scenarios"] = scenarios_to_json(session.scenarios)
     if session.annotations:
         query["marks"] = session.annotations.to_json()
-    query |= finding_to_query(session.finding)
+    query |= explain_to_query(session.explain) | finding_to_query(session.finding)
     for name, value in asdict(session.compared).items():
         if value != getattr(fresh.compared, name):
             query[_COMPARED[name]] = value
@@ -115,6 +116,7 @@ def from_query(query: Mapping[str, str]) -> Session:
         edits=tuple(dict(edit for edit in edits if edit is not None).items()),
         scenarios=scenarios,
         annotations=annotations,
+        explain=explain_from_query(query),
         finding=finding_from_query(query),
         compared=_compared(query, session.choice),
         run=_run_options(query),
