@@ -195,7 +195,7 @@ def measure_clicks(page: Page, rounds: int) -> dict[str, list[float]]:
 def measure_thresholds(page: Page, rounds: int) -> list[float]:
     """Move the node threshold by a step, to and fro."""
     page.locator(".st-key-thresholds button").first.click()
-    slider = page.get_by_role("slider", name="Influence kept by nodes")
+    slider = page.get_by_role("slider", name="Node threshold")
     slider.wait_for()
     times = []
     for number in range(rounds):

@@ -27,7 +27,7 @@ _VISIBLE: Final = 0.02
 HALF: Final = 17.0
 """Half the height of a box."""
 COLOURS: Final = ("#c2410c", "#7c3aed", "#0e7490", "#a16207", "#be185d", "#4d7c0f")
-"""Of supernodes without a colour of their own, in turn."""
+"""Colours of supernodes that were given none, in turn."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def flow_figure(
 def _strengths(
     view: GraphView, groups: Sequence[Supernode]
 ) -> dict[tuple[int, int], tuple[float, float]]:
-    """Weight of every edge that can be seen, and its share of the strongest; weakest first."""
+    """Return the weight of each visible edge and its share of the strongest, weakest first."""
     edges = flow_edges(view, groups)
     strongest = max(map(abs, edges.values()), default=1.0) or 1.0
     shares = {edge: (weight, abs(weight) / strongest) for edge, weight in edges.items()}
@@ -148,7 +148,7 @@ def _strengths(
 
 
 def _curve(x0: float, y0: float, x1: float, y1: float) -> tuple[list[float], list[float]]:
-    """A Bézier curve that leaves upwards and arrives from below, as points."""
+    """Return points of a Bézier curve that leaves upwards and arrives from below."""
     t = np.linspace(0.0, 1.0, 14)
     bend = 0.5 * abs(y1 - y0)
     basis = ((1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3)
@@ -166,13 +166,16 @@ def flow_data(
     groups: Sequence[Supernode],
     positions: Mapping[str, tuple[float, float]],
     width: float = 700.0,
+    left: Mapping[str, float] | None = None,
+    off: str | None = None,
 ) -> dict[str, Any]:
     """Return the diagram for the browser, where boxes can be dragged; JSON values.
 
     ``positions`` are those of boxes that were moved: the share of the width, and pixels from the
-    upper edge.
+    top. ``left`` and ``off`` are those of :func:`flow_figure`.
     """
-    boxes = place_boxes(view, groups, width, {})
+    left = left or {}
+    boxes = place_boxes(view, groups, width, left)
     height = max(box.y for box in boxes) + HALF + 18
     shown = []
     for box in boxes:
@@ -185,7 +188,9 @@ def flow_data(
             {
                 "key": box.group.name,
                 "name": truncate(_box_name(box.group), _NAME_LENGTH),
-                "note": box.note,
+                "note": "off" if box.group.name == off else box.note,
+                "share": 0.0 if box.group.name == off else _share(left.get(box.group.name)),
+                "dashed": box.group.name == off or _share(left.get(box.group.name)) < 0.5,
                 "text": f"{box.group.name}: {_members(view, box.group)}",
                 "x": round(min(max(x, box.width / 2), width - box.width / 2), 1),
                 "y": round(min(max(y, HALF + 2.0), height - HALF - 2.0), 1),
@@ -250,7 +255,7 @@ def _width(group: Supernode) -> float:
 
 
 def _box_name(group: Supernode) -> str:
-    """The name in the box: of a lone node without its place, which the note says."""
+    """Return the name in the box; a single node's place is in the note instead."""
     name = group.name.split(" · ")[0] if len(group.nodes) == 1 else group.name
     return token_text(name)
 
@@ -270,6 +275,11 @@ def _note(view: GraphView, group: Supernode, left: float | None) -> str:
     return place(graph, node)
 
 
+def _share(left: float | None) -> float:
+    """Return the remaining activation, 0..1; 1 where it is unknown."""
+    return 1.0 if left is None or np.isnan(left) else round(min(1.0, max(0.0, left)), 3)
+
+
 def _add_box(
     figure: go.Figure,
     view: GraphView,
@@ -279,7 +289,7 @@ def _add_box(
     off: str | None,
 ) -> None:
     gone = box.group.name == off
-    share = 1.0 if left is None or np.isnan(left) else min(1.0, max(0.0, left))
+    share = _share(left)
     kind = box.group.nodes[0].kind
     colour = box.group.colour or (palette.feature if kind == "feature" else palette.anchor)
     figure.add_shape(

@@ -102,7 +102,7 @@ def _merged(
     sides: tuple[PrunedGraph, PrunedGraph],
     names: tuple[dict[FeatureId, str], dict[FeatureId, str]],
 ) -> None:
-    """The merged graph; a click lights a node's edges, and needs nothing from the server."""
+    """Draw the merged graph; a click lights a node's edges without asking the server."""
     parts = tuple(
         (side.graph.prompt, str(side.graph.provenance), side.thresholds, tuple(known.items()))
         for side, known in zip(sides, names, strict=True)
@@ -139,7 +139,8 @@ def _choices(session: Session) -> None:
     right_prompt, right = _right_prompt(session), _right_choice(session)
     prompts = list(dict.fromkeys([right_prompt, *(entry.prompt for entry in gallery())]))
     set_widget("compared prompt", right_prompt)
-    st.selectbox(
+    with_prompt, with_graph = st.columns([1.6, 1], gap="medium")
+    with_prompt.selectbox(
         "Compare with",
         prompts,
         key="compared prompt",
@@ -148,7 +149,8 @@ def _choices(session: Session) -> None:
         args=("prompt", "compared prompt"),
         help="Choose a prompt, or type one and press Enter.",
     )
-    _choose_stored(session)
+    with with_graph:
+        _choose_stored(session)
     how, which = st.columns([1.6, 1], gap="medium")
     if not session.compared.graph:
         set_widget("compared transcoders", right.transcoders)
@@ -256,22 +258,25 @@ def _traced(prompt: str, choice: ModelChoice, target: str, side: str) -> PrunedG
 
 def _summary(comparison: Comparison, by_name: bool, theme: Palette) -> None:
     """Draw both prompts with their next tokens, the legend, and how much the graphs share."""
-    for label, pruned in (("Left", comparison.left), ("Right", comparison.right)):
+    sides = st.columns(2, gap="medium")
+    pairs = (("Left", comparison.left), ("Right", comparison.right))
+    for column, (label, pruned) in zip(sides, pairs, strict=True):
         graph = pruned.graph
         first = graph.next_tokens[0]
-        st.markdown(
+        column.markdown(
             f":gray[{label}] {plain(graph.prompt)} **{plain(token_text(first.token))}** "
             f":gray[{percent(first.probability)}]"
         )
+    text = f"{comparison_sentence(comparison)} {edge_sentence(comparison)}"
+    if by_name:
+        text += " The graphs use different transcoders, so features are matched by their label."
     dots = "".join(
         f'<span style="color:{colour};font-size:1.1em">●</span> {SIDES[side]} &nbsp; '
         for side, colour in side_colours(theme).items()
     )
-    st.html(f'<div style="font-size:0.9rem">{dots}</div>')
-    text = f"{comparison_sentence(comparison)} {edge_sentence(comparison)}"
-    if by_name:
-        text += " The graphs use different transcoders, so features are matched by their label."
-    st.caption(plain(text))
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.html(f'<div style="font-size:0.9rem;white-space:nowrap">{dots}</div>', width="content")
+        st.caption(plain(text), width="stretch")
 
 
 def _naming(

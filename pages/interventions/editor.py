@@ -9,7 +9,9 @@ import streamlit as st
 
 from cache import TraceRequest
 from charts.edit_groups import Group, feature_groups, group_of, own_groups
+from charts.graph_view import GraphView
 from charts.text import percent, plural, times, token_text, truncate
+from pages.interventions import graph_picker
 from pages.interventions.columns import MAX_STRENGTH
 from pages.shared import progress, resources
 from pages.shared.escape import plain, sentence
@@ -40,15 +42,16 @@ def scale(group: Group, strength: float) -> tuple[Edit, ...]:
     return edit_all(group.nodes, "scale", strength)
 
 
-def draw(graph: AttributionGraph, groups: tuple[Group, ...]) -> None:
+def draw(key: str, view: GraphView, groups: tuple[Group, ...]) -> None:
     """Draw suggestions while there are no columns, then the ways to add edits."""
+    graph = view.pruned.graph
     scenarios = read_session().scenarios
     if not scenarios:
         _suggestions(graph, groups)
     with st.expander("Add edits", expanded=bool(scenarios)):
         this_graph, other_prompt, all_features = st.tabs(_SOURCES, key="ways")
         with this_graph:
-            _from_this_graph(groups, scenarios)
+            _from_this_graph(key, view, groups, scenarios)
         with other_prompt:
             _from_another_prompt(graph, scenarios)
         with all_features:
@@ -118,8 +121,11 @@ def _target(scenarios: tuple[Scenario, ...], key: str) -> None:
         st.selectbox("Add to column", [NEW, *columns], key=key)
 
 
-def _from_this_graph(groups: tuple[Group, ...], scenarios: tuple[Scenario, ...]) -> None:
+def _from_this_graph(
+    key: str, view: GraphView, groups: tuple[Group, ...], scenarios: tuple[Scenario, ...]
+) -> None:
     by_name = {_describe(group): group for group in groups}
+    graph_picker.draw(key, view, by_name, "groups")
     chosen = st.multiselect(
         "Features to edit",
         list(by_name),

@@ -9,13 +9,15 @@ import streamlit as st
 
 from charts.edit_groups import Group, group_of, lone_names
 from charts.faithfulness_figures import check_sentence, group_check, ranked_figure, scatter_figure
-from charts.flow_figure import flow_figure, flow_groups
+from charts.flow_figure import flow_data, flow_groups
 from charts.graph_view import GraphView
 from charts.palette import Palette
 from charts.scenario_figures import dose_figure, shared_tokens
 from charts.text import token_text
 from pages.interventions import editor
+from pages.shared import selection
 from pages.shared.escape import plain, sentence
+from pages.shared.graph_component import draw_flow
 from pages.shared.session import read_session
 from tracer.errors import TracerError
 from tracer.interventions.faithfulness import check_groups, check_target, switched_off
@@ -179,6 +181,7 @@ def _flow(view: GraphView, run: Run, freeze_norms: bool, theme: Palette) -> None
     names = list(features)
     off = st.selectbox("Switched off", names, key="flow off")
     number = names.index(off) if off in names else 0
+    positions = {p.name: (p.x, p.y) for p in read_session().annotations.positions}
     diagrams = st.columns(2, gap="medium")
     for column, title, shares in zip(
         diagrams, ("Measured", "Predicted by the edges"), (measured, predicted), strict=True
@@ -186,8 +189,8 @@ def _flow(view: GraphView, run: Run, freeze_norms: bool, theme: Palette) -> None
         with column:
             st.caption(title)
             left = {name: float(share) for name, share in zip(names, shares[number], strict=True)}
-            figure = flow_figure(view, boxes, theme, width=480.0, left=left, off=names[number])
-            st.plotly_chart(figure, key=f"flow {title}", theme=None, config=_STATIC)
+            data = flow_data(view, boxes, positions, 480.0, left, names[number])
+            draw_flow("interventions", data, selection.flow_event, title)
     check = group_check(names, predicted, measured)
     if len(check.names) > 2:
         with st.columns(2, gap="medium")[0]:

@@ -61,7 +61,7 @@ def draw() -> None:
         "A graph is a hypothesis about the model; test it here. Each column is a scenario: edit "
         "some features, and compare what the model predicts with the baseline."
     )
-    editor.draw(graph, groups)
+    editor.draw(job.key, view, groups)
     if session.scenarios:
         tracked = _options()
         watched = tuple(group for group in own if _is_pinned(group, view))

@@ -22,7 +22,7 @@ PLOTLY_PATH: Final = f"assets/plotly-{plotly.__version__}.min.js"
 _NEEDS_LOADER: Final = "plotly loader"
 
 OnEvent = Callable[[dict[str, Any]], None]
-"""Hears what a visitor did, an object with a ``type``."""
+"""Called with what a visitor did: an object with a ``type``."""
 
 
 @cache
@@ -75,16 +75,22 @@ def draw_neighbours(
     _component("neighbours")(key=key, data=data, on_event_change=_listener(key, on_event))
 
 
-def draw_flow(graph: str, data: Mapping[str, Any], on_event: OnEvent) -> None:
-    """Draw the diagram of ``charts.flow_figure.flow_data``, whose boxes can be dragged."""
-    key = f"flow {graph}"
+def draw_flow(
+    graph: str, data: Mapping[str, Any], on_event: OnEvent, name: str | None = None
+) -> None:
+    """Draw the diagram of ``charts.flow_figure.flow_data``, whose boxes can be dragged.
+
+    A click on a box selects its node in the graph called ``graph``. ``name`` tells two diagrams of
+    one page apart; it is the graph's name by default.
+    """
+    key = f"flow {name or graph}"
     _component("flow")(
         key=key, data={"graph": graph, **data}, on_event_change=_listener(key, on_event)
     )
 
 
 def draw_graph(name: str, payload: bytes, chosen: Mapping[str, Any], on_event: OnEvent) -> None:
-    """Draw the graph of ``charts.graph_payload`` and say what is chosen in it.
+    """Draw the graph of ``charts.graph_payload`` and mark what is chosen in it.
 
     ``chosen`` has ``selected`` (a node id or None), ``pinned`` and ``off`` (node ids), ``groups``
     (supernodes with a colour) and ``serial``, that of the last event heard. ``on_event`` is called
@@ -105,7 +111,7 @@ def draw_graph(name: str, payload: bytes, chosen: Mapping[str, Any], on_event: O
 
 
 def _listener(key: str, on_event: OnEvent) -> Callable[[], None]:
-    """What Streamlit calls when the component of ``key`` has sent something."""
+    """Return the function Streamlit calls when the component ``key`` has sent something."""
 
     def happened() -> None:
         event = _event(st.session_state.get(key))
@@ -116,7 +122,7 @@ def _listener(key: str, on_event: OnEvent) -> Callable[[], None]:
 
 
 def _event(state: object) -> dict[str, Any] | None:
-    """What the browser sent, if it is an object with a type."""
+    """Return what the browser sent if it is an object with a type, else None."""
     event = getattr(state, "event", None)
     if event is None and isinstance(state, Mapping):
         event = state.get("event")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import streamlit as st
 
@@ -15,7 +15,6 @@ from pages.shared.graph_component import draw_graph
 from pages.shared.graph_payloads import view_payload
 from pages.shared.session import read_session, set_widget, update_session
 from pages.shared.session_state import Session
-from pages.shared.supernode_colours import colour_of
 from tracer.types import Thresholds
 
 REPLACEMENT: Final = (
@@ -51,22 +50,8 @@ def draw(key: str, view: GraphView, session: Session) -> None:
         _table(view)
     else:
         payload = view_payload("trace", key, view, selection.size())
-        draw_graph("trace", payload, chosen(view, session), selection.graph_event)
+        draw_graph("trace", payload, selection.chosen(view, session), selection.graph_event)
     st.caption(shown_sentence(view))
-
-
-def chosen(view: GraphView, session: Session) -> dict[str, Any]:
-    """Return the selected, pinned, edited and grouped nodes in the form the component takes."""
-    return {
-        "selected": None if view.selected is None else str(view.selected),
-        "pinned": [str(node) for node in session.pinned],
-        "off": [str(node) for node in session.off],
-        "groups": [
-            {"colour": colour_of(group, number), "ids": [str(node) for node in group.nodes]}
-            for number, group in enumerate(session.supernodes)
-        ],
-        "serial": selection.serial(),
-    }
 
 
 def _scores(view: GraphView) -> str:

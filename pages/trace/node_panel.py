@@ -165,12 +165,13 @@ def _list(
 def _switch(node: NodeId, session: Session) -> None:
     """Draw the switch and, once the feature is off, the steering strength."""
     strength = session.factor(node)
+    key = f"off {node} {strength is not None}"
     st.toggle(
         "Turn this feature off",
         value=strength is not None,
-        key=f"off {node} {strength is not None}",
+        key=key,
         on_change=_switched,
-        args=(node,),
+        args=(node, key),
         help="Sets the feature to zero at this token and runs the model again with attention "
         "frozen.",
     )
@@ -192,13 +193,22 @@ def _switch(node: NodeId, session: Session) -> None:
     )
 
 
-def _switched(node: NodeId) -> None:
-    edits = dict(read_session().edits)
-    if edits.pop(node, None) is None:
-        edits[node] = 0.0
+def _switched(node: NodeId, key: str) -> None:
+    """Switch a feature off or back on, as its toggle says.
+
+    The browser may report a toggle that has left the page, unchanged: it must not count as a flip.
+    """
+    is_off, edits = st.session_state.get(key), dict(read_session().edits)
+    if is_off is None:
+        return
+    if is_off:
+        edits.setdefault(node, 0.0)
+    else:
+        edits.pop(node, None)
     update_session(edits=tuple(edits.items()))
 
 
 def _strength_chosen(node: NodeId, key: str) -> None:
-    edits = {**dict(read_session().edits), node: float(st.session_state[key])}
-    update_session(edits=tuple(edits.items()))
+    strength, edits = st.session_state.get(key), dict(read_session().edits)
+    if strength is not None and node in edits:
+        update_session(edits=tuple({**edits, node: float(strength)}.items()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import streamlit as st
 
@@ -17,7 +17,6 @@ from pages.shared.session_actions import (
     can_undo,
     change_supernode,
     group_pins,
-    move_box,
     redo,
     toggle_pin,
     undo,
@@ -61,19 +60,10 @@ def draw(key: str, view: GraphView, session: Session) -> None:
         groups = flow_groups(view, session.supernodes)
         if len(groups) > 1:
             positions = {p.name: (p.x, p.y) for p in session.annotations.positions}
-            draw_flow("trace", flow_data(view, groups, positions), _moved)
+            draw_flow("trace", flow_data(view, groups, positions), selection.flow_event)
             st.caption(
                 "Direct effects between the boxes, summed over their nodes. Drag a box to move it."
             )
-
-
-def _moved(event: dict[str, Any]) -> None:
-    name, x, y = event.get("name"), event.get("x"), event.get("y")
-    if event["type"] == "move" and isinstance(name, str):
-        if isinstance(x, int | float) and isinstance(y, int | float):
-            move_box(name[:200], min(1.0, max(0.0, float(x))), min(5000.0, max(0.0, float(y))))
-    else:
-        selection.graph_event(event)
 
 
 def _undo_buttons() -> None:
@@ -120,13 +110,13 @@ def _supernode(number: int, group: Supernode, view: GraphView) -> None:
             st.text_input(
                 "Name", value=group.name, key=key, on_change=_renamed, args=(group.name, key)
             )
+            key = f"expand {number} {group.name} {group.is_expanded}"
             st.toggle(
                 "Show each node in the diagram",
                 group.is_expanded,
-                key=f"expand {number} {group.name} {group.is_expanded}",
-                on_change=change_supernode,
-                args=(group.name,),
-                kwargs={"is_expanded": not group.is_expanded},
+                key=key,
+                on_change=_expanded,
+                args=(group.name, key),
             )
             for node in group.nodes:
                 _node_line(node, view, f"member {number}")
@@ -171,6 +161,12 @@ def _node_line(node: NodeId, view: GraphView, key: str) -> None:
 
 def _coloured(name: str, key: str) -> None:
     change_supernode(name, colour=str(st.session_state[key]))
+
+
+def _expanded(name: str, key: str) -> None:
+    is_expanded = st.session_state.get(key)
+    if is_expanded is not None:
+        change_supernode(name, is_expanded=bool(is_expanded))
 
 
 def _renamed(name: str, key: str) -> None:

@@ -57,13 +57,17 @@ def browser_path() -> str | None:
 class App:
     """A running server."""
 
-    def __init__(self, store: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, store: Path, environment: dict[str, str] | None = None, base_path: str = ""
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.url = f"http://localhost:{self.port}"
+        self.url = f"http://localhost:{self.port}{base_path}"
         command = [sys.executable, "-m", "streamlit", "run", "app.py"]
         options = ["--server.port", str(self.port), "--server.showEmailPrompt", "false"]
+        if base_path:
+            options += ["--server.baseUrlPath", base_path.strip("/")]
         self.log = store.with_suffix(".log")
         chosen = {"CIRCUIT_OFFLINE": "1", "CIRCUIT_STORE": str(store)} | (environment or {})
         with self.log.open("wb") as log:

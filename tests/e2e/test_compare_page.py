@@ -6,6 +6,7 @@ import re
 
 import pytest
 from conftest import App, settled, with_query
+from graph_actions import click_node, graph, state
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -22,10 +23,11 @@ def counts(page: Page) -> str:
 def test_testing_the_differences_turns_austin_into_sacramento(app: App, page: Page) -> None:
     page.goto(f"{app.url}/compare")
     counts(page)
-    merged = page.locator(".st-key-merged .js-plotly-plot")
-    expect(merged.get_by_text("Dallas / Oakland")).to_be_visible()
-    expect(merged.get_by_text(re.compile("Austin 99.9 %"))).to_be_visible()
-    expect(merged.get_by_text(re.compile("Sacramento 99.9 %"))).to_be_visible()
+    merged = graph(page, "compare")
+    expect(merged.locator("text.token", has_text="Dallas / Oakland")).to_be_visible()
+    answers = merged.locator("[data-role=answers]")
+    expect(answers.get_by_text(re.compile("Austin 99.9 %"))).to_be_visible()
+    expect(answers.get_by_text(re.compile("Sacramento 99.9 %"))).to_be_visible()
     expect(page.locator(".st-key-differences .js-plotly-plot .point").first).to_be_visible()
     expect(page.get_by_test_id("stDataFrame")).to_be_visible()
 
@@ -61,11 +63,35 @@ def test_a_target_can_be_chosen_and_an_invalid_one_is_reported(app: App, page: P
     same = "The capital of the state containing Dallas is"
     page.goto(with_query(f"{app.url}/compare", **{"with": same, "with_explain": "Sacramento"}))
     assert " in both graphs" in counts(page)
-    merged = page.locator(".st-key-merged .js-plotly-plot")
-    expect(merged.get_by_text(re.compile("^Sacramento <0.1 %$"))).to_be_visible()
+    merged = graph(page, "compare")
+    answers = merged.locator("[data-role=answers]")
+    expect(answers.get_by_text(re.compile("^Sacramento <0.1 %$"))).to_be_visible()
     box = page.get_by_role("textbox", name="Left target token")
     box.fill("Zanzibar Road")
     box.press("Enter")
     expect(page.get_by_test_id("stAlert")).to_contain_text("Left: ")
     expect(page.get_by_test_id("stAlert")).to_contain_text("Zanzibar Road")
     expect(page.get_by_test_id("stException")).to_have_count(0)
+
+
+def test_a_click_lights_a_nodes_edges_in_both_graphs_and_escape_clears_it(
+    app: App, page: Page
+) -> None:
+    page.goto(f"{app.url}/compare")
+    counts(page)
+    expect(graph(page, "compare")).to_have_attribute("data-shown", re.compile("."))
+    node = page.evaluate(
+        """() => {
+            const graph = circuitGraphs.graphs.get('compare'), side = graph.side;
+            const colours = i => new Set([...graph.inputs[i], ...graph.outputs[i]]
+                .map(edge => side.edge_colour[edge]));
+            return side.id[graph.rank.find(i => side.kind[i] === 'feature' && side.chip_of[i] < 0
+                && colours(i).size > 1)];
+        }"""
+    )
+    click_node(page, node, name="compare")
+    lit = state(page, "compare")
+    assert lit["selected"] == node and lit["curves"] > 2
+    assert len(lit["strokes"]) > 1  # edges of both graphs, each in its colour
+    page.keyboard.press("Escape")
+    assert state(page, "compare")["selected"] is None

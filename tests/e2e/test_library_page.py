@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import App, settled, unfold, with_query
+from graph_actions import graph
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -67,11 +68,11 @@ def test_a_graph_is_imported_pinned_and_exported_with_the_pin(app: App, page: Pa
     page.get_by_role("button", name="Open graph").click()
     expect(page.get_by_text("imported from the model gemma-2-2b")).to_be_visible()
     settled(page)
-    graph = page.locator(".st-key-graph .js-plotly-plot")
-    expect(graph.get_by_text("large <b>things</b>")).to_be_visible()
-    kinds = graph.evaluate("plot => plot.data.filter(t => t.customdata).map(t => t.name)")
-    assert kinds == ["feature", "token", "next token"]
-    page.get_by_role("button", name="large <b>things</b>").first.click()
+    drawn = graph(page)
+    expect(drawn.locator("[data-role=labels]").get_by_text("large <b>things</b>")).to_be_visible()
+    kinds = page.evaluate("() => [...new Set(circuitGraphs.graphs.get('trace').side.kind)].sort()")
+    assert kinds == ["feature", "logit", "token"]
+    page.locator(".neighbours .entry", has_text="large <b>things</b>").first.click()
     expect(page.get_by_text("No examples: this graph was imported")).to_be_visible()
     page.get_by_role("button", name="Pin", exact=True).click()
     expect(page.get_by_role("button", name="Unpin")).to_be_visible()

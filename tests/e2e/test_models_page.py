@@ -103,7 +103,7 @@ def test_a_model_is_downloaded_used_labelled_and_unloaded(networked: App, page: 
     box.fill("w1 w7 w2 w30 w11")
     box.press("Enter")
     expect(page.get_by_text("Most influential features")).to_be_visible()
-    named = page.get_by_role("button", name="named ").first
+    named = page.locator(".neighbours .entry", has_text="named ").first
     expect(named).to_be_visible()  # labels load in the background, then the page is redrawn
     named.click()
     expect(page.get_by_text("Top activations")).to_be_visible()

@@ -6,19 +6,11 @@ import re
 
 import pytest
 from conftest import App, settled
+from graph_actions import click_node, expect_graph, state
 from playwright.sync_api import Browser, Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 FLAGSHIP = "The capital of the state containing Dallas is"
-
-
-def expect_graph(page: Page, answer: str) -> None:
-    """Wait for the graph whose most likely next token is ``answer``."""
-    graph = page.locator(".st-key-graph .js-plotly-plot")
-    expect(graph.locator(".annotation-text", has_text=answer).first).to_be_visible()
-    expect(graph.locator(".scatterlayer .point").first).to_be_visible()
-    settled(page)
-    expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
 def bars(page: Page, key: str) -> Locator:
@@ -31,7 +23,7 @@ def bars(page: Page, key: str) -> Locator:
 def write_prompt(page: Page, text: str) -> None:
     box = page.get_by_label("Prompt (the graph explains its next token)")
     box.fill(text)
-    box.press("Enter")
+    box.press("Control+Enter")
 
 
 def test_a_feature_is_clicked_switched_off_and_reset(app: App, page: Page) -> None:
@@ -44,20 +36,7 @@ def test_a_feature_is_clicked_switched_off_and_reset(app: App, page: Page) -> No
     expect_graph(page, "Austin")
     expect(bars(page, "next-tokens").filter(has_text="Austin")).not_to_have_count(0)
 
-    # click the largest circle in the column of Dallas
-    marker = page.evaluate(
-        """() => {
-            const plot = document.querySelector('.st-key-graph .js-plotly-plot');
-            const trace = plot.data.find(t => (t.customdata || []).includes('feature-1-7-887'));
-            const at = trace.customdata.indexOf('feature-1-7-887');
-            const axes = plot._fullLayout, box = plot.getBoundingClientRect();
-            return {
-                x: box.x + axes.xaxis._offset + axes.xaxis.l2p(trace.x[at]),
-                y: box.y + axes.yaxis._offset + axes.yaxis.l2p(trace.y[at]),
-            };
-        }"""
-    )
-    page.mouse.click(marker["x"], marker["y"])
+    click_node(page, "feature-1-7-887")
     expect(page.get_by_role("heading", name="about Texas")).to_be_visible()
     expect(page.get_by_text("Top activations", exact=True)).to_be_visible()
     examples = page.locator("[data-testid=stHtml] span[title^=activation]")
@@ -78,17 +57,23 @@ def test_a_feature_is_clicked_switched_off_and_reset(app: App, page: Page) -> No
     expect(bars(page, "comparison")).not_to_have_text(off)
 
     page.get_by_role("button", name="Reset edits").click()
-    expect(bars(page, "next-tokens").filter(has_text="Austin")).not_to_have_count(0)
     expect(page.get_by_text("1 feature edited")).to_have_count(0)
+    settled(page)
+    expect(page.get_by_role("switch", name="Turn this feature off")).not_to_be_checked()
+    page.get_by_role("button", name="✕").click()
+    expect(bars(page, "next-tokens").filter(has_text="Austin")).not_to_have_count(0)
 
 
 def test_an_input_in_the_panel_selects_that_node(app: App, page: Page) -> None:
     page.goto(f"{app.url}/?prompt={FLAGSHIP}&node=feature-2-7-859")
     expect(page.get_by_text("Strongest inputs", exact=True)).to_be_visible()
-    page.get_by_role("button", name=re.compile("about Texas .*layer 1")).first.click()
-    expect(page.get_by_text(re.compile("layer 1 at “Dallas” · feature 887"))).to_be_visible()
-    page.get_by_role("button", name=re.compile("Show the full graph")).click()
+    page.locator(".neighbours .entry", has_text=re.compile("about Texas.*layer 1")).first.click()
+    facts = page.get_by_test_id("stCaptionContainer").filter(has_text="layer 1 at “Dallas”")
+    expect(facts).to_contain_text("L1/887")
+    settled(page)
+    page.get_by_role("button", name="✕").click()
     expect(page.get_by_text("Most influential features")).to_be_visible()
+    assert state(page)["selected"] is None
 
 
 def test_thresholds_change_what_is_shown(app: App, page: Page) -> None:
@@ -96,6 +81,7 @@ def test_thresholds_change_what_is_shown(app: App, page: Page) -> None:
     expect_graph(page, "Austin")
     shown = page.get_by_text(re.compile(r"\d+ of \d+ nodes shown"))
     before = shown.inner_text()
+    page.get_by_role("button", name="Thresholds").click()
     slider = page.get_by_role("slider", name="Node threshold")
     slider.focus()
     for _ in range(12):
@@ -153,7 +139,7 @@ def test_other_transcoders_draw_another_graph(app: App, page: Page) -> None:
         ("/guide", "How to read a graph"),
         (
             "/trace?prompt=The+opposite+of+small+is&transcoders=cross-layer&nodes=0.7",
-            "The opposite of small is large",
+            "Next token large",
         ),
     ],
 )

@@ -56,8 +56,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (box.id) group.dataset.node = box.id;
     const place = () => group.setAttribute('transform', `translate(${at[i].x},${at[i].y})`);
     svg(group, 'rect', { x: -box.width / 2, y: -HALF, width: box.width, height: 2 * HALF, rx: 6,
-      stroke: box.colour || colour('feature'), ...(box.dashed ? { 'stroke-dasharray': '4 3' } : {}) });
-    svg(group, 'text', { y: -2 }, box.name);
+      stroke: box.colour || colour('feature'), 'stroke-opacity': 0.25 + 0.75 * box.share, ...(box.dashed ? { 'stroke-dasharray': '4 3' } : {}) });
+    svg(group, 'text', { y: -2, opacity: 0.4 + 0.6 * box.share }, box.name);
     svg(group, 'text', { y: 12, class: 'note' }, box.note);
     place();
     group.onpointerenter = event => showTip(event, box.text);
