@@ -11,6 +11,7 @@ from cache import Annotations, Dtype, ModelChoice, scenarios_from_json, scenario
 from charts.graph_view import DENSE, GraphFilter
 from pages.shared.explaining import explain_from_query, explain_to_query
 from pages.shared.finding import finding_from_query, finding_to_query
+from pages.shared.link_problems import usable_prompt
 from pages.shared.model_choices import sets_of
 from pages.shared.session_state import (
     LARGEST_FACTOR,
@@ -85,8 +86,8 @@ def to_query(session: Session) -> dict[str, str]:
 def from_query(query: Mapping[str, str]) -> Session:
     """Invert :func:`to_query`; invalid parameters keep their defaults."""
     session = Session()
-    if query.get("prompt"):
-        session = replace(session, prompt=query["prompt"])
+    if usable_prompt(query):
+        session = replace(session, prompt=usable_prompt(query))
     session = replace(session, choice=_choice(query))
     try:
         thresholds = Thresholds(
@@ -98,11 +99,11 @@ def from_query(query: Mapping[str, str]) -> Session:
         pass  # keep the defaults
     try:
         scenarios = scenarios_from_json(query.get("scenarios", "[]"))
-    except ValueError:
+    except (ValueError, RecursionError):
         scenarios = ()
     try:
         annotations = Annotations.from_json(query.get("marks", ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         annotations = Annotations()
     graph = query.get("graph", "")
     edits = (_edit(part) for part in query.get("off", "").split(","))

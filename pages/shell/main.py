@@ -14,7 +14,7 @@ if str(ROOT) not in sys.path:
 
 from pages.shared import progress  # noqa: E402
 from pages.shared.navigation import page_script  # noqa: E402
-from pages.shell import sidebar, style  # noqa: E402
+from pages.shell import sidebar, style, tour  # noqa: E402
 
 IMAGES = Path(__file__).with_name("images")
 st.set_page_config(
@@ -42,6 +42,8 @@ page = st.navigation(
     position="top",
 )
 style.draw()
-sidebar.draw(trace, models, stays=page.title in ("Trace", "Interventions", "Compare", "Features"))
+sidebar.draw(trace, models, acts=page.title in ("Trace", "Interventions", "Compare", "Features"))
+sidebar.link_problems()
 page.run()
+tour.draw()
 progress.cancel_abandoned()
