@@ -32,9 +32,9 @@ from playwright.sync_api import Page, sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
 
-from conftest import FLAGS, App, browser_path, settled  # noqa: E402
+from conftest import FLAGS, App, browser_path, settled
 
-from cache import open_backend  # noqa: E402
+from cache import open_backend
 
 PROMPTS = (
     "The capital of the state containing Tucson is",

@@ -152,7 +152,7 @@ class Backend(Generic[M]):
 
         def work(model: M, job: Job[InterventionResult]) -> InterventionResult:
             job.report(0, 1, "running the model")
-            result = self._worker.engine.intervene(model, request)
+            result = self._worker.engine.intervene(model, request, job.report)
             self._interventions.put(job.key, result)
             return result
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from cache.machine import Device, Gpu, Machine, measured
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from tracer.model.model import Model
 
 AUTO: Final = "auto"
-DEVICE_VARIABLE: Final = "CIRCUIT_DEVICE"
 
 
 class OpenModel(Protocol):
@@ -72,7 +71,9 @@ class Engine(Protocol[M]):
     def trace(self, model: M, request: TraceRequest, progress: Progress) -> AttributionGraph:
         """Trace a prompt, calling ``progress`` at least once a batch."""
 
-    def intervene(self, model: M, request: InterveneRequest) -> InterventionResult:
+    def intervene(
+        self, model: M, request: InterveneRequest, progress: Progress
+    ) -> InterventionResult:
         """Run a prompt with and without the edits."""
 
     def scenarios(self, model: M, request: ScenarioRequest, progress: Progress) -> ScenarioRun:
@@ -97,54 +98,9 @@ class Engine(Protocol[M]):
         """Measure this machine."""
 
 
-@dataclass(frozen=True)
-class DeviceChoice:
-    """A device of this machine, and why it was chosen."""
-
-    device: str
-    reason: str
-    name: str = ""
-    memory_bytes: int | None = None
-
-    def describe(self, dtype: str) -> str:
-        """Return one line for the log.
-
-        >>> DeviceChoice("cuda:0", "auto", "NVIDIA H100", 80 * 10**9).describe("float32")
-        'cuda:0, NVIDIA H100, 80.0 GB; float32 (auto)'
-        """
-        size = "" if self.memory_bytes is None else format_bytes(self.memory_bytes)
-        parts = ", ".join(part for part in (self.device, self.name, size) if part)
-        return f"{parts}; {dtype} ({self.reason})"
-
-
-def resolve_device(name: str | None) -> DeviceChoice:
-    """Choose the device called ``name``; ``auto`` and None follow ``CIRCUIT_DEVICE``.
-
-    Without that variable, ``auto`` is CUDA, else Apple MPS, else the CPU. Imports torch. Raises
-    :class:`ModelError` when this machine does not have the device.
-    """
-    import torch
-
-    from tracer.model.model import chosen_device
-
-    wanted, reason = name or AUTO, f"{name} was asked for"
-    if wanted == AUTO and os.environ.get(DEVICE_VARIABLE):
-        wanted, reason = os.environ[DEVICE_VARIABLE], f"set by {DEVICE_VARIABLE}"
-    device = chosen_device(wanted)
-    if wanted == AUTO:
-        reason = {
-            "cuda": "auto: CUDA is available",
-            "mps": "auto: MPS is available and CUDA is not",
-        }.get(device.type, "auto: neither CUDA nor MPS is available")
-    if device.type != "cuda":
-        return DeviceChoice(str(device), reason)
-    number = device.index or 0
-    total = int(torch.cuda.get_device_properties(number).total_memory)
-    return DeviceChoice(f"cuda:{number}", reason, torch.cuda.get_device_name(number), total)
-
-
 class TracerEngine:
-    """The real engine, on the device called ``device`` (see :func:`resolve_device`)."""
+    """The real engine, on the device called ``device`` (see
+    :func:`tracer.model.device.choose_device`)."""
 
     def __init__(self, device: str | None = None) -> None:
         self._device_name = device or AUTO
@@ -163,14 +119,16 @@ class TracerEngine:
         self._device_name = name
 
     def describe_device(self, dtype: str) -> str:
-        return resolve_device(self._device_name).describe(dtype)
+        from tracer.model.device import choose_device
+        from tracer.model.model import DTYPES
+
+        return choose_device(self._device_name).describe(DTYPES[dtype])
 
     def load(self, choice: ModelChoice, progress: Progress) -> Model:
         import tracer
 
-        device = str(resolve_device(self._device_name).device)
         return tracer.load(
-            choice.model, choice.transcoders, device, choice.dtype, progress=progress
+            choice.model, choice.transcoders, self._device_name, choice.dtype, progress=progress
         )
 
     def trace(self, model: Model, request: TraceRequest, progress: Progress) -> AttributionGraph:
@@ -185,7 +143,9 @@ class TracerEngine:
             **{**TRACE_OPTIONS, "logit_mass": request.logit_mass},
         )
 
-    def intervene(self, model: Model, request: InterveneRequest) -> InterventionResult:
+    def intervene(
+        self, model: Model, request: InterveneRequest, progress: Progress
+    ) -> InterventionResult:
         import tracer
 
         return tracer.intervene(
@@ -193,6 +153,7 @@ class TracerEngine:
             request.prompt,
             list(request.interventions),
             freeze_attention=request.freeze_attention,
+            progress=progress,
         )
 
     def scenarios(self, model: Model, request: ScenarioRequest, progress: Progress) -> ScenarioRun:
@@ -220,13 +181,17 @@ class TracerEngine:
             torch.mps.empty_cache()
 
     def check_device(self, name: str) -> None:
-        resolve_device(name)
+        from tracer.model.device import choose_device
+
+        choose_device(name)
 
     def devices(self) -> tuple[Device, ...]:
         import torch
 
+        from tracer.model.device import choose_device
+
         try:
-            choice = resolve_device(AUTO)
+            choice = choose_device(AUTO)
             devices = [Device(AUTO, str(choice.device), choice.reason)]
         except ModelError as error:  # CIRCUIT_DEVICE names a device that is not here
             devices = [Device(AUTO, reason=str(error))]
@@ -242,11 +207,13 @@ class TracerEngine:
     def machine(self) -> Machine:
         import torch
 
-        choice = resolve_device(self._device_name)
+        from tracer.model.device import choose_device
+
+        choice = choose_device(self._device_name)
         machine = replace(measured(), device=str(choice.device))
-        if not machine.device.startswith("cuda"):
+        if choice.device.type != "cuda":
             return machine
-        free, total = torch.cuda.mem_get_info(machine.device)
+        free, total = torch.cuda.mem_get_info(choice.device)
         return replace(machine, gpu=Gpu(choice.name, total, free))
 
 

@@ -34,6 +34,7 @@ ROOMS: Final = (
     "tracer/attribution",
     "tracer/search",
     "tracer/indexing",
+    "tracer/training",
     "tracer/interventions",
     "tracer",
     "tracer/cli",

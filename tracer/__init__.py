@@ -27,6 +27,7 @@ from tracer.errors import (
     Cancelled,
     ComparisonError,
     CorpusError,
+    DeviceLostError,
     DiskFullError,
     EmptyPromptError,
     ExternalGraphError,
@@ -56,6 +57,7 @@ from tracer.errors import (
     ThresholdError,
     TokenError,
     TracerError,
+    TrainingError,
     TranscoderError,
     UnknownTokenError,
 )
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     from tracer.search.by_weight import features_promoting, features_reading, neighbours
     from tracer.search.by_word import search_examples, search_labels
     from tracer.search.match import FeatureMatch
+    from tracer.training import TrainingReport, evaluate_transcoders, train_transcoders
     from tracer.transcoders.save import convert
 
 __all__ = [
@@ -108,6 +111,7 @@ __all__ = [
     "ComparisonError",
     "Contrast",
     "CorpusError",
+    "DeviceLostError",
     "Direction",
     "DiskFullError",
     "Edit",
@@ -157,11 +161,14 @@ __all__ = [
     "TokenError",
     "TokenProbability",
     "TracerError",
+    "TrainingError",
+    "TrainingReport",
     "TranscoderError",
     "UnknownTokenError",
     "build_index",
     "compare_graphs",
     "convert",
+    "evaluate_transcoders",
     "external_from_pruned",
     "feature_activations",
     "features_on_text",
@@ -179,6 +186,7 @@ __all__ = [
     "search_examples",
     "search_labels",
     "trace",
+    "train_transcoders",
     "write_graph_json",
 ]
 
@@ -190,8 +198,10 @@ _ON_FIRST_USE = {
     "Model": "tracer.model.model",
     "Outcome": "tracer.interventions.run",
     "ScenarioRun": "tracer.interventions.run",
+    "TrainingReport": "tracer.training",
     "build_index": "tracer.indexing",
     "convert": "tracer.transcoders.save",
+    "evaluate_transcoders": "tracer.training",
     "feature_activations": "tracer.search.by_text",
     "features_on_text": "tracer.search.by_text",
     "features_promoting": "tracer.search.by_weight",
@@ -204,6 +214,7 @@ _ON_FIRST_USE = {
     "search_examples": "tracer.search.by_word",
     "search_labels": "tracer.search.by_word",
     "trace": "tracer.attribution.trace",
+    "train_transcoders": "tracer.training",
 }
 
 _RENAMED = {

@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from tracer.cli import app, index, intervene, models, search, trace
+from tracer.cli import app, index, intervene, models, search, trace, train
 from tracer.cli.failures import failure_message
 from tracer.cli.options import ExamplesFormatter
 from tracer.errors import TracerError
@@ -74,6 +74,7 @@ examples:
     intervene.add(commands)
     index.add(commands)
     search.add(commands)
+    train.add(commands)
     app.add(commands)
     return parser
 

@@ -6,7 +6,8 @@
     │   ├── PromptTooLongError
     │   └── UnknownTokenError   words that the tokenizer has no token for
     ├── ModelError              the model cannot be opened
-    │   └── NotDownloadedError  it is on the Hub but not on this disk
+    │   ├── NotDownloadedError  it is on the Hub but not on this disk
+    │   └── DeviceLostError     the device failed; restart the process
     ├── TranscoderError         the transcoders cannot be read or do not fit the model
     ├── RegistryError           a list of models cannot be read or written
     ├── NoActiveFeaturesError   no transcoder feature is active on the prompt
@@ -17,6 +18,7 @@
     │   └── FeatureLookupError      published examples of a feature cannot be fetched
     │       └── SourceUnavailableError  their source does not answer; a later try may work
     ├── CorpusError             a corpus to build feature examples from cannot be read
+    ├── TrainingError           transcoders cannot be trained as requested
     ├── SearchError             a search for features cannot be answered as asked
     ├── ComparisonError         two graphs cannot be compared as requested
     ├── ExternalGraphError      a graph of another tool is damaged or in an unknown format
@@ -97,6 +99,10 @@ class NotDownloadedError(ModelError):
     """The model or its transcoders are on the Hub but not on this disk."""
 
 
+class DeviceLostError(ModelError):
+    """The device failed in a way that only a restart of the process repairs."""
+
+
 class RegistryError(TracerError):
     """A list of models cannot be read or written."""
 
@@ -131,6 +137,10 @@ class SearchError(TracerError):
 
 class CorpusError(TracerError):
     """A corpus to build feature examples from is missing, damaged, empty or in no known format."""
+
+
+class TrainingError(TracerError):
+    """Transcoders cannot be trained as requested, or an unfinished training cannot be resumed."""
 
 
 class FeatureLookupError(FeatureIndexError):

@@ -80,7 +80,11 @@ class NodeId(NamedTuple):
 
 @dataclass(frozen=True)
 class Supernode:
-    """A named group of nodes with one meaning."""
+    """A named group of nodes with one meaning.
+
+    >>> Supernode("say a capital", (NodeId("feature", 4, 8, 93), NodeId("feature", 4, 8, 207))).name
+    'say a capital'
+    """
 
     name: str
     nodes: tuple[NodeId, ...]
@@ -91,7 +95,11 @@ class Supernode:
 
 
 class TokenProbability(NamedTuple):
-    """A candidate for the next token."""
+    """A candidate for the next token.
+
+    >>> TokenProbability(" Austin", 312, probability=0.97, logit=14.2).token
+    ' Austin'
+    """
 
     token: str
     token_id: int
@@ -156,6 +164,11 @@ class Target:
     ``token_ids`` has one id (the token's logit minus the mean logit), two (a contrast), or none (a
     direction or a feature). ``probability`` is how much influence starts here: for a token the
     model's probability, for a contrast that of its first token, otherwise the given weight.
+
+    >>> import tracer
+    >>> graph = tracer.trace(tracer.load("atlas", device="cpu"), "The capital of France is")
+    >>> [target.label for target in graph.targets][:1]
+    [' Paris']
     """
 
     label: str

@@ -7,20 +7,19 @@ from typing import Final
 
 import streamlit as st
 
-from cache import ActivationsOn, ModelChoice, NeighbourSearch, Published, StoreError
+from cache import ActivationsOn, ModelChoice, NeighbourSearch
 from charts.palette import Palette
 from charts.text import activation_text, percent, plural, signed, token_text
 from pages.features.open_trace import OpenTrace
 from pages.features.state import open_feature
-from pages.shared import feature_card, feature_examples, progress, resources
+from pages.shared import feature_card, feature_examples, label_box, progress, resources
 from pages.shared.escape import plain, sentence, shaded_html
 from pages.shared.navigation import page_script
 from pages.shared.session import read_session, update_session, visitor_id
 from pages.shared.session_state import Session
 from tracer.errors import TracerError
 from tracer.features.cards import Example, FeatureCard
-from tracer.features.from_neuronpedia import neuronpedia_page
-from tracer.features.names import LONGEST_LABEL, SOURCES
+from tracer.features.names import SOURCES
 from tracer.search.match import FeatureMatch, NeighbourKind
 from tracer.types import FeatureId
 
@@ -60,7 +59,9 @@ def draw(feature: FeatureId, session: Session, trace: OpenTrace | None, palette:
         elif source is None:
             st.caption("No examples: this graph does not name the dictionary of its features.")
     with right:
-        _label(feature, source, trace)
+        where = source if source is not None else graph
+        if where is not None:
+            label_box.draw(feature, where)
         if trace is not None:
             _in_trace(feature, trace)
         if card is not None and isinstance(source, ModelChoice):
@@ -85,50 +86,8 @@ def _facts(
     if card is not None and card.label is not None and card.label.precision is not None:
         facts.append(f"label covers {percent(card.label.precision)} of its activation")
     text = plain(" · ".join(facts))
-    url = _published_page(feature, source)
+    url = label_box.published_page(feature, source)
     st.markdown(f":gray[{text}]" + (f" · [on Neuronpedia]({url})" if url else ""))
-
-
-def _published_page(feature: FeatureId, source: resources.FeatureSource | None) -> str:
-    """Return the address of the feature on Neuronpedia, or an empty text."""
-    if isinstance(source, Published):
-        return neuronpedia_page(source.model, source.source_set, feature)
-    try:
-        place = resources.backend().library.source(source).neuronpedia if source else None
-    except TracerError:
-        return ""
-    return neuronpedia_page(*place, feature) if place else ""
-
-
-def _label(
-    feature: FeatureId, source: resources.FeatureSource | None, trace: OpenTrace | None
-) -> None:
-    where = source if source is not None else (trace.graph if trace is not None else None)
-    if where is None:
-        return
-    own = resources.own_labels(where).get(feature, "")
-    key = f"label of {feature}"
-    st.text_input(
-        "Your label",
-        own,
-        max_chars=LONGEST_LABEL,
-        key=key,
-        placeholder="Name this feature",
-        help="Kept for this feature in all graphs of its dictionary, and exported with them. "
-        "Clear it to get the original name back.",
-        on_change=_labelled,
-        args=(key, where, feature),
-    )
-    trouble = st.session_state.pop(f"{key} trouble", "")
-    if trouble:
-        st.error(plain(sentence(trouble)))
-
-
-def _labelled(key: str, where: object, feature: FeatureId) -> None:
-    try:
-        resources.set_label(where, feature, str(st.session_state[key] or ""))  # type: ignore[arg-type]
-    except StoreError as error:
-        st.session_state[f"{key} trouble"] = str(error)
 
 
 def _in_trace(feature: FeatureId, trace: OpenTrace) -> None:

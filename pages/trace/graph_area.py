@@ -45,6 +45,7 @@ def draw(key: str, view: GraphView, session: Session) -> None:
             label_visibility="collapsed",
             on_change=_shown_as,
         )
+        _share(key, session)
         st.caption(_scores(view), help=f"{REPLACEMENT}\n\n{COMPLETENESS}", width="stretch")
     if session.as_table:
         _table(view)
@@ -52,6 +53,26 @@ def draw(key: str, view: GraphView, session: Session) -> None:
         payload = view_payload("trace", key, view, selection.size())
         draw_graph("trace", payload, selection.chosen(view, session), selection.graph_event)
     st.caption(shown_sentence(view))
+
+
+def _share(key: str, session: Session) -> None:
+    thresholds = session.thresholds
+
+    def content() -> bytes:
+        """Build the file, only when the button is clicked."""
+        return graph_download.shared_file(key, thresholds)
+
+    st.download_button(
+        "Share as one file",
+        content,
+        "graph.html",
+        "text/html",
+        key="share graph",
+        type="tertiary",
+        on_click="ignore",
+        help="One file with this graph, its feature cards, pins and supernodes. It opens in any "
+        "browser, without a server or network.",
+    )
 
 
 def _scores(view: GraphView) -> str:

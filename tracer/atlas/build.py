@@ -18,18 +18,22 @@ from typing import Any, Final
 
 import torch
 
-from tracer.atlas import corpus, dictionary_training, facts, feature_index, tokenizer, training
+from tracer.atlas import corpus, facts, feature_index, tokenizer, training
 from tracer.atlas.corpus import Sentence
+from tracer.atlas.prefix_source import PrefixSource, SetRecipe
 from tracer.atlas.prefixes import Prefixes, collect_prefixes
 from tracer.model.bridge import Bridge
 from tracer.model.model import load
 from tracer.paths import ATLAS_WEIGHTS
+from tracer.training.trainer import fit
+from tracer.transcoders.config import ReadPoint, WritePoint
+from tracer.transcoders.save import save_transcoders
 
 Report = Callable[[str], None]
 STAMP: Final = "stamp.json"
 SETS: Final = {
-    "per-layer": dictionary_training.DictionaryConfig(cross_layer=False),
-    "cross-layer": dictionary_training.DictionaryConfig(cross_layer=True),
+    "per-layer": SetRecipe(cross_layer=False),
+    "cross-layer": SetRecipe(cross_layer=True),
 }
 
 
@@ -63,7 +67,7 @@ def build(
         report_set = partial(_prefixed, report, name)
         if not _is_built(folder / name, set_stamp):
             _stage(
-                folder / name, set_stamp, partial(_train_set, prefixes, config, report=report_set)
+                folder / name, set_stamp, partial(train_set, prefixes, config, report=report_set)
             )
         if not _is_built(folder / name / "features", index_stamp):
             if not corpus_file.exists():
@@ -129,11 +133,17 @@ def _train_model(
     words.save_pretrained(out)
 
 
-def _train_set(
-    prefixes: Prefixes, config: dictionary_training.DictionaryConfig, out: Path, report: Report
-) -> None:
-    dictionary = dictionary_training.train_dictionary(prefixes, config, report)
-    dictionary_training.save_dictionary(dictionary, out)
+def train_set(prefixes: Prefixes, config: SetRecipe, out: Path, report: Report) -> None:
+    """Train one set with the general trainer and write it to ``out``."""
+    recipe = config.recipe()
+    dictionary = fit(PrefixSource(prefixes, recipe), recipe, report)
+    transcoders = dictionary.to_transcoders(
+        ReadPoint.MLP_INPUT,
+        WritePoint.MLP_OUTPUT,
+        scan="atlas-clt" if config.cross_layer else "atlas-plt",
+        model_name="atlas",
+    )
+    save_transcoders(transcoders, out)
 
 
 def _build_index(folder: Path, name: str, corpus_file: Path, out: Path, report: Report) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from tracer.atlas.corpus import OPPOSITE, Sentence, sentences
 from tracer.atlas.facts import LANGUAGES, city_splits, opposites
 from tracer.atlas.state_swaps import position_of, state_carriers, swap_success
 from tracer.model.model import Model
+from tracer.training.replacement import replacement_hooks
 
 Report = Callable[[str], None]
 N_SAMPLED: Final = 400
@@ -95,37 +96,6 @@ def test_questions() -> dict[str, list[Sentence]]:
             questions[sentence.family].append(sentence)
     questions["opposite"] = [s for s in questions["opposite"] if "across" not in s.tag]
     return questions
-
-
-def replacement_hooks(model: Model) -> list[tuple[str, Any]]:
-    """Return hooks that replace every MLP output by the transcoders' reconstruction."""
-    written: dict[int, Tensor] = {}
-
-    def read(layer: int) -> Any:
-        transcoder = model.transcoders[layer]
-
-        def hook(value: Tensor, hook: Any) -> None:
-            active = transcoder.activations(value.flatten(0, 1)).view(*value.shape[:2], -1)
-            if layer == 0:
-                written.clear()
-            for step, output in enumerate(transcoder.output_layers):
-                part = active @ transcoder.decoder()[:, step]
-                written[output] = written[output] + part if output in written else part
-
-        return hook
-
-    def write(layer: int) -> Any:
-        def hook(value: Tensor, hook: Any) -> Tensor:
-            replaced = written[layer] + model.transcoders[layer].b_dec
-            replaced[:, : model.first_position] = value[:, : model.first_position]
-            return replaced
-
-        return hook
-
-    layers = range(model.n_layers)
-    return [(model.read_hook(i), read(i)) for i in layers] + [
-        (model.write_hook(i), write(i)) for i in layers
-    ]
 
 
 def replacement_keeps_top(model: Model, prompts: Sequence[str]) -> float:

@@ -126,6 +126,32 @@ def obtain(
     return resolve(model, transcoders)
 
 
+def obtain_model(model: str = ATLAS, progress: Progress | None = None) -> ModelSource:
+    """Find a model without transcoders, and download it if it is not on this disk.
+
+    In the result, ``transcoders`` is empty, ``transcoder_folder`` is the folder of the model, and
+    the fingerprint covers the model alone.
+
+    Raises :class:`ModelError` if the model does not exist, and :class:`tracer.errors.HubError` if
+    it cannot be downloaded.
+    """
+    entry = next((m for m in registry() if model in (m.name, m.reference)), None)
+    reference = entry.reference if entry else model
+    if _on_hub(reference, "config.json") and downloads.to_fetch(reference):
+        downloads.run([downloads.plan_model(reference)], progress)
+    folder, revisions = _model(reference)
+    digest = hashlib.sha256()
+    _add(digest, reference, folder, (), revisions)
+    return ModelSource(
+        name=model,
+        transcoders="",
+        model_folder=folder,
+        transcoder_folder=folder,
+        fingerprint=digest.hexdigest(),
+        revisions=revisions,
+    )
+
+
 def missing(
     model: str, transcoders: str | None = None, update: bool = False
 ) -> list[downloads.Plan]:

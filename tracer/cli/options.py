@@ -69,6 +69,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--forward-dtype",
+        default="float32",
         choices=("float32", "bfloat16"),
         help="data type of the forward pass (default: float32); bfloat16 also needs --dtype "
         "bfloat16",
@@ -142,30 +143,19 @@ def open_model(options: argparse.Namespace) -> Model:
     """
     import tracer
 
-    chosen: dict[str, Any] = {}
-    if options.forward_dtype is not None:
-        chosen["forward_dtype"] = options.forward_dtype
-    if options.tf32:
-        chosen["tf32"] = True
     with progress_bar() as progress:
         model: Model = tracer.load(
             options.model,
             options.transcoders,
             options.device,
             options.dtype,
+            forward_dtype=options.forward_dtype,
+            tf32=options.tf32,
             progress=progress,
-            **chosen,
         )
     if watched():
-        print(f"device: {_device_line(model)}", file=sys.stderr)
+        print(f"device: {model.device_choice.describe(model.bridge.dtype)}", file=sys.stderr)
     return model
-
-
-def _device_line(model: Model) -> str:
-    """Return the device and the data type, and why the device was chosen if the model knows."""
-    if (choice := getattr(model, "device_choice", None)) is not None:
-        return str(choice.describe(model.bridge.dtype))
-    return f"{model.device}; {str(model.bridge.dtype).removeprefix('torch.')}"
 
 
 def open_graph(path: str) -> AttributionGraph:

@@ -145,7 +145,13 @@ class FeatureReader(ABC):
 
 
 class FeatureIndex(FeatureReader):
-    """The feature cards of one transcoder set, read from disk one at a time."""
+    """The feature cards of one transcoder set, read from disk one at a time.
+
+    >>> from tracer.catalog.resolve import resolve
+    >>> index = FeatureIndex.open(resolve("atlas").transcoder_folder)
+    >>> index.n_layers, len(index.labels) > 1000
+    (5, True)
+    """
 
     def __init__(
         self, folder: Path, layers: Sequence[LayerFile], labels: Mapping[FeatureId, Label]

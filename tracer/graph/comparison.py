@@ -70,6 +70,14 @@ class Comparison:
     """Two pruned graphs, merged.
 
     The edges are parallel arrays; ``sources`` and ``targets`` are indices into ``nodes``.
+
+    >>> import tracer
+    >>> model = tracer.load("atlas", device="cpu")
+    >>> prompts = "The capital of France is", "The capital of Japan is"
+    >>> graphs = [tracer.prune(tracer.trace(model, prompt)) for prompt in prompts]
+    >>> comparison = tracer.compare_graphs(*graphs)
+    >>> len(comparison.features("both")) > 0, len(comparison.features("left")) > 0
+    (True, True)
     """
 
     left: PrunedGraph

@@ -27,6 +27,12 @@ class PrunedGraph:
 
     The arrays cover all rows (``node_*``) or all edges (``edge_*``) of ``graph``, so that what was
     pruned away can still be counted and shown.
+
+    >>> import tracer
+    >>> graph = tracer.trace(tracer.load("atlas", device="cpu"), "The capital of France is")
+    >>> pruned = tracer.prune(graph)
+    >>> 0 < len(pruned.nodes) < graph.n_nodes, pruned.replacement_score > 0.5
+    (True, True)
     """
 
     graph: AttributionGraph

@@ -36,6 +36,7 @@ from tracer.indexing.prefixes import PrefixSet, prefix_hashes
 from tracer.indexing.records import CorpusTokens, LayerWriter, write_json_gz
 from tracer.indexing.statistics import BatchTokens, LayerStatistics, window_width
 from tracer.indexing.windows import Position, Window, WindowReader, padded
+from tracer.model.failures import as_tracer_errors
 from tracer.model.model import Model
 from tracer.types import Progress
 
@@ -129,7 +130,8 @@ def build_index(
             min(limit_tokens or _MAX_TOKENS, _MAX_TOKENS),
             memory_limit,
         )
-        with build.log:
+        advice = "lower batch_tokens or memory_limit, or use another device"
+        with build.log, as_tracer_errors("indexing a corpus", model.device, advice):
             build.read(checkpoint_tokens, progress or _no_progress)
             with output.disk_errors():
                 return build.write(label, progress or _no_progress)

@@ -1,9 +1,10 @@
 """Read the documents of a corpus on disk, one at a time. This module knows files, not models.
 
 The file's suffix decides the kind: plain text (documents separated by blank lines), JSONL (one
-document per line) or Parquet (a column of strings). A line of a JSONL file is ``{"text": "…"}`` or
-``{"tokens": [ids]}``, optionally with ``"tags"``: for each token the candidate labels that apply to
-it, each a string or ``[label, group, value]`` (see :class:`Tag`). The first line can be
+document per line) or Parquet (a column of strings). Text and JSONL can be compressed (``.xz``,
+``.gz``). A line of a JSONL file is ``{"text": "…"}`` or ``{"tokens": [ids]}``, optionally with
+``"tags"``: for each token the candidate labels that apply to it, each a string or
+``[label, group, value]`` (see :class:`Tag`). The first line can be
 ``{"tag_groups": {"about": "about ", …}}``: the groups in order of priority, each with the prefix of
 a label that joins several of its tags.
 """
@@ -21,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from tracer import paths
 from tracer.errors import CorpusError
+from tracer.indexing.compressed import COMPRESSED, OpenedFile, inner_suffix, open_buffered
 
 _KINDS: Final = {
     "": "text",
@@ -132,7 +134,7 @@ def open_corpus(path: str | os.PathLike[str], column: str = "text") -> Corpus:
         )
     if not path.is_file():
         raise CorpusError(f"{path} is a folder: give a text, .jsonl or .parquet file of documents")
-    kind = _KINDS.get(path.suffix.lower())
+    kind = corpus_kind(path)
     if kind is None:
         raise CorpusError(
             f"{path.name} ends in {path.suffix!r}: expected a .txt file (documents separated by "
@@ -141,12 +143,20 @@ def open_corpus(path: str | os.PathLike[str], column: str = "text") -> Corpus:
     return Corpus(path, kind, column)
 
 
+def corpus_kind(path: Path) -> str | None:
+    """Return ``text``, ``jsonl`` or ``parquet``, as the suffix says; None for any other file."""
+    kind = _KINDS.get(inner_suffix(path))
+    return None if kind == "parquet" and path.suffix.lower() in COMPRESSED else kind
+
+
 def _text_documents(corpus: Corpus) -> Iterator[Document]:
     lines: list[str] = []
     length, number, start = 0, 0, 1
     try:
-        size = max(corpus.path.stat().st_size, 1)
-        with corpus.path.open("rb") as raw, TextIOWrapper(raw, encoding="utf-8-sig") as file:
+        with (
+            OpenedFile(corpus.path) as raw,
+            TextIOWrapper(open_buffered(raw), encoding="utf-8-sig") as file,
+        ):
             while line := file.readline(_LONGEST_TEXT):
                 number += 1
                 if "\0" in line:
@@ -158,8 +168,7 @@ def _text_documents(corpus: Corpus) -> Iterator[Document]:
                     lines.append(line)
                     length += len(line)
                 if lines and (not line.strip() or length >= _LONGEST_TEXT):
-                    share = min(raw.tell() / size, 1.0)
-                    yield Document(f"line {start}", share, "".join(lines).strip())
+                    yield Document(f"line {start}", raw.share, "".join(lines).strip())
                     lines, length = [], 0
                 if not lines:
                     start = number + 1
@@ -173,12 +182,9 @@ def _text_documents(corpus: Corpus) -> Iterator[Document]:
 
 
 def _json_documents(corpus: Corpus) -> Iterator[Document]:
-    read = 0
     try:
-        size = max(corpus.path.stat().st_size, 1)
-        with corpus.path.open("rb") as file:
+        with OpenedFile(corpus.path) as raw_file, open_buffered(raw_file) as file:
             for number, line in enumerate(file, 1):
-                read += len(line)
                 if line.strip():
                     location = f"line {number}"
                     try:
@@ -189,7 +195,7 @@ def _json_documents(corpus: Corpus) -> Iterator[Document]:
                             'JSONL corpus is {"text": "…"} or {"tokens": [ids]}'
                         ) from error
                     if number > 1 or not _is_header(raw):
-                        yield _json_document(corpus, location, read / size, raw)
+                        yield _json_document(corpus, location, raw_file.share, raw)
     except OSError as error:
         raise CorpusError(f"{corpus.path} cannot be read: {error}") from error
 
@@ -200,7 +206,7 @@ def _is_header(raw: Any) -> bool:
 
 def _tag_groups(path: Path) -> dict[str, str]:
     try:
-        with path.open("rb") as file:
+        with OpenedFile(path) as raw_file, open_buffered(raw_file) as file:
             line = file.readline()
         raw = json.loads(line) if line.strip() else None
     except (OSError, ValueError, RecursionError):

@@ -7,7 +7,7 @@ All scenarios of a prompt are rows of one batch. What an edit does is defined in
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -35,6 +35,7 @@ from tracer.interventions.results import (
 )
 from tracer.interventions.scenario import Edit, Scenario
 from tracer.interventions.watching import Watch
+from tracer.model.failures import as_tracer_errors
 from tracer.model.model import Model
 from tracer.types import FeatureId, Intervention, NodeId, Progress
 
@@ -79,7 +80,8 @@ def run_scenarios(
     A scenario that cannot be run, or drives the model to numbers that are not finite, has an
     :class:`InterventionError` as its outcome. Raises :class:`InterventionError` for problems that
     concern all scenarios (no room to generate, a watched node that is not a feature),
-    :class:`MemoryLimitError` when not even one scenario fits, :class:`ModelError` when the model
+    :class:`MemoryLimitError` when not even one scenario fits, :class:`DeviceLostError` when the
+    device fails, :class:`ModelError` when the model
     itself produces NaN or Inf, and the errors of :meth:`Model.encode`.
 
     >>> import tracer
@@ -99,6 +101,35 @@ def run_scenarios(
     _check_generation(model, n_pos, generate, temperature)
     if batch_size < 1:
         raise InterventionError(f"batch_size is {batch_size}: it must be at least 1")
+    what = f"running {len(scenarios)} scenarios of {n_pos} tokens"
+    advice = "lower batch_size or memory_limit, generate fewer tokens, or shorten the prompt"
+    with as_tracer_errors(what, model.device, advice):
+        return _run_scenarios(
+            model, prompt, token_ids, scenarios, _Generation(generate, temperature, seed),
+            watch, batch_size, progress, memory_limit,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Generation:
+    n_tokens: int
+    temperature: float
+    seed: int
+
+
+def _run_scenarios(
+    model: Model,
+    prompt: str | Sequence[int],
+    token_ids: tuple[int, ...],
+    scenarios: Sequence[Scenario],
+    generation: _Generation,
+    watch: Sequence[NodeId] | Literal["all"],
+    batch_size: int,
+    progress: Progress | None,
+    memory_limit: int | None,
+) -> ScenarioRun:
+    """Run scenarios in a frame of their own, so that a failure keeps no tensor alive."""
+    n_pos, generate = len(token_ids), generation.n_tokens
     nodes = None if watch == "all" else [_checked_watch(model, node, n_pos) for node in watch]
     rows: dict[int, EditedRow] = {}
     outcomes: dict[int, Outcome | InterventionError] = {}
@@ -112,9 +143,7 @@ def run_scenarios(
     )
     report = _Report(progress, len(rows), plan.batch_size, generate)
     report.batch(0)
-    run = _PromptRun(
-        model, token_ids, list(rows.values()), Watch(model, nodes), generate, temperature, seed
-    )
+    run = _PromptRun(model, token_ids, list(rows.values()), Watch(model, nodes), generation)
     baseline = run.baseline(report)
     numbers = list(rows)
     for start in range(0, len(numbers), plan.batch_size):
@@ -166,13 +195,13 @@ class _PromptRun:
         token_ids: tuple[int, ...],
         rows: Sequence[EditedRow],
         watch: Watch,
-        generate: int,
-        temperature: float,
-        seed: int,
+        generation: _Generation,
     ) -> None:
         self._model, self._watch = model, watch
         self._ids: Int[Tensor, " pos"] = torch.tensor(token_ids, device=model.device)
-        self._continuation = Continuation(model, generate, temperature, seed)
+        self._continuation = Continuation(
+            model, generation.n_tokens, generation.temperature, generation.seed
+        )
         self._features = edited_features(model, rows)
         logits, self._unedited = capture_unedited(
             model, self._ids, names_to_capture(model, rows), watch

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tracer.errors import SearchError
-from tracer.model.bridge import Norm
+from tracer.model.block import Norm
 from tracer.model.model import Model
 from tracer.search.match import FeatureMatch
 from tracer.transcoders.config import ReadPoint, WritePoint

@@ -154,7 +154,9 @@ class FakeEngine:
             self.batches.append((request.prompt, batch))
         return make_graph(request.prompt, model.encode(request.prompt))
 
-    def intervene(self, model: FakeModel, request: InterveneRequest) -> FakeResult:
+    def intervene(
+        self, model: FakeModel, request: InterveneRequest, progress: Progress
+    ) -> FakeResult:
         self.threads.add(threading.get_ident())
         self.intervened.append(request.prompt)
         return FakeResult(request)

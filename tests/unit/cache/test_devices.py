@@ -14,7 +14,7 @@ import pytest
 from fakes import FakeEngine, until
 
 from cache import Backend, Device, Machine, ModelChoice, TraceRequest, open_backend
-from cache.engine import TracerEngine, resolve_device, usable_cores
+from cache.engine import TracerEngine, usable_cores
 from cache.machine import Gpu
 from tracer.errors import ModelError
 
@@ -35,61 +35,25 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = [80 * 10**9, 24 * 10**9]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(
-        torch.cuda,
-        "get_device_properties",
-        lambda number: SimpleNamespace(total_memory=sizes[number]),
-    )
+
+    def properties(device: int | torch.device) -> SimpleNamespace:
+        number = device if isinstance(device, int) else device.index
+        return SimpleNamespace(name=f"Fast {number}", total_memory=sizes[number])
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"Fast {number}")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3, 8))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
 
 
-# The choice
-
-
-@pytest.mark.parametrize("name", [None, "auto"])
-def test_auto_is_the_cpu_without_an_accelerator(
-    name: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    choice = resolve_device(name)
-    assert choice.device == "cpu"
-    assert choice.describe("float32") == "cpu; float32 (auto: neither CUDA nor MPS is available)"
-
-
-def test_auto_is_the_first_cuda_device(two_gpus: None) -> None:
-    choice = resolve_device("auto")
-    assert choice.device == "cuda:0"
-    assert choice.describe("bfloat16") == (
-        "cuda:0, Fast 0, 80.0 GB; bfloat16 (auto: CUDA is available)"
-    )
-
-
-@pytest.mark.parametrize("name", [None, "auto"])
-def test_auto_follows_the_environment(
-    two_gpus: None, name: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CIRCUIT_DEVICE", "cuda:1")
-    choice = resolve_device(name)
-    assert (choice.device, choice.reason) == ("cuda:1", "set by CIRCUIT_DEVICE")
-    assert resolve_device("cpu").device == "cpu", "a name comes before the environment"
-
-
-def test_a_missing_device_is_refused(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match="cuda:2"):
-        resolve_device("cuda:2")
-    monkeypatch.setenv("CIRCUIT_DEVICE", "abacus")
-    with pytest.raises(ModelError, match="abacus"):
-        resolve_device(None)
+# What this machine has
 
 
 def test_the_engine_lists_every_device(two_gpus: None) -> None:
     devices = TracerEngine().devices()
     assert devices[:4] == (
-        Device("auto", "cuda:0", "auto: CUDA is available"),
+        Device("auto", "cuda:0", "auto: CUDA is available, most free memory of 2 GPUs"),
         Device("cpu", f"{usable_cores()} cores"),
         Device("cuda:0", "Fast 0, 80.0 GB"),
         Device("cuda:1", "Fast 1, 24.0 GB"),

@@ -78,7 +78,6 @@ def test_trace(opened: Model) -> None:
         tracer.trace(opened, tiny.IDS, targets=targets, max_features=9, batch_size=4)
 
 
-@pytest.mark.xfail(raises=Float64Error, reason="long rows are still summed in float64")
 def test_trace_with_long_rows(opened: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are cut to a share of their weight once there are too many entries."""
     monkeypatch.setattr(memory, "WHOLE_ROWS", 0)

@@ -14,23 +14,25 @@ from tracer import errors
 
 ERRORS = """
     TracerError PromptError EmptyPromptError PromptTooLongError UnknownTokenError ModelError
-    NotDownloadedError TranscoderError RegistryError NoActiveFeaturesError TargetError
-    ThresholdError InterventionError FeatureIndexError FeatureLookupError SourceUnavailableError
-    CorpusError ComparisonError ExternalGraphError GraphFileError MemoryLimitError HubError
-    HubReferenceError RepositoryMissingError RevisionMissingError SearchError
-    HubFileMissingError LicenceError AccessError TokenError HubUnreachableError NetworkOffError
-    HubAnswerError BrokenTransferError CacheFolderError DiskFullError Cancelled
+    DeviceLostError NotDownloadedError TranscoderError RegistryError NoActiveFeaturesError
+    TargetError ThresholdError InterventionError FeatureIndexError FeatureLookupError
+    SourceUnavailableError CorpusError ComparisonError ExternalGraphError GraphFileError
+    MemoryLimitError HubError HubReferenceError RepositoryMissingError RevisionMissingError
+    SearchError HubFileMissingError LicenceError AccessError TokenError HubUnreachableError
+    NetworkOffError HubAnswerError BrokenTransferError CacheFolderError DiskFullError Cancelled
+    TrainingError
 """
 VALUES = """
     AttributionGraph Comparison Contrast Direction Edit FeatureId FeatureIndex FeatureMatch
     FeatureTarget IndexSummary Intervention InterventionResult Model NodeId NodeIndex Outcome
     PrunedGraph Scenario ScenarioRun Supernode Target Thresholds TokenProbability
+    TrainingReport
 """
 FUNCTIONS = """
     build_index compare_graphs convert external_from_pruned graph_from_external intervene load
     feature_activations features_on_text features_promoting features_reading neighbours
     search_examples search_labels load_graph prune read_graph_json read_graph_pt run_scenarios
-    trace write_graph_json
+    trace write_graph_json evaluate_transcoders train_transcoders
 """
 
 

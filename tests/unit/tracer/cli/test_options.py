@@ -16,6 +16,7 @@ from tracer.errors import TracerError
 from tracer.model.model import Model
 
 DEFAULTS = ("atlas", None, "auto", "float32")
+FORWARD = {"forward_dtype": "float32", "tf32": False}
 
 
 class Terminal(io.StringIO):
@@ -39,34 +40,30 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[
 
 
 @pytest.mark.parametrize(
-    ("options", "positional", "named"),
+    ("options", "positional", "forward"),
     [
-        ([], DEFAULTS, {}),
+        ([], DEFAULTS, FORWARD),
         (
             ["--model", "m", "--transcoders", "t", "--device", "cuda:1", "--dtype", "bfloat16"],
             ("m", "t", "cuda:1", "bfloat16"),
-            {},
+            FORWARD,
         ),
-        (
-            ["--forward-dtype", "bfloat16"],
-            ("atlas", None, "auto", "float32"),
-            {"forward_dtype": "bfloat16"},
-        ),
-        (["--tf32"], ("atlas", None, "auto", "float32"), {"tf32": True}),
+        (["--forward-dtype", "bfloat16"], DEFAULTS, FORWARD | {"forward_dtype": "bfloat16"}),
+        (["--tf32"], DEFAULTS, FORWARD | {"tf32": True}),
     ],
 )
 @pytest.mark.parametrize(
     "command", [["trace", "x"], ["intervene", "x", "--set", "0:1:2=3"], ["index", "--corpus", "x"]]
 )
-def test_model_options_are_passed_only_when_given(
+def test_model_options_reach_the_library(
     loaded: list[tuple[tuple[Any, ...], dict[str, Any]]],
     command: list[str],
     options: list[str],
     positional: tuple[Any, ...],
-    named: dict[str, Any],
+    forward: dict[str, Any],
 ) -> None:
     assert main([*command, *options]) == 2
-    assert loaded == [(positional, named)]
+    assert loaded == [(positional, forward)]
 
 
 def test_help_explains_the_automatic_device(capsys: pytest.CaptureFixture[str]) -> None:

@@ -382,7 +382,7 @@ def test_neighbours_of_nothing_are_refused(
 
 @pytest.mark.parametrize("search", [tracer.features_promoting, tracer.features_reading])
 def test_unknown_tokens_and_limits_are_refused(model: Model, search: Callable[..., object]) -> None:
-    with pytest.raises(TargetError, match="not one token"):
+    with pytest.raises(TargetError, match="a target is exactly one"):
         search(model, "nowhere")
     with pytest.raises(TargetError, match="999"):
         search(model, 999)

@@ -107,7 +107,7 @@ def test_a_person_can_read_the_plain_output(capsys: pytest.CaptureFixture[str]) 
         (["--text", "of " * 80], "at most 64"),
         (["--text", "The", "--position", "9"], "position 9 cannot be searched"),
         (["--example", "New York"], "one word at a time"),
-        (["--promotes", " Atlantis"], "not one token"),
+        (["--promotes", " Atlantis"], "a target is exactly one"),
         (["--like", "L9/1"], "feature L9/1 does not exist"),
         (["--like", "3:417"], "--like '3:417' is not LAYER/FEATURE"),
         (["--label", "x", "--transcoders", "sideways"], "no transcoders at"),
