@@ -10,7 +10,7 @@ import streamlit as st
 from charts.graph_table import edge_table, node_table
 from charts.graph_view import DENSE, GraphFilter, GraphView, shown_sentence
 from charts.text import percent
-from pages.shared import selection
+from pages.shared import graph_download, selection
 from pages.shared.graph_component import draw_graph
 from pages.shared.graph_payloads import view_payload
 from pages.shared.session import read_session, set_widget, update_session
