@@ -75,7 +75,7 @@ def test_a_graph_is_imported_pinned_and_exported_with_the_pin(app: App, page: Pa
     page.locator(".neighbours .entry", has_text="large <b>things</b>").first.click()
     expect(page.get_by_text("No examples: this graph was imported")).to_be_visible()
     page.get_by_role("button", name="Pin", exact=True).click()
-    expect(page.get_by_role("button", name="Unpin")).to_be_visible()
+    expect(page.get_by_role("button", name="Unpin", exact=True)).to_be_visible()
     settled(page)
 
     page.get_by_role("link", name="Library").click()

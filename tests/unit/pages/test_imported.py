@@ -128,6 +128,7 @@ def test_another_prompt_closes_it(key: str) -> None:
     assert "graph" not in app.query_params and "nodes" not in app.query_params
     assert app.text_area(key="prompt box").value
     app = opened(graph=key)
+    app.button(key="sidebar close graph").click().run()
     next(button for button in app.button if "Sacramento" in button.label).click().run()
     assert "graph" not in app.query_params
     assert "Oakland" in app.text_area(key="prompt box").value
