@@ -63,18 +63,21 @@ const write = value => { try { localStorage.setItem(KEY, value); } catch { /* pr
 
 export default function ({ parentElement, data }) {
   const steps = data.steps;
-  parentElement.replaceChildren();
+  // Not the parent itself: the style sheet is among its children.
+  const root = parentElement.querySelector('.tour-root')
+    ?? parentElement.appendChild(document.createElement('div'));
+  root.className = 'tour-root';
   const make = (parent, tag, text) => {
     const made = parent.appendChild(document.createElement(tag));
     made.textContent = text;
     return made;
   };
   const draw = () => {
-    parentElement.replaceChildren();
+    root.replaceChildren();
     const state = read();
     if (state === 'closed') return;
     const number = Math.min(Math.max(parseInt(state, 10) || 0, 0), steps.length - 1);
-    const card = make(parentElement, 'section', '');
+    const card = make(root, 'section', '');
     card.className = 'tour';
     card.setAttribute('aria-label', 'Tour');
     make(card, 'h2', steps[number][0]);
