@@ -37,7 +37,7 @@ from cache.jobs import Job, JobState
 from cache.machine import Device, Machine
 from cache.model_library import ToDownload
 from cache.opening import open_backend
-from cache.questions import ActivationsOn, NeighbourSearch, TextSearch, TokenSearch
+from cache.questions import ActivationsOn, ChatText, NeighbourSearch, TextSearch, TokenSearch
 from cache.request import (
     Dtype,
     InterveneRequest,
@@ -53,6 +53,7 @@ __all__ = [
     "Annotations",
     "Backend",
     "BoxPosition",
+    "ChatText",
     "DamagedFile",
     "Device",
     "Dtype",

@@ -15,7 +15,7 @@ from cache.jobs import Job
 from cache.memory import BoundedCache
 from cache.model_library import ModelLibrary
 from cache.request import ModelChoice, Published, digest
-from tracer.errors import TracerError
+from tracer.errors import PromptError, TracerError, one_line
 from tracer.features.cards import Example
 from tracer.search.by_word import search_examples, search_labels
 from tracer.search.match import FeatureMatch, NeighbourKind
@@ -98,6 +98,38 @@ class ActivationsOn:
         return tracer.feature_activations(model, self.feature, self.text)
 
 
+@dataclass(frozen=True)
+class Rendered:
+    """A chat as the model reads it."""
+
+    text: str
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ChatText:
+    """The prompt that ``messages`` (role and content) become with the model's chat template."""
+
+    messages: tuple[tuple[str, str], ...]
+    generation_prompt: bool = True
+    """Whether the prompt ends where the model's answer begins."""
+
+    def answer(self, model: Model, progress: Progress) -> Rendered:
+        messages = [{"role": role, "content": content} for role, content in self.messages]
+        try:
+            text = model.bridge.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=self.generation_prompt
+            )
+        except Exception as error:  # a template is a program of the model's author
+            raise PromptError(
+                f"the chat template of {model.source.name} does not accept these messages "
+                f"({one_line(error)})"
+            ) from error
+        ids = model.encode(text)
+        return Rendered(text, model.token_strings(ids), ids)
+
+
 Search = TextSearch | TokenSearch | NeighbourSearch
 
 
@@ -125,6 +157,21 @@ class Questions:
     ) -> Job[Example]:
         """Run a feature on a text."""
         return self._of_model(choice, question, question.answer, session)
+
+    def chat(self, choice: ModelChoice, question: ChatText, session: str = "") -> Job[Rendered]:
+        """Render a chat as the model reads it."""
+        return self._of_model(choice, question, question.answer, session)
+
+    def has_chat_template(self, choice: ModelChoice) -> bool:
+        """Whether a model on this disk comes with a chat template; nothing is loaded."""
+        try:
+            folder = self._library.source(choice).model_folder
+            if (folder / "chat_template.jinja").is_file():
+                return True
+            config = folder / "tokenizer_config.json"
+            return '"chat_template"' in config.read_text(encoding="utf-8", errors="replace")
+        except (TracerError, OSError):
+            return False
 
     def _of_model(
         self,
