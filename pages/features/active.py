@@ -48,7 +48,7 @@ def draw(trace: OpenTrace, session: Session) -> None:
         features,
         "active features",
         {
-            "Feature": st.column_config.TextColumn(width="large"),
+            "Feature": st.column_config.TextColumn(width="medium"),
             "Activation": st.column_config.NumberColumn(format="%.2f"),
             "Influence": st.column_config.ProgressColumn(
                 format="%.2f %%",

@@ -183,7 +183,7 @@ def _results(matches: tuple[FeatureMatch, ...], source: resources.FeatureSource,
         [match.feature for match in matches],
         f"found by {by} in {read_session().choice.model}",
         {
-            "Feature": st.column_config.TextColumn(width="large"),
+            "Feature": st.column_config.TextColumn(width="medium"),
             "z": st.column_config.NumberColumn(
                 format="%.1f",
                 help="Standard deviations from the mean of all features of the same layer. Below 4 "

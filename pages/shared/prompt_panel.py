@@ -14,6 +14,8 @@ from pages.shared import chat_panel, many_prompts_panel, resources, token_chips
 from pages.shared.explaining import LOGIT_MASS, MOST_FEATURES, Kind
 from pages.shared.session import read_session, set_text_widget, set_widget, update_session
 from pages.shared.session_state import Session
+from pages.shared.token_bytes import with_bytes
+from tracer.errors import TracerError
 
 _KINDS: Final[dict[Kind, str]] = {
     "likeliest": "Likeliest tokens",
@@ -114,4 +116,10 @@ def _tokens(session: Session) -> None:
         return
     st.markdown(f"**Tokens** :gray[{plural(len(graph.tokens), 'token')}, with their ids]")
     theme = palette(st.context.theme.type)
-    st.html(token_chips.chips(graph.tokens, graph.token_ids, theme))
+    tokens = graph.tokens
+    try:
+        folder = resources.backend().library.source(session.choice).model_folder
+        tokens = with_bytes(tokens, graph.token_ids, folder)
+    except TracerError:
+        pass  # the model is gone: its bytes stay unnamed
+    st.html(token_chips.chips(tokens, graph.token_ids, theme))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -10,6 +11,8 @@ from charts.palette import Palette, translucent
 from charts.text import token_text
 
 _UNREADABLE = "\ufffd"
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_BYTES = re.compile(r"(<0x[0-9A-F]{2}>)+")
 
 
 def chips(tokens: Sequence[str], ids: Sequence[int], palette: Palette) -> str:
@@ -37,11 +40,11 @@ def chips(tokens: Sequence[str], ids: Sequence[int], palette: Palette) -> str:
 
 
 def _is_byte(token: str) -> bool:
-    return _UNREADABLE in token or (len(token) == 6 and token[:3] == "<0x" and token[-1] == ">")
+    return _UNREADABLE in token or _BYTES.fullmatch(token) is not None
 
 
 def _byte(token: str) -> str:
-    return f"<{token[3:5]}>" if token.startswith("<0x") else "byte"
+    return "".join(f"<{byte}>" for byte in _BYTE.findall(token)) or "byte"
 
 
 def _joined(tokens: Sequence[str]) -> str:
@@ -50,9 +53,9 @@ def _joined(tokens: Sequence[str]) -> str:
     >>> _joined(["<0xC3>", "<0xBC>"])
     'ü'
     """
-    if not all(token.startswith("<0x") for token in tokens):
+    if not all(_BYTES.fullmatch(token) for token in tokens):
         return ""
-    return bytes(int(token[3:5], 16) for token in tokens).decode("utf-8", "replace")
+    return bytes.fromhex("".join(_BYTE.findall("".join(tokens)))).decode("utf-8", "replace")
 
 
 def _chip(text: str, number: int, palette: Palette) -> str:

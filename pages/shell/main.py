@@ -45,5 +45,6 @@ style.draw()
 sidebar.draw(trace, models, acts=page.title in ("Trace", "Interventions", "Compare", "Features"))
 sidebar.link_problems()
 page.run()
-tour.draw()
+with st.sidebar:  # what is on the page itself would be below the sidebar, and hidden by it
+    tour.draw()
 progress.cancel_abandoned()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from pages.shared.many_prompts import (
     prompts_of,
     prompts_of_file,
 )
+from pages.shared.token_bytes import with_bytes
 from pages.shared.token_chips import chips
 from tracer.types import Contrast, FeatureTarget
 
@@ -178,6 +180,27 @@ def test_the_tokens_are_shown_with_their_ids(app: AppTest) -> None:
 def test_bytes_of_a_character_are_joined() -> None:
     html = chips(("<0xF0>", "<0x9F>", "<0xA6>", "<0x8A>", " fox"), (1, 2, 3, 4, 5), LIGHT)
     assert "&lt;F0&gt;" in html and "🦊" in html and html.count("dashed") == 1
+
+
+@pytest.mark.parametrize(
+    "vocabulary",
+    [{"ðŁ": 1, "¦Ĭ": 2, "Ġfox": 3}, [["a", 0.0], ["<0xF0>", 0.0], ["<0x9F>", 0.0], ["b", 0.0]]],
+)
+def test_unreadable_tokens_are_named_by_the_bytes_of_the_vocabulary(
+    tmp_path: Path, vocabulary: object
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    tokens = with_bytes(("\ufffd", "\ufffd", " fox"), (1, 2, 3), tmp_path)
+    if isinstance(vocabulary, dict):
+        assert tokens == ("<0xF0><0x9F>", "<0xA6><0x8A>", " fox")
+        html = chips(tokens, (1, 2, 3), LIGHT)
+        assert "&lt;F0&gt;&lt;9F&gt;" in html and "🦊" in html
+    else:
+        assert tokens == ("<0xF0>", "<0x9F>", " fox")
+
+
+def test_a_vocabulary_that_is_gone_leaves_the_tokens(tmp_path: Path) -> None:
+    assert with_bytes(("\ufffd",), (1,), tmp_path / "gone") == ("\ufffd",)
 
 
 @pytest.mark.parametrize(
