@@ -1,4 +1,4 @@
-"""What ten scenarios cost beside one, on the embedded model and on a larger random one.
+"""What ten scenarios cost compared with one, on the embedded model and on a larger random one.
 
     python benchmarks/scenarios.py
 

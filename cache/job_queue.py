@@ -180,7 +180,7 @@ def _run(job: Job[Any], work: Callable[[Job[Any]], Any]) -> None:
 
 
 def unexpected(job: Job[Any], error: BaseException) -> TracerError:
-    """Log an error that nobody raised on purpose and return the sentence for the visitor."""
+    """Log an error that was not raised on purpose and return the sentence for the visitor."""
     logger.error("the job %s (%s) failed", job.key, job.title, exc_info=error)
     reason = one_line(f"{type(error).__name__}: {error}")
     return TracerError(

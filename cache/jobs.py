@@ -173,4 +173,4 @@ class Job(Generic[T]):
 
 
 def _cancelled() -> Cancelled:
-    return Cancelled("the work was cancelled: ask again to start over")
+    return Cancelled("the work was cancelled: start it again if you need it")

@@ -228,7 +228,7 @@ class Worker(Generic[M]):
         model = self.engine.load(choice, _opening(choice, job))
         if identity(model.source, choice) != fingerprint:
             raise ModelError(
-                f"the files of {choice.model} changed while it was being opened: ask again"
+                f"the files of {choice.model} changed while it was being opened: try again"
             )
         self._models[fingerprint] = (choice, model)
         self._note_opened()

@@ -32,6 +32,7 @@ ROOMS: Final = (
     "tracer/features",
     "tracer/interchange",
     "tracer/attribution",
+    "tracer/attention",
     "tracer/search",
     "tracer/indexing",
     "tracer/training",

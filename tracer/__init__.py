@@ -20,8 +20,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tracer.attention.results import AttentionExplanation, EdgePaths, HeadSplit
 from tracer.errors import (
     AccessError,
+    AttentionError,
     BrokenTransferError,
     CacheFolderError,
     Cancelled,
@@ -82,6 +84,9 @@ from tracer.types import (
 )
 
 if TYPE_CHECKING:
+    from tracer.attention.explain import explain_attention
+    from tracer.attention.paths import head_paths
+    from tracer.attention.split import split_by_head
     from tracer.attribution.trace import trace
     from tracer.features.cards import FeatureIndex
     from tracer.indexing import IndexSummary, build_index
@@ -103,6 +108,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccessError",
+    "AttentionError",
+    "AttentionExplanation",
     "AttributionGraph",
     "BrokenTransferError",
     "CacheFolderError",
@@ -114,6 +121,7 @@ __all__ = [
     "DeviceLostError",
     "Direction",
     "DiskFullError",
+    "EdgePaths",
     "Edit",
     "EmptyPromptError",
     "ExternalGraphError",
@@ -124,6 +132,7 @@ __all__ = [
     "FeatureMatch",
     "FeatureTarget",
     "GraphFileError",
+    "HeadSplit",
     "HubAnswerError",
     "HubError",
     "HubFileMissingError",
@@ -169,12 +178,14 @@ __all__ = [
     "compare_graphs",
     "convert",
     "evaluate_transcoders",
+    "explain_attention",
     "external_from_pruned",
     "feature_activations",
     "features_on_text",
     "features_promoting",
     "features_reading",
     "graph_from_external",
+    "head_paths",
     "intervene",
     "load",
     "load_graph",
@@ -185,6 +196,7 @@ __all__ = [
     "run_scenarios",
     "search_examples",
     "search_labels",
+    "split_by_head",
     "trace",
     "train_transcoders",
     "write_graph_json",
@@ -201,11 +213,13 @@ _ON_FIRST_USE = {
     "TrainingReport": "tracer.training",
     "build_index": "tracer.indexing",
     "convert": "tracer.transcoders.save",
+    "explain_attention": "tracer.attention.explain",
     "evaluate_transcoders": "tracer.training",
     "feature_activations": "tracer.search.by_text",
     "features_on_text": "tracer.search.by_text",
     "features_promoting": "tracer.search.by_weight",
     "features_reading": "tracer.search.by_weight",
+    "head_paths": "tracer.attention.paths",
     "intervene": "tracer.interventions.run",
     "load": "tracer.model.model",
     "neighbours": "tracer.search.by_weight",
@@ -213,6 +227,7 @@ _ON_FIRST_USE = {
     "run_scenarios": "tracer.interventions.run",
     "search_examples": "tracer.search.by_word",
     "search_labels": "tracer.search.by_word",
+    "split_by_head": "tracer.attention.split",
     "trace": "tracer.attribution.trace",
     "train_transcoders": "tracer.training",
 }

@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from tracer.cli import app, index, intervene, models, search, trace, train
+from tracer.cli import app, attention, index, intervene, models, search, trace, train
 from tracer.cli.failures import failure_message
 from tracer.cli.options import ExamplesFormatter
 from tracer.errors import TracerError
@@ -64,14 +64,15 @@ Attribution graphs of language models: which features lead to the next token.
 examples:
   python -m tracer trace "The capital of the state containing Dallas is"
   python -m tracer models""",
-        epilog="Every command has --help with examples, and --json. Exit code 2 means an error, "
-        "explained\nin one line on stderr.",
+        epilog="Every command has --help with examples; all but app have --json. Exit code 2 means "
+        "an error,\nexplained in one line on stderr.",
         formatter_class=ExamplesFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="command")
     models.add(commands)
     trace.add(commands)
     intervene.add(commands)
+    attention.add(commands)
     index.add(commands)
     search.add(commands)
     train.add(commands)

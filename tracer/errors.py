@@ -13,6 +13,7 @@
     ├── NoActiveFeaturesError   no transcoder feature is active on the prompt
     ├── TargetError             a target does not exist
     ├── ThresholdError          a pruning threshold outside 0 to 1
+    ├── AttentionError          attention that does not exist or cannot be explained
     ├── InterventionError       an edit of a layer, position or feature that does not exist
     ├── FeatureIndexError       feature examples on disk cannot be read or built
     │   └── FeatureLookupError      published examples of a feature cannot be fetched
@@ -121,6 +122,10 @@ class TargetError(TracerError):
 
 class ThresholdError(TracerError):
     """A pruning threshold is outside 0 to 1."""
+
+
+class AttentionError(TracerError):
+    """A head, layer or position does not exist, or its attention cannot be explained."""
 
 
 class InterventionError(TracerError):

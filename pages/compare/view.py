@@ -295,7 +295,7 @@ def _send(comparison: Comparison, possible: bool) -> None:
         return
     edits, dropped = difference_edits(comparison, left_factor=0.0)
     if not edits:
-        st.caption("The graphs have no different features to test.")
+        st.caption("The two graphs have no differing features to test.")
         return
     answer = token_text(comparison.right.graph.next_tokens[0].token)
     scenario = Scenario(f"Difference to “{answer}”", edits)

@@ -82,6 +82,29 @@ def test_imports_run_downward(path: str) -> None:
     assert violations(path, (ROOT / path).read_text(encoding="utf-8")) == []
 
 
+def overlong(root: Path) -> list[str]:
+    """Return every Python file of the checkout that is too long, tests and scripts included."""
+    folders = (*FOLDERS, "tests", "benchmarks", "scripts")
+    paths = [path for folder in folders for path in (root / folder).rglob("*.py")]
+    return [
+        f"{path.relative_to(root).as_posix()} has {lines} lines, at most {MAX_LINES} may be"
+        for path in sorted(paths)
+        if (lines := path.read_text(encoding="utf-8").count("\n")) > MAX_LINES
+    ]
+
+
+def test_no_file_is_too_long_tests_and_scripts_included() -> None:
+    assert overlong(ROOT) == []
+
+
+@pytest.mark.parametrize("folder", ["tests/unit", "benchmarks", "scripts", "tracer/graph"])
+def test_a_file_that_is_too_long_is_found(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "long.py").write_text("\n" * (MAX_LINES + 1))
+    (tmp_path / folder / "short.py").write_text("\n" * MAX_LINES)
+    assert overlong(tmp_path) == [f"{folder}/long.py has {MAX_LINES + 1} lines, at most 400 may be"]
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_room_has_files(room: str) -> None:
     assert any(room_of(module_name(path)) == room for path in files())

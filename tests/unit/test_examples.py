@@ -15,7 +15,10 @@ import tracer
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 EXEMPT = {
+    "AttentionExplanation",
     "AttributionGraph",
+    "EdgePaths",
+    "HeadSplit",
     "IndexSummary",
     "InterventionResult",
     "Outcome",

@@ -58,19 +58,19 @@ class FrozenBackward:
         self.dtype = torch.float32 if reference else model.bridge.dtype
         self._tf32 = model.bridge.tf32 and not reference
         self.sources: SourceVectors = gather_sources(model, frozen, self.dtype)
-        self._attention = [
-            _FrozenAttention(block, pattern, self.dtype, kept=not reference)
+        self.attention = [
+            FrozenAttention(block, pattern, self.dtype, kept=not reference)
             for block, pattern in zip(model.blocks, frozen.scaled_patterns, strict=True)
         ]
         self._memory: dict[str, Tensor] = {}
-        self._skips = [self._skip(layer) for layer in range(model.n_layers)]
+        self.skips = [self._skip(layer) for layer in range(model.n_layers)]
 
     @property
     def n_bytes(self) -> int:
         """Memory of copied weights and patterns, and of decoder vectors that were read."""
         shared = {weight.untyped_storage().data_ptr() for weight in self._shared()}
-        copies = [tensor for part in self._attention for tensor in part.kept()]
-        copies += [skip.W_skip for skip in self._skips if skip is not None]
+        copies = [tensor for part in self.attention for tensor in part.kept()]
+        copies += [skip.W_skip for skip in self.skips if skip is not None]
         copies += self.sources.read_vectors
         return sum(c.nbytes for c in copies if c.untyped_storage().data_ptr() not in shared)
 
@@ -86,7 +86,7 @@ class FrozenBackward:
         """Free the memory that walks use again and again."""
         self._memory.clear()
 
-    def _skip(self, layer: int) -> _FrozenSkip | None:
+    def _skip(self, layer: int) -> FrozenSkip | None:
         W_skip = self.model.transcoders[layer].W_skip
         if W_skip is None:
             return None
@@ -94,7 +94,7 @@ class FrozenBackward:
         if norm is not None and self.model.transcoders.write_point is WritePoint.MLP_OUTPUT:
             write = norm, self.frozen.scales[norm.name]
         normalized = self.model.transcoders.read_point is ReadPoint.NORMALIZED
-        return _FrozenSkip(W_skip, self._read_norm(layer), write, normalized, self.dtype)
+        return FrozenSkip(W_skip, self._read_norm(layer), write, normalized, self.dtype)
 
     def on_logits(self, directions: Float[Tensor, "targets d_model"]) -> Float[Tensor, "t sources"]:
         """Return the direct effects on directions after the final norm, at the last position."""
@@ -125,12 +125,12 @@ class FrozenBackward:
         gradients = torch.empty(len(rows), self.model.bridge.d_model, device=self.model.device)
         for layer, part in runs(layers):
             directions = self.model.transcoders[layer].encoder_vectors(rows[part, 2]).float()
-            gradients[part] = self._pull_back_read(layer, directions, positions[part])
+            gradients[part] = self.pull_back_read(layer, directions, positions[part])
         n_positions = max(rows[:, 1].tolist()) + 1
         effects = self._backward(_Batch(layers, positions, n_positions, gradients))
         return effects if order is None else effects[order.argsort().to(effects.device)]
 
-    def _pull_back_read(self, layer: int, gradient: Tensor, positions: Tensor) -> Tensor:
+    def pull_back_read(self, layer: int, gradient: Tensor, positions: Tensor) -> Tensor:
         """Return the gradient on the residual stream from that on what a transcoder reads."""
         norm, scale = self._read_norm(layer)
         if norm is None:
@@ -163,7 +163,7 @@ class FrozenBackward:
         joined = self._join(gradient, batch, 0, self.model.n_layers - 1)
         spread = 0  # rows that attention has carried to other positions than their target's
         for layer in reversed(range(self.model.n_layers)):
-            attention, skip = self._attention[layer], self._skips[layer]
+            attention, skip = self.attention[layer], self.skips[layer]
             active = gradient[:, : self._in_use(joined, n)]
             self.sources.score(layer, active, scores[:, : active.shape[1]])
             through_skip = skip(active) if skip is not None else 0.0
@@ -210,7 +210,7 @@ class FrozenBackward:
         return min(n, -(-joined // _ROUND_ROWS) * _ROUND_ROWS)
 
 
-class _FrozenAttention:
+class FrozenAttention:
     """Attention of one layer with its pattern and the norms around it frozen: a linear map.
 
     Gains and centring of the norms are folded into the weights, and their scales into the pattern,
@@ -282,8 +282,30 @@ class _FrozenAttention:
         on_input = on_values.flatten(2).flatten(0, 1) @ from_values
         return on_input.view(stop, n, from_values.shape[1])
 
+    def by_head(
+        self, gradient: Float[Tensor, "pos batch d_model"]
+    ) -> Float[Tensor, "heads pos batch d_model"]:
+        """Return what each head adds to the gradient on attention's input; their sum is a call."""
+        to_heads, from_values = self._kept or (self._to_heads(), self._from_values())
+        stop, n, _ = gradient.shape
+        pattern = self._pattern[:, :stop, :stop]
+        on_heads = (gradient @ to_heads).view(stop, n, self._n_heads, self._d_head)
+        carried = torch.einsum("hqk,qbhd->hkbd", pattern, on_heads)
+        values = from_values.view(self._n_kv, self._d_head, -1)
+        values = values.repeat_interleave(self._n_heads // self._n_kv, dim=0)
+        return torch.einsum("hkbd,hdm->hkbm", carried, values)
 
-class _FrozenSkip:
+    def forward(self, written: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos d_model"]:
+        """Return what attention writes, biases left out, if its input gains ``written``."""
+        to_heads, from_values = self._kept or (self._to_heads(), self._from_values())
+        stop = len(written)
+        values = (written @ from_values.T).view(stop, self._n_kv, self._d_head)
+        values = values.repeat_interleave(self._n_heads // self._n_kv, dim=1)
+        mixed = torch.einsum("hqk,khd->qhd", self._pattern[:, :stop, :stop], values)
+        return mixed.flatten(1) @ to_heads.T
+
+
+class FrozenSkip:
     """A transcoder's linear skip connection, with the norms around it frozen."""
 
     def __init__(
@@ -307,3 +329,7 @@ class _FrozenSkip:
         self, gradient: Float[Tensor, "pos batch d_model"]
     ) -> Float[Tensor, "pos batch d_model"]:
         return (gradient @ self.W_skip) * self._factor[: len(gradient)]
+
+    def forward(self, written: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos d_model"]:
+        """Return what the skip connection writes if its input gains ``written``."""
+        return (written * self._factor[: len(written), 0]) @ self.W_skip.T

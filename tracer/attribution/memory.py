@@ -83,7 +83,8 @@ def check_forward(model: Model, n_pos: int, limit: int | None) -> int:
     if needed > room:
         raise MemoryLimitError(
             f"the forward pass of {n_pos} tokens needs about {format_bytes(needed)}, "
-            f"{format_bytes(room)} can be used: shorten the prompt, or raise the memory limit"
+            f"but only {format_bytes(room)} can be used: shorten the prompt, or raise the "
+            "memory limit"
         )
     return needed
 
@@ -106,8 +107,8 @@ def check_decoders(model: Model, frozen: FrozenPass, limit: int | None) -> None:
     if needed > room:
         raise MemoryLimitError(
             f"the decoder vectors of {len(frozen.features):,} active features need "
-            f"{format_bytes(needed)}, {format_bytes(max(room, 0))} can be used: shorten the "
-            "prompt, or raise the memory limit"
+            f"{format_bytes(needed)}, but only {format_bytes(max(room, 0))} can be used: "
+            "shorten the prompt, or raise the memory limit"
         )
 
 
@@ -135,8 +136,8 @@ def plan_walks(
         most = int(host * 0.5 / (sources.n_sources * _FILL * _ENTRY_BYTES))
         raise MemoryLimitError(
             f"the rows of {n_expanded:,} features over {sources.n_sources:,} sources need about "
-            f"{format_bytes(rows)}, {format_bytes(max(host, 0))} can be used: set max_features to "
-            f"{max(most, 0):,} or less"
+            f"{format_bytes(rows)}, but only {format_bytes(max(host, 0))} can be used: "
+            f"set max_features to {max(most, 0):,} or less"
         )
     ranked = n_expanded < len(frozen.features) and model.device.type == "cuda"
     ranking = rows if ranked and rows <= room * _RANKING_SHARE else 0
@@ -152,8 +153,8 @@ def plan_walks(
         needed = per_target + _sparse_bytes(sources.n_sources)
         raise MemoryLimitError(
             f"one target of {frozen.n_positions} tokens and {sources.n_sources:,} sources needs "
-            f"about {format_bytes(needed)}, {format_bytes(max(left, 0))} remain after the rows: "
-            "shorten the prompt, lower max_features, or raise the memory limit"
+            f"about {format_bytes(needed)}, but only {format_bytes(max(left, 0))} remain after "
+            "the rows: shorten the prompt, lower max_features, or raise the memory limit"
         )
     most_targets = _CPU_BATCH if on_cpu else _ACCELERATOR_BATCH
     batch_size = min(batch_size or most_targets, fitting)

@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
 
 
 def dashboard_script() -> Path:
-    """Return the dashboard's ``app.py``: in a checkout beside ``tracer``, else as installed.
+    """Return the dashboard's ``app.py``: in a checkout next to ``tracer``, else as installed.
 
     Raises :class:`TracerError` where neither is there.
     """

@@ -34,7 +34,9 @@ The corpus is a text file (documents separated by blank lines), JSONL with "text
 Parquet with a column of texts. Text and JSONL can be compressed (.xz, .gz). The index has the
 layout of published indexes, in the folder where the app and 'trace' look for it.""",
     )
-    parser.add_argument("--corpus", required=True, metavar="FILE", help=".txt, .jsonl or .parquet")
+    parser.add_argument(
+        "--corpus", required=True, metavar="FILE", help="a text, JSONL or Parquet file"
+    )
     parser.add_argument(
         "--output", metavar="FOLDER", help="where to write it (default: where it will be found)"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,7 +70,7 @@ def pruned_graph_report(
         "n_active_features": graph.n_active_features,
         "n_nodes_traced": graph.n_nodes,
         "n_edges_traced": graph.n_edges,
-        "rounding_error": graph.rounding_error,
+        "rounding_error": None if math.isnan(graph.rounding_error) else graph.rounding_error,
         "dropped_weight": graph.dropped_weight,
         "provenance": dict(graph.provenance),
         "nodes": nodes,

@@ -119,7 +119,7 @@ def add(commands: Any) -> None:
         "export",
         summary="write a pruned graph as JSON for other tools",
         description="Write a pruned graph as JSON that Neuronpedia, circuit-tracer and Anthropic's "
-        "frontend open,\nwith the labels of features that have one.",
+        "front end open,\nwith the labels of features that have one.",
         examples="  python -m tracer export dallas.safetensors dallas.json",
     )
     export.add_argument("graph", help=_GRAPH)
@@ -230,7 +230,12 @@ def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:
         f"{report['n_edges_traced']} edges kept; replacement score "
         f"{report['replacement_score']:.2f}, completeness {report['completeness_score']:.2f}"
     )
-    if report["rounding_error"]:
+    provenance = report["provenance"]
+    if "device" in provenance:
+        print(f"computed on {provenance['device']} in {provenance['dtype']}")
+    if report["rounding_error"] is None:
+        print("effect of reduced precision not measured: no memory left for the reference")
+    elif report["rounding_error"]:
         print(
             f"reduced precision moved {report['rounding_error']:.2%} of the edges' weight, "
             "measured on a sample of rows"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -73,7 +74,7 @@ class AttributionGraph:
     so long that rows keep only their strongest entries."""
     rounding_error: float = 0.0
     """How far the edges are from float32 ones, as a share of their absolute weight in a sample of
-    rows; 0 for a graph that was computed in float32."""
+    rows; 0 for a graph that was computed in float32, NaN if it was not measured."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """The names and fingerprints of model and transcoders, and every option that affects the
     numbers."""
@@ -148,7 +149,7 @@ class AttributionGraph:
             "next_tokens": self.next_tokens,
             "n_active_features": self.n_active_features,
             "dropped_weight": self.dropped_weight,
-            "rounding_error": self.rounding_error,
+            "rounding_error": None if math.isnan(self.rounding_error) else self.rounding_error,
             "provenance": dict(self.provenance),
         }
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
@@ -200,7 +201,7 @@ def load_graph(path: str | os.PathLike[str]) -> AttributionGraph:
         next_tokens=tuple(TokenProbability(*stored) for stored in header.next_tokens),
         n_active_features=header.n_active_features,
         dropped_weight=header.dropped_weight,
-        rounding_error=header.rounding_error,
+        rounding_error=math.nan if header.rounding_error is None else header.rounding_error,
         provenance=header.provenance,
         **arrays,
     )

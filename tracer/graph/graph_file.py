@@ -69,7 +69,8 @@ class Header(_Stored):
     """Token, id, probability and logit; the logit is NaN in graphs of other tools."""
     n_active_features: _Count
     dropped_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
-    rounding_error: _Weight = 0.0
+    rounding_error: _Weight | None = 0.0
+    """None if it was not measured."""
     provenance: dict[str, Any]
 
     @classmethod

@@ -74,6 +74,6 @@ def check_memory(needed: IndexMemory, model: Model, limit: int | None) -> None:
         raise MemoryLimitError(
             f"an index of {sum(x.n_features for x in model.transcoders.layers):,} features needs "
             f"about {format_bytes(needed.kept)} for its statistics and "
-            f"{format_bytes(needed.passing)} for each batch, {format_bytes(room)} may be used: "
-            "lower batch_tokens or context, or use a larger machine"
+            f"{format_bytes(needed.passing)} for each batch, but only {format_bytes(room)} may "
+            "be used: lower batch_tokens or context, or use a larger machine"
         )

@@ -23,11 +23,9 @@ from transformer_lens.model_bridge.sources.transformers.helpers import (
 )
 from transformers import AutoConfig
 
-from tracer.errors import MemoryLimitError, ModelError, one_line
-from tracer.files import format_bytes
+from tracer.errors import ModelError, one_line
 from tracer.model.block import Block, Norm
-from tracer.model.failures import is_device_lost, is_out_of_memory
-from tracer.model.memory import release_cached_memory
+from tracer.model.failures import is_device_lost, is_out_of_memory, to_device
 from tracer.model.precision import float32_products
 from tracer.model.upcast import Upcast
 
@@ -198,6 +196,19 @@ class Bridge:
             centred=not module.uses_rms_norm,
         )
 
+    def module(self, name: str) -> Any:
+        """Return a part of the library's model by its path, for :mod:`tracer.model.attention`."""
+        return self._bridge.get_submodule(name)
+
+    @property
+    def architecture(self) -> str:
+        """The name of the architecture, as its configuration gives it."""
+        return str(self._bridge.cfg.architecture)
+
+    def has_hook(self, name: str) -> bool:
+        """Return whether the architecture has a hook point of this name."""
+        return name in self._bridge.hook_dict
+
     def unembedding(self) -> Float[Tensor, "d_model vocab"]:
         """Return one column per token: the direction whose dot product is its logit."""
         columns: Tensor = self._bridge.W_U
@@ -229,26 +240,12 @@ class Bridge:
         try:
             while waiting:
                 weight, data = waiting[-1]
-                weight.data = self._on_device(data)
+                weight.data = to_device(data, self.device)
                 waiting.pop()
         finally:
             for weight, data in waiting:
                 weight.data = data
             self._stranded = waiting
-
-    def _on_device(self, data: Tensor) -> Tensor:
-        for _ in range(2):
-            try:
-                return data.to(self.device)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-            release_cached_memory(self.device)
-        raise MemoryLimitError(
-            f"the offloaded weights no longer fit on {self.device} "
-            f"({format_bytes(data.nbytes)} could not be allocated) and remain on the CPU: close "
-            "other programs that use the device, then try again"
-        )
 
     @contextmanager
     def exact(self) -> Iterator[None]:
@@ -352,7 +349,7 @@ class Bridge:
     ) -> Float[Tensor, "batch pos vocab"]:
         """Return final logits with gradients to the values that ``hooks`` insert.
 
-        The model's weights are constants. They must be float32: bfloat16 weights are widened only
+        The model's weights are constants. They must be float32: bfloat16 weights are upcast only
         while their part runs, so a backward pass would not find them.
         """
         with self._ready(hooks, last_only=False) as all_hooks:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from tracer.errors import DeviceLostError, MemoryLimitError, TracerError, one_line
 from tracer.files import format_bytes
@@ -123,3 +124,22 @@ def forget_frames(error: BaseException) -> None:
             traceback.clear_frames(cause.__traceback__)
             cause.__traceback__ = None
             pending += [cause.__cause__, cause.__context__]
+
+
+def to_device(data: Tensor, device: torch.device) -> Tensor:
+    """Return offloaded weights on their device again.
+
+    Raises :class:`MemoryLimitError` if they do not fit, even after unused memory is released.
+    """
+    for _ in range(2):
+        try:
+            return data.to(device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        release_cached_memory(device)
+    raise MemoryLimitError(
+        f"the offloaded weights no longer fit on {device} "
+        f"({format_bytes(data.nbytes)} could not be allocated) and remain on the CPU: close "
+        "other programs that use the device, then try again"
+    )

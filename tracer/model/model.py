@@ -252,8 +252,8 @@ class Model:
             return int(ids[0])
         unknown = " (some unknown)" if tokenizer.unk_token_id in ids else ""
         raise TargetError(
-            f"{token!r} is {len(ids)} tokens{unknown} of {self.source.name}, a target is exactly "
-            "one: check the leading space"
+            f"{token!r} is {len(ids)} tokens{unknown} of {self.source.name}, but a target is "
+            "exactly one: check the leading space"
         )
 
 

@@ -20,11 +20,12 @@ ERRORS = """
     MemoryLimitError HubError HubReferenceError RepositoryMissingError RevisionMissingError
     SearchError HubFileMissingError LicenceError AccessError TokenError HubUnreachableError
     NetworkOffError HubAnswerError BrokenTransferError CacheFolderError DiskFullError Cancelled
-    TrainingError
+    TrainingError AttentionError
 """
 VALUES = """
-    AttributionGraph Comparison Contrast Direction Edit FeatureId FeatureIndex FeatureMatch
-    FeatureTarget IndexSummary Intervention InterventionResult Model NodeId NodeIndex Outcome
+    AttentionExplanation AttributionGraph Comparison Contrast Direction EdgePaths Edit FeatureId
+    HeadSplit FeatureIndex FeatureMatch FeatureTarget IndexSummary Intervention
+    InterventionResult Model NodeId NodeIndex Outcome
     PrunedGraph Scenario ScenarioRun Supernode Target Thresholds TokenProbability
     TrainingReport
 """
@@ -32,7 +33,8 @@ FUNCTIONS = """
     build_index compare_graphs convert external_from_pruned graph_from_external intervene load
     feature_activations features_on_text features_promoting features_reading neighbours
     search_examples search_labels load_graph prune read_graph_json read_graph_pt run_scenarios
-    trace write_graph_json evaluate_transcoders train_transcoders
+    trace write_graph_json evaluate_transcoders train_transcoders explain_attention head_paths
+    split_by_head
 """
 
 

@@ -159,12 +159,18 @@ def test_weights_are_only_copied_where_a_norm_is_folded_into_them(
     assert FrozenBackward(model, frozen_pass(model, ids), reference=True).n_bytes < backward.n_bytes
 
 
-def test_copied_weights_count_towards_the_limit(model: Model) -> None:
+def test_copied_weights_count_towards_the_limit(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     limit = smallest_limit(planner(model), 20)
     backward = FrozenBackward(model, frozen_pass(model, model.encode(tiny.IDS)))
     heavier = SimpleNamespace(**vars(backward), n_bytes=backward.n_bytes + 20_000)
     with pytest.raises(MemoryLimitError, match="remain after the rows"):
         memory.plan_walks(heavier, 10, 20, None, limit)  # type: ignore[arg-type]
+    monkeypatch.setattr(memory, "_copied_for_walks", lambda model, n_pos: GB)
+    assert memory.check_forward(model, len(tiny.IDS), 2 * GB) > GB
+    with pytest.raises(MemoryLimitError, match="forward pass of 6 tokens"):
+        tracer.trace(model, tiny.PROMPT, memory_limit=GB)
 
 
 def test_an_encoder_is_never_upcast_as_one(

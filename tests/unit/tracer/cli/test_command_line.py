@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,19 @@ def test_the_plain_output_names_the_features(capsys: pytest.CaptureFixture[str])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(FLAGSHIP) and "Austin" in lines[1]
     assert any("Texas" in line and "←" in line for line in lines)
+    assert "computed on cpu in float32" in lines
+
+
+def test_an_error_that_was_not_measured_is_not_a_number(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    graph = tracer.trace(tracer.load("atlas"), FLAGSHIP, max_features=20)
+    replace(graph, rounding_error=math.nan).save(tmp_path / "graph")
+    assert main(["prune", str(tmp_path / "graph")]) == 0
+    assert "effect of reduced precision not measured" in capsys.readouterr().out
+    assert main(["prune", "--json", str(tmp_path / "graph")]) == 0
+    printed = capsys.readouterr().out
+    assert "NaN" not in printed and json.loads(printed)["rounding_error"] is None
 
 
 def test_intervene_prints_before_and_after(capsys: pytest.CaptureFixture[str]) -> None:

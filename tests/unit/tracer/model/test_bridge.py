@@ -82,6 +82,22 @@ def test_a_forward_pass_is_float32_whatever_the_process_allows(model: Model) -> 
     assert precision == ["ieee", "ieee"]
 
 
+def test_a_forward_pass_uses_tf32_if_the_model_does(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precision: list[str] = []
+
+    def note(value: torch.Tensor, hook: Any) -> None:
+        precision.append(torch.backends.cuda.matmul.fp32_precision)
+
+    monkeypatch.setattr(model.bridge, "tf32", True)
+    model.bridge.run(IDS, [(model.write_hook(0), note)])
+    model.bridge.step(IDS[None], [(model.write_hook(0), note)], None)
+    with model.bridge.exact():
+        model.bridge.run(IDS, [(model.write_hook(0), note)])
+    assert precision == ["tf32", "tf32", "ieee"]
+
+
 def parameters(model: Model) -> list[torch.nn.Parameter]:
     return list(model.bridge._bridge.parameters())
 

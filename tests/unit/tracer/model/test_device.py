@@ -140,4 +140,5 @@ def test_a_model_remembers_why_its_device_was_chosen(
     assert model.device_choice.reason == "requested"
     monkeypatch.setenv("CIRCUIT_DEVICE", "cpu")
     assert tracer.load("atlas").device_choice.reason == "CIRCUIT_DEVICE"
-    assert tracer.trace(model, tiny.PROMPT).provenance["device"] == "cpu"
+    provenance = tracer.trace(model, tiny.PROMPT).provenance
+    assert (provenance["device"], provenance["deterministic"]) == ("cpu", True)

@@ -230,18 +230,16 @@ def test_a_planted_pair_comes_first_with_a_large_z(
 ) -> None:
     """A feature whose encoder is another's decoder, among 400 random ones a layer."""
     generator = torch.Generator().manual_seed(3)
-    layers = []
-    for layer in range(N_LAYERS):
-        n_outputs = outputs or N_LAYERS - layer
-        layers.append(
-            Transcoder(
-                layer=layer,
-                W_enc=spread(generator, 400, D_MODEL),
-                b_enc=torch.zeros(400),
-                W_dec=spread(generator, 400, n_outputs, D_MODEL),
-                b_dec=torch.zeros(D_MODEL),
-            )
+    layers = [
+        Transcoder(
+            layer=layer,
+            W_enc=spread(generator, 400, D_MODEL),
+            b_enc=torch.zeros(400),
+            W_dec=spread(generator, 400, outputs or N_LAYERS - layer, D_MODEL),
+            b_dec=torch.zeros(D_MODEL),
         )
+        for layer in range(N_LAYERS)
+    ]
     source, reader = FeatureId(0, 123), FeatureId(2, 321)
     below = layers[0].W_dec[123, :2].sum(0)
     layers[2].W_enc[321] = below
@@ -345,12 +343,8 @@ def test_a_layer_of_equal_values_has_no_z() -> None:
     values = np.full(4, 2.0)
     matches = dictionary.strongest([(0, values), (1, np.array([1.0, 5.0]))], 9, "both", by="z")
     assert [match.z for match in matches[:2]] == [-1, 1]
-    assert {m.feature.index for m in matches if m.feature.layer == 0 and m.z is None} == {
-        0,
-        1,
-        2,
-        3,
-    }
+    without_z = {m.feature.index for m in matches if m.feature.layer == 0 and m.z is None}
+    assert without_z == {0, 1, 2, 3}
 
 
 def test_a_feature_without_a_decoder_is_similar_to_nothing(model: Model) -> None:
