@@ -126,7 +126,7 @@ def test_the_dictionary_is_searched(by: str, query: str, best: str | None, colum
     [
         ("label", "xylophone", "No feature matches “xylophone”."),
         ("example", "two words", "word"),
-        ("promoted", "not a token", "is not one token"),
+        ("promoted", "not a token", "a target is exactly one"),
         ("text", "Zürich", "Zürich"),
         ("label", '""', "empty"),
     ],

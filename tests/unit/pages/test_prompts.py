@@ -117,7 +117,7 @@ def test_a_target_that_is_not_a_token_leads_back(app: AppTest) -> None:
         if app.error:
             break
         app.run()
-    assert "not one token" in text_of(app)
+    assert "a target is exactly one" in text_of(app)
     app.button(key="explain likeliest").click().run()
     assert not app.error and app.session_state["session"].explain == Explain()
 
