@@ -42,10 +42,10 @@ from cache.request import (
     Dtype,
     InterveneRequest,
     ModelChoice,
-    Published,
     ScenarioRequest,
     TraceRequest,
 )
+from tracer.catalog.published import Published
 from tracer.interchange.nodes import stored_labels
 
 __all__ = [

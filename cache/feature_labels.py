@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cache.model_library import ModelLibrary
-from cache.request import ModelChoice, Published
+from cache.request import ModelChoice
 from cache.store import Store
+from tracer.catalog.published import Published
 from tracer.catalog.resolve import ModelSource
 from tracer.errors import ExternalGraphError, TracerError
 from tracer.features.cards import FeatureReader
@@ -48,7 +49,7 @@ class FeatureLabels:
     def dictionary(self, where: AttributionGraph | ModelChoice | Published) -> str:
         """Return the name under which labels of these features are kept."""
         if isinstance(where, Published):
-            return f"{where.model}/{where.source_set}"
+            return _of_published(where)
         if isinstance(where, ModelChoice):
             try:
                 return _of_source(self._library.source(where))
@@ -57,8 +58,8 @@ class FeatureLabels:
         provenance = where.provenance
         if provenance.get("imported"):
             published = explained_by(provenance)
-            if published is not None:
-                return "/".join(published)
+            if published is not None and (published.neuronpedia or published.hub):
+                return _of_published(published)
             known = provenance.get("transcoder_set")
             return str(known) if known else f"file:{provenance.get('scan', 'unknown')}"
         return self.dictionary(
@@ -87,6 +88,12 @@ class FeatureLabels:
             except TracerError:
                 names[feature] = feature_name(feature, own=own, file=file)
         return names
+
+
+def _of_published(where: Published) -> str:
+    if where.neuronpedia is not None:
+        return "/".join(where.neuronpedia)
+    return str(where.hub or where.address)
 
 
 def _of_source(source: ModelSource) -> str:

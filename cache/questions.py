@@ -14,7 +14,8 @@ from cache.job_queue import JobQueue
 from cache.jobs import Job
 from cache.memory import BoundedCache
 from cache.model_library import ModelLibrary
-from cache.request import ModelChoice, Published, digest
+from cache.request import ModelChoice, digest
+from tracer.catalog.published import Published
 from tracer.errors import PromptError, TracerError, one_line
 from tracer.features.cards import Example
 from tracer.search.by_word import search_examples, search_labels

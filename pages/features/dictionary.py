@@ -86,7 +86,7 @@ def draw(session: Session, trace: OpenTrace | None) -> None:
             "search. Its own features are listed under “Active in this trace”."
         )
         return
-    where = source.model if isinstance(source, ModelChoice) else source.source_set
+    where = source.model if isinstance(source, ModelChoice) else "this graph's dictionary"
     if not finding.query.strip():
         kinds = "its labels, examples, weights, or by what fires on a text"
         st.info(plain(f"Search all features of {short(where)}: by {kinds}."))

@@ -46,7 +46,8 @@ def _labelled(
 def published_page(feature: FeatureId, source: resources.FeatureSource | None) -> str:
     """Return the address of the feature on Neuronpedia; empty where it is not there."""
     if isinstance(source, Published):
-        return neuronpedia_page(source.model, source.source_set, feature)
+        place = source.neuronpedia
+        return neuronpedia_page(*place, feature) if place else ""
     try:
         place = resources.backend().library.source(source).neuronpedia if source else None
     except TracerError:

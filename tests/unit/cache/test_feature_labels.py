@@ -49,7 +49,7 @@ def test_a_dictionary_is_named_by_where_its_features_are_published(
     backend: Backend, backend_here: Backend
 ) -> None:
     named = backend.labels.dictionary
-    assert named(Published("gemma-2-2b", "clt-hp")) == "gemma-2-2b/clt-hp"
+    assert named(Published(("gemma-2-2b", "clt-hp"))) == "gemma-2-2b/clt-hp"
     assert named(ModelChoice("missing", "set")) == "missing/set"
     assert backend_here.labels.dictionary(ModelChoice()) == "atlas/per-layer"
     stored = neuronpedia()
