@@ -2,13 +2,16 @@
 
 Importing this package is light: torch is imported in the worker's thread, for its first job.
 
+    opening.py        the backend as the environment configures it
     backend.py        everything below behind one object
-    opening.py        the backend as the environment asks for it
     model_library.py  models: files, downloads, feature examples, the machine
     turns.py          the waiting jobs of a queue, and whose turn it is
     departures.py     visitors who have left, and their requests
     trace_pool.py     several remote workers that share one queue
     ray_workers.py    remote workers on a Ray cluster
+    questions.py      searches of dictionaries, features and tokens of a text
+    feature_labels.py labels that people give to features, and their names
+    undo.py           deleted graphs that can be restored
     worker.py         the thread that owns the models
     job_queue.py      one thread and the jobs that wait for it
     jobs.py           one piece of work that several sessions may watch
@@ -54,6 +57,7 @@ from cache.machine import Device, Machine
 from cache.merge import Saved, merged_annotations
 from cache.model_library import ToDownload
 from cache.opening import open_backend
+from cache.questions import ActivationsOn, ChatText, NeighbourSearch, TextSearch, TokenSearch
 from cache.request import (
     Dtype,
     InterveneRequest,
@@ -65,9 +69,11 @@ from tracer.catalog.published import Published
 from tracer.interchange.nodes import stored_labels
 
 __all__ = [
+    "ActivationsOn",
     "Annotations",
     "Backend",
     "BoxPosition",
+    "ChatText",
     "DamagedFile",
     "Device",
     "Dtype",
@@ -76,6 +82,7 @@ __all__ = [
     "JobState",
     "Machine",
     "ModelChoice",
+    "NeighbourSearch",
     "Published",
     "Saved",
     "ScenarioRequest",
@@ -83,7 +90,9 @@ __all__ = [
     "StoreUse",
     "StoredGraph",
     "StoredRun",
+    "TextSearch",
     "ToDownload",
+    "TokenSearch",
     "TraceRequest",
     "merged_annotations",
     "open_backend",

@@ -15,6 +15,7 @@ from uuid import uuid4
 from cache.catalogue import StoreError
 from cache.departures import Departures
 from cache.engine import Engine, M
+from cache.feature_labels import FeatureLabels
 from cache.graph_memory import GraphMemory
 from cache.health import memory, serve_health, versions
 from cache.job_queue import JobQueue
@@ -22,6 +23,7 @@ from cache.jobs import Job
 from cache.machine import Device
 from cache.memory import BoundedCache, held_bytes
 from cache.model_library import ModelLibrary, Resolve
+from cache.questions import Questions
 from cache.request import (
     InterveneRequest,
     ModelChoice,
@@ -88,6 +90,10 @@ class Backend(StoredGraphs, Generic[M]):
         self._pool: TracePool | None = None
         self._asked: Counter[str] = Counter()
         self._health: ThreadingHTTPServer | None = None
+        self.labels = FeatureLabels(store, self.library)
+        """The labels that people gave to features."""
+        self.questions = Questions(self._ask, self.library)
+        """Searches of dictionaries, and what a feature or the tokenizer does with a text."""
 
     @property
     def device(self) -> str | None:
@@ -125,6 +131,7 @@ class Backend(StoredGraphs, Generic[M]):
         if self._visitors is not None:
             self._visitors.close()
         self._imports.close(timeout, cancel=True)
+        self.questions.close(timeout)
         self.library.close(timeout)
         if self._pool is not None:
             self._pool.close(timeout)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -51,7 +52,15 @@ CREATE TABLE checks (
 );
 CREATE TABLE deleted (key TEXT PRIMARY KEY)
 """
-_STEPS: Final = (_SCHEMA, _MARKS_AND_RUNS, _IMPORTED, _CHECKS_AND_DELETED)
+_LABELS_AND_TAGS: Final = """
+CREATE TABLE labels (
+    key TEXT NOT NULL, layer INTEGER NOT NULL, feature INTEGER NOT NULL,
+    label TEXT NOT NULL, dictionary TEXT NOT NULL, changed REAL NOT NULL,
+    PRIMARY KEY (key, layer, feature)
+) WITHOUT ROWID;
+ALTER TABLE annotations ADD COLUMN tags TEXT NOT NULL DEFAULT ''
+"""
+_STEPS: Final = (_SCHEMA, _MARKS_AND_RUNS, _IMPORTED, _CHECKS_AND_DELETED, _LABELS_AND_TAGS)
 SCHEMA_VERSION: Final = len(_STEPS)
 SALVAGED: Final = (*WRITTEN_BY_PEOPLE, "checks", "requests", "damaged", "deleted")
 """Tables that are copied out of a damaged catalogue; the graphs are listed from their files."""
@@ -78,6 +87,7 @@ class StoredGraph:
     notes: str
     imported: bool = False
     """Whether it came from a file of another tool; no model is behind it then."""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,11 +175,14 @@ class Catalogue(CatalogueChecks):
     def _select(self, tail: str, values: tuple[str, ...] = ()) -> list[StoredGraph]:
         columns = "graphs.key, sha256, bytes, prompt, model, created, used"
         query = (
-            f"SELECT {columns}, coalesce(title, ''), coalesce(notes, ''), imported "
+            f"SELECT {columns}, coalesce(title, ''), coalesce(notes, ''), imported, "
+            "coalesce(tags, '') "
             f"FROM graphs LEFT JOIN annotations USING (key) {tail}"
         )
-        rows = self._file.read(query, values)
-        return [replace(StoredGraph(*row), imported=bool(row[-1])) for row in rows]
+        return [
+            replace(StoredGraph(*row[:-2]), imported=bool(row[-2]), tags=_lines(str(row[-1])))
+            for row in self._file.read(query, values)
+        ]
 
     def add(
         self, key: str, sha256: str, size: int, prompt: str, model: str, imported: bool = False
@@ -224,19 +237,24 @@ class Catalogue(CatalogueChecks):
         )
 
     def annotate(
-        self, key: str, title: str | None, notes: str | None, annotations: str | None = None
+        self,
+        key: str,
+        title: str | None,
+        notes: str | None,
+        annotations: str | None = None,
+        tags: str | None = None,
     ) -> None:
         """Set what is not None; a graph whose texts are all empty is not annotated."""
         with self.transaction() as db:
             db.execute("INSERT OR IGNORE INTO annotations (key) VALUES (?)", (key,))
             db.execute(
                 "UPDATE annotations SET title = coalesce(?, title), notes = coalesce(?, notes), "
-                "marks = coalesce(?, marks) WHERE key = ?",
-                (title, notes, annotations, key),
+                "marks = coalesce(?, marks), tags = coalesce(?, tags) WHERE key = ?",
+                (title, notes, annotations, tags, key),
             )
             db.execute(
                 "DELETE FROM annotations "
-                "WHERE key = ? AND title = '' AND notes = '' AND marks = ''",
+                "WHERE key = ? AND title = '' AND notes = '' AND marks = '' AND tags = ''",
                 (key,),
             )
             self._stamp(db, "annotations", key)
@@ -266,6 +284,29 @@ class Catalogue(CatalogueChecks):
             self.annotate(key, None, None, annotations)
         self._file.checkpoint()
         return annotations
+
+    def labels(self, dictionary: str) -> tuple[tuple[int, int, str], ...]:
+        """Return (layer, feature, label) of every label in ``dictionary``."""
+        query = "SELECT layer, feature, label FROM labels WHERE key = ?"
+        rows = self._file.read(query, (_dictionary_key(dictionary),))
+        return tuple((int(layer), int(feature), str(label)) for layer, feature, label in rows)
+
+    def set_label(self, dictionary: str, layer: int, feature: int, label: str) -> None:
+        """Set the label of a feature; an empty one removes it."""
+        key = _dictionary_key(dictionary)
+        with self.transaction() as db:
+            place = (key, layer, feature)
+            db.execute("DELETE FROM labels WHERE key = ? AND layer = ? AND feature = ?", place)
+            if label:
+                row = (*place, label, dictionary, time.time())
+                db.execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?)", row)
+            self._stamp(db, "labels", key)
+        self._file.checkpoint()
+
+    def requests_of(self, key: str) -> tuple[str, ...]:
+        """Return the digests of the requests that a graph answers."""
+        rows = self._file.read("SELECT digest FROM requests WHERE key = ?", (key,))
+        return tuple(str(digest) for (digest,) in rows)
 
     def add_run(self, key: str, scenarios: str, summary: str) -> None:
         """Add a run now; it replaces an earlier run of the same scenarios."""
@@ -299,3 +340,12 @@ class Catalogue(CatalogueChecks):
         """Return every file that was set aside, the latest first."""
         query = "SELECT file, key, reason, found FROM damaged ORDER BY found DESC, rowid DESC"
         return tuple(DamagedFile(*row) for row in self._file.read(query))
+
+
+def _dictionary_key(dictionary: str) -> str:
+    """Return the key of a dictionary's labels, which names a file as well."""
+    return sha256(dictionary.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(text.split("\n")) if text else ()

@@ -13,11 +13,12 @@ from typing import Final
 from cache.annotation_files import AnnotationFiles, Written
 from cache.database import Database, Row
 
-WRITTEN_BY_PEOPLE: Final = ("annotations", "runs")
+WRITTEN_BY_PEOPLE: Final = ("annotations", "runs", "labels")
 """Tables that cannot be computed again."""
 _CHECKED: Final = {
     "annotations": "*",
     "runs": "*",
+    "labels": "*",
     "graphs": "key, sha256, bytes, prompt, model, created, imported",
 }
 """Columns with a checksum, by table."""
@@ -97,7 +98,7 @@ class CatalogueChecks:
         ]
 
     def _rows(self, part: str, key: str) -> list[Row]:
-        query = f"SELECT {_CHECKED[part]} FROM {part} WHERE key = ? ORDER BY 1, 2"
+        query = f"SELECT {_CHECKED[part]} FROM {part} WHERE key = ? ORDER BY 1, 2, 3, 4"
         return self._file.read(query, (key,))
 
     def _stamp(self, db: sqlite3.Connection, part: str, key: str) -> None:

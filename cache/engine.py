@@ -149,7 +149,7 @@ class TracerEngine:
                 targets=request.targets,
                 max_features=request.max_features,
                 progress=progress,
-                **TRACE_OPTIONS,
+                **{**TRACE_OPTIONS, "logit_mass": request.logit_mass},
             )
 
     def intervene(

@@ -27,6 +27,7 @@ from cache.stored_annotations import StoredAnnotations, failing_as
 from tracer.errors import GraphFileError, one_line
 from tracer.files import atomic_write, format_bytes
 from tracer.graph.graph import AttributionGraph
+from tracer.types import FeatureId
 
 logger = logging.getLogger(__name__)
 
@@ -130,10 +131,11 @@ class Store(StoredAnnotations):
         self._catalogue.link(digest, key)
 
     @failing_as("a graph could not be read")
-    def load(self, key: str) -> AttributionGraph | None:
+    def load(self, key: str, touch: bool = True) -> AttributionGraph | None:
         """Return the graph under ``key``, or None if there is none with a valid checksum.
 
-        A damaged file is set aside, logged, and listed by :meth:`damaged`.
+        Without ``touch`` it does not count as used. A damaged file is set aside, logged, and listed
+        by :meth:`damaged`.
         """
         entry = self._catalogue.find(key)
         if entry is None:
@@ -143,7 +145,7 @@ class Store(StoredAnnotations):
             graph = self._folder.read(key, entry.sha256)
         except GraphFileError as error:
             graph = self._read_alone(key, error)
-        if graph is not None:
+        if graph is not None and touch:
             self.touch(key)
         return graph
 
@@ -234,7 +236,7 @@ class Store(StoredAnnotations):
         with self._catalogue.transaction():
             self._catalogue.note_deleted(key)
             self._catalogue.remove(key)
-            self._catalogue.annotate(key, "", "", "")
+            self._catalogue.annotate(key, "", "", "", "")
         self._delete_files()
 
     def touch(self, key: str) -> None:
@@ -252,6 +254,24 @@ class Store(StoredAnnotations):
             self._touched[key] = now
         if self._catalogue.is_writable:
             self._catalogue.touch(key)
+
+    # Labels of features, shared by all graphs
+
+    @failing_as("the labels could not be read")
+    def labels(self, dictionary: str) -> dict[FeatureId, str]:
+        """Return the labels that people gave to features of a dictionary."""
+        rows = self._catalogue.labels(dictionary)
+        return {FeatureId(layer, feature): label for layer, feature, label in rows}
+
+    @failing_as("the label could not be saved")
+    def set_label(self, dictionary: str, feature: FeatureId, label: str) -> None:
+        """Set the label of a feature; an empty one removes it."""
+        self._catalogue.set_label(dictionary, feature.layer, feature.index, label)
+
+    @failing_as("a graph could not be looked up")
+    def requests_of(self, key: str) -> tuple[str, ...]:
+        """Return the digests of the requests that a graph answers."""
+        return self._catalogue.requests_of(key)
 
     # What is stored
 

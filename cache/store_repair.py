@@ -73,7 +73,7 @@ class StoreRepair:
             elif part not in WRITTEN_BY_PEOPLE:
                 self._catalogue.accept(part, key)
         for key in sorted({key for part, key in changed if part in WRITTEN_BY_PEOPLE}):
-            self._restore(key, "its title, notes, pins or runs changed on the disk")
+            self._restore(key, "its title, notes, pins, runs or labels changed on the disk")
         if changed and self._restore_missing() == 0:
             logger.warning("the catalogue changed on the disk: %s", changed)
         elif not changed:
@@ -87,7 +87,9 @@ class StoreRepair:
     def _restore_missing(self) -> int:
         missing = set(self._copies.stored_keys()) - self._catalogue.written_by_people()
         for key in sorted(missing):
-            self._restore(key, "its title, notes, pins or runs were missing in the catalogue")
+            self._restore(
+                key, "its title, notes, pins, runs or labels were missing in the catalogue"
+            )
         return len(missing)
 
     def _restore(self, key: str, reason: str) -> None:

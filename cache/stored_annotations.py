@@ -67,16 +67,18 @@ class StoredAnnotations(ABC):
         *,
         title: str | None = None,
         notes: str | None = None,
+        tags: tuple[str, ...] | None = None,
         read: tuple[str, str] | None = None,
     ) -> bool:
-        """Set the title or the notes of a graph; annotated graphs are never evicted.
+        """Set the title, notes or tags of a graph; annotated graphs are never evicted.
 
         None leaves a text unchanged. ``read`` is the title and notes that the change started from:
         what somebody else has written since is kept next to it, and the result is True.
         """
         own_key = self._catalogue.own_key(key)
+        joined = None if tags is None else "\n".join(" ".join(tag.split()) for tag in tags)
         if read is None:
-            self._catalogue.annotate(own_key, title, notes)
+            self._catalogue.annotate(own_key, title, notes, tags=joined)
             return False
         with self._catalogue.transaction():
             stored = self._catalogue.texts(own_key)
@@ -84,7 +86,9 @@ class StoredAnnotations(ABC):
                 None if text is None else merged_text(base, text, now)
                 for text, base, now in zip((title, notes), read, stored, strict=True)
             ]
-            self._catalogue.annotate(own_key, new[0] and new[0].replace("\n", " / "), new[1])
+            self._catalogue.annotate(
+                own_key, new[0] and new[0].replace("\n", " / "), new[1], tags=joined
+            )
         self._catalogue.checkpoint()
         return tuple(new) != (title, notes)
 

@@ -18,6 +18,7 @@ from tracer.interventions.scenario import Scenario
 from tracer.types import Thresholds
 
 if TYPE_CHECKING:
+    from cache.feature_labels import FeatureLabels
     from cache.model_library import ModelLibrary
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class StoredGraphs:
 
     store: Store
     library: ModelLibrary
+    labels: FeatureLabels
     _graphs: GraphMemory
     _keys: BoundedCache[str, str]
 
@@ -101,7 +103,9 @@ class StoredGraphs:
             )
         original, annotations = self.store.original(own_key), self.store.annotations(own_key)
         title = next((e.title for e in self.store.entries() if e.key == own_key), "")
-        return exported(graph, title, annotations, self.library.names(graph), original, thresholds)
+        own = self.labels.of(self.labels.dictionary(graph))
+        names = {**self.library.names(graph), **own}
+        return exported(graph, title, annotations, names, original, thresholds, own)
 
     # Annotations
 
@@ -111,14 +115,15 @@ class StoredGraphs:
         *,
         title: str | None = None,
         notes: str | None = None,
+        tags: tuple[str, ...] | None = None,
         read: tuple[str, str] | None = None,
     ) -> bool:
-        """Set the title or notes of a graph, by either of its keys; it is never evicted then.
+        """Set the title, notes or tags of a graph, by either of its keys; it is never evicted then.
 
         ``read`` is the title and notes that the change started from. The result is True when
         somebody else had changed them since, and both texts are kept.
         """
-        return self.store.annotate(key, title=title, notes=notes, read=read)
+        return self.store.annotate(key, title=title, notes=notes, tags=tags, read=read)
 
     def annotations(self, key: str) -> Annotations:
         """Return the pins and supernodes of a graph, by either of its keys."""

@@ -46,6 +46,15 @@ def example_html(example: Example, strongest: float, palette: Palette, around: i
     """
     peak = max(range(len(example.tokens)), key=lambda i: example.activations[i])
     start, stop = max(0, peak - around), min(len(example.tokens), peak + around + 1)
+    return _shaded(example, start, stop, strongest, palette)
+
+
+def shaded_html(example: Example, strongest: float, palette: Palette) -> str:
+    """Return all tokens of a text shaded by activation."""
+    return _shaded(example, 0, len(example.tokens), strongest, palette)
+
+
+def _shaded(example: Example, start: int, stop: int, strongest: float, palette: Palette) -> str:
     spans = []
     for token, activation in zip(
         example.tokens[start:stop], example.activations[start:stop], strict=True
