@@ -35,7 +35,6 @@ from pages.shared.session import (
     visitor_id,
 )
 from pages.shared.session_state import Session
-from pages.shared.without_chat import forced
 from tracer.atlas.gallery import gallery
 from tracer.errors import TracerError
 from tracer.graph.comparison import (
@@ -243,9 +242,10 @@ def _changed(name: str, key: str) -> None:
 def _traced(prompt: str, choice: ModelChoice, target: str, side: str) -> PrunedGraph | None:
     """Return one side's pruned graph; draw the error and return None if it cannot be traced."""
     error: TracerError | None = None
+    explain = read_session().explain
     for targets in ((f" {target}",), (target,)) if target else (None,):
         job: Job[AttributionGraph] = resources.backend().trace(
-            forced(TraceRequest(prompt, choice, targets)), visitor_id()
+            TraceRequest(prompt, choice, targets, force=explain.forces(prompt)), visitor_id()
         )
         progress.wait_for(job, f"compare {side}", side, finish=True)
         try:

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
 import streamlit as st
 
-from cache import ModelChoice, TraceRequest
 from pages.shared.escape import plain
+from pages.shared.session import read_session, update_session
 from pages.shared.session_state import Session
-
-_FORCED: Final = "prompts without a chat"
-
-
-def forced(request: TraceRequest) -> TraceRequest:
-    """Return the request; forced where the visitor asked for its prompt and model as it is."""
-    wanted = (request.prompt, request.choice) in st.session_state.get(_FORCED, set())
-    return replace(request, force=True) if wanted else request
 
 
 def ask_for_chat(session: Session) -> None:
@@ -25,8 +16,8 @@ def ask_for_chat(session: Session) -> None:
     st.error(
         plain(
             f"The transcoders of {session.choice.model} were trained on chats, and this prompt "
-            "does not begin one: features of its first words would be lost. Write it as a chat, "
-            "with the model's own template, or trace it as it is."
+            "does not begin one: features of its first words would be lost. Write it as a chat "
+            "under Options, or trace it as it is."
         )
     )
     st.button(
@@ -34,11 +25,12 @@ def ask_for_chat(session: Session) -> None:
         key="trace without chat",
         type="primary",
         on_click=_force,
-        args=(session.prompt, session.choice),
-        help="The graph has no features at its first tokens, where the transcoders of a chat "
-        "model carry none.",
+        args=(session.prompt,),
+        help="The graph has no features at its first tokens, where transcoders of a chat model "
+        "have none.",
     )
 
 
-def _force(prompt: str, choice: ModelChoice) -> None:
-    st.session_state[_FORCED] = {*st.session_state.get(_FORCED, set()), (prompt, choice)}
+def _force(prompt: str) -> None:
+    explain = read_session().explain
+    update_session(prompt=prompt, explain=replace(explain, forced=prompt))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracer.catalog.resolve import resolve
+from tracer.cli.many import trace_file
 from tracer.cli.options import (
     add_chat_option,
     add_command,
@@ -22,7 +23,7 @@ from tracer.cli.options import (
     prompt_of,
     write_error,
 )
-from tracer.errors import FeatureIndexError, TargetError, TracerError
+from tracer.errors import FeatureIndexError, PromptError, TargetError, TracerError
 from tracer.features.lookup import (
     FeatureLookup,
     feature_lookup,
@@ -52,6 +53,7 @@ def add(commands: Any) -> None:
         "influence.",
         examples="""\
   python -m tracer trace "The capital of the state containing Dallas is"
+  python -m tracer trace --prompts prompts.csv --summary results.parquet
   python -m tracer trace --contrast " Austin" " Sacramento" "The capital of Texas is"
   python -m tracer trace --model gemma-2-2b --transcoders clt-426k --dtype bfloat16 \\
       --max-features 4096 --save dallas.safetensors "The capital of the state containing Dallas is"
@@ -61,7 +63,24 @@ The options of circuit-tracer's `attribute` are understood too: see "Coming from
 docs/.
 """,
     )
-    trace.add_argument("prompt", help="the text whose next token to explain")
+    trace.add_argument("prompt", nargs="?", help="the text whose next token to explain")
+    trace.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="trace every prompt of a .csv or .jsonl file (prompt, label, target) into the store "
+        "instead; the same command goes on after an interruption",
+    )
+    trace.add_argument(
+        "--summary",
+        metavar="FILE",
+        help="with --prompts: also write a table of the results, .csv or .parquet",
+    )
+    trace.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="with --prompts: trace on a Ray cluster, for example ray://head:10001; local for this "
+        "machine",
+    )
     add_chat_option(trace)
     trace.add_argument(
         "--force",
@@ -148,7 +167,10 @@ docs/.
         "it was read, pins,\nsupernodes and unknown keys included; it is pruned only when a "
         "threshold is given.",
         examples="""  python -m tracer export dallas.safetensors dallas.json
-  python -m tracer export published.json smaller.json --node-threshold 0.6""",
+  python -m tracer export published.json smaller.json --node-threshold 0.6
+  python -m tracer export dallas.safetensors dallas.json \\
+      --marks "https://www.neuronpedia.org/gemma-2-2b/graph?slug=dallas&pinnedIds=…"
+""",
     )
     export.add_argument("graph", help=_GRAPH)
     export.add_argument("file", help="the JSON file to write")
@@ -167,6 +189,12 @@ docs/.
         type=float,
         help="share of what flows into them that the kept edges carry, 0 to 1 (0.98, likewise)",
     )
+    export.add_argument(
+        "--marks",
+        metavar="LINK",
+        help="also write the pins, supernodes and labels of a link that was copied from "
+        "Neuronpedia or circuit-tracer",
+    )
     add_json(export)
     export.set_defaults(run=_export)
 
@@ -174,6 +202,11 @@ docs/.
 def _trace(options: argparse.Namespace) -> None:
     import tracer
 
+    if options.prompts is not None:
+        trace_file(options)
+        return
+    if options.prompt is None:
+        raise PromptError("the prompt is missing: write it as the last argument, or use --prompts")
     targets: list[TargetChoice] = [*(options.target or ())]
     targets += [Contrast(better, worse) for better, worse in options.contrast]
     targets += [_feature_target(text) for text in options.feature]
@@ -213,23 +246,38 @@ def _export(options: argparse.Namespace) -> None:
     import tracer
     from tracer.interchange.export import exported_file, exported_graph
     from tracer.interchange.graph_json import write_graph_json
+    from tracer.interchange.labels import with_labels
+    from tracer.interchange.links import add_marks, link_marks, marks_sentence, read_link
+    from tracer.interchange.marks import external_annotations
     from tracer.interchange.notes import import_notes
 
+    link = read_link(options.marks) if options.marks is not None else None
     target, thresholds = Path(options.file), _thresholds(options)
     if Path(options.graph).suffix == ".json":
         external = tracer.read_graph_json(options.graph)
         graph = tracer.graph_from_external(external)
-        external = exported_file(external, thresholds=thresholds, slug=options.slug)
+        marks = link_marks(link, graph) if link else None
+        if marks is None:
+            external = exported_file(external, thresholds=thresholds, slug=options.slug)
+        else:
+            both = add_marks(*external_annotations(external), marks)
+            external = exported_file(external, both, thresholds, options.slug)
+            external = with_labels(external, marks.labels)
     else:
         graph = open_graph(options.graph)
         slug = options.slug or target.stem
-        external = exported_graph(graph, slug, thresholds=thresholds, names=_labels)
+        marks = link_marks(link, graph) if link else None
+        pins = (marks.pinned, marks.supernodes) if marks else ((), ())
+        labels = marks.labels if marks else {}
+        external = exported_graph(
+            graph, slug, pins, thresholds, lambda pruned: {**_labels(pruned), **labels}
+        )
     try:
         size = len(write_graph_json(external, target))
     except OSError as error:
         raise write_error(options.file, error) from error
     n_links = len(external.links) or len(external.weights)
-    notes = import_notes(graph)
+    notes = (*import_notes(graph), *([marks_sentence(marks)] if marks else []))
     if options.json:
         counts = {"nodes": len(external.nodes), "links": n_links, "bytes": size}
         print_json({**counts, "notes": notes})

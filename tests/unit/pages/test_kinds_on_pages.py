@@ -104,7 +104,7 @@ def test_the_panel_names_the_node_and_shows_its_qk_tracing(key: str) -> None:
     assert "This attention feature (Lorsa) was computed by the tool that wrote the graph." in text
     pairs = next(frame.value for frame in app.dataframe if "attribution" in frame.value)
     assert pairs.values.tolist() == [
-        ["feature 7", "France", 0.5],
+        ["L0/7", "France", 0.5],
         ["bias of layer 1", "source of an unknown kind of layer 0", 0.25],
     ]
     assert not any("Turn this feature off" in toggle.label for toggle in app.toggle)
@@ -139,3 +139,10 @@ def test_the_table_lists_them(key: str) -> None:
     app = opened(graph=key, view="table", nodes="1", edges="1")
     table = next(frame.value for frame in app.dataframe if "kind" in frame.value)
     assert "attention error (Lorsa)" in set(table["kind"]) and len(table) == 14
+
+
+def test_the_library_says_what_of_a_file_is_left_out(key: str) -> None:
+    app = opened(graph=key)
+    app.switch_page(str(MAIN.parents[1] / "library" / "page.py")).run()
+    assert not app.exception
+    assert "1 router node of the file has no layer or position: left out with 1 lin" in shown(app)

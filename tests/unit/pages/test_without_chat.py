@@ -48,12 +48,13 @@ def test_plain_text_is_refused_in_words_and_traced_on_request(choice: ModelChoic
     text = re.sub(r"\\(.)", r"\1", error.value)
     assert text.endswith(
         "were trained on chats, and this prompt does not begin one: features of its first words "
-        "would be lost. Write it as a chat, with the model's own template, or trace it as it is."
+        "would be lost. Write it as a chat under Options, or trace it as it is."
     )
     assert "--force" not in text and not any("graph tools" in str(b.key) for b in app.button)
     resources.backend().trace(TraceRequest(PLAIN, choice, force=True)).wait(60)
     app.button(key="trace without chat").click().run()
     assert not app.exception and not app.error
+    assert app.query_params["force"] in ("1", ["1"])
     assert any("nodes shown" in caption.value for caption in app.caption)
     box = next(box for box in (*app.text_input, *app.text_area) if box.key == "prompt box")
     box.set_value("w1 w7").run()
