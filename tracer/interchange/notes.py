@@ -72,8 +72,8 @@ def _generic_note(graph: AttributionGraph) -> str:
         return ""
     listed = _listed([f"{n:,} {kind_name(kind, n)}" for kind, n in sorted(kinds.items())])
     note = (
-        f"The graph has {listed}, which only the tool that wrote it computes: they take part in "
-        "influence, pruning and scores"
+        f"The graph has {listed}, which only the tool that wrote it computes: "
+        f"{'it takes' if kinds.total() == 1 else 'they take'} part in influence, pruning and scores"
     )
     errors = sorted({node.node.kind for node in graph.generic if node.is_error})
     if errors:
