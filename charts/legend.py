@@ -85,7 +85,7 @@ def legend(pruned: PrunedGraph) -> tuple[LegendEntry, ...]:
 def legend_html(entries: Sequence[LegendEntry], palette: Palette = LIGHT) -> str:
     """Return the legend on one line that wraps: symbol, name, and how many are kept."""
     return _line(
-        (_symbol_svg(entry.symbol, group_colour(entry.group, palette)), entry.name, _count(entry))
+        (_mark(entry.symbol, group_colour(entry.group, palette)), entry.name, _count(entry))
         for entry in entries
     )
 
@@ -93,9 +93,7 @@ def legend_html(entries: Sequence[LegendEntry], palette: Palette = LIGHT) -> str
 def symbols_html(graphs: Sequence[PrunedGraph], palette: Palette = LIGHT) -> str:
     """Return the symbols of all kinds in several graphs, for a figure whose colours mean sides."""
     entries = {entry.kind: entry for pruned in graphs for entry in legend(pruned)}
-    return _line(
-        (_symbol_svg(entry.symbol, palette.muted), entry.name, "") for entry in entries.values()
-    )
+    return _line((_mark(entry.symbol, palette.muted), entry.name, "") for entry in entries.values())
 
 
 def _count(entry: LegendEntry) -> str:
@@ -111,17 +109,18 @@ def _line(parts: Iterable[tuple[str, str, str]]) -> str:
     return f'<div style="font-size:0.82rem;line-height:1.7">{"".join(spans)}</div>'
 
 
-def _symbol_svg(symbol: str, colour: str) -> str:
-    if symbol == "circle":
-        shape = f'<circle cx="6" cy="6" r="4.5" fill="{colour}"/>'
-    elif symbol == "square":
-        shape = f'<rect x="2" y="2" width="8" height="8" fill="{colour}"/>'
-    else:
-        corners = _CORNERS[symbol]
-        points = " ".join(
-            f"{6 + 5.5 * math.sin(turn):.1f},{6 - 5.5 * math.cos(turn):.1f}"
+def _mark(symbol: str, colour: str) -> str:
+    """Return a symbol as a clipped box: pages remove SVG from HTML, and fonts lack some shapes."""
+    corners = _CORNERS.get(symbol)
+    shape = "border-radius:50%" if symbol == "circle" else ""
+    if corners:
+        points = ", ".join(
+            f"{50 + 50 * math.sin(turn):.0f}% {50 - 50 * math.cos(turn):.0f}%"
             for turn in (2 * math.pi * corner / corners for corner in range(corners))
         )
-        shape = f'<polygon points="{points}" fill="{colour}"/>'
-    style = "vertical-align:-1px"
-    return f'<svg width="12" height="12" viewBox="0 0 12 12" style="{style}">{shape}</svg>'
+        shape = f"clip-path:polygon({points})"
+    size = 9 if symbol in ("circle", "square") else 11
+    return (
+        f'<span style="display:inline-block;width:{size}px;height:{size}px;background:{colour};'
+        f'{shape}"></span>'
+    )

@@ -53,9 +53,8 @@ def opened(key: str) -> Job[AttributionGraph] | None:
         )
         _close_button("✕ Close graph", "tertiary")
     if resources.is_imported(graph):
-        st.caption(plain(f"{title}: {origin_sentence(graph)}"))
-        for note in import_notes(graph):
-            st.caption(plain(note))
+        lines = (f"{title}: {origin_sentence(graph)}", *import_notes(graph))
+        st.caption("  \n".join(map(plain, lines)))
     else:
         st.caption(plain(f"From the library: {title}"))
     return Job.found(key, graph, graph.prompt)

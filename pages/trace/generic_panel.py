@@ -38,14 +38,14 @@ def draw(view: GraphView, node: NodeId) -> None:
     st.dataframe(
         pd.DataFrame(
             {
+                "attribution": [pair.attribution for pair in tracing.pairs],
                 "query": [source_name(view, pair.query) for pair in tracing.pairs],
                 "key": [source_name(view, pair.key) for pair in tracing.pairs],
-                "attribution": [pair.attribution for pair in tracing.pairs],
             }
         ),
         key=f"qk pairs {node}",
         hide_index=True,
-        column_config={"attribution": st.column_config.NumberColumn(format="%.3g")},
+        column_config={"attribution": st.column_config.NumberColumn(format="%.3g", width=80)},
     )
 
 

@@ -95,8 +95,10 @@ def test_the_legend_counts_what_is_kept_of_each_kind() -> None:
         "answers": (1, 1),
     }
     text = legend_html(legend(pruned()))
-    assert "attention features (Lorsa)" in text and text.count("<svg") == 7
-    assert symbols_html([pruned(), pruned()]).count("<svg") == 7
+    assert "attention features (Lorsa)" in text and text.count("background:") == 7
+    assert text.count("clip-path:polygon(50% 0%") == 4, "diamonds, a hexagon and a triangle"
+    assert "<svg" not in text, "a page would remove it"
+    assert symbols_html([pruned(), pruned()]).count("background:") == 7
 
 
 def test_error_like_kinds_are_hidden_with_the_errors() -> None:

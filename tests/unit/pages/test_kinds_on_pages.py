@@ -65,7 +65,7 @@ def test_the_page_shows_all_nodes_a_legend_and_what_it_could_not_show(key: str) 
         "1 router node of the file has no layer or position: left out with 1 link, and not part "
         "of the scores."
     ) in text
-    legend = next(b.proto.body for b in app.get("html") if "<svg" in b.proto.body)
+    legend = next(b.proto.body for b in app.get("html") if "clip-path" in b.proto.body)
     assert "attention features (Lorsa)" in legend and "biases" in legend
     scores = next(c for c in app.caption if c.value.startswith("Replacement"))
     assert scores.value.startswith("Replacement 58 %")
@@ -104,8 +104,8 @@ def test_the_panel_names_the_node_and_shows_its_qk_tracing(key: str) -> None:
     assert "This attention feature (Lorsa) was computed by the tool that wrote the graph." in text
     pairs = next(frame.value for frame in app.dataframe if "attribution" in frame.value)
     assert pairs.values.tolist() == [
-        ["L0/7", "France", 0.5],
-        ["bias of layer 1", "source of an unknown kind of layer 0", 0.25],
+        [0.5, "L0/7", "France"],
+        [0.25, "bias of layer 1", "source of an unknown kind of layer 0"],
     ]
     assert not any("Turn this feature off" in toggle.label for toggle in app.toggle)
 
