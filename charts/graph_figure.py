@@ -46,6 +46,7 @@ def graph_figure(
     Every marker carries its node's id as ``customdata``. With ``show_choice`` the selected node's
     own edges take the place of the resting ones and pinned nodes have a ring.
 
+    >>> import numpy as np
     >>> from charts.drawing import Drawing, DrawnNode
     >>> token = DrawnNode("token--1-0-7", "token", -1, 0, 0.5, "the", "", "position 0", "token")
     >>> none = np.zeros(0, int)
