@@ -4,6 +4,7 @@ Importing this package is light: torch is imported in the worker's thread, for i
 
     backend.py        everything below behind one object
     model_library.py  models: files, downloads, feature examples, the machine
+    attention.py      questions about the heads of a stored graph
     worker.py         the thread that owns the models
     job_queue.py      one thread and the jobs that wait for it
     jobs.py           one piece of work that several sessions may watch
@@ -34,8 +35,11 @@ from cache.machine import Device, Machine
 from cache.model_library import ToDownload
 from cache.request import (
     Dtype,
+    EdgeHeadsRequest,
+    HeadLookRequest,
     InterveneRequest,
     ModelChoice,
+    NodeHeadsRequest,
     Published,
     ScenarioRequest,
     TraceRequest,
@@ -49,11 +53,14 @@ __all__ = [
     "DamagedFile",
     "Device",
     "Dtype",
+    "EdgeHeadsRequest",
+    "HeadLookRequest",
     "InterveneRequest",
     "Job",
     "JobState",
     "Machine",
     "ModelChoice",
+    "NodeHeadsRequest",
     "Published",
     "ScenarioRequest",
     "StoreError",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from uuid import uuid4
 
 from cache.annotations import Annotations, StoredRun
+from cache.attention import AttentionAnswers
 from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
 from cache.engine import Engine, M, TracerEngine
 from cache.graph_files import exported, read_import
@@ -80,6 +81,10 @@ class Backend(Generic[M]):
         self._imports = JobQueue("imports")
         self.library: ModelLibrary[M] = ModelLibrary(self._worker, resolve)
         """The models that can be opened, and the examples of their features."""
+        self.attention: AttentionAnswers[M] = AttentionAnswers(
+            self.graph, self.pruned, self._ask, self._worker
+        )
+        """Which heads carried what, and why they looked where they looked."""
 
     @property
     def device(self) -> str | None:

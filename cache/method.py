@@ -25,6 +25,7 @@ import tracer.graph.graph
 TRACE_ROOMS: Final = ("attribution", "graph/nodes.py", "model", "transcoders")
 """Folders and modules of `tracer` that shape the numbers of a graph."""
 INTERVENTION_ROOMS: Final = (*TRACE_ROOMS, "interventions")
+ATTENTION_ROOMS: Final = (*TRACE_ROOMS, "attention")
 LIBRARIES: Final = ("torch", "transformer-lens", "transformers")
 
 _TRACER: Final = Path(tracer.graph.graph.__file__).parents[1]

@@ -15,10 +15,10 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import tracer.graph.graph
-from cache.method import INTERVENTION_ROOMS, method_fingerprint
+from cache.method import ATTENTION_ROOMS, INTERVENTION_ROOMS, method_fingerprint
 from tracer.catalog.resolve import ModelSource
 from tracer.interventions.scenario import Scenario
-from tracer.types import Intervention, NodeId
+from tracer.types import Intervention, NodeId, Thresholds
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -95,6 +95,43 @@ class ScenarioRequest:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class NodeHeadsRequest:
+    """Split the input of ``node`` by heads, in the stored graph ``graph``."""
+
+    graph: str
+    node: NodeId
+    choice: ModelChoice = ModelChoice()
+
+
+@dataclass(frozen=True)
+class EdgeHeadsRequest:
+    """Split every edge that is kept at ``thresholds`` by heads."""
+
+    graph: str
+    thresholds: Thresholds = Thresholds()
+    choice: ModelChoice = ModelChoice()
+
+
+@dataclass(frozen=True)
+class HeadLookRequest:
+    """Explain why a head looks from ``query`` at ``key``, by default where it looks most.
+
+    ``versus`` is another position, ``"rest"``, ``"sink"`` or None.
+    """
+
+    graph: str
+    layer: int
+    head: int
+    query: int = -1
+    key: int | None = None
+    versus: int | str | None = None
+    choice: ModelChoice = ModelChoice()
+
+
+AttentionQuestion = NodeHeadsRequest | EdgeHeadsRequest | HeadLookRequest
+
+
 def trace_digest(fingerprint: str, request: TraceRequest) -> str:
     """Name a request to trace (32 hex digits), by the files and the text of the prompt."""
     return _digest("trace", fingerprint, request.prompt, _trace_options(request))
@@ -123,6 +160,12 @@ def scenarios_digest(fingerprint: str, request: ScenarioRequest) -> str:
         method_fingerprint(INTERVENTION_ROOMS),
     ]
     return _digest("scenarios", fingerprint, request.prompt, options)
+
+
+def attention_digest(fingerprint: str, request: AttentionQuestion) -> str:
+    """Name a question about the heads of a graph (32 hex digits)."""
+    options = [type(request).__name__, asdict(request), method_fingerprint(ATTENTION_ROOMS)]
+    return _digest("attention", fingerprint, options)
 
 
 def token_digest(fingerprint: str, text: str) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tracer.attention.edge_heads import EdgeHeads
 from tracer.attention.results import AttentionExplanation, EdgePaths, HeadSplit
 from tracer.errors import (
     AccessError,
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from tracer.attention.explain import explain_attention
     from tracer.attention.paths import head_paths
     from tracer.attention.split import split_by_head
+    from tracer.attention.split_edges import split_edges
     from tracer.attribution.trace import trace
     from tracer.features.cards import FeatureIndex
     from tracer.indexing import IndexSummary, build_index
@@ -121,6 +123,7 @@ __all__ = [
     "DeviceLostError",
     "Direction",
     "DiskFullError",
+    "EdgeHeads",
     "EdgePaths",
     "Edit",
     "EmptyPromptError",
@@ -197,6 +200,7 @@ __all__ = [
     "search_examples",
     "search_labels",
     "split_by_head",
+    "split_edges",
     "trace",
     "train_transcoders",
     "write_graph_json",
@@ -228,6 +232,7 @@ _ON_FIRST_USE = {
     "search_examples": "tracer.search.by_word",
     "search_labels": "tracer.search.by_word",
     "split_by_head": "tracer.attention.split",
+    "split_edges": "tracer.attention.split_edges",
     "trace": "tracer.attribution.trace",
     "train_transcoders": "tracer.training",
 }

@@ -17,6 +17,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 EXEMPT = {
     "AttentionExplanation",
     "AttributionGraph",
+    "EdgeHeads",
     "EdgePaths",
     "HeadSplit",
     "IndexSummary",

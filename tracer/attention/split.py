@@ -139,9 +139,7 @@ def split_node(cuts: CutModel, start: Start, node: NodeId) -> HeadSplit:
 
     weights = cuts.effects([start.seeds], keep)[0]
     first_head = _by_head(cuts, split_heads(cuts, on_attention), attention=False)
-    direct = cuts.effects([start.seeds], _no_attention)[0]
-    last_seeds = split_heads(cuts, cuts.descend(start.seeds))
-    last_head = _by_head(cuts, last_seeds, attention=True)
+    direct, last_head, last_seeds = by_last_head(cuts, start)
     moved = torch.zeros(n_layers, n_heads, cuts.n_positions, device=model.device)
     for group in last_seeds:
         layer, stop = group.cut // 2, len(group.gradients)
@@ -161,6 +159,17 @@ def split_node(cuts: CutModel, start: Start, node: NodeId) -> HeadSplit:
         hops=_numpy(hops),
         moved=_numpy(moved),
     )
+
+
+def by_last_head(cuts: CutModel, start: Start) -> tuple[Tensor, Tensor, list[Seeds]]:
+    """Return what reaches a node directly ``(n_columns,)``, and by the head nearest to the node.
+
+    The second is ``(n_layers, n_heads, n_columns)``; the seeds are the heads' gradients on what
+    they read. The node's own constant is in neither.
+    """
+    direct = cuts.effects([start.seeds], _no_attention)[0]
+    last_seeds = split_heads(cuts, cuts.descend(start.seeds))
+    return direct, _by_head(cuts, last_seeds, attention=True), last_seeds
 
 
 def _no_attention(layer: int, gradient: Tensor) -> None:

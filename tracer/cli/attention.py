@@ -204,12 +204,9 @@ def _looked(options: argparse.Namespace) -> dict[str, Any]:
     if versus not in (None, "rest", "sink"):
         (versus,) = _numbers(versus, 1, "--versus", "6, rest or sink")
     model = open_model(options)
-    key = options.key
-    if key is None:
-        own = tracer.explain_attention(model, options.prompt, layer, head, options.query,
-                                       options.query)  # fmt: skip
-        key = int(own.pattern.argmax())
-    why = tracer.explain_attention(model, options.prompt, layer, head, options.query, key, versus)
+    why = tracer.explain_attention(
+        model, options.prompt, layer, head, options.query, options.key, versus
+    )
     return _head_report(model, options.prompt, why, options.top)
 
 

@@ -23,7 +23,7 @@ ERRORS = """
     TrainingError AttentionError
 """
 VALUES = """
-    AttentionExplanation AttributionGraph Comparison Contrast Direction EdgePaths Edit FeatureId
+    AttentionExplanation AttributionGraph Comparison Contrast Direction EdgeHeads EdgePaths Edit FeatureId
     HeadSplit FeatureIndex FeatureMatch FeatureTarget IndexSummary Intervention
     InterventionResult Model NodeId NodeIndex Outcome
     PrunedGraph Scenario ScenarioRun Supernode Target Thresholds TokenProbability
@@ -34,7 +34,7 @@ FUNCTIONS = """
     feature_activations features_on_text features_promoting features_reading neighbours
     search_examples search_labels load_graph prune read_graph_json read_graph_pt run_scenarios
     trace write_graph_json evaluate_transcoders train_transcoders explain_attention head_paths
-    split_by_head
+    split_by_head split_edges
 """
 
 
