@@ -109,7 +109,7 @@ class EdgeHeadsRequest:
     """Split every edge that is kept at ``thresholds`` by heads."""
 
     graph: str
-    thresholds: Thresholds = Thresholds()
+    thresholds: Thresholds
     choice: ModelChoice = ModelChoice()
 
 

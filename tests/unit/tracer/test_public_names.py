@@ -23,7 +23,8 @@ ERRORS = """
     TrainingError AttentionError
 """
 VALUES = """
-    AttentionExplanation AttributionGraph Comparison Contrast Direction EdgeHeads EdgePaths Edit FeatureId
+    AttentionExplanation AttributionGraph Comparison Contrast Direction EdgeHeads EdgePaths Edit
+    FeatureId
     HeadSplit FeatureIndex FeatureMatch FeatureTarget IndexSummary Intervention
     InterventionResult Model NodeId NodeIndex Outcome
     PrunedGraph Scenario ScenarioRun Supernode Target Thresholds TokenProbability
