@@ -21,6 +21,8 @@ Importing this package is light: torch is imported in the worker's thread, for i
     annotations.py    what a visitor adds to a trace: pins, supernodes, runs
 """
 
+from tracer.catalog.published import Published
+
 from cache.annotations import (
     Annotations,
     BoxPosition,
@@ -28,6 +30,7 @@ from cache.annotations import (
     scenarios_from_json,
     scenarios_to_json,
 )
+from cache.attention import WhoCarried, WhoCarriedEdges, WhyLook
 from cache.backend import Backend, open_backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
 from cache.jobs import Job, JobState
@@ -35,12 +38,8 @@ from cache.machine import Device, Machine
 from cache.model_library import ToDownload
 from cache.request import (
     Dtype,
-    EdgeHeadsRequest,
-    HeadLookRequest,
     InterveneRequest,
     ModelChoice,
-    NodeHeadsRequest,
-    Published,
     ScenarioRequest,
     TraceRequest,
 )
@@ -53,14 +52,11 @@ __all__ = [
     "DamagedFile",
     "Device",
     "Dtype",
-    "EdgeHeadsRequest",
-    "HeadLookRequest",
     "InterveneRequest",
     "Job",
     "JobState",
     "Machine",
     "ModelChoice",
-    "NodeHeadsRequest",
     "Published",
     "ScenarioRequest",
     "StoreError",
@@ -69,6 +65,9 @@ __all__ = [
     "StoredRun",
     "ToDownload",
     "TraceRequest",
+    "WhoCarried",
+    "WhoCarriedEdges",
+    "WhyLook",
     "open_backend",
     "scenarios_from_json",
     "scenarios_to_json",

@@ -1,108 +1,129 @@
-"""`AttentionAnswers`: questions about the heads of a stored graph, answered by the worker."""
+"""Questions about the attention heads of a stored graph: which carried what, and why they look.
+
+Each question is a value that is also the name of its answer, and knows how an open model answers
+it. `AttentionAnswers` queues them; it is part of :class:`cache.Backend`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Generic
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from cache.engine import M
 from cache.jobs import Job
 from cache.memory import BoundedCache, held_bytes
-from cache.request import (
-    AttentionQuestion,
-    EdgeHeadsRequest,
-    HeadLookRequest,
-    NodeHeadsRequest,
-    attention_digest,
-)
-from cache.worker import Worker
+from cache.method import ATTENTION_ROOMS, method_fingerprint
+from cache.request import ModelChoice, digest
 from tracer.errors import AttentionError
 from tracer.graph.graph import AttributionGraph
-from tracer.graph.pruning import PrunedGraph
-from tracer.types import Thresholds
+from tracer.types import NodeId, Progress, Thresholds
 
 if TYPE_CHECKING:
     from tracer.attention.edge_heads import EdgeHeads
     from tracer.attention.summaries import HeadLook, NodeHeads
+    from tracer.model.model import Model
 
 ANSWER_BYTES: Final = 64 * 1024**2
-"""Memory for answers about attention."""
+"""Memory for answers."""
 
 
-class AttentionAnswers(Generic[M]):
-    """Part of :class:`cache.Backend`: answers from memory, or by its worker.
+@dataclass(frozen=True)
+class WhoCarried:
+    """Which heads carried the input of ``node``."""
 
-    Jobs fail with :class:`AttentionError` for a graph that is gone, or that this model did not
-    trace.
+    node: NodeId
+
+    def answer(self, model: Model, graph: AttributionGraph, progress: Progress) -> NodeHeads:
+        import tracer
+        from tracer.attention.summaries import node_heads
+
+        return node_heads(tracer.split_by_head(model, graph, self.node))
+
+
+@dataclass(frozen=True)
+class WhoCarriedEdges:
+    """Which head carried each edge that is kept at ``thresholds``."""
+
+    thresholds: Thresholds
+
+    def answer(self, model: Model, graph: AttributionGraph, progress: Progress) -> EdgeHeads:
+        import tracer
+
+        pruned = tracer.prune(graph, self.thresholds.node, self.thresholds.edge)
+        return tracer.split_edges(model, pruned, progress=progress)
+
+
+@dataclass(frozen=True)
+class WhyLook:
+    """Why a head looks from ``query`` at ``key``, by default where it looks most."""
+
+    layer: int
+    head: int
+    query: int = -1
+    key: int | None = None
+    versus: int | Literal["rest", "sink"] | None = None
+
+    def answer(self, model: Model, graph: AttributionGraph, progress: Progress) -> HeadLook:
+        import tracer
+        from tracer.attention.summaries import head_look
+
+        why = tracer.explain_attention(
+            model, graph, self.layer, self.head, self.query, self.key, self.versus
+        )
+        return head_look(why)
+
+
+Question = WhoCarried | WhoCarriedEdges | WhyLook
+
+
+class AttentionAnswers:
+    """Answers from memory, else by a job of the worker. Any thread may call it.
+
+    Jobs fail with :class:`AttentionError` for a graph that is gone, that was imported, or that this
+    model did not trace.
     """
 
     def __init__(
-        self,
-        graph: Callable[[str], AttributionGraph | None],
-        pruned: Callable[[str, Thresholds], PrunedGraph | None],
-        ask: Callable[..., Job[Any]],
-        worker: Worker[M],
+        self, graph: Callable[[str], AttributionGraph | None], ask: Callable[..., Job[Any]]
     ) -> None:
-        self._find_graph, self._find_pruned = graph, pruned
-        self._submit, self._worker = ask, worker
+        self._graph, self._ask = graph, ask
         self._answers: BoundedCache[str, Any] = BoundedCache(ANSWER_BYTES, held_bytes)
 
-    def node(self, request: NodeHeadsRequest, session: str = "") -> Job[NodeHeads]:
-        """Return which heads carried the input of one node."""
+    def node(
+        self, key: str, question: WhoCarried, choice: ModelChoice, session: str = ""
+    ) -> Job[NodeHeads]:
+        """Return which heads carried the input of one node of the graph stored under ``key``."""
+        return self._answer(key, question, choice, session)
 
-        def work(model: M, job: Job[NodeHeads]) -> NodeHeads:
-            graph = self._graph(request.graph)
-            return self._worker.engine.node_heads(model, graph, request.node)
-
-        return self._ask(request, f"heads into {request.node}", work, session)
-
-    def edges(self, request: EdgeHeadsRequest, session: str = "") -> Job[EdgeHeads]:
+    def edges(
+        self, key: str, question: WhoCarriedEdges, choice: ModelChoice, session: str = ""
+    ) -> Job[EdgeHeads]:
         """Return which head carried each edge of the pruned graph."""
+        return self._answer(key, question, choice, session)
 
-        def work(model: M, job: Job[EdgeHeads]) -> EdgeHeads:
-            pruned = self._find_pruned(request.graph, request.thresholds)
-            if pruned is None:
-                raise _gone(request.graph)
-            return self._worker.engine.edge_heads(model, pruned, job.report)
-
-        return self._ask(request, "heads of all edges", work, session)
-
-    def look(self, request: HeadLookRequest, session: str = "") -> Job[HeadLook]:
+    def look(
+        self, key: str, question: WhyLook, choice: ModelChoice, session: str = ""
+    ) -> Job[HeadLook]:
         """Return why a head looks where it looks."""
+        return self._answer(key, question, choice, session)
 
-        def work(model: M, job: Job[HeadLook]) -> HeadLook:
-            return self._worker.engine.head_look(model, self._graph(request.graph), request)
+    def _answer(self, key: str, question: Question, choice: ModelChoice, session: str) -> Job[Any]:
+        name = (type(question).__name__, asdict(question), method_fingerprint(ATTENTION_ROOMS))
 
-        return self._ask(request, f"head L{request.layer} H{request.head}", work, session)
-
-    def _graph(self, key: str) -> AttributionGraph:
-        graph = self._find_graph(key)
-        if graph is None:
-            raise _gone(key)
-        return graph
-
-    def _ask(
-        self,
-        request: AttentionQuestion,
-        title: str,
-        work: Callable[[M, Job[Any]], Any],
-        session: str,
-    ) -> Job[Any]:
-        def answer(model: M, job: Job[Any]) -> Any:
+        def work(model: Model, job: Job[Any]) -> Any:
             job.report(0, 0, "following attention")
-            result = work(model, job)
+            graph = self._graph(key)
+            if graph is None:
+                raise AttentionError(f"no graph is stored under {key!r}: trace the prompt again")
+            result = question.answer(model, graph, job.report)
             self._answers.put(job.key, result)
             return result
 
-        return self._submit(
-            request.choice,
-            title,
-            lambda files: attention_digest(files, request),
-            answer,
+        return self._ask(
+            choice,
+            "heads",
+            lambda files: digest("attention", key, files, *name),
+            work,
             session,
             self._answers.get,
         )
-
-
-def _gone(key: str) -> AttentionError:
-    return AttentionError(f"no graph is stored under {key!r}: trace the prompt again")

@@ -81,9 +81,7 @@ class Backend(Generic[M]):
         self._imports = JobQueue("imports")
         self.library: ModelLibrary[M] = ModelLibrary(self._worker, resolve)
         """The models that can be opened, and the examples of their features."""
-        self.attention: AttentionAnswers[M] = AttentionAnswers(
-            self.graph, self.pruned, self._ask, self._worker
-        )
+        self.attention = AttentionAnswers(self.graph, self._ask)
         """Which heads carried what, and why they looked where they looked."""
 
     @property

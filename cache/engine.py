@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from cache.machine import Device, Gpu, Machine, measured
 from cache.request import (
     TRACE_OPTIONS,
-    HeadLookRequest,
     InterveneRequest,
     ModelChoice,
     ScenarioRequest,
@@ -25,12 +24,9 @@ from tracer.catalog.resolve import ModelSource
 from tracer.errors import ModelError
 from tracer.files import format_bytes
 from tracer.graph.graph import AttributionGraph
-from tracer.graph.pruning import PrunedGraph
-from tracer.types import NodeId, Progress
+from tracer.types import Progress
 
 if TYPE_CHECKING:
-    from tracer.attention.edge_heads import EdgeHeads
-    from tracer.attention.summaries import HeadLook, NodeHeads
     from tracer.interventions.run import InterventionResult, ScenarioRun
     from tracer.model.model import Model
 
@@ -82,15 +78,6 @@ class Engine(Protocol[M]):
 
     def scenarios(self, model: M, request: ScenarioRequest, progress: Progress) -> ScenarioRun:
         """Run a prompt under several scenarios; each may fail alone."""
-
-    def node_heads(self, model: M, graph: AttributionGraph, node: NodeId) -> NodeHeads:
-        """Split the input of a node by heads."""
-
-    def edge_heads(self, model: M, pruned: PrunedGraph, progress: Progress) -> EdgeHeads:
-        """Split the kept edges of a graph by heads."""
-
-    def head_look(self, model: M, graph: AttributionGraph, request: HeadLookRequest) -> HeadLook:
-        """Explain why a head looks where it looks."""
 
     def free_memory(self) -> None:
         """Give back the memory of dropped models and failed work."""
@@ -182,30 +169,6 @@ class TracerEngine:
             seed=request.seed,
             progress=progress,
         )
-
-    def node_heads(self, model: Model, graph: AttributionGraph, node: NodeId) -> NodeHeads:
-        import tracer
-        from tracer.attention.summaries import node_heads
-
-        return node_heads(tracer.split_by_head(model, graph, node))
-
-    def edge_heads(self, model: Model, pruned: PrunedGraph, progress: Progress) -> EdgeHeads:
-        import tracer
-
-        return tracer.split_edges(model, pruned, progress=progress)
-
-    def head_look(
-        self, model: Model, graph: AttributionGraph, request: HeadLookRequest
-    ) -> HeadLook:
-        import tracer
-        from tracer.attention.summaries import head_look
-
-        return head_look(
-            tracer.explain_attention(
-                model, graph, request.layer, request.head, request.query, request.key,
-                request.versus,  # type: ignore[arg-type]  # checked there
-            )
-        )  # fmt: skip
 
     def free_memory(self) -> None:
         gc.collect()

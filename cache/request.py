@@ -15,10 +15,10 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import tracer.graph.graph
-from cache.method import ATTENTION_ROOMS, INTERVENTION_ROOMS, method_fingerprint
+from cache.method import INTERVENTION_ROOMS, method_fingerprint
 from tracer.catalog.resolve import ModelSource
 from tracer.interventions.scenario import Scenario
-from tracer.types import Intervention, NodeId, Thresholds
+from tracer.types import Intervention, NodeId
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -95,58 +95,21 @@ class ScenarioRequest:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class NodeHeadsRequest:
-    """Split the input of ``node`` by heads, in the stored graph ``graph``."""
-
-    graph: str
-    node: NodeId
-    choice: ModelChoice = ModelChoice()
-
-
-@dataclass(frozen=True)
-class EdgeHeadsRequest:
-    """Split every edge that is kept at ``thresholds`` by heads."""
-
-    graph: str
-    thresholds: Thresholds
-    choice: ModelChoice = ModelChoice()
-
-
-@dataclass(frozen=True)
-class HeadLookRequest:
-    """Explain why a head looks from ``query`` at ``key``, by default where it looks most.
-
-    ``versus`` is another position, ``"rest"``, ``"sink"`` or None.
-    """
-
-    graph: str
-    layer: int
-    head: int
-    query: int = -1
-    key: int | None = None
-    versus: int | str | None = None
-    choice: ModelChoice = ModelChoice()
-
-
-AttentionQuestion = NodeHeadsRequest | EdgeHeadsRequest | HeadLookRequest
-
-
 def trace_digest(fingerprint: str, request: TraceRequest) -> str:
     """Name a request to trace (32 hex digits), by the files and the text of the prompt."""
-    return _digest("trace", fingerprint, request.prompt, _trace_options(request))
+    return digest("trace", fingerprint, request.prompt, _trace_options(request))
 
 
 def graph_key(fingerprint: str, token_ids: Sequence[int], request: TraceRequest) -> str:
     """Return the key of a graph (32 hex digits): a digest of all that can change its numbers."""
-    return _digest("graph", fingerprint, list(token_ids), _trace_options(request))
+    return digest("graph", fingerprint, list(token_ids), _trace_options(request))
 
 
 def intervene_digest(fingerprint: str, request: InterveneRequest) -> str:
     """Name an intervention (32 hex digits)."""
     edits = [asdict(edit) for edit in request.interventions]
     options = [edits, request.freeze_attention, method_fingerprint(INTERVENTION_ROOMS)]
-    return _digest("intervene", fingerprint, request.prompt, options)
+    return digest("intervene", fingerprint, request.prompt, options)
 
 
 def scenarios_digest(fingerprint: str, request: ScenarioRequest) -> str:
@@ -159,23 +122,17 @@ def scenarios_digest(fingerprint: str, request: ScenarioRequest) -> str:
         request.seed,
         method_fingerprint(INTERVENTION_ROOMS),
     ]
-    return _digest("scenarios", fingerprint, request.prompt, options)
-
-
-def attention_digest(fingerprint: str, request: AttentionQuestion) -> str:
-    """Name a question about the heads of a graph (32 hex digits)."""
-    options = [type(request).__name__, asdict(request), method_fingerprint(ATTENTION_ROOMS)]
-    return _digest("attention", fingerprint, options)
+    return digest("scenarios", fingerprint, request.prompt, options)
 
 
 def token_digest(fingerprint: str, text: str) -> str:
     """Name a request for the token of a text (32 hex digits)."""
-    return _digest("token", fingerprint, text)
+    return digest("token", fingerprint, text)
 
 
 def warm_digest(fingerprint: str) -> str:
     """Name a request to open a model (32 hex digits)."""
-    return _digest("warm", fingerprint)
+    return digest("warm", fingerprint)
 
 
 def _trace_options(request: TraceRequest) -> dict[str, Any]:
@@ -188,6 +145,7 @@ def _trace_options(request: TraceRequest) -> dict[str, Any]:
     }
 
 
-def _digest(*parts: object) -> str:
+def digest(*parts: object) -> str:
+    """Return 32 hexadecimal digits that name ``parts``, which JSON can hold."""
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]

@@ -52,7 +52,7 @@ def habit_of(pattern: FloatArray, token_ids: tuple[int, ...]) -> Habit:
     """
     n = len(token_ids)
     ids = np.asarray(token_ids)
-    before = np.tri(n, k=-1, dtype=bool)
+    before = np.arange(n)[:, None] > np.arange(n)[None, :]
     same = (ids[:, None] == ids[None, :]) & before
     after = np.zeros_like(same)
     after[:, 1:] = same[:, :-1]
