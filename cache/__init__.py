@@ -21,8 +21,6 @@ Importing this package is light: torch is imported in the worker's thread, for i
     annotations.py    what a visitor adds to a trace: pins, supernodes, runs
 """
 
-from tracer.catalog.published import Published
-
 from cache.annotations import (
     Annotations,
     BoxPosition,
@@ -43,6 +41,7 @@ from cache.request import (
     ScenarioRequest,
     TraceRequest,
 )
+from tracer.catalog.published import Published
 from tracer.interchange.nodes import stored_labels
 
 __all__ = [

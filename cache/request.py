@@ -42,14 +42,6 @@ class ModelChoice:
     dtype: Dtype = "float32"
 
 
-@dataclass(frozen=True)
-class Published:
-    """A transcoder set on Neuronpedia, for graphs that were not traced here."""
-
-    model: str
-    source_set: str
-
-
 def identity(source: ModelSource, choice: ModelChoice) -> str:
     """Return the fingerprint that digests start from: the files and their data type.
 

@@ -24,6 +24,7 @@ ROOMS: Final = (
     "tracer/files",
     "tracer/paths",
     "tracer/parsing",
+    "tracer/progress",
     "tracer/graph",
     "tracer/hub",
     "tracer/transcoders",

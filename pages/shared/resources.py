@@ -80,8 +80,7 @@ def feature_source(graph: AttributionGraph, choice: ModelChoice) -> FeatureSourc
     name its transcoders."""
     if not is_imported(graph):
         return choice
-    published = explained_by(graph.provenance)
-    return Published(*published) if published else None
+    return explained_by(graph.provenance)
 
 
 def names(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, str]:

@@ -263,7 +263,7 @@ def test_the_graph_is_checked_against_the_model(app: App, page: Page) -> None:
 def test_supernodes_are_switched_off_in_a_flow_diagram(app: App, page: Page) -> None:
     page.goto(with_query(f"{app.url}/interventions", marks=MARKS))
     page.get_by_text("Run check").click()
-    measured = page.locator(".st-key-flow-Measured .js-plotly-plot")
+    measured = page.locator(".st-key-flow-Measured .flow")
     expect(measured.get_by_text("Texas", exact=True)).to_be_visible()
     expect(measured.get_by_text("off", exact=True)).to_be_visible()
     expect(measured.get_by_text(re.compile(r"activation \d+ %"))).to_be_visible()

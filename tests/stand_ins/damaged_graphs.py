@@ -145,6 +145,9 @@ def assert_valid(graph: AttributionGraph) -> None:
     for row in range(len(index)):
         sources = graph.sources[graph.indptr[row] : graph.indptr[row + 1]].tolist()
         assert sources == sorted(set(sources)) and all(0 <= s < len(index) for s in sources)
-        assert all(index.node(s).layer < index.node(row).layer for s in sources)
-        assert not sources or index.node(row).kind in ("feature", "logit")
+        kind, layer = index.node(row).kind, index.node(row).layer
+        for source in map(index.node, sources):
+            generic = {source.kind, kind} - {"feature", "error", "token", "logit"}
+            assert source.layer < layer or (generic and source.layer == layer)
+        assert not sources or ("error" not in kind and kind != "token")
     assert np.isfinite(graph.weights).all()

@@ -53,13 +53,13 @@ def habit_of(pattern: FloatArray, token_ids: tuple[int, ...]) -> Habit:
     n = len(token_ids)
     ids = np.asarray(token_ids)
     before = np.arange(n)[:, None] > np.arange(n)[None, :]
-    same = (ids[:, None] == ids[None, :]) & before
-    after = np.zeros_like(same)
+    same = np.logical_and(ids[:, None] == ids[None, :], before)
+    after = np.zeros((n, n), bool)
     after[:, 1:] = same[:, :-1]
     after &= before
     parts = []
     previous = np.eye(n, k=-1, dtype=bool)
-    first = np.zeros_like(same)
+    first = np.zeros((n, n), bool)
     first[:, 0] = True
     for looked in (first, np.eye(n, dtype=bool), previous, same, after):
         queries = looked.any(axis=1)

@@ -7,7 +7,7 @@ Which features are expanded, in which order and in which batches. The numbers th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -23,9 +23,10 @@ from tracer.attribution.rounding import rounding_error
 from tracer.attribution.targets import ChosenTargets, choose_targets, next_tokens
 from tracer.errors import NoActiveFeaturesError, TracerError
 from tracer.graph.graph import AttributionGraph
+from tracer.model.chat import is_chat
 from tracer.model.failures import as_tracer_errors
 from tracer.model.model import Model
-from tracer.types import Progress, TargetChoice
+from tracer.types import Progress, Prompt, TargetChoice
 
 _SMALLEST_CPU_BATCH: Final = 128
 _SMALLEST_ACCELERATOR_BATCH: Final = 512
@@ -57,7 +58,7 @@ class _Options:
 
 def trace(
     model: Model,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     targets: Sequence[TargetChoice] | None = None,
     max_logits: int = 10,
     logit_mass: float = 0.95,
@@ -67,8 +68,14 @@ def trace(
     progress: Progress | None = None,
     memory_limit: int | None = None,
     offload: bool = False,
+    force: bool = False,
 ) -> AttributionGraph:
     """Return the attribution graph of the model's next token after ``prompt``.
+
+    ``prompt`` is a text, token ids, or a chat (``[{"role": "user", "content": "…"}]``), which the
+    tokenizer's chat template turns into text. Transcoders that were trained on chats only
+    (:attr:`Model.needs_chat`) carry no features at the beginning of other text, so it is refused
+    unless ``force`` is given.
 
     ``targets`` are tokens (text or ids), contrasts, directions or features. None takes the fewest
     likeliest tokens whose probability reaches ``logit_mass``, at most ``max_logits``.
@@ -106,10 +113,15 @@ def trace(
         memory_limit, offload,
     )  # fmt: skip
     token_ids = model.encode(prompt)
+    if not force:
+        model.check_chat(token_ids)
     advice = "lower max_features or memory_limit, set offload=True, or shorten the prompt"
     with as_tracer_errors(f"tracing {len(token_ids)} tokens", model.device, advice):
-        text = prompt if isinstance(prompt, str) else "".join(model.token_strings(token_ids))
-        return _trace(model, text, token_ids, options)
+        graph = _trace(model, model.prompt_text(prompt), token_ids, options)
+    if not is_chat(prompt):
+        return graph
+    messages = [{key: str(value) for key, value in message.items()} for message in prompt]
+    return replace(graph, provenance={**graph.provenance, "messages": messages})
 
 
 def _trace(

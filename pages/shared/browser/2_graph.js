@@ -149,7 +149,7 @@ class Graph {
       scroller = scroller.parentElement;
     }
     const top = box.top + (scroller?.scrollTop ?? 0);
-    const height = Math.max(420, Math.round(window.innerHeight - top - 44));
+    const height = Math.max(420, Math.round(window.innerHeight - top - 62));
     return { width: Math.max(300, Math.round(box.width)), height: this.fixedHeight || height };
   }
 

@@ -96,7 +96,7 @@ def test_the_strongest_neighbours_come_first_with_their_share() -> None:
         {},
         {"selection": None},
         {"selection": {"points": []}},
-        {"selection": {"points": [{"customdata": "cloud-1-2-3"}]}},
+        {"selection": {"points": [{"customdata": "cloud-1-2"}]}},
         {"selection": {"points": [{"customdata": {"$ne": 1}}]}},
         {"selection": {"points": "xyz"}},
         {"node": 7},
