@@ -63,6 +63,7 @@ def update_session(**changes: Any) -> None:
             "scenarios": (),
             "annotations": Annotations(),
             "annotations_of": "",
+            "heads": replace(session.heads, head=None, key=None, versus=None),
         }
         dropped["graph"] = ""
         if session.graph:  # its thresholds were chosen for it

@@ -7,6 +7,7 @@ from typing import Final
 
 from cache import Annotations, ModelChoice
 from charts.graph_view import GraphFilter
+from pages.shared.heads_state import HeadsShown
 from tracer.atlas.gallery import gallery
 from tracer.graph.comparison import Alignment
 from tracer.interventions.scenario import Scenario
@@ -55,6 +56,8 @@ class Session:
     filter: GraphFilter = GraphFilter()
     as_table: bool = False
     """Whether the graph is shown as tables."""
+    heads: HeadsShown = HeadsShown()
+    """The open attention head, and whether the graph is shown by heads."""
     selected: NodeId | None = None
     edits: tuple[tuple[NodeId, float], ...] = ()
     """Edited features with their steering strength, a multiple of their activation: 0 switches a

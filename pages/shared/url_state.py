@@ -9,6 +9,7 @@ from typing import Final, get_args
 
 from cache import Annotations, Dtype, ModelChoice, scenarios_from_json, scenarios_to_json
 from charts.graph_view import DENSE, GraphFilter
+from pages.shared.heads_state import heads_from_query, heads_to_query
 from pages.shared.model_choices import sets_of
 from pages.shared.session_state import (
     LARGEST_FACTOR,
@@ -60,6 +61,7 @@ def to_query(session: Session) -> dict[str, str]:
         query["layers"] = "{}-{}".format(*shown.layers)
     if session.as_table:
         query["view"] = "table"
+    query |= heads_to_query(session.heads)
     if session.selected is not None:
         query["node"] = str(session.selected)
     if session.edits:
@@ -110,6 +112,7 @@ def from_query(query: Mapping[str, str]) -> Session:
         selected=_node(query.get("node", "")),
         filter=_filter(query),
         as_table=query.get("view") == "table",
+        heads=heads_from_query(query),
         edits=tuple(dict(edit for edit in edits if edit is not None).items()),
         scenarios=scenarios,
         annotations=annotations,

@@ -15,7 +15,7 @@ from pages.shared.graph_component import draw_neighbours
 from pages.shared.session import read_session, update_session
 from pages.shared.session_actions import toggle_pin
 from pages.shared.session_state import Session
-from pages.trace import feature_panel, next_token
+from pages.trace import carried_by, feature_panel, next_token
 from tracer.atlas.gallery import gallery
 from tracer.graph.graph import AttributionGraph
 from tracer.types import NodeId
@@ -32,14 +32,16 @@ ERROR_NODE: Final = (
 )
 
 
-def draw(view: GraphView, session: Session, palette: Palette) -> None:
+def draw(key: str, view: GraphView, session: Session, palette: Palette) -> None:
     """Draw the selected node or, without one, the next token and where to start."""
+    if view.selected is None:
+        carried_by.draw_head(key, view, session, palette)
     if view.selected is None or session.edits:
         next_token.draw(view, session, palette)
     if view.selected is None:
         _where_to_start(view, session)
     else:
-        _node(view, view.selected, session, palette)
+        _node(key, view, view.selected, session, palette)
 
 
 def _where_to_start(view: GraphView, session: Session) -> None:
@@ -68,7 +70,7 @@ def _where_to_start(view: GraphView, session: Session) -> None:
     draw_neighbours("trace", lists, "", selection.graph_event)
 
 
-def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> None:
+def _node(key: str, view: GraphView, node: NodeId, session: Session, palette: Palette) -> None:
     graph = view.pruned.graph
     _head(view, node)
     imported = resources.is_imported(graph)
@@ -87,6 +89,7 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
         _list("Strongest outputs", "its direct effects", outputs, graph),
     ]
     draw_neighbours("trace", lists, "", selection.graph_event)
+    carried_by.draw(key, view, node, session, palette)
     if node.kind != "feature":
         return
     if source is None:

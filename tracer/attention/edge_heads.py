@@ -62,7 +62,7 @@ def habit_of(pattern: FloatArray, token_ids: tuple[int, ...]) -> Habit:
     first = np.zeros((n, n), bool)
     first[:, 0] = True
     for looked in (first, np.eye(n, dtype=bool), previous, same, after):
-        queries = looked.any(axis=1)
+        queries = np.asarray(looked.any(axis=1))
         queries[0] = False
         shares = np.where(looked, pattern, 0).sum(axis=1)[queries]
         parts.append(float(shares.mean()) if len(shares) else float("nan"))

@@ -126,12 +126,6 @@ class HeadLook:
     def label(self) -> str:
         return f"L{self.layer} H{self.head}"
 
-    @property
-    def competitor(self) -> int | None:
-        """The other key with the largest weight; None if there is only one key."""
-        others = [int(key) for key in self.visible if key != self.key]
-        return max(others, key=lambda key: float(self.pattern[key]), default=None)
-
 
 def head_look(why: AttentionExplanation) -> HeadLook:
     """Return the part of an explanation that a page shows."""
