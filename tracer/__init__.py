@@ -70,6 +70,7 @@ from tracer.graph.nodes import NodeIndex
 from tracer.graph.pruning import PrunedGraph, prune
 from tracer.interchange.convert import external_from_pruned, graph_from_external
 from tracer.interchange.graph_json import read_graph_json, write_graph_json
+from tracer.interventions.head_edit import HeadEdit, without_pairs
 from tracer.interventions.scenario import Edit, Scenario
 from tracer.progress import progress_bar
 from tracer.types import (
@@ -136,6 +137,7 @@ __all__ = [
     "FeatureMatch",
     "FeatureTarget",
     "GraphFileError",
+    "HeadEdit",
     "HeadSplit",
     "HubAnswerError",
     "HubError",
@@ -206,6 +208,7 @@ __all__ = [
     "split_edges",
     "trace",
     "train_transcoders",
+    "without_pairs",
     "write_graph_json",
 ]
 

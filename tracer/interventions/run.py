@@ -24,6 +24,7 @@ from tracer.interventions.edit_rows import (
     edited_features,
 )
 from tracer.interventions.generation import Continuation
+from tracer.interventions.head_hooks import check_heads
 from tracer.interventions.memory import plan_run
 from tracer.interventions.results import (
     InterventionResult,
@@ -135,7 +136,9 @@ def _run_scenarios(
     outcomes: dict[int, Outcome | InterventionError] = {}
     for number, scenario in enumerate(scenarios):
         try:
-            rows[number] = check_row(model, scenario, n_pos)
+            row = check_row(model, scenario, n_pos)
+            check_heads(model, row)
+            rows[number] = row
         except InterventionError as error:
             outcomes[number] = error
     plan = plan_run(
