@@ -95,6 +95,7 @@ if TYPE_CHECKING:
     from tracer.features.cards import FeatureIndex
     from tracer.indexing import IndexSummary, build_index
     from tracer.interchange.circuit_tracer_pt import read_graph_pt
+    from tracer.interventions.head_check import PairCheck, check_pairs
     from tracer.interventions.run import (
         InterventionResult,
         Outcome,
@@ -158,6 +159,7 @@ __all__ = [
     "NodeIndex",
     "NotDownloadedError",
     "Outcome",
+    "PairCheck",
     "PromptError",
     "PromptTooLongError",
     "PrunedGraph",
@@ -182,6 +184,7 @@ __all__ = [
     "UnknownTokenError",
     "build_index",
     "chat_prompt",
+    "check_pairs",
     "compare_graphs",
     "convert",
     "evaluate_transcoders",
@@ -219,9 +222,11 @@ _ON_FIRST_USE = {
     "InterventionResult": "tracer.interventions.run",
     "Model": "tracer.model.model",
     "Outcome": "tracer.interventions.run",
+    "PairCheck": "tracer.interventions.head_check",
     "ScenarioRun": "tracer.interventions.run",
     "TrainingReport": "tracer.training",
     "build_index": "tracer.indexing",
+    "check_pairs": "tracer.interventions.head_check",
     "chat_prompt": "tracer.model.model",
     "convert": "tracer.transcoders.save",
     "explain_attention": "tracer.attention.explain",

@@ -23,6 +23,7 @@ EXEMPT = {
     "IndexSummary",
     "InterventionResult",
     "Outcome",
+    "PairCheck",
     "ScenarioRun",
     "TrainingReport",
 }

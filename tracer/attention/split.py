@@ -172,6 +172,31 @@ def by_last_head(cuts: CutModel, start: Start) -> tuple[Tensor, Tensor, list[See
     return direct, _by_head(cuts, last_seeds, attention=True), last_seeds
 
 
+def moved_from(
+    cuts: CutModel, start: Start, layer: int, query: int
+) -> Float[np.ndarray, "heads positions"]:
+    """Return what each head of a layer moves to ``query`` from each position, as it counts for a
+    node: through all that follows, biases left out."""
+    gradients: list[Tensor] = []
+
+    def keep(number: int, gradient: Tensor) -> Tensor:
+        if number == layer:
+            gradients.append(gradient.clone())
+        return cuts.attention(number, gradient)
+
+    cuts.effects([start.seeds], keep)
+    n_heads = len(cuts.model.blocks[layer].W_O)
+    moved = torch.zeros(n_heads, cuts.n_positions, device=cuts.model.device)
+    if not gradients or query >= len(gradients[0]):
+        return _numpy(moved)
+    only = torch.zeros_like(gradients[0])
+    only[query] = gradients[0][query]
+    by_head = cuts.backward.attention[layer].by_head(only)[:, :, 0]
+    stop = by_head.shape[1]
+    moved[:, :stop] = (by_head * cuts.constants.residual[layer, :stop]).sum(dim=2)
+    return _numpy(moved)
+
+
 def _no_attention(layer: int, gradient: Tensor) -> None:
     """Carry nothing through attention."""
 

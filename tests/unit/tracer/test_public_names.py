@@ -26,7 +26,7 @@ VALUES = """
     AttentionExplanation AttributionGraph Comparison Contrast Direction EdgeHeads EdgePaths Edit
     FeatureId
     HeadEdit HeadSplit FeatureIndex FeatureMatch FeatureTarget IndexSummary Intervention
-    InterventionResult Model NodeId NodeIndex Outcome
+    InterventionResult Model NodeId NodeIndex Outcome PairCheck
     PrunedGraph Scenario ScenarioRun Supernode Target Thresholds TokenProbability
     TrainingReport
 """
@@ -37,7 +37,7 @@ FUNCTIONS = """
     search_examples search_labels load_graph progress_bar prune read_graph_json read_graph_pt
     run_scenarios trace write_graph_json evaluate_transcoders train_transcoders
     explain_attention head_paths split_by_head split_edges
-    without_pairs
+    check_pairs without_pairs
 """
 
 
