@@ -18,6 +18,7 @@ from tracer.graph.graph import AttributionGraph
 from tracer.interchange.convert import graph_from_external
 from tracer.interchange.export import exported_file, exported_graph
 from tracer.interchange.graph_json import read_graph_json, write_graph_json
+from tracer.interchange.labels import with_labels
 from tracer.interchange.marks import external_annotations
 from tracer.types import FeatureId, Thresholds
 
@@ -38,6 +39,11 @@ class ImportedGraph:
     """The published JSON; None for a `.pt`, whose numbers are all in the graph."""
 
 
+def import_key(content: bytes) -> str:
+    """Return the key (32 hex digits) of the graph that is imported from ``content``."""
+    return hashlib.sha256(b"import\0" + content).hexdigest()[:32]
+
+
 def read_import(content: bytes, name: str) -> ImportedGraph:
     """Read published JSON or a `.pt` of circuit-tracer, whichever ``content`` is.
 
@@ -45,7 +51,7 @@ def read_import(content: bytes, name: str) -> ImportedGraph:
 
     Raises :class:`ExternalGraphError` for anything else, and for a damaged file.
     """
-    key = hashlib.sha256(b"import\0" + content).hexdigest()[:32]
+    key = import_key(content)
     stem = PurePath(name).stem or "graph"
     if name.lower().endswith(".pt") or content.startswith(_PICKLED):
         from tracer.interchange.circuit_tracer_pt import read_graph_pt  # imports torch
@@ -67,17 +73,19 @@ def exported(
     names: Mapping[FeatureId, str],
     original: bytes | None,
     thresholds: Thresholds,
+    own: Mapping[FeatureId, str] | None = None,
 ) -> bytes:
     """Return published JSON of a graph with its labels and annotations.
 
     With an ``original``, return that complete file, byte for byte while the annotations are those
-    of the file; otherwise the graph pruned at ``thresholds``, plus the annotated nodes. Members of
-    supernodes are pinned too, because other tools show only pinned nodes.
+    of the file, with the reader's ``own`` labels added (``clerps``), which other tools show in
+    place of its labels; otherwise the graph pruned at ``thresholds``, plus the annotated nodes.
+    Members of supernodes are pinned too, because other tools show only pinned nodes.
     """
     marks = (annotations.pinned, annotations.supernodes)
     if original is not None:
         external = read_graph_json(original, title)
-        changed = exported_file(external, marks)
+        changed = with_labels(exported_file(external, marks), own or {})
         return original if changed is external else write_graph_json(changed)
     name = slug(title or graph.prompt)
     return write_graph_json(exported_graph(graph, name, marks, thresholds, lambda pruned: names))

@@ -18,7 +18,7 @@ import tracer.graph.graph
 from cache.method import INTERVENTION_ROOMS, method_fingerprint
 from tracer.catalog.resolve import ModelSource
 from tracer.interventions.scenario import Scenario
-from tracer.types import Intervention, NodeId
+from tracer.types import Intervention, NodeId, TargetChoice
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -53,12 +53,14 @@ def identity(source: ModelSource, choice: ModelChoice) -> str:
 
 @dataclass(frozen=True)
 class TraceRequest:
-    """Trace ``prompt``; ``targets`` are token strings, or None for the likeliest next tokens."""
+    """Trace ``prompt``; ``targets`` are None for the likeliest next tokens, which together reach
+    ``logit_mass``."""
 
     prompt: str
     choice: ModelChoice = ModelChoice()
-    targets: tuple[str, ...] | None = None
+    targets: tuple[TargetChoice, ...] | None = None
     max_features: int | None = None
+    logit_mass: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -130,11 +132,19 @@ def warm_digest(fingerprint: str) -> str:
 def _trace_options(request: TraceRequest) -> dict[str, Any]:
     return {
         **TRACE_OPTIONS,
-        "targets": request.targets,
+        "logit_mass": request.logit_mass,
+        "targets": None if request.targets is None else [_named(t) for t in request.targets],
         "max_features": request.max_features,
         "format": tracer.graph.graph.FORMAT_VERSION,
         "method": method_fingerprint(),
     }
+
+
+def _named(target: TargetChoice) -> object:
+    """Return a target in JSON: a text as it is, everything else with the name of its type."""
+    if isinstance(target, str | int):
+        return target
+    return {"type": type(target).__name__, **asdict(target)}
 
 
 def digest(*parts: object) -> str:

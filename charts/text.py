@@ -102,7 +102,7 @@ def node_name(graph: AttributionGraph, node: NodeId, names: Mapping[FeatureId, s
     A generic node, of a kind that only other tools compute, has its published label.
     """
     if node.kind == "feature":
-        return names.get(node.feature) or f"feature {node.index}"
+        return names.get(node.feature) or str(node.feature)
     if node.kind == "error":
         return "error node"
     if node.kind == "token":

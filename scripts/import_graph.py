@@ -50,6 +50,7 @@ ROOMS: Final = (
     "pages/trace",
     "pages/interventions",
     "pages/compare",
+    "pages/features",
     "pages/library",
     "pages/models",
     "pages/guide",

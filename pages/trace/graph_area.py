@@ -10,7 +10,7 @@ import streamlit as st
 from charts.graph_table import edge_table, node_table
 from charts.graph_view import DENSE, GraphFilter, GraphView, shown_sentence
 from charts.text import percent
-from pages.shared import selection
+from pages.shared import graph_download, selection
 from pages.shared.graph_component import draw_graph
 from pages.shared.graph_payloads import view_payload
 from pages.shared.session import read_session, set_widget, update_session
@@ -46,6 +46,7 @@ def draw(key: str, view: GraphView, session: Session) -> None:
             label_visibility="collapsed",
             on_change=_shown_as,
         )
+        _share(key, session)
         st.caption(_scores(view), help=f"{REPLACEMENT}\n\n{COMPLETENESS}", width="stretch")
     if session.heads.as_view:
         heads_view.draw(key, view, session)
@@ -55,6 +56,26 @@ def draw(key: str, view: GraphView, session: Session) -> None:
         payload = view_payload("trace", key, view, selection.size())
         draw_graph("trace", payload, selection.chosen(view, session), selection.graph_event)
     st.caption(shown_sentence(view))
+
+
+def _share(key: str, session: Session) -> None:
+    thresholds = session.thresholds
+
+    def content() -> bytes:
+        """Build the file, only when the button is clicked."""
+        return graph_download.shared_file(key, thresholds)
+
+    st.download_button(
+        "Share as one file",
+        content,
+        "graph.html",
+        "text/html",
+        key="share graph",
+        type="tertiary",
+        on_click="ignore",
+        help="One file with this graph, its feature cards, pins and supernodes. It opens in any "
+        "browser, without a server or network.",
+    )
 
 
 def _scores(view: GraphView) -> str:

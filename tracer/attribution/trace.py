@@ -7,7 +7,7 @@ Which features are expanded, in which order and in which batches. The numbers th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -46,6 +46,20 @@ class _Options:
     memory_limit: int | None
     offload: bool
 
+    last_progress: list[tuple[int, int, str]] = field(
+        default_factory=lambda: [(0, 0, "running the model")]
+    )
+
+    def report(self, done: int, total: int, what: str) -> None:
+        """Call ``progress``."""
+        self.last_progress[0] = (done, total, what)
+        self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Call ``progress`` again, so that it may raise between two layers."""
+        if self.progress is not None:
+            self.progress(*self.last_progress[0])
+
     def __post_init__(self) -> None:
         for name, value in (("rank_every", self.rank_every), ("batch_size", self.batch_size)):
             if value is not None and value < 1:
@@ -83,7 +97,7 @@ def trace(
     At most ``max_features`` active features are expanded, the most influential first, ranked anew
     after every ``rank_every`` of them. ``batch_size`` only changes the speed. None takes 256 on the
     CPU, and up to 1,024 on a GPU. It is lowered if memory is short. ``progress`` is called after
-    every batch and may raise :class:`tracer.errors.Cancelled`.
+    every batch, and again at every layer, and may raise :class:`tracer.errors.Cancelled`.
 
     ``memory_limit`` (bytes, in addition to the open model) is what the trace may use, None for most
     of what is free. ``offload`` moves weights that backward walks do not need to the CPU meanwhile.
@@ -128,7 +142,7 @@ def _trace(
     model: Model, prompt: str, token_ids: tuple[int, ...], options: _Options
 ) -> AttributionGraph:
     check_forward(model, len(token_ids), options.memory_limit)
-    frozen = frozen_pass(model, token_ids)
+    frozen = frozen_pass(model, token_ids, options.checkpoint)
     n_active = len(frozen.features)
     if not n_active:
         raise NoActiveFeaturesError(
@@ -139,6 +153,7 @@ def _trace(
     n_expanded = n_active if options.max_features is None else min(options.max_features, n_active)
     check_decoders(model, frozen, options.memory_limit)
     backward = FrozenBackward(model, frozen)
+    backward.checkpoint = options.checkpoint
     plan = plan_walks(
         backward, len(chosen.targets), n_expanded, options.batch_size, options.memory_limit
     )
@@ -169,8 +184,7 @@ def _expand(
     def report(count: int) -> None:
         nonlocal done
         done += count
-        if options.progress is not None:
-            options.progress(done, total, "direct effects")
+        options.report(done, total, "direct effects")
 
     report(0)
     for start in range(0, n_targets, batch_size):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracer.catalog.resolve import resolve
+from tracer.cli.many import trace_file
 from tracer.cli.options import (
     add_chat_option,
     add_command,
@@ -22,7 +23,7 @@ from tracer.cli.options import (
     prompt_of,
     write_error,
 )
-from tracer.errors import FeatureIndexError, TargetError, TracerError
+from tracer.errors import FeatureIndexError, PromptError, TargetError, TracerError
 from tracer.features.lookup import (
     FeatureLookup,
     feature_lookup,
@@ -52,6 +53,7 @@ def add(commands: Any) -> None:
         "influence.",
         examples="""\
   python -m tracer trace "The capital of the state containing Dallas is"
+  python -m tracer trace --prompts prompts.csv --summary results.parquet
   python -m tracer trace --contrast " Austin" " Sacramento" "The capital of Texas is"
   python -m tracer trace --model gemma-2-2b --transcoders clt-426k --dtype bfloat16 \\
       --max-features 4096 --save dallas.safetensors "The capital of the state containing Dallas is"
@@ -61,7 +63,24 @@ The options of circuit-tracer's `attribute` are understood too: see "Coming from
 docs/.
 """,
     )
-    trace.add_argument("prompt", help="the text whose next token to explain")
+    trace.add_argument("prompt", nargs="?", help="the text whose next token to explain")
+    trace.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="trace every prompt of a .csv or .jsonl file (prompt, label, target) into the store "
+        "instead; the same command goes on after an interruption",
+    )
+    trace.add_argument(
+        "--summary",
+        metavar="FILE",
+        help="with --prompts: also write a table of the results, .csv or .parquet",
+    )
+    trace.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="with --prompts: trace on a Ray cluster, for example ray://head:10001; local for this "
+        "machine",
+    )
     add_chat_option(trace)
     trace.add_argument(
         "--force",
@@ -174,6 +193,11 @@ docs/.
 def _trace(options: argparse.Namespace) -> None:
     import tracer
 
+    if options.prompts is not None:
+        trace_file(options)
+        return
+    if options.prompt is None:
+        raise PromptError("the prompt is missing: write it as the last argument, or use --prompts")
     targets: list[TargetChoice] = [*(options.target or ())]
     targets += [Contrast(better, worse) for better, worse in options.contrast]
     targets += [_feature_target(text) for text in options.feature]

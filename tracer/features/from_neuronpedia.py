@@ -33,7 +33,7 @@ class Neuronpedia(WebFeatures):
 
         For example ``gemma-2-2b`` and ``gemmascope-transcoder-16k``.
         """
-        address = os.environ.get("NEURONPEDIA_URL") or "https://www.neuronpedia.org"
+        address = _address()
         self._base = address.rstrip("/")
         self._model, self._source_set = model, source_set
         host = urlsplit(self._base).netloc or self._base
@@ -121,3 +121,17 @@ def _record(answer: _Answer) -> LabelledRecord:
         histogram=counts if all(count.is_integer() for count in counts) else [],
         label=text.strip()[:MAX_LABEL] or None if text else None,
     )
+
+
+def neuronpedia_page(model: str, source_set: str, feature: FeatureId) -> str:
+    """Return the address of a feature's page on Neuronpedia.
+
+    >>> neuronpedia_page("gemma-2-2b", "clt-hp", FeatureId(12, 84338))
+    'https://www.neuronpedia.org/gemma-2-2b/12-clt-hp/84338'
+    """
+    parts = (model, f"{feature.layer}-{source_set}", str(feature.index))
+    return "/".join((_address().rstrip("/"), *(quote(part, safe="") for part in parts)))
+
+
+def _address() -> str:
+    return os.environ.get("NEURONPEDIA_URL") or "https://www.neuronpedia.org"

@@ -16,7 +16,7 @@ from safetensors.numpy import save as safetensors_bytes
 
 from tracer.files import atomic_write
 from tracer.graph.generic import GenericNode, QkResults
-from tracer.graph.graph_file import ARRAYS, GENERIC_VERSION, read_graph_file
+from tracer.graph.graph_file import ARRAYS, GENERIC_VERSION, read_graph_file, with_checksum
 from tracer.graph.graph_file import FORMAT_VERSION as FORMAT_VERSION
 from tracer.graph.influence import GraphInfluence, graph_influence
 from tracer.graph.nodes import FloatArray, IntArray, NodeIndex, target_ids
@@ -168,7 +168,8 @@ class AttributionGraph:
             **generic_header(self.generic, self.qk),
         }
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
-        return bytes(safetensors_bytes(arrays, {"graph": json.dumps(header)}))
+        text = with_checksum(json.dumps(header), arrays)
+        return bytes(safetensors_bytes(arrays, {"graph": text}))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the graph to ``path``; a failed write leaves the old file.

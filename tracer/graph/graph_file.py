@@ -7,8 +7,11 @@ what it returns.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -35,6 +38,8 @@ MAX_LAYERS: Final = 4096
 ARRAYS: Final = ("features", "activations", "indptr", "sources", "weights")
 _INTEGERS, _FLOATS = ("I32", "I64"), ("F32", "F64")
 _DTYPES: Final = dict.fromkeys(ARRAYS, _INTEGERS) | {"activations": _FLOATS, "weights": _FLOATS}
+
+_CHECKSUM: Final = re.compile(r', "sha256": "([^"]*)"\}$')
 
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -111,14 +116,15 @@ def read_graph_file(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Any
     """
     try:
         with safe_open(path, framework="np") as file:
-            header = Header.parse((file.metadata() or {}).get("graph", ""))
+            text = (file.metadata() or {}).get("graph", "")
+            header = Header.parse(text)
             stored = set(file.keys())
             for name in ARRAYS:
                 if name not in stored:
                     raise ValueError(f"it has no array {name!r}")
                 _check_dtype(name, file.get_slice(name).get_dtype())
             arrays = {name: file.get_tensor(name) for name in ARRAYS}
-        problem = next(_problems(header, arrays), None)
+        problem = next(_problems(header, arrays), None) or _checksum_problem(text, arrays)
     except OSError as error:
         reason = _reason(Path(path), error)
         raise GraphFileError(f"{path} cannot be read ({reason}): check the path") from error
@@ -130,13 +136,39 @@ def read_graph_file(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Any
     return header, arrays
 
 
+def with_checksum(header: str, arrays: Mapping[str, Any]) -> str:
+    """Return the JSON of a header with the checksum of itself and the arrays as its last entry.
+
+    It is inside the header because safetensors keeps several metadata entries in any order.
+    """
+    return f'{header[:-1]}, "sha256": "{_checksum(header, arrays)}"}}'
+
+
+def _checksum(header: str, arrays: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in ARRAYS:
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"\0{name} {array.dtype.str} {array.shape}\0".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _checksum_problem(text: str, arrays: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the checksum in a header; files of older versions have none."""
+    stored = _CHECKSUM.search(text)
+    if stored is None or stored[1] == _checksum(f"{text[: stored.start()]}}}", arrays):
+        return None
+    return "its content does not match its checksum"
+
+
 def _sentence(path: str | os.PathLike[str], problem: str) -> str:
     return f"{path} is not a valid graph file ({problem}): trace or import the graph again"
 
 
 def _reason(path: Path, error: OSError) -> str:
-    if path.is_dir():
-        return "it is a directory"
+    with suppress(OSError):  # the name is too long
+        if path.is_dir():
+            return "it is a directory"
     return "it does not exist" if isinstance(error, FileNotFoundError) else one_line(error)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 from tracer.errors import ExternalGraphError
@@ -58,6 +60,28 @@ def readers_labels(external: ExternalGraph) -> dict[int, str]:
         if label:
             chosen[number] = label
     return chosen
+
+
+def with_labels(external: ExternalGraph, own: Mapping[FeatureId, str]) -> ExternalGraph:
+    """Return the graph with a reader's ``own`` labels (``clerps``), in addition to those it has.
+
+    It is unchanged when it has none of these features.
+    """
+    renamed = {
+        entry.id: own[entry.node.feature]
+        for entry in external.nodes
+        if entry.node is not None and entry.node.kind == "feature" and entry.node.feature in own
+    }
+    if not renamed:
+        return external
+    stored = external.parameters.get("clerps")
+    try:
+        before = read_labels(stored, "the graph")
+    except ExternalGraphError:
+        before = {}
+    pairs = [list(pair) for pair in {**before, **renamed}.items()]
+    clerps = json.dumps(pairs, ensure_ascii=False) if isinstance(stored, str) else pairs
+    return replace(external, parameters={**external.parameters, "clerps": clerps})
 
 
 def labelled(nodes: Iterable[NodeId], labels: Mapping[str, str]) -> dict[NodeId, str]:

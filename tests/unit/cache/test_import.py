@@ -72,12 +72,12 @@ def test_files_are_read_one_after_another_in_the_background(
 ) -> None:
     gate, threads = threading.Event(), []
 
-    def slowly(file: bytes, name: str) -> ImportedGraph:
+    def slowly(file: bytes, name: str, check: Callable[[], None]) -> ImportedGraph:
         threads.append(threading.current_thread())
         assert gate.wait(60)
         return read_import(file, name)
 
-    monkeypatch.setattr("cache.backend.read_import", slowly)
+    monkeypatch.setattr("cache.backend.read_upload", slowly)
     good = backend.import_graph(content(neuronpedia()), "dog.json", "anna")
     bad = backend.import_graph(b"{", "cat.json", "ben")
     again = backend.import_graph(content(neuronpedia()), "dog.json", "ben")
@@ -96,11 +96,11 @@ def test_a_cancelled_import_stores_nothing(
 ) -> None:
     gate = threading.Event()
 
-    def slowly(file: bytes, name: str) -> ImportedGraph:
+    def slowly(file: bytes, name: str, check: Callable[[], None]) -> ImportedGraph:
         assert gate.wait(60)
         return read_import(file, name)
 
-    monkeypatch.setattr("cache.backend.read_import", slowly)
+    monkeypatch.setattr("cache.backend.read_upload", slowly)
     jobs = [backend.import_graph(content(make()), "dog.json") for make in (neuronpedia, bare)]
     for job in jobs:
         job.cancel()

@@ -53,7 +53,7 @@ def switch(app: AppTest):
 
 
 def prompt_box(app: AppTest):
-    return app.text_input(key="prompt box")
+    return app.text_area(key="prompt box")
 
 
 def test_the_first_visit_shows_the_first_prompt(app: AppTest) -> None:

@@ -80,7 +80,7 @@ def test_the_prediction_is_the_measured_change_with_everything_else_frozen(
     model = open_tiny(architecture, **SETS[transcoders])
     check = tracer.check_pairs(model, tiny.IDS, explained(model), pairs=4, n_random=3)
     assert check.predicted == pytest.approx(check.direct, abs=2e-5 + 2e-3 * abs(check.direct))
-    print('SIZE', check.predicted, check.direct)
+    print("SIZE", check.predicted, check.direct)
     assert abs(check.direct) > 1e-6
     assert len(check.random_pairs) == 3 and len(check.other_heads) == 3
 
