@@ -51,7 +51,7 @@ from cache.annotations import (
     scenarios_from_json,
     scenarios_to_json,
 )
-from cache.attention import WhoCarried, WhoCarriedEdges, WhyLook
+from cache.attention import WhoCarried, WhoCarriedEdges, WhyLook, WithoutPairs
 from cache.backend import Backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
 from cache.jobs import Job, JobState
@@ -99,6 +99,7 @@ __all__ = [
     "WhoCarried",
     "WhoCarriedEdges",
     "WhyLook",
+    "WithoutPairs",
     "merged_annotations",
     "open_backend",
     "scenarios_from_json",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cache.jobs import Job
 from cache.memory import BoundedCache, held_bytes
-from cache.method import ATTENTION_ROOMS, method_fingerprint
+from cache.method import HEAD_CHECK_ROOMS, method_fingerprint
 from cache.request import ModelChoice, digest
 from tracer.errors import AttentionError
 from tracer.graph.graph import AttributionGraph
@@ -21,6 +21,7 @@ from tracer.types import NodeId, Progress, Thresholds
 if TYPE_CHECKING:
     from tracer.attention.edge_heads import EdgeHeads
     from tracer.attention.summaries import HeadLook, NodeHeads
+    from tracer.interventions.head_check import PairCheck
     from tracer.model.model import Model
 
 ANSWER_BYTES: Final = 64 * 1024**2
@@ -73,7 +74,22 @@ class WhyLook:
         return head_look(why)
 
 
-Question = WhoCarried | WhoCarriedEdges | WhyLook
+@dataclass(frozen=True)
+class WithoutPairs:
+    """What the model does without the ``pairs`` strongest pairs of the score ``look`` is about."""
+
+    look: WhyLook
+    pairs: int = 3
+
+    def answer(self, model: Model, graph: AttributionGraph, progress: Progress) -> PairCheck:
+        import tracer
+
+        look = self.look
+        why = tracer.explain_attention(model, graph, look.layer, look.head, look.query, look.key)
+        return tracer.check_pairs(model, graph.token_ids, why, self.pairs, progress=progress)
+
+
+Question = WhoCarried | WhoCarriedEdges | WhyLook | WithoutPairs
 
 
 class AttentionAnswers:
@@ -107,8 +123,31 @@ class AttentionAnswers:
         """Return why a head looks where it looks."""
         return self._answer(key, question, choice, session)
 
+    def check(
+        self, key: str, question: WithoutPairs, choice: ModelChoice, session: str = ""
+    ) -> Job[PairCheck]:
+        """Return what the model does without the strongest pairs of a score."""
+        return self._answer(key, question, choice, session)
+
+    def shape(self, choice: ModelChoice, session: str = "") -> Job[tuple[int, int]]:
+        """Return how many layers a model has, and how many heads each."""
+
+        def work(model: Model, job: Job[tuple[int, int]]) -> tuple[int, int]:
+            shape = (model.n_layers, len(model.blocks[0].W_O))
+            self._answers.put(job.key, shape)
+            return shape
+
+        return self._ask(
+            choice,
+            "heads of the model",
+            lambda files: digest("heads", files),
+            work,
+            session,
+            self._answers.get,
+        )
+
     def _answer(self, key: str, question: Question, choice: ModelChoice, session: str) -> Job[Any]:
-        name = (type(question).__name__, asdict(question), method_fingerprint(ATTENTION_ROOMS))
+        name = (type(question).__name__, asdict(question), method_fingerprint(HEAD_CHECK_ROOMS))
 
         def work(model: Model, job: Job[Any]) -> Any:
             job.report(0, 0, "following attention")

@@ -137,7 +137,7 @@ def pairs_figure(
             figure.add_annotation(
                 x=x,
                 y=_spread(names, name, rows),
-                text=plotly_text(truncate(name, 22)),
+                text=plotly_text(truncate(name, 20)),
                 xanchor=anchor,
                 xshift=-6 if anchor == "right" else 6,
                 showarrow=False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from charts.text import percent, signed, token_text
+from charts.text import percent, token_text
 from tracer.graph.graph import AttributionGraph
 from tracer.types import FeatureId, NodeId
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tracer.attention.edge_heads import EdgeHeads, Habit
     from tracer.attention.sources import Source
     from tracer.attention.summaries import NodeHeads, Part
+    from tracer.interventions.head_check import PairCheck
 
 NameOf = Callable[[FeatureId], str | None]
 _HABITS: Final = {
@@ -208,6 +209,31 @@ def heads_json(heads: EdgeHeads, graph: AttributionGraph) -> dict[str, Any]:
     }
 
 
-def pair_sentence(query: str, key: str, weight: float) -> str:
-    """Return a pair in words: ``"capital × about Texas: +0.41"``."""
-    return f"{query} × {key}: {signed(weight)}"
+def check_table(check: PairCheck) -> pd.DataFrame:
+    """Return what happened without pairs of a score, next to its controls."""
+    rows = [
+        ("predicted, everything else frozen", check.predicted),
+        ("measured, everything else frozen", check.direct),
+        ("measured, other attention frozen", check.frozen),
+        ("measured, nothing frozen", check.free),
+    ]
+    count = len(check.random_pairs)
+    largest = max(check.random_pairs, key=abs)
+    rows.append((f"random pairs of this head, largest of {count}", largest))
+    if check.other_heads:
+        name, largest = max(check.other_heads, key=lambda entry: abs(entry[1]))
+        count = len(check.other_heads)
+        rows.append((f"same change at {name}, largest of {count} other heads", largest))
+    column = f"change of the logit of {token_text(check.target)}"
+    return pd.DataFrame(rows, columns=["", column])
+
+
+def check_sentence(check: PairCheck, count: int) -> str:
+    """Say how the attention moves without pairs of its score."""
+    return (
+        f"Without the {count} strongest pairs its attention falls from "
+        f"{percent(check.attention_before)} to {percent(check.attention_after)}."
+        if check.attention_after < check.attention_before
+        else f"Without the {count} strongest pairs its attention rises from "
+        f"{percent(check.attention_before)} to {percent(check.attention_after)}."
+    )

@@ -8,11 +8,13 @@ from typing import Any, Final
 
 import streamlit as st
 
-from cache import WhoCarried
+from cache import WhoCarried, WhyLook, WithoutPairs
 from charts.attention_figures import pairs_figure, pattern_figure, strip_figure
 from charts.graph_view import GraphView
 from charts.heads import (
     carrier_rows,
+    check_sentence,
+    check_table,
     head_of,
     hop_sentence,
     part_rows,
@@ -34,9 +36,10 @@ from tracer.types import FeatureId, NodeId
 
 _STATIC: Final = {"displayModeBar": False}
 _COMPLETE: Final = "everything it reads"
-_SCORE: Final = "nothing: explain the score itself"
+_SCORE: Final = "nothing"
 _REST: Final = "all other tokens"
 _SINK: Final = "its sink"
+_REMOVED: Final = 3
 _CARRIED_HELP: Final = (
     "A head is named by its layer and number. Each one counts for what it moved last, before the "
     "node read it: direct and all heads add up to the input. Click a head to see why it looks "
@@ -143,6 +146,7 @@ def draw_head(key: str, view: GraphView, session: Session, palette: Palette) -> 
         )
         st.caption(_sentence(look))
         _why(look, graph, _names(session), palette)
+        _test(key, look, session)
         with st.popover("Attention from every token", type="tertiary"):
             st.plotly_chart(
                 pattern_figure(look, palette), key="pattern", theme=None, config=_STATIC
@@ -260,6 +264,35 @@ def _why(
     st.plotly_chart(pairs_figure(pairs, palette), key="pairs", theme=None, config=_STATIC)
     st.caption(
         plain(" · ".join(f"{query} × {key} {signed(w)}" for query, key, w in pairs[:3])),
+    )
+
+
+def _test(key: str, look: HeadLook, session: Session) -> None:
+    """Draw a test of the explanation: take the strongest pairs out and run the model."""
+    name = f"test {look.label} {look.query} {look.key}"
+    st.toggle(
+        f"Take the {_REMOVED} strongest pairs out and run the model",
+        key=name,
+        help="The pairs are taken out of the score before the softmax. Next to it: as many random "
+        "pairs of this head, and the same change of the score at other heads.",
+    )
+    if not st.session_state.get(name):
+        return
+    question = WithoutPairs(WhyLook(look.layer, look.head, look.query, look.key), _REMOVED)
+    job = resources.backend().attention.check(key, question, session.choice, visitor_id())
+    progress.wait_for(job, "pairs out", "Running the model")
+    try:
+        check = job.result()
+    except TracerError as error:
+        st.error(plain(sentence(error)))
+        return
+    st.caption(plain(check_sentence(check, _REMOVED)))
+    table = check_table(check)
+    st.dataframe(
+        table,
+        key="pairs out",
+        hide_index=True,
+        column_config={table.columns[1]: st.column_config.NumberColumn(format="%.4f")},
     )
 
 

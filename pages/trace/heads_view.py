@@ -12,7 +12,7 @@ from cache import StoreError, WhoCarriedEdges
 from cache.graph_files import slug
 from charts.graph_view import GraphView
 from charts.heads import head_edges_table, head_of, heads_json, heads_table
-from charts.text import plural
+from charts.text import place, plural
 from pages.shared import progress, resources, selection
 from pages.shared.escape import plain, sentence
 from pages.shared.session import read_session, visitor_id
@@ -78,7 +78,7 @@ def _head_picked(ids: tuple[str, ...]) -> None:
 
 
 def _edges(heads: EdgeHeads, head: tuple[int, int], view: GraphView) -> None:
-    table = head_edges_table(heads, *head, view.name)
+    table = head_edges_table(heads, *head, lambda node: _named(view, node))
     st.markdown(f"**Edges that L{head[0]} H{head[1]} carries** :gray[strongest first]")
     number = st.column_config.NumberColumn
     st.dataframe(
@@ -96,6 +96,10 @@ def _edges(heads: EdgeHeads, head: tuple[int, int], view: GraphView) -> None:
             ),
         },
     )
+
+
+def _named(view: GraphView, node: NodeId) -> str:
+    return f"{view.name(node)} · {place(view.pruned.graph, node)}"
 
 
 def _edge_picked(key: str, targets: tuple[str, ...]) -> None:

@@ -188,3 +188,17 @@ def test_a_new_prompt_closes_the_head(app: AppTest) -> None:
     show(app, head=(4, 0), key=7)
     app.button(key="next").click().run()
     assert app.session_state["session"].heads.head is None
+
+
+def test_the_pairs_are_taken_out_next_to_controls(app: AppTest) -> None:
+    show(app, head=(4, 0), query=8, key=7)
+    toggle = next(t for t in app.toggle if "strongest pairs out" in t.label)
+    toggle.set_value(True).run()
+    assert not app.exception
+    assert any("attention falls from 81 % to 62 %" in c.value for c in app.caption)
+    effects = dict(app.dataframe[0].value.itertuples(index=False))
+    predicted = effects["predicted, everything else frozen"]
+    assert predicted == pytest.approx(effects["measured, everything else frozen"], abs=1e-4)
+    free = effects["measured, nothing frozen"]
+    random = next(effect for name, effect in effects.items() if name.startswith("random pairs"))
+    assert abs(random) < abs(free) / 10
