@@ -39,7 +39,6 @@ def draw(key: str, graph: AttributionGraph, scenarios: Sequence[Scenario]) -> No
     """Draw the choice of a head and of what to do with it."""
     shape = _shape(graph)
     if shape is None:
-        st.caption("Open the model first: trace the prompt with it.")
         return
     names = {f"L{layer} H{head}": (layer, head) for layer in range(shape[0])
              for head in range(shape[1])}  # fmt: skip
@@ -82,7 +81,7 @@ def draw(key: str, graph: AttributionGraph, scenarios: Sequence[Scenario]) -> No
 
 
 def _shape(graph: AttributionGraph) -> tuple[int, int] | None:
-    """Return layers and heads of the open model."""
+    """Return how many layers the model has, and how many heads each; None after an error."""
     session = read_session()
     job = resources.backend().attention.shape(session.choice, visitor_id())
     progress.wait_for(job, "heads of the model")
