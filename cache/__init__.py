@@ -5,6 +5,7 @@ Importing this package is light: torch is imported in the worker's thread, for i
     opening.py        the backend as the environment configures it
     backend.py        everything below behind one object
     model_library.py  models: files, downloads, feature examples, the machine
+    attention.py      questions about the heads of a stored graph
     turns.py          the waiting jobs of a queue, and whose turn it is
     departures.py     visitors who have left, and their requests
     trace_pool.py     several remote workers that share one queue
@@ -50,6 +51,7 @@ from cache.annotations import (
     scenarios_from_json,
     scenarios_to_json,
 )
+from cache.attention import WhoCarried, WhoCarriedEdges, WhyLook, WithoutPairs
 from cache.backend import Backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
 from cache.jobs import Job, JobState
@@ -94,6 +96,10 @@ __all__ = [
     "ToDownload",
     "TokenSearch",
     "TraceRequest",
+    "WhoCarried",
+    "WhoCarriedEdges",
+    "WhyLook",
+    "WithoutPairs",
     "merged_annotations",
     "open_backend",
     "scenarios_from_json",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from uuid import uuid4
 
+from cache.attention import AttentionAnswers
 from cache.catalogue import StoreError
 from cache.departures import Departures
 from cache.engine import Engine, M
@@ -87,6 +88,8 @@ class Backend(StoredGraphs, Generic[M]):
         self._visitors: Departures | None = None
         self.library: ModelLibrary[M] = ModelLibrary(self._worker, resolve)
         """The models that can be opened, and the examples of their features."""
+        self.attention = AttentionAnswers(self.graph, self._ask)
+        """Which heads carried what, and why they looked where they looked."""
         self._pool: TracePool | None = None
         self._asked: Counter[str] = Counter()
         self._health: ThreadingHTTPServer | None = None

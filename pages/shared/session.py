@@ -68,6 +68,7 @@ def update_session(**changes: Any) -> None:
             "scenarios": (),
             "annotations": Annotations(),
             "annotations_of": "",
+            "heads": replace(session.heads, head=None, key=None, versus=None),
         }
         dropped["graph"] = ""
         kept = {"position": None, "layers": None}

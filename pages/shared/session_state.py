@@ -9,6 +9,7 @@ from cache import Annotations, ModelChoice, TraceRequest
 from charts.graph_view import GraphFilter
 from pages.shared.explaining import Explain
 from pages.shared.finding import Finding
+from pages.shared.heads_state import HeadsShown
 from tracer.atlas.gallery import gallery
 from tracer.graph.comparison import Alignment
 from tracer.interventions.scenario import Scenario
@@ -57,6 +58,8 @@ class Session:
     filter: GraphFilter = GraphFilter()
     as_table: bool = False
     """Whether the graph is shown as tables."""
+    heads: HeadsShown = HeadsShown()
+    """The open attention head, and whether the graph is shown by heads."""
     selected: NodeId | None = None
     edits: tuple[tuple[NodeId, float], ...] = ()
     """Edited features with their steering strength, a multiple of their activation: 0 switches a

@@ -12,6 +12,7 @@ from cache import Annotations, Dtype, ModelChoice, scenarios_from_json, scenario
 from charts.graph_view import DENSE, GraphFilter
 from pages.shared.explaining import explain_from_query, explain_to_query
 from pages.shared.finding import finding_from_query, finding_to_query
+from pages.shared.heads_state import heads_from_query, heads_to_query
 from pages.shared.link_problems import usable_prompt
 from pages.shared.model_choices import sets_of
 from pages.shared.session_state import (
@@ -69,6 +70,7 @@ def to_query(session: Session) -> dict[str, str]:
         query["layers"] = "{}-{}".format(*shown.layers)
     if session.as_table:
         query["view"] = "table"
+    query |= heads_to_query(session.heads)
     if session.selected is not None:
         query["node"] = str(session.selected)
     if session.edits:
@@ -122,6 +124,7 @@ def from_query(query: Mapping[str, str]) -> Session:
         selected=_node(query.get("node", "")),
         filter=_filter(query),
         as_table=query.get("view") == "table",
+        heads=heads_from_query(query),
         edits=tuple(dict(edit for edit in edits if edit is not None).items()),
         scenarios=scenarios,
         annotations=annotations,

@@ -16,6 +16,7 @@ from pages.shared.graph_component import draw_graph
 from pages.shared.graph_payloads import view_payload
 from pages.shared.session import read_session, set_widget, update_session
 from pages.shared.session_state import Session
+from pages.trace import heads_view
 from tracer.types import Thresholds
 
 REPLACEMENT: Final = (
@@ -37,10 +38,10 @@ def draw(key: str, view: GraphView, session: Session) -> None:
         active = session.filter != GraphFilter()
         with st.popover("Filters •" if active else "Filters", key="filters", type="tertiary"):
             _filters(view, session)
-        set_widget("graph as", "Table" if session.as_table else "Graph")
+        set_widget("graph as", _shown(session))
         st.segmented_control(
             "Show as",
-            ["Graph", "Table"],
+            ["Graph", "Table", "Heads"],
             key="graph as",
             required=True,
             label_visibility="collapsed",
@@ -49,7 +50,9 @@ def draw(key: str, view: GraphView, session: Session) -> None:
         _share(key, session)
         text = "\n\n".join((REPLACEMENT, COMPLETENESS, *kinds.score_notes(view.pruned)))
         st.caption(_scores(view), help=text, width="stretch")
-    if session.as_table:
+    if session.heads.as_view:
+        heads_view.draw(key, view, session)
+    elif session.as_table:
         _table(view)
     else:
         payload = view_payload("trace", key, view, selection.size())
@@ -184,8 +187,16 @@ def _unfiltered() -> None:
     update_session(filter=GraphFilter())
 
 
+def _shown(session: Session) -> str:
+    if session.heads.as_view:
+        return "Heads"
+    return "Table" if session.as_table else "Graph"
+
+
 def _shown_as() -> None:
-    update_session(as_table=st.session_state["graph as"] == "Table")
+    chosen, heads = st.session_state["graph as"], read_session().heads
+    heads = replace(heads, as_view=chosen == "Heads")
+    update_session(as_table=chosen == "Table", heads=heads)
 
 
 def _table(view: GraphView) -> None:

@@ -17,7 +17,7 @@ from pages.shared.navigation import page_script
 from pages.shared.session import read_session, update_session
 from pages.shared.session_actions import toggle_pin
 from pages.shared.session_state import Session
-from pages.trace import feature_panel, generic_panel, next_token
+from pages.trace import carried_by, feature_panel, generic_panel, next_token
 from tracer.atlas.gallery import gallery
 from tracer.features.names import SOURCES
 from tracer.graph.graph import AttributionGraph
@@ -35,14 +35,16 @@ ERROR_NODE: Final = (
 )
 
 
-def draw(view: GraphView, session: Session, palette: Palette) -> None:
+def draw(key: str, view: GraphView, session: Session, palette: Palette) -> None:
     """Draw the selected node or, without one, the next token and where to start."""
+    if view.selected is None:
+        carried_by.draw_head(key, view, session, palette)
     if view.selected is None or session.edits:
         next_token.draw(view, session, palette)
     if view.selected is None:
         _where_to_start(view, session)
     else:
-        _node(view, view.selected, session, palette)
+        _node(key, view, view.selected, session, palette)
 
 
 def _where_to_start(view: GraphView, session: Session) -> None:
@@ -71,7 +73,7 @@ def _where_to_start(view: GraphView, session: Session) -> None:
     draw_neighbours("trace", lists, "", selection.graph_event)
 
 
-def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> None:
+def _node(key: str, view: GraphView, node: NodeId, session: Session, palette: Palette) -> None:
     graph = view.pruned.graph
     _head(view, node)
     imported = resources.is_imported(graph)
@@ -95,6 +97,7 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
         *generic_panel.qk_lists(view, node),
     ]
     draw_neighbours("trace", lists, "", selection.graph_event)
+    carried_by.draw(key, view, node, session, palette)
     if node.kind != "feature":
         return
     if source is None:
