@@ -67,6 +67,7 @@ def update_session(**changes: Any) -> None:
         dropped["graph"] = ""
         if session.graph:  # its thresholds were chosen for it
             dropped["thresholds"] = Thresholds()
+        dropped["as_stored"] = False
         changes = {**dropped, **changes}
     st.session_state[_KEY] = replace(session, **changes)
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from charts.graph_view import GraphView, Neighbour
 from charts.palette import Palette
-from charts.text import activation_text, percent, place, target_number, times
+from charts.text import activation_text, percent, place, plural, target_number, times
 from pages.shared import feature_examples, resources, selection, stored_graph
 from pages.shared.escape import plain
 from pages.shared.graph_component import draw_neighbours
@@ -17,7 +17,6 @@ from pages.shared.session_actions import toggle_pin
 from pages.shared.session_state import Session
 from pages.trace import feature_panel, next_token
 from tracer.atlas.gallery import gallery
-from tracer.graph.graph import AttributionGraph
 from tracer.types import NodeId
 
 _STRENGTHS: Final = (0.0, -1.0, -2.0, -4.0)
@@ -83,8 +82,8 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
         st.caption(ERROR_NODE)
     inputs, outputs = view.inputs(node, _MOST_NEIGHBOURS), view.outputs(node, _MOST_NEIGHBOURS)
     lists = [
-        _list("Strongest inputs", "direct effects on it", inputs, graph),
-        _list("Strongest outputs", "its direct effects", outputs, graph),
+        _list("Strongest inputs", "direct effects on it", inputs, view),
+        _list("Strongest outputs", "its direct effects", outputs, view),
     ]
     draw_neighbours("trace", lists, "", selection.graph_event)
     if node.kind != "feature":
@@ -135,6 +134,9 @@ def _facts(view: GraphView, node: NodeId, source: resources.FeatureSource | None
     if node.kind == "feature":
         activation = float(graph.activations[graph.index.row(node)])
         facts += [str(node.feature), f"activation {activation_text(activation)}"]
+        density = resources.density(source, node.feature)
+        if density is not None:
+            facts.append(f"active on {percent(density)} of tokens")
         covered = resources.label_precision(source, node.feature)
         if covered is not None:
             facts.append(f"label covers {percent(covered)} of its activation")
@@ -147,8 +149,9 @@ def _facts(view: GraphView, node: NodeId, source: resources.FeatureSource | None
 
 
 def _list(
-    title: str, note: str, neighbours: tuple[Neighbour, ...], graph: AttributionGraph
+    title: str, note: str, neighbours: tuple[Neighbour, ...], view: GraphView
 ) -> dict[str, Any]:
+    graph = view.pruned.graph
     rows = [
         {
             "id": str(entry.node),
@@ -159,7 +162,20 @@ def _list(
         }
         for entry in neighbours
     ]
-    return {"title": title, "note": note, "rows": rows}
+    return {"title": title, "note": note, "count": _count(title, neighbours, view), "rows": rows}
+
+
+def _count(title: str, neighbours: tuple[Neighbour, ...], view: GraphView) -> str:
+    """Say how many edges the list has and the graph draws; empty where it draws all of them."""
+    drawn = sum(neighbour.is_drawn for neighbour in neighbours)
+    if drawn == len(neighbours):
+        return ""
+    noun = title.rpartition(" ")[2].rstrip("s")
+    why = " that are negative" if view.filter.negative_only else ""
+    threshold = f"{view.pruned.thresholds.edge:g}"
+    return (
+        f"{plural(len(neighbours), noun)}, {drawn}{why} drawn at an edge threshold of {threshold}"
+    )
 
 
 def _switch(node: NodeId, session: Session) -> None:

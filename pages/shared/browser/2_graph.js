@@ -57,12 +57,13 @@ class Graph {
     if (this.digest !== digest) return;    // overtaken by newer data meanwhile
     const kept = this.side ? this.chosenIds() : null;
     this.name = content.name;
+    const seen = isFirst ? null : this.zoomed();
     this.use(content.side);
     this.fixedHeight = content.fixed_height ?? 0;
     const { width } = this.space(), height = this.heightFor(width);
     this.root.style.height = `${height}px`;
     const layout = { ...content.figure.layout, width, height, hovermode: false, autosize: false };
-    this.setRanges(layout, isFirst, width);
+    this.setRanges(layout, isFirst, width, seen);
     const config = { displayModeBar: false, scrollZoom: true, doubleClick: false, showTips: false };
     await (isFirst ? Plotly.newPlot : Plotly.react)(this.plot, content.figure.data, layout, config);
     if (isFirst) {
@@ -186,10 +187,14 @@ class Graph {
   }
 
   // A prompt wider than the window starts at its end, where the answer is; others are shown whole.
-  setRanges(layout, isFirst, width) {
+  setRanges(layout, isFirst, width, seen) {
     const kept = isFirst ? shared.views.get(this.name) : null;
     layout.uirevision = `${this.side.width}x${this.side.height}`;
-    if (kept?.digest === this.digest && kept.view) {
+    if (seen && seen.size !== layout.uirevision) {    // a layout of another size: the same part of it
+      const scaled = ([low, high], size) => [low * size, high * size];
+      layout.xaxis = { ...layout.xaxis, range: scaled(seen.x, this.side.width) };
+      layout.yaxis = { ...layout.yaxis, range: scaled(seen.y, this.side.height) };
+    } else if (kept?.digest === this.digest && kept.view) {
       layout.xaxis = { ...layout.xaxis, range: kept.view[0] };
       layout.yaxis = { ...layout.yaxis, range: kept.view[1] };
     } else if (this.side.width > 1.02 * this.side.asked[0]) {
@@ -200,6 +205,15 @@ class Graph {
   ranges() {
     const layout = this.plot._fullLayout;
     return layout && [[...layout.xaxis.range], [...layout.yaxis.range]];
+  }
+
+  // Which part of the layout is in view, as shares of its size; null for all of it.
+  zoomed() {
+    const ranges = this.ranges(), { width, height } = this.side ?? {};
+    if (!ranges || !width) return null;
+    const [x, y] = [ranges[0].map(v => v / width), ranges[1].map(v => v / height)];
+    const isWhole = [x, y].every(([low, high]) => Math.abs(low) < 0.005 && Math.abs(high - 1) < 0.005);
+    return isWhole ? null : { x, y, size: `${width}x${height}` };
   }
 
   showWhole() {
