@@ -187,19 +187,21 @@ class Graph {
   }
 
   // A prompt wider than the window starts at its end, where the answer is; others are shown whole.
+  // What a visitor zoomed to stays, as a share of the layout, whose size may have changed.
   setRanges(layout, isFirst, width, seen) {
-    const kept = isFirst ? shared.views.get(this.name) : null;
-    layout.uirevision = `${this.side.width}x${this.side.height}`;
-    if (seen && seen.size !== layout.uirevision) {    // a layout of another size: the same part of it
-      const scaled = ([low, high], size) => [low * size, high * size];
-      layout.xaxis = { ...layout.xaxis, range: scaled(seen.x, this.side.width) };
-      layout.yaxis = { ...layout.yaxis, range: scaled(seen.y, this.side.height) };
+    const { side } = this, kept = isFirst ? shared.views.get(this.name) : null;
+    layout.uirevision = `${side.width}x${side.height}`;
+    const start = side.width > 1.02 * side.asked[0] ? side.width - width : 0;
+    this.atRest = [[start, side.width], [0, side.height]];
+    let view = start ? this.atRest : null;
+    if (seen) {
+      view = [seen[0].map(x => x * side.width), seen[1].map(y => y * side.height)];
     } else if (kept?.digest === this.digest && kept.view) {
-      layout.xaxis = { ...layout.xaxis, range: kept.view[0] };
-      layout.yaxis = { ...layout.yaxis, range: kept.view[1] };
-    } else if (this.side.width > 1.02 * this.side.asked[0]) {
-      layout.xaxis = { ...layout.xaxis, range: [this.side.width - width, this.side.width] };
+      view = kept.view;
     }
+    if (!view) return;
+    layout.xaxis = { ...layout.xaxis, range: view[0] };
+    layout.yaxis = { ...layout.yaxis, range: view[1] };
   }
 
   ranges() {
@@ -207,13 +209,12 @@ class Graph {
     return layout && [[...layout.xaxis.range], [...layout.yaxis.range]];
   }
 
-  // Which part of the layout is in view, as shares of its size; null for all of it.
+  // Which part of the layout a visitor zoomed to, as shares of its size; null before any zoom.
   zoomed() {
-    const ranges = this.ranges(), { width, height } = this.side ?? {};
-    if (!ranges || !width) return null;
-    const [x, y] = [ranges[0].map(v => v / width), ranges[1].map(v => v / height)];
-    const isWhole = [x, y].every(([low, high]) => Math.abs(low) < 0.005 && Math.abs(high - 1) < 0.005);
-    return isWhole ? null : { x, y, size: `${width}x${height}` };
+    const now = this.side && this.ranges(), { width, height } = this.side ?? {};
+    const near = (values, others) => values.every((v, i) => Math.abs(v - others[i]) < 1);
+    if (!now || now.every((range, i) => near(range, this.atRest[i]))) return null;
+    return [now[0].map(x => x / width), now[1].map(y => y / height)];
   }
 
   showWhole() {
