@@ -2,8 +2,16 @@
 
 Importing this package is light: torch is imported in the worker's thread, for its first job.
 
+    opening.py        the backend as the environment configures it
     backend.py        everything below behind one object
     model_library.py  models: files, downloads, feature examples, the machine
+    turns.py          the waiting jobs of a queue, and whose turn it is
+    departures.py     visitors who have left, and their requests
+    trace_pool.py     several remote workers that share one queue
+    ray_workers.py    remote workers on a Ray cluster
+    questions.py      searches of dictionaries, features and tokens of a text
+    feature_labels.py labels that people give to features, and their names
+    undo.py           deleted graphs that can be restored
     worker.py         the thread that owns the models
     job_queue.py      one thread and the jobs that wait for it
     jobs.py           one piece of work that several sessions may watch
@@ -17,6 +25,21 @@ Importing this package is light: torch is imported in the worker's thread, for i
     catalogue.py      the SQLite side of the store: titles, checksums, times
     graph_folder.py   the files of the store
     graph_files.py    graphs of other tools, and export
+    catalogue_checks.py     checksums of its rows, and the second copy of what people wrote
+    annotation_files.py     that second copy
+    stored_annotations.py   titles, notes, pins and runs in the store
+    stored_graphs.py        graphs in memory and in the store
+    __main__.py       python -m cache
+    database.py       SQLite: connections, transactions, checks, migrations
+    salvage.py        what can be read of a damaged SQLite file
+    store_repair.py   damage: found, reported, repaired
+    merge.py          two changes of the same annotations
+    prompt_file.py    many prompts in a CSV or JSONL file
+    many.py           many prompts traced into the store
+    many_command.py   python -m cache trace
+    logs.py           structured logs
+    health.py         a health endpoint, and facts for a bug report
+    upload.py         large uploads, read in a process of their own
     annotations.py    what a visitor adds to a trace: pins, supernodes, runs
 """
 
@@ -27,25 +50,30 @@ from cache.annotations import (
     scenarios_from_json,
     scenarios_to_json,
 )
-from cache.backend import Backend, open_backend
+from cache.backend import Backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
 from cache.jobs import Job, JobState
 from cache.machine import Device, Machine
+from cache.merge import Saved, merged_annotations
 from cache.model_library import ToDownload
+from cache.opening import open_backend
+from cache.questions import ActivationsOn, ChatText, NeighbourSearch, TextSearch, TokenSearch
 from cache.request import (
     Dtype,
     InterveneRequest,
     ModelChoice,
-    Published,
     ScenarioRequest,
     TraceRequest,
 )
+from tracer.catalog.published import Published
 from tracer.interchange.nodes import stored_labels
 
 __all__ = [
+    "ActivationsOn",
     "Annotations",
     "Backend",
     "BoxPosition",
+    "ChatText",
     "DamagedFile",
     "Device",
     "Dtype",
@@ -54,14 +82,19 @@ __all__ = [
     "JobState",
     "Machine",
     "ModelChoice",
+    "NeighbourSearch",
     "Published",
+    "Saved",
     "ScenarioRequest",
     "StoreError",
     "StoreUse",
     "StoredGraph",
     "StoredRun",
+    "TextSearch",
     "ToDownload",
+    "TokenSearch",
     "TraceRequest",
+    "merged_annotations",
     "open_backend",
     "scenarios_from_json",
     "scenarios_to_json",

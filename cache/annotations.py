@@ -1,4 +1,4 @@
-"""What a person marks in a trace and tries on it: pins, named groups of nodes, runs of what-ifs."""
+"""What a person adds to a trace: pins, supernodes, and the scenarios that were run on it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,12 @@ class Annotations:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote; raises ``ValueError`` on anything else."""
+        """Read what :meth:`to_json` wrote; raises ``ValueError`` on anything else.
+
+        >>> annotations = Annotations((NodeId("lorsa error", 3, 8, -1),))
+        >>> Annotations.from_json(annotations.to_json()) == annotations
+        True
+        """
         if not text:
             return cls()
         try:

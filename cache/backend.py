@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from uuid import uuid4
 
-from cache.annotations import Annotations, StoredRun
-from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
-from cache.engine import Engine, M, TracerEngine
-from cache.graph_files import exported, read_import
+from cache.catalogue import StoreError
+from cache.departures import Departures
+from cache.engine import Engine, M
+from cache.feature_labels import FeatureLabels
 from cache.graph_memory import GraphMemory
+from cache.health import memory, serve_health, versions
 from cache.job_queue import JobQueue
 from cache.jobs import Job
 from cache.machine import Device
 from cache.memory import BoundedCache, held_bytes
 from cache.model_library import ModelLibrary, Resolve
+from cache.questions import Questions
 from cache.request import (
     InterveneRequest,
     ModelChoice,
@@ -32,15 +37,14 @@ from cache.request import (
     trace_digest,
     warm_digest,
 )
-from cache.store import DEFAULT_QUOTA, Store
+from cache.store import Store
+from cache.stored_graphs import StoredGraphs
+from cache.trace_pool import RemoteTracer, Traced, TracePool
+from cache.upload import read_upload
 from cache.worker import Worker
-from tracer import paths
 from tracer.catalog.resolve import resolve
-from tracer.errors import TracerError
-from tracer.graph.graph import AttributionGraph
-from tracer.graph.pruning import PrunedGraph
-from tracer.interventions.scenario import Scenario
-from tracer.types import Thresholds
+from tracer.errors import ModelError, TracerError
+from tracer.graph.graph import AttributionGraph, load_graph
 
 if TYPE_CHECKING:
     from tracer.interventions.run import InterventionResult, ScenarioRun
@@ -52,10 +56,12 @@ GRAPH_BYTES: Final = 512 * 1024**2
 RESULT_BYTES: Final = 64 * 1024**2
 """Memory for the results of interventions, and as much again for those of scenarios."""
 _KEYS_KEPT: Final = 4096
+_TRACE_COST: Final = 1000.0
+"""A trace takes longer than anything else on the same prompt; costs count characters."""
 T = TypeVar("T")
 
 
-class Backend(Generic[M]):
+class Backend(StoredGraphs, Generic[M]):
     """Answers requests from memory, from the store, or by one worker thread, in that order.
 
     One per process. Any thread may call any method. Nothing but pruning is computed in the
@@ -78,8 +84,16 @@ class Backend(Generic[M]):
         )
         self._scenario_runs: BoundedCache[str, ScenarioRun] = BoundedCache(RESULT_BYTES, held_bytes)
         self._imports = JobQueue("imports")
+        self._visitors: Departures | None = None
         self.library: ModelLibrary[M] = ModelLibrary(self._worker, resolve)
         """The models that can be opened, and the examples of their features."""
+        self._pool: TracePool | None = None
+        self._asked: Counter[str] = Counter()
+        self._health: ThreadingHTTPServer | None = None
+        self.labels = FeatureLabels(store, self.library)
+        """The labels that people gave to features."""
+        self.questions = Questions(self._ask, self.library)
+        """Searches of dictionaries, and what a feature or the tokenizer does with a text."""
 
     @property
     def device(self) -> str | None:
@@ -101,8 +115,8 @@ class Backend(Generic[M]):
 
     @property
     def queue(self) -> tuple[Job[Any], ...]:
-        """The running job, then the waiting ones in order."""
-        return self._worker.queue
+        """The running jobs, then the waiting ones in the order of their turns."""
+        return (*self._worker.queue, *(self._pool.jobs if self._pool is not None else ()))
 
     @property
     def imports(self) -> tuple[Job[Any], ...]:
@@ -111,10 +125,106 @@ class Backend(Generic[M]):
 
     def close(self, timeout: float | None = None) -> None:
         """Finish the queue, end the threads and close the store."""
+        if self._health is not None:
+            self._health.shutdown()
+            self._health.server_close()
+        if self._visitors is not None:
+            self._visitors.close()
         self._imports.close(timeout, cancel=True)
+        self.questions.close(timeout)
         self.library.close(timeout)
+        if self._pool is not None:
+            self._pool.close(timeout)
         self._worker.close(timeout)
         self.store.close()
+
+    # Visitors
+
+    def withdraw(self, session: str, keep: Collection[str] = ()) -> int:
+        """Withdraw what a visitor asked of the models, except the jobs with the keys in ``keep``.
+
+        Work that another visitor wants goes on. Downloads and imports go on too.
+        """
+        elsewhere = 0 if self._pool is None else self._pool.withdraw(session, keep)
+        return elsewhere + self._worker.withdraw(session, keep)
+
+    def watch_visitors(self, departed: Callable[[], Iterable[str]]) -> None:
+        """Withdraw the requests of visitors who have left, as ``departed`` tells; once only.
+
+        A visitor who comes back within seconds, as after a reload, loses nothing.
+        """
+        if self._visitors is None:
+            self._visitors = Departures(departed, self.withdraw)
+
+    def retry(self, job: Job[Any]) -> None:
+        """Let a failed request run again: it is asked again when the page is drawn next."""
+        self._worker.retry(job.key)
+        if self._pool is not None:
+            self._pool.retry(job.key)
+
+    def trace_on(self, start: Callable[[], RemoteTracer], count: int) -> None:
+        """Trace on ``count`` remote workers from now on; everything else stays in this process."""
+        self._pool = TracePool(start, count, self._fetched)
+
+    def _fetched(
+        self, job: Job[AttributionGraph], request: TraceRequest, traced: Traced
+    ) -> AttributionGraph:
+        """Keep the graph that a remote worker traced."""
+        if trace_digest(traced.files, request) != job.key:
+            raise ModelError(
+                f"a worker has other files of {request.choice.model} than this machine: name a "
+                "revision, or copy the files"
+            )
+        with tempfile.TemporaryDirectory(prefix="traced-") as folder:
+            path = Path(folder) / "graph"
+            path.write_bytes(traced.content)
+            graph = load_graph(path)
+        key = graph_key(traced.files, traced.token_ids, request)
+        self._keep(key, graph)
+        self._link(job.key, key)
+        return graph
+
+    # Seeing inside
+
+    def diagnostics(self) -> dict[str, Any]:
+        """Return the facts that a bug report needs, as JSON values; no prompts."""
+        try:
+            store: dict[str, Any] = {**asdict(self.use()), "graphs": len(self.stored())}
+            store["damaged"] = len(self.damaged())
+        except StoreError as error:
+            store = {"error": str(error)}
+        return {
+            "device": self.device or self.device_name,
+            "models": [asdict(choice) for choice in self.library.opened],
+            "queue": [
+                {"request": job.key, "state": job.state, "what": job.progress[2]}
+                for job in self.queue
+            ],
+            "requests": dict(self._asked),
+            "memory": {**memory(), "graphs": self._graphs.n_bytes},
+            "store": {**store, "problem": self.store_problem},
+            "remote_workers": self._pool.size if self._pool is not None else 0,
+            "versions": versions(),
+        }
+
+    def health(self) -> dict[str, Any]:
+        """Return whether requests can be served, and why not."""
+        problem = self._worker.lost or self.store_problem
+        return {"ok": not problem, "problem": problem, "queue": len(self.queue)}
+
+    def serve_health(self, port: int) -> int:
+        """Answer ``GET /health`` on the loopback interface; returns the port.
+
+        Raises :class:`StoreError` when the port is taken.
+        """
+        try:
+            self._health = serve_health(self.health, port)
+        except OSError as error:
+            raise StoreError(
+                f"port {port} cannot be used for the health endpoint ({error.strerror}): set "
+                "CIRCUIT_HEALTH_PORT to another"
+            ) from error
+        return int(self._health.server_address[1])
 
     # Work that needs a model
 
@@ -134,6 +244,8 @@ class Backend(Generic[M]):
             self._link(job.key, key)
             return graph
 
+        cost = _TRACE_COST + len(request.prompt)
+        pool = self._pool
         return self._ask(
             request.choice,
             request.prompt,
@@ -141,6 +253,10 @@ class Backend(Generic[M]):
             work,
             session,
             self.graph,
+            cost,
+            None
+            if pool is None
+            else lambda key: pool.submit(key, request.prompt, request, session, cost),
         )
 
     def intervene(self, request: InterveneRequest, session: str = "") -> Job[InterventionResult]:
@@ -159,6 +275,7 @@ class Backend(Generic[M]):
             work,
             session,
             self._interventions.get,
+            len(request.prompt),
         )
 
     def scenarios(self, request: ScenarioRequest, session: str = "") -> Job[ScenarioRun]:
@@ -176,6 +293,7 @@ class Backend(Generic[M]):
             work,
             session,
             self._scenario_runs.get,
+            len(request.prompt) * (1 + len(request.scenarios)) / 2,
         )
 
     def token(self, choice: ModelChoice, text: str, session: str = "") -> Job[int]:
@@ -202,6 +320,8 @@ class Backend(Generic[M]):
         work: Callable[[M, Job[T]], T],
         session: str,
         known: Callable[[str], T | None] = lambda key: None,
+        cost: float = 0.0,
+        elsewhere: Callable[[str], Job[T]] | None = None,
     ) -> Job[T]:
         """Answer a request from memory or the store, or queue its ``work``.
 
@@ -214,41 +334,12 @@ class Backend(Generic[M]):
             return Job.refused("", error, title)
         key = digest(files)
         answer = known(key)
+        self._asked["known" if answer is not None else "computed"] += 1
         if answer is not None:
             return Job.found(key, answer, title)
-        return self._worker.submit(key, title, choice, files, work, session)
-
-    # Graphs
-
-    def graph(self, key: str) -> AttributionGraph | None:
-        """Return a graph by either of its keys, or None; a failing store is logged."""
-        graph = self._known(self._keys.get(key) or key)
-        if graph is not None:
-            return graph
-        try:
-            stored = self.store.key_of(key)
-        except StoreError as error:
-            logger.warning("%s", error)
-            return None
-        if stored is None:
-            return None
-        self._keys.put(key, stored)
-        return self._known(stored)
-
-    def pruned(
-        self,
-        key: str,
-        thresholds: Thresholds = Thresholds(),  # noqa: B008
-    ) -> PrunedGraph | None:
-        """Return a graph pruned at ``thresholds``, by either of its keys, or None.
-
-        It refers to the graph of :meth:`graph`. An imported graph at thresholds of 1 is not pruned
-        again: its dead ends stay. Prunes in the caller's thread if the result is not in memory.
-        """
-        graph = self.graph(key)
-        if graph is None:
-            return None
-        return self._graphs.pruned(self._keys.get(key) or key, graph, thresholds)
+        if elsewhere is not None:
+            return elsewhere(key)
+        return self._worker.submit(key, title, choice, files, work, session, cost)
 
     def key_of(self, request: TraceRequest) -> str | None:
         """Return the key of the stored graph that answers a request, or None."""
@@ -258,30 +349,12 @@ class Backend(Generic[M]):
             return None
         return self.store.key_of(trace_digest(identity(source, request.choice), request))
 
-    def stored(self) -> tuple[StoredGraph, ...]:
-        """Return every graph in the store, the most recently used first."""
-        return self.store.entries()
-
-    def use(self) -> StoreUse:
-        """Return how much disk space the stored graphs take."""
-        return self.store.use
-
-    def damaged(self) -> tuple[DamagedFile, ...]:
-        """Return the files that failed their check and were set aside, the latest first."""
-        return self.store.damaged()
-
-    def forget(self, key: str) -> None:
-        """Delete a graph by its own key, with its annotations."""
-        self.store.forget(key)
-        self._graphs.drop(key)
-
     def import_graph(self, content: bytes, name: str, session: str = "") -> Job[str]:
         """Keep a graph of another tool: published JSON, or a `.pt` of circuit-tracer.
 
         The result is its key. Its pins and supernodes become its annotations, unless the graph is
         in the store already and has some. Imported graphs are never evicted. Files are read one
-        after another in the background: a large one takes seconds, and several times its size in
-        memory.
+        after another in the background, large ones in a process of their own.
 
         The job fails with :class:`ExternalGraphError` for a file that is damaged, too large or
         would run code, and with :class:`StoreError` when it cannot be kept. Nothing is stored then.
@@ -289,104 +362,10 @@ class Backend(Generic[M]):
 
         def read(job: Job[str]) -> str:
             job.report(0, 0, "reading the file")
-            new = read_import(content, name)
+            new = read_upload(content, name, job.check)
             job.report(0, 0, "saving the graph")
             self.store.add_import(new.key, new.graph, new.original, new.title, new.annotations)
             self._graphs.put(new.key, new.graph)
             return new.key
 
         return self._imports.submit(f"import {uuid4().hex}", name, read, session)
-
-    def export_graph(self, key: str, thresholds: Thresholds = Thresholds()) -> bytes:  # noqa: B008
-        """Return a graph as published JSON, with its current labels, pins and supernodes.
-
-        A graph imported as JSON is exported complete; all others are pruned at ``thresholds``.
-        Raises :class:`StoreError` when there is no such graph.
-        """
-        own_key = self.store.key_of(key) or key
-        graph = self.graph(key)
-        if graph is None:
-            raise StoreError(
-                f"no graph is stored under {key!r}: trace the prompt or import the file again"
-            )
-        original, annotations = self.store.original(own_key), self.store.annotations(own_key)
-        title = next((e.title for e in self.store.entries() if e.key == own_key), "")
-        return exported(graph, title, annotations, self.library.names(graph), original, thresholds)
-
-    # Annotations
-
-    def annotate(self, key: str, *, title: str | None = None, notes: str | None = None) -> None:
-        """Set the title or notes of a graph, by either of its keys; it is never evicted then."""
-        self.store.annotate(key, title=title, notes=notes)
-
-    def annotations(self, key: str) -> Annotations:
-        """Return the pins and supernodes of a graph, by either of its keys."""
-        return self.store.annotations(key)
-
-    def save_annotations(self, key: str, annotations: Annotations) -> None:
-        """Keep pins and supernodes with a graph, by either of its keys."""
-        self.store.save_annotations(key, annotations)
-
-    def remember_run(self, key: str, scenarios: tuple[Scenario, ...], summary: str) -> None:
-        """Add a run of scenarios to a graph's history, by either of its keys."""
-        self.store.remember_run(key, scenarios, summary)
-
-    def runs(self, key: str) -> tuple[StoredRun, ...]:
-        """Return the history of a graph, the latest run first, by either of its keys."""
-        return self.store.runs(key)
-
-    # The store is a convenience: when the disk fails, work continues and the log says so.
-
-    def _known(self, key: str) -> AttributionGraph | None:
-        graph = self._graphs.get(key)
-        try:
-            if graph is not None:
-                self.store.touch(key)
-                return graph
-            graph = self.store.load(key)
-        except StoreError as error:
-            logger.warning("%s", error)
-            return graph
-        if graph is not None:
-            self._graphs.put(key, graph)
-        return graph
-
-    def _keep(self, key: str, graph: AttributionGraph) -> None:
-        self._graphs.put(key, graph)
-        try:
-            self.store.save(key, graph)
-        except StoreError as error:
-            logger.warning("%s", error)
-
-    def _link(self, digest: str, key: str) -> None:
-        self._keys.put(digest, key)
-        try:
-            self.store.link(digest, key)
-        except StoreError as error:
-            logger.warning("%s", error)
-
-
-def open_backend(root: Path | None = None, device: str | None = None) -> Backend[Any]:
-    """Open the backend of this process, with its store in ``root`` and its models on ``device``.
-
-    Without ``root`` the store is in ``CIRCUIT_STORE``, else in ``.store`` next to this package.
-    ``CIRCUIT_STORE_GB`` limits its size (default 2). Without ``device``, or with ``"auto"``, models
-    are opened on ``CIRCUIT_DEVICE``, else on CUDA, Apple MPS or the CPU. A device that is missing
-    fails the jobs, not this function: torch is not imported here.
-
-    Raises :class:`StoreError` when the store cannot be opened or its size is not a number.
-
-    >>> import tempfile
-    >>> backend = open_backend(Path(tempfile.mkdtemp()), "cpu")
-    >>> job = backend.trace(TraceRequest("The capital of the state containing Dallas is"))
-    >>> job.result().targets[0].label
-    ' Austin'
-    >>> backend.trace(TraceRequest("The capital of the state containing Dallas is")).from_cache
-    True
-    >>> backend.close()
-    """
-    if root is None:
-        default = Path(__file__).resolve().parent.parent / ".store"
-        root = paths.expand_user(os.environ.get("CIRCUIT_STORE") or str(default))
-    quota = paths.shared_quota("CIRCUIT_STORE_GB", DEFAULT_QUOTA, StoreError)
-    return Backend(Store(root, quota), TracerEngine(device))

@@ -9,6 +9,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -100,10 +103,15 @@ class Engine(Protocol[M]):
 
 class TracerEngine:
     """The real engine, on the device called ``device`` (see
-    :func:`tracer.model.device.choose_device`)."""
+    :func:`tracer.model.device.choose_device`).
 
-    def __init__(self, device: str | None = None) -> None:
+    ``threads`` is how many CPU cores it uses; None for all that it may use. Another number can
+    change the last bits of a graph.
+    """
+
+    def __init__(self, device: str | None = None, threads: int | None = None) -> None:
         self._device_name = device or AUTO
+        self._threads = threads
 
     @property
     def device_name(self) -> str:
@@ -113,7 +121,7 @@ class TracerEngine:
         """Import torch and set its thread count, which applies to the calling thread."""
         import torch
 
-        torch.set_num_threads(usable_cores())
+        torch.set_num_threads(self._threads or usable_cores())
 
     def use_device(self, name: str) -> None:
         self._device_name = name
@@ -134,41 +142,51 @@ class TracerEngine:
     def trace(self, model: Model, request: TraceRequest, progress: Progress) -> AttributionGraph:
         import tracer
 
-        return tracer.trace(
-            model,
-            request.prompt,
-            targets=request.targets,
-            max_features=request.max_features,
-            progress=progress,
-            **TRACE_OPTIONS,
-        )
+        with checked_forward(lambda: progress(0, 0, "running the model")):
+            return tracer.trace(
+                model,
+                request.prompt,
+                targets=request.targets,
+                max_features=request.max_features,
+                progress=progress,
+                **{**TRACE_OPTIONS, "logit_mass": request.logit_mass},
+            )
 
     def intervene(
         self, model: Model, request: InterveneRequest, progress: Progress
     ) -> InterventionResult:
         import tracer
 
-        return tracer.intervene(
-            model,
-            request.prompt,
-            list(request.interventions),
-            freeze_attention=request.freeze_attention,
-            progress=progress,
-        )
+        with checked_forward(lambda: progress(0, 1, "running the model")):
+            return tracer.intervene(
+                model,
+                request.prompt,
+                list(request.interventions),
+                freeze_attention=request.freeze_attention,
+                progress=progress,
+            )
 
     def scenarios(self, model: Model, request: ScenarioRequest, progress: Progress) -> ScenarioRun:
         import tracer
 
-        return tracer.run_scenarios(
-            model,
-            request.prompt,
-            request.scenarios,
-            generate=request.generate,
-            watch=request.watch,
-            temperature=request.temperature,
-            seed=request.seed,
-            progress=progress,
-        )
+        last = (0, 0, "scenarios")
+
+        def report(done: int, total: int, what: str) -> None:
+            nonlocal last
+            last = (done, total, what)
+            progress(done, total, what)
+
+        with checked_forward(lambda: progress(*last)):
+            return tracer.run_scenarios(
+                model,
+                request.prompt,
+                request.scenarios,
+                generate=request.generate,
+                watch=request.watch,
+                temperature=request.temperature,
+                seed=request.seed,
+                progress=report,
+            )
 
     def free_memory(self) -> None:
         gc.collect()
@@ -215,6 +233,27 @@ class TracerEngine:
             return machine
         free, total = torch.cuda.mem_get_info(choice.device)
         return replace(machine, gpu=Gpu(choice.name, total, free))
+
+
+@contextmanager
+def checked_forward(check: Callable[[], None]) -> Iterator[None]:
+    """Call ``check`` before every part of a model that this thread runs.
+
+    If it raises, the forward pass ends there: a cancel takes effect between two layers.
+    """
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    thread = threading.get_ident()
+
+    def before(module: object, inputs: object) -> None:
+        if threading.get_ident() == thread:
+            check()
+
+    handle = register_module_forward_pre_hook(before)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def usable_cores() -> int:

@@ -15,10 +15,11 @@ from typing import Final
 
 from cache.annotations import Annotations
 from tracer.graph.graph import AttributionGraph
-from tracer.graph.pruning import prune, with_nodes
-from tracer.interchange.convert import external_from_pruned, graph_from_external
+from tracer.interchange.convert import graph_from_external
+from tracer.interchange.export import exported_file, exported_graph
 from tracer.interchange.graph_json import read_graph_json, write_graph_json
-from tracer.interchange.nodes import external_annotations, with_annotations
+from tracer.interchange.labels import with_labels
+from tracer.interchange.marks import external_annotations
 from tracer.types import FeatureId, Thresholds
 
 _PICKLED: Final = (b"PK\x03\x04", b"\x80")
@@ -38,12 +39,19 @@ class ImportedGraph:
     """The published JSON; None for a `.pt`, whose numbers are all in the graph."""
 
 
+def import_key(content: bytes) -> str:
+    """Return the key (32 hex digits) of the graph that is imported from ``content``."""
+    return hashlib.sha256(b"import\0" + content).hexdigest()[:32]
+
+
 def read_import(content: bytes, name: str) -> ImportedGraph:
     """Read published JSON or a `.pt` of circuit-tracer, whichever ``content`` is.
 
-    Raises :class:`ExternalGraphError` for anything else, and for damage.
+    A JSON graph without a slug is called like the file.
+
+    Raises :class:`ExternalGraphError` for anything else, and for a damaged file.
     """
-    key = hashlib.sha256(b"import\0" + content).hexdigest()[:32]
+    key = import_key(content)
     stem = PurePath(name).stem or "graph"
     if name.lower().endswith(".pt") or content.startswith(_PICKLED):
         from tracer.interchange.circuit_tracer_pt import read_graph_pt  # imports torch
@@ -51,9 +59,9 @@ def read_import(content: bytes, name: str) -> ImportedGraph:
         graph = read_graph_pt(content)
         graph = replace(graph, provenance={**graph.provenance, "imported": stem})
         return ImportedGraph(key, graph, stem, Annotations(), None)
-    external = read_graph_json(content)
+    external = read_graph_json(content, name)
     graph = graph_from_external(external)
-    title = str(external.metadata["slug"]).strip() or stem
+    title = external.slug.strip() or stem
     graph = replace(graph, provenance={**graph.provenance, "imported": title})
     return ImportedGraph(key, graph, title, Annotations(*external_annotations(external)), content)
 
@@ -65,28 +73,22 @@ def exported(
     names: Mapping[FeatureId, str],
     original: bytes | None,
     thresholds: Thresholds,
+    own: Mapping[FeatureId, str] | None = None,
 ) -> bytes:
     """Return published JSON of a graph with its labels and annotations.
 
-    With an ``original``, return that complete file with the annotations replaced; otherwise the
-    graph pruned at ``thresholds``, plus the annotated nodes. Members of supernodes are pinned too,
-    because other tools show only pinned nodes.
+    With an ``original``, return that complete file, byte for byte while the annotations are those
+    of the file, with the reader's ``own`` labels added (``clerps``), which other tools show in
+    place of its labels; otherwise the graph pruned at ``thresholds``, plus the annotated nodes.
+    Members of supernodes are pinned too, because other tools show only pinned nodes.
     """
+    marks = (annotations.pinned, annotations.supernodes)
     if original is not None:
-        return write_graph_json(
-            with_annotations(read_graph_json(original), annotations.pinned, annotations.supernodes)
-        )
-    members = (node for group in annotations.supernodes for node in group.nodes)
-    pinned = [*annotations.pinned, *members]
-    pruned = with_nodes(prune(graph, thresholds.node, thresholds.edge), pinned)
-    external = external_from_pruned(
-        pruned,
-        slug(title or graph.prompt),
-        names,
-        tuple(dict.fromkeys(pinned)),
-        annotations.supernodes,
-    )
-    return write_graph_json(external)
+        external = read_graph_json(original, title)
+        changed = with_labels(exported_file(external, marks), own or {})
+        return original if changed is external else write_graph_json(changed)
+    name = slug(title or graph.prompt)
+    return write_graph_json(exported_graph(graph, name, marks, thresholds, lambda pruned: names))
 
 
 def slug(text: str) -> str:

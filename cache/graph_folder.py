@@ -104,12 +104,19 @@ class GraphFolder:
 
     def orphans(self, known: Collection[str]) -> Iterator[Path]:
         """Yield the graphs whose keys are not ``known``, and delete old partial files."""
-        for path in sorted([*self._graphs.glob("*/*"), *self._originals.glob("*.part")]):
-            if path.suffix == ".part":
-                if time.time() - path.stat().st_mtime > _PARTIAL_SECONDS:
-                    path.unlink(missing_ok=True)
-            elif is_key(path.stem) and path.stem not in known:
+        for path in self._partials():
+            if time.time() - path.stat().st_mtime > _PARTIAL_SECONDS:
+                path.unlink(missing_ok=True)
+        yield from self.graph_files(known)
+
+    def graph_files(self, known: Collection[str]) -> Iterator[Path]:
+        """Yield the graphs whose keys are not ``known``."""
+        for path in sorted(self._graphs.glob("*/*.safetensors")):
+            if is_key(path.stem) and path.stem not in known:
                 yield path
+
+    def _partials(self) -> list[Path]:
+        return [*self._graphs.glob("*/.*.part"), *self._originals.glob(".*.part")]
 
 
 def is_key(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""`JobQueue`: one thread that runs jobs in order. It knows nothing about models.
+"""`JobQueue`: one thread that runs jobs, sessions in turn. It knows nothing about models.
 
 The thread is a daemon, unlike those of `concurrent.futures`: a download of gigabytes must not keep
 a stopped server alive.
@@ -9,17 +9,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
 from cache.jobs import Job
+from cache.logs import log_job
+from cache.turns import Turns
 from tracer.errors import TracerError, one_line
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_Entry = tuple[Job[Any], Callable[[Job[Any]], Any]]
 
 
 class JobQueue:
@@ -41,7 +42,7 @@ class JobQueue:
         self._name = name
         self._at_end = at_end
         self._wake = threading.Condition()
-        self._waiting: deque[_Entry] = deque()
+        self._waiting = Turns()
         self._actions: deque[Callable[[], None]] = deque()
         self._running: Job[Any] | None = None
         self._ended: deque[Job[Any]] = deque(maxlen=keep)
@@ -50,9 +51,11 @@ class JobQueue:
 
     @property
     def jobs(self) -> tuple[Job[Any], ...]:
-        """The running job, then the waiting ones in order."""
+        """The running job, then the waiting ones in the order of their turns."""
         with self._wake:
-            return tuple(job for job in self._unfinished() if job.state in ("queued", "running"))
+            running = () if self._running is None else (self._running,)
+            jobs = (*running, *self._waiting.in_order())
+            return tuple(job for job in jobs if job.state in ("queued", "running"))
 
     def get(self, *keys: str) -> Job[Any] | None:
         """Return the latest job under one of ``keys``: an unfinished one if there is one."""
@@ -68,9 +71,16 @@ class JobQueue:
             return self._join(key, session)
 
     def submit(
-        self, key: str, title: str, work: Callable[[Job[T]], T], session: str = ""
+        self,
+        key: str,
+        title: str,
+        work: Callable[[Job[T]], T],
+        session: str = "",
+        cost: float = 0.0,
     ) -> Job[T]:
         """Queue ``work(job)``, or join the unfinished job under ``key``.
+
+        Of one session's jobs, those of less ``cost`` come first.
 
         ``work`` may raise anything: a :class:`TracerError` becomes the job's error, everything
         else is logged and becomes one sentence.
@@ -83,9 +93,30 @@ class JobQueue:
                 job = Job(key, title)
                 job.join(session)
                 self._drop_cancelled()
-                self._waiting.append((job, work))
+                self._waiting.add(job, work, cost)
                 self._start()
+            self._number()
         return job
+
+    def withdraw(self, session: str, keep: Collection[str] = ()) -> int:
+        """Withdraw every request of a session, except those under the keys in ``keep``.
+
+        Jobs that other sessions want go on. Returns how many requests there were.
+        """
+        with self._wake:
+            withdrawn = [
+                job for job in self._unfinished() if session in job.sessions and job.key not in keep
+            ]
+            for job in withdrawn:
+                job.cancel(session)
+            self._drop_cancelled()
+            self._number()
+        return len(withdrawn)
+
+    def sessions(self) -> frozenset[str]:
+        """Return the sessions that want an unfinished job."""
+        with self._wake:
+            return frozenset().union(*(job.sessions for job in self._unfinished()))
 
     def soon(self, action: Callable[[], None]) -> None:
         """Run ``action`` in the thread, after the running job and before the next one.
@@ -113,7 +144,7 @@ class JobQueue:
     def _unfinished(self) -> Iterator[Job[Any]]:
         if self._running is not None:
             yield self._running
-        yield from (job for job, _ in self._waiting)
+        yield from self._waiting
 
     def _join(self, key: str, session: str) -> Job[Any] | None:
         return next(
@@ -122,13 +153,13 @@ class JobQueue:
 
     def _drop_cancelled(self) -> None:
         """Let go of cancelled work now: its closure may hold a large file."""
-        waiting = list(self._waiting)
-        self._waiting.clear()
-        for job, work in waiting:
-            if job.state == "queued":
-                self._waiting.append((job, work))
-            else:
-                self._ended.append(job)
+        self._ended.extend(self._waiting.drop_ended())
+
+    def _number(self) -> None:
+        """Tell every waiting job how many are before it."""
+        before = 0 if self._running is None else 1
+        for place, job in enumerate(self._waiting.in_order(), before):
+            job.place = place
 
     def _start(self) -> None:
         if self._thread is None:
@@ -152,11 +183,17 @@ class JobQueue:
             self._wake.wait_for(lambda: self._actions or self._waiting or self._closed)
             if self._actions:
                 return partial(_act, self._actions.popleft())
+            self._drop_cancelled()
             if not self._waiting:
-                return None
-            job, work = self._waiting.popleft()
+                return None if self._closed else _nothing
+            job, work = self._waiting.take()
             self._running = job
+            self._number()
             return partial(_run, job, work)
+
+
+def _nothing() -> None:
+    """Take no step: everything that waited was cancelled."""
 
 
 def _act(action: Callable[[], None]) -> None:
@@ -167,8 +204,12 @@ def _act(action: Callable[[], None]) -> None:
 
 
 def _run(job: Job[Any], work: Callable[[Job[Any]], Any]) -> None:
-    if not job.begin():
-        return  # cancelled while it waited
+    if job.begin():  # else it was cancelled while it waited
+        _work(job, work)
+        log_job(job)
+
+
+def _work(job: Job[Any], work: Callable[[Job[Any]], Any]) -> None:
     try:
         result = work(job)
     except TracerError as error:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from typing import Generic, Literal, TypeVar, cast
+from typing import Final, Generic, Literal, TypeVar, cast
 
 from tracer.errors import Cancelled, TracerError
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 T = TypeVar("T")
+_WAITING: Final = "waiting for its turn"
 
 
 class Job(Generic[T]):
@@ -31,14 +32,20 @@ class Job(Generic[T]):
         """What is being worked on, for display: the prompt or the model."""
         self.from_cache = False
         """Whether the result was known and not computed."""
+        self.place = 0
+        """How many jobs come before it while it waits, the running one included."""
         self._lock = threading.Lock()
         self._finished = threading.Event()
         self._state: JobState = "queued"
-        self._progress = (0, 0, "waiting for its turn")
+        self._progress = (0, 0, _WAITING)
         self._sessions: set[str] = set()
         self._cancel_wanted = False
         self._result: T | None = None
         self._error: TracerError | None = None
+        self.phases: dict[str, float] = {}
+        """Seconds that each step took, by what was reported."""
+        self._created = time.perf_counter()
+        self._phase_begun = self._created
         self._begun: float | None = None
         self._ended: float | None = None
 
@@ -69,7 +76,15 @@ class Job(Generic[T]):
     @property
     def progress(self) -> tuple[int, int, str]:
         """``(done, total, what)``; ``total`` is 0 while it is unknown."""
+        if self._state == "queued" and self.place:
+            jobs = "1 job is" if self.place == 1 else f"{self.place} jobs are"
+            return (0, 0, f"waiting for its turn: {jobs} before it")
         return self._progress
+
+    @property
+    def sessions(self) -> frozenset[str]:
+        """The sessions that want this job."""
+        return frozenset(self._sessions)
 
     @property
     def seconds(self) -> float | None:
@@ -78,6 +93,11 @@ class Job(Generic[T]):
         if begun is None:
             return None
         return (time.perf_counter() if ended is None else ended) - begun
+
+    @property
+    def waited(self) -> float:
+        """Seconds between the request and the begin of the work, or until now."""
+        return (time.perf_counter() if self._begun is None else self._begun) - self._created
 
     @property
     def age(self) -> float | None:
@@ -116,6 +136,11 @@ class Job(Generic[T]):
         with self._lock:
             self._stop()
 
+    def seen_by(self, session: str) -> None:
+        """Note that a session was told how this job, which has ended, ended."""
+        with self._lock:
+            self._sessions.add(session)
+
     def join(self, session: str = "") -> bool:
         """Have ``session`` want this job too; False if it has ended or is being cancelled."""
         with self._lock:
@@ -132,13 +157,19 @@ class Job(Generic[T]):
             if self._state != "queued":
                 return False
             self._state = "running"
-            self._begun = time.perf_counter()
+            self._begun = self._phase_begun = time.perf_counter()
             return True
+
+    def check(self) -> None:
+        """Raise :class:`Cancelled` when no session wants the work any more."""
+        if self._cancel_wanted:
+            raise _cancelled()
 
     def report(self, done: int, total: int, what: str) -> None:
         """Publish progress; raises :class:`Cancelled` when no session wants the work any more."""
-        if self._cancel_wanted:
-            raise _cancelled()
+        self.check()
+        if what != self._progress[2]:
+            self._end_phase()
         self._progress = (done, total, what)
 
     def succeed(self, result: T) -> None:
@@ -165,7 +196,14 @@ class Job(Generic[T]):
         if self._state == "queued":
             self._end("cancelled", error=_cancelled())
 
+    def _end_phase(self) -> None:
+        now, phase = time.perf_counter(), self._progress[2]
+        if self._begun is not None and phase != _WAITING:
+            self.phases[phase] = self.phases.get(phase, 0.0) + now - self._phase_begun
+        self._phase_begun = now
+
     def _end(self, state: JobState, error: TracerError | None = None) -> None:
+        self._end_phase()
         self._state = state
         self._error = error
         self._ended = time.perf_counter() if self._begun is not None else None

@@ -17,14 +17,15 @@ from cache.job_queue import JobQueue
 from cache.jobs import Job
 from cache.machine import Device, Machine, measured
 from cache.memory import BoundedCache
-from cache.request import ModelChoice, Published, identity
+from cache.request import ModelChoice, identity
 from cache.worker import Worker
 from tracer.catalog.feature_counts import features_here, features_planned
+from tracer.catalog.published import Published
 from tracer.catalog.resolve import ModelSource, missing, obtain
 from tracer.errors import FeatureIndexError, ModelError, TracerError, one_line
 from tracer.features import lookup
 from tracer.features.cards import FeatureReader
-from tracer.features.lookup import FeatureLookup, feature_lookup, neuronpedia_lookup
+from tracer.features.lookup import FeatureLookup, feature_lookup, published_lookup
 from tracer.graph.graph import AttributionGraph
 from tracer.hub import network_allowed
 from tracer.interchange.nodes import stored_labels
@@ -65,7 +66,7 @@ class ModelLibrary(Generic[M]):
         self._fetched: WeakKeyDictionary[Job[int], tuple[FeatureId, ...]] = WeakKeyDictionary()
         self._seen: Machine | None = None
         self._devices: tuple[Device, ...] = ()
-        self._readers: BoundedCache[tuple[object, ...], FeatureReader] = BoundedCache(_READERS_KEPT)
+        self._readers: BoundedCache[object, FeatureReader] = BoundedCache(_READERS_KEPT)
 
     def close(self, timeout: float | None = None) -> None:
         """Cancel downloads and everything else; the files that have arrived are kept."""
@@ -234,11 +235,10 @@ class ModelLibrary(Generic[M]):
         return reader
 
     def _published(self, where: Published) -> FeatureReader:
-        key = (where.model, where.source_set)
-        reader = self._readers.get(key)
+        reader = self._readers.get(where)
         if reader is None:
-            reader = neuronpedia_lookup(*key)
-            self._readers.put(key, reader)
+            reader = published_lookup(where)
+            self._readers.put(where, reader)
         return reader
 
     def names(self, graph: AttributionGraph) -> Mapping[FeatureId, str]:

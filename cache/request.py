@@ -18,7 +18,7 @@ import tracer.graph.graph
 from cache.method import INTERVENTION_ROOMS, method_fingerprint
 from tracer.catalog.resolve import ModelSource
 from tracer.interventions.scenario import Scenario
-from tracer.types import Intervention, NodeId
+from tracer.types import Intervention, NodeId, TargetChoice
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -42,14 +42,6 @@ class ModelChoice:
     dtype: Dtype = "float32"
 
 
-@dataclass(frozen=True)
-class Published:
-    """A transcoder set on Neuronpedia, for graphs that were not traced here."""
-
-    model: str
-    source_set: str
-
-
 def identity(source: ModelSource, choice: ModelChoice) -> str:
     """Return the fingerprint that digests start from: the files and their data type.
 
@@ -61,12 +53,14 @@ def identity(source: ModelSource, choice: ModelChoice) -> str:
 
 @dataclass(frozen=True)
 class TraceRequest:
-    """Trace ``prompt``; ``targets`` are token strings, or None for the likeliest next tokens."""
+    """Trace ``prompt``; ``targets`` are None for the likeliest next tokens, which together reach
+    ``logit_mass``."""
 
     prompt: str
     choice: ModelChoice = ModelChoice()
-    targets: tuple[str, ...] | None = None
+    targets: tuple[TargetChoice, ...] | None = None
     max_features: int | None = None
+    logit_mass: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -97,19 +91,19 @@ class ScenarioRequest:
 
 def trace_digest(fingerprint: str, request: TraceRequest) -> str:
     """Name a request to trace (32 hex digits), by the files and the text of the prompt."""
-    return _digest("trace", fingerprint, request.prompt, _trace_options(request))
+    return digest("trace", fingerprint, request.prompt, _trace_options(request))
 
 
 def graph_key(fingerprint: str, token_ids: Sequence[int], request: TraceRequest) -> str:
     """Return the key of a graph (32 hex digits): a digest of all that can change its numbers."""
-    return _digest("graph", fingerprint, list(token_ids), _trace_options(request))
+    return digest("graph", fingerprint, list(token_ids), _trace_options(request))
 
 
 def intervene_digest(fingerprint: str, request: InterveneRequest) -> str:
     """Name an intervention (32 hex digits)."""
     edits = [asdict(edit) for edit in request.interventions]
     options = [edits, request.freeze_attention, method_fingerprint(INTERVENTION_ROOMS)]
-    return _digest("intervene", fingerprint, request.prompt, options)
+    return digest("intervene", fingerprint, request.prompt, options)
 
 
 def scenarios_digest(fingerprint: str, request: ScenarioRequest) -> str:
@@ -122,29 +116,38 @@ def scenarios_digest(fingerprint: str, request: ScenarioRequest) -> str:
         request.seed,
         method_fingerprint(INTERVENTION_ROOMS),
     ]
-    return _digest("scenarios", fingerprint, request.prompt, options)
+    return digest("scenarios", fingerprint, request.prompt, options)
 
 
 def token_digest(fingerprint: str, text: str) -> str:
     """Name a request for the token of a text (32 hex digits)."""
-    return _digest("token", fingerprint, text)
+    return digest("token", fingerprint, text)
 
 
 def warm_digest(fingerprint: str) -> str:
     """Name a request to open a model (32 hex digits)."""
-    return _digest("warm", fingerprint)
+    return digest("warm", fingerprint)
 
 
 def _trace_options(request: TraceRequest) -> dict[str, Any]:
     return {
         **TRACE_OPTIONS,
-        "targets": request.targets,
+        "logit_mass": request.logit_mass,
+        "targets": None if request.targets is None else [_named(t) for t in request.targets],
         "max_features": request.max_features,
         "format": tracer.graph.graph.FORMAT_VERSION,
         "method": method_fingerprint(),
     }
 
 
-def _digest(*parts: object) -> str:
+def _named(target: TargetChoice) -> object:
+    """Return a target in JSON: a text as it is, everything else with the name of its type."""
+    if isinstance(target, str | int):
+        return target
+    return {"type": type(target).__name__, **asdict(target)}
+
+
+def digest(*parts: object) -> str:
+    """Return 32 hexadecimal digits that name ``parts``, which JSON can hold."""
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]

@@ -2,8 +2,9 @@
 
 `Catalogue` lists them (titles, checksums, times), `GraphFolder` holds the files. A key names its
 content, so a file is never rewritten while its entry is good. Files move only inside a catalogue
-transaction; that makes the store safe under several threads and processes. Every public method
-raises :class:`StoreError` instead of the errors of the disk and of SQLite.
+transaction; that makes the store safe under several threads and processes. Files are deleted after
+the transaction that takes them off the list. Every public method raises :class:`StoreError` instead
+of the errors of the disk and of SQLite.
 """
 
 from __future__ import annotations
@@ -13,49 +14,29 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Concatenate, Final, ParamSpec, TypeVar
+from typing import Final
 
-from cache.annotations import Annotations, StoredRun, scenarios_from_json, scenarios_to_json
+from cache.annotation_files import AnnotationFiles
+from cache.annotations import Annotations
 from cache.catalogue import Catalogue, DamagedFile, StoredGraph, StoreError, StoreUse
-from cache.graph_folder import GraphFolder, is_key, packed, sha256_of
+from cache.database import is_damage
+from cache.graph_folder import GraphFolder, is_key, packed
+from cache.store_repair import StoreRepair, open_catalogue
+from cache.stored_annotations import StoredAnnotations, failing_as
 from tracer.errors import GraphFileError, one_line
 from tracer.files import atomic_write, format_bytes
-from tracer.graph.graph import AttributionGraph, load_graph
-from tracer.interventions.scenario import Scenario
+from tracer.graph.graph import AttributionGraph
+from tracer.types import FeatureId
 
 logger = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 DEFAULT_QUOTA: Final = 2 * 10**9
 _TOUCH_SECONDS: Final = 60.0
 """Precision of "last used": a finer one would cost a database write on every hit."""
 
 
-def _failing_as(
-    what: str,
-) -> Callable[[Callable[Concatenate[Store, P], R]], Callable[Concatenate[Store, P], R]]:
-    """Turn errors of the disk and of SQLite into a :class:`StoreError` that says ``what``."""
-
-    def decorate(method: Callable[Concatenate[Store, P], R]) -> Callable[Concatenate[Store, P], R]:
-        @wraps(method)
-        def guarded(store: Store, /, *args: P.args, **options: P.kwargs) -> R:
-            try:
-                return method(store, *args, **options)
-            except (OSError, sqlite3.Error, ValueError) as error:
-                reason = one_line(error).rstrip(".")
-                raise StoreError(f"{what} ({reason}): check the store in {store.root}") from error
-
-        return guarded
-
-    return decorate
-
-
-class Store:
+class Store(StoredAnnotations):
     """Attribution graphs on disk. Safe to share between threads and between processes."""
 
     def __init__(self, root: Path, quota_bytes: int = DEFAULT_QUOTA) -> None:
@@ -69,41 +50,92 @@ class Store:
         """
         self.root = root
         self.quota_bytes = quota_bytes
+        self.problem = ""
+        """Why nothing can be written, as one sentence; empty while all is well."""
         self._folder = GraphFolder(root)
+        self._copies = AnnotationFiles(root / "annotations")
         self._touched: dict[str, float] = {}
         self._touch_lock = threading.Lock()
+        self._repair_lock = threading.Lock()
         try:
             self._folder.create()
-            self._catalogue = self._open_catalogue()
-            self._adopt_orphans()
+            self._catalogue = open_catalogue(root, self._folder, self._copies)
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(
-                f"the store in {root} cannot be opened ({error}): make the folder writable, or set "
-                "CIRCUIT_STORE to one that is"
-            ) from error
+            self._catalogue = self._readable_catalogue(error)
+            return
+        self._tidy()
 
-    @_failing_as("the store could not be closed")
+    def _readable_catalogue(self, error: Exception) -> Catalogue:
+        """Return a catalogue that can only be read, because of ``error``."""
+        sentence = f"the store in {self.root} cannot be opened ({one_line(error)})"
+        path = self.root / "catalogue.sqlite"
+        try:
+            if not path.is_file() or path.stat().st_size == 0:
+                raise FileNotFoundError(path)
+            catalogue = Catalogue(path, read_only=True)
+        except (OSError, sqlite3.Error):
+            raise StoreError(
+                f"{sentence}: make the folder writable, or set CIRCUIT_STORE to one that is"
+            ) from error
+        self._cannot_write(error)
+        return catalogue
+
+    def _cannot_write(self, error: Exception) -> None:
+        self.problem = (
+            f"the store in {self.root} cannot be written ({one_line(error).rstrip('.')}): what is "
+            "stored can be read, nothing new is kept; make room or make the folder writable, and "
+            "restart"
+        )
+        logger.warning("%s", self.problem)
+
+    def _tidy(self) -> None:
+        """Verify the catalogue and list graphs that it lacks; a disk that refuses is reported."""
+        try:
+            self._repair.verify_catalogue()
+            self._delete_files()
+            self._repair.adopt_orphans()
+            self._evict()
+        except (OSError, sqlite3.Error) as error:
+            self._cannot_write(error)
+
+    @property
+    def _repair(self) -> StoreRepair:
+        return StoreRepair(self.root, self._folder, self._catalogue, self._copies)
+
+    def is_repaired(self, error: sqlite3.Error) -> bool:
+        """Open the catalogue again, which repairs it, if ``error`` means that it is damaged."""
+        if not is_damage(error, self.root / "catalogue.sqlite") or self.problem:
+            return False
+        with self._repair_lock:
+            logger.error("the catalogue is damaged (%s): repairing it", error)
+            self._catalogue.close()
+            self._catalogue = open_catalogue(self.root, self._folder, self._copies)
+            self._tidy()
+        return True
+
+    @failing_as("the store could not be closed")
     def close(self) -> None:
         """Release the catalogue; the store is not usable afterwards."""
         self._catalogue.close()
 
     # Graphs
 
-    @_failing_as("a graph could not be looked up")
+    @failing_as("a graph could not be looked up")
     def key_of(self, digest: str) -> str | None:
         """Return the key of the graph that answers the request ``digest``, if there is one."""
         return self._catalogue.key_of(digest)
 
-    @_failing_as("a request could not be saved")
+    @failing_as("a request could not be saved")
     def link(self, digest: str, key: str) -> None:
         """Remember that the graph ``key`` answers the request ``digest``."""
         self._catalogue.link(digest, key)
 
-    @_failing_as("a graph could not be read")
-    def load(self, key: str) -> AttributionGraph | None:
+    @failing_as("a graph could not be read")
+    def load(self, key: str, touch: bool = True) -> AttributionGraph | None:
         """Return the graph under ``key``, or None if there is none with a valid checksum.
 
-        A damaged file is set aside, logged, and listed by :meth:`damaged`.
+        Without ``touch`` it does not count as used. A damaged file is set aside, logged, and listed
+        by :meth:`damaged`.
         """
         entry = self._catalogue.find(key)
         if entry is None:
@@ -111,13 +143,13 @@ class Store:
         graph: AttributionGraph | None
         try:
             graph = self._folder.read(key, entry.sha256)
-        except GraphFileError:
-            graph = self._read_alone(key)
-        if graph is not None:
+        except GraphFileError as error:
+            graph = self._read_alone(key, error)
+        if graph is not None and touch:
             self.touch(key)
         return graph
 
-    @_failing_as("a graph could not be saved")
+    @failing_as("a graph could not be saved")
     def save(self, key: str, graph: AttributionGraph) -> None:
         """Keep ``graph`` under ``key``; the file appears complete or not at all."""
         if not is_key(key):
@@ -140,12 +172,12 @@ class Store:
                 if self._catalogue.find(key) is None or not path.exists():
                     partial.replace(path)
                     digest = hashlib.sha256(content).hexdigest()
-                    self._enter(key, digest, len(content), graph)
-                self._evict()
+                    self._repair.enter(key, digest, len(content), graph)
+            self._evict()
         finally:
             partial.unlink(missing_ok=True)
 
-    @_failing_as("the graph could not be kept")
+    @failing_as("the graph could not be kept")
     def add_import(
         self,
         key: str,
@@ -190,7 +222,7 @@ class Store:
                 "Library, or raise CIRCUIT_STORE_GB"
             )
 
-    @_failing_as("the original file could not be read")
+    @failing_as("the original file could not be read")
     def original(self, key: str) -> bytes | None:
         """Return the published JSON that an imported graph came as, if it came as JSON.
 
@@ -198,17 +230,21 @@ class Store:
         """
         return self._folder.read_original(key)
 
-    @_failing_as("the graph could not be deleted")
+    @failing_as("the graph could not be deleted")
     def forget(self, key: str) -> None:
         """Delete a graph, its original file and its annotations."""
         with self._catalogue.transaction():
-            self._folder.delete(key)
+            self._catalogue.note_deleted(key)
             self._catalogue.remove(key)
-        self._catalogue.annotate(key, "", "", "")
+            self._catalogue.annotate(key, "", "", "", "")
+        self._delete_files()
 
-    @_failing_as("a graph could not be marked as used")
     def touch(self, key: str) -> None:
-        """Mark ``key`` as used now, to the minute, so that it is evicted later."""
+        """Mark ``key`` as used now, to the minute, so that it is evicted later.
+
+        Does nothing while another process writes, or where nothing can be written: whoever reads a
+        graph does not wait for that, and never fails because of it.
+        """
         now = time.monotonic()
         with self._touch_lock:
             if now - self._touched.get(key, -_TOUCH_SECONDS) < _TOUCH_SECONDS:
@@ -216,51 +252,35 @@ class Store:
             if len(self._touched) > 10_000:
                 self._touched.clear()
             self._touched[key] = now
-        self._catalogue.touch(key)
+        if self._catalogue.is_writable:
+            self._catalogue.touch(key)
 
-    # Annotations: these methods take a graph's own key, or the digest of a request it answers.
+    # Labels of features, shared by all graphs
 
-    @_failing_as("the title or notes could not be saved")
-    def annotate(self, key: str, *, title: str | None = None, notes: str | None = None) -> None:
-        """Set the title or the notes of a graph; annotated graphs are never evicted.
+    @failing_as("the labels could not be read")
+    def labels(self, dictionary: str) -> dict[FeatureId, str]:
+        """Return the labels that people gave to features of a dictionary."""
+        rows = self._catalogue.labels(dictionary)
+        return {FeatureId(layer, feature): label for layer, feature, label in rows}
 
-        None leaves a text unchanged.
-        """
-        self._catalogue.annotate(self._catalogue.own_key(key), title, notes)
+    @failing_as("the label could not be saved")
+    def set_label(self, dictionary: str, feature: FeatureId, label: str) -> None:
+        """Set the label of a feature; an empty one removes it."""
+        self._catalogue.set_label(dictionary, feature.layer, feature.index, label)
 
-    @_failing_as("the pins could not be read")
-    def annotations(self, key: str) -> Annotations:
-        """Return the pins and supernodes of a graph."""
-        return Annotations.from_json(self._catalogue.annotations(self._catalogue.own_key(key)))
-
-    @_failing_as("the pins could not be saved")
-    def save_annotations(self, key: str, annotations: Annotations) -> None:
-        """Keep pins and supernodes with a graph; a graph with any is never evicted."""
-        own_key = self._catalogue.own_key(key)
-        self._catalogue.annotate(own_key, None, None, annotations.to_json())
-
-    @_failing_as("the run could not be saved")
-    def remember_run(self, key: str, scenarios: tuple[Scenario, ...], summary: str) -> None:
-        """Add a run of scenarios to a graph's history, which keeps the latest 50."""
-        own_key = self._catalogue.own_key(key)
-        self._catalogue.add_run(own_key, scenarios_to_json(scenarios), summary)
-
-    @_failing_as("the history could not be read")
-    def runs(self, key: str) -> tuple[StoredRun, ...]:
-        """Return the history of a graph, the latest run first."""
-        return tuple(
-            StoredRun(scenarios_from_json(scenarios), summary, ran)
-            for scenarios, summary, ran in self._catalogue.runs(self._catalogue.own_key(key))
-        )
+    @failing_as("a graph could not be looked up")
+    def requests_of(self, key: str) -> tuple[str, ...]:
+        """Return the digests of the requests that a graph answers."""
+        return self._catalogue.requests_of(key)
 
     # What is stored
 
-    @_failing_as("the stored graphs could not be listed")
+    @failing_as("the stored graphs could not be listed")
     def entries(self) -> tuple[StoredGraph, ...]:
         """Return every stored graph, the most recently used first."""
         return self._catalogue.entries()
 
-    @_failing_as("the damaged files could not be listed")
+    @failing_as("the damaged files could not be listed")
     def damaged(self) -> tuple[DamagedFile, ...]:
         """Return every file that was set aside, the latest first."""
         return self._catalogue.damaged()
@@ -270,7 +290,7 @@ class Store:
         """The disk space that the stored graphs take."""
         return self._measured_use()
 
-    @_failing_as("the store could not be measured")
+    @failing_as("the store could not be measured")
     def _measured_use(self) -> StoreUse:
         return StoreUse(
             traced=self._catalogue.total_bytes(imported=False),
@@ -278,87 +298,51 @@ class Store:
             quota=self.quota_bytes,
         )
 
+    @failing_as("the store could not be checked")
+    def verify(self) -> list[str]:
+        """Read everything and return what is wrong, one sentence each; changes nothing."""
+        return self._repair.problems()
+
     # Reading
 
-    def _enter(self, key: str, sha256: str, size: int, graph: AttributionGraph) -> None:
-        provenance = graph.provenance
-        model = str(provenance.get("model") or provenance.get("scan") or "")
-        self._catalogue.add(key, sha256, size, graph.prompt, model, bool(_imported_title(graph)))
-
-    def _read_alone(self, key: str) -> AttributionGraph | None:
+    def _read_alone(self, key: str, error: GraphFileError) -> AttributionGraph | None:
         """Read again while no process writes: was it a race, or is the file damaged?"""
-        with self._catalogue.transaction():
-            entry = self._catalogue.find(key)
-            if entry is None:
-                return None
-            try:
-                return self._folder.read(key, entry.sha256)
-            except GraphFileError as error:
-                self._set_aside(self._folder.path(key), key, str(error))
-                return None
-
-    def _set_aside(self, path: Path, key: str, reason: str) -> None:
-        """Move a damaged file away and list it; call this inside a transaction."""
-        target = self._folder.set_aside(path, path.name)
-        self._catalogue.remove(key)
-        self._catalogue.note_damage(target.name, key, reason)
-        logger.warning("graph %s is damaged (%s): set aside as %s", key, reason, target)
+        if not self._catalogue.is_writable:
+            logger.warning("%s", error)
+            return None
+        try:
+            return self._repair.read_or_set_aside(key)
+        except sqlite3.OperationalError as failure:  # the disk is full, or the file locked
+            logger.warning("%s; it could not be set aside (%s)", error, failure)
+            return None
 
     # Housekeeping
 
     def _evict(self) -> None:
-        """Delete the least recently used graphs beyond the quota; call inside a transaction."""
-        excess = self._catalogue.total_bytes(imported=False) - self.quota_bytes
-        if excess <= 0:
+        """Delete the least recently used graphs beyond the quota."""
+        if self._catalogue.total_bytes(imported=False) <= self.quota_bytes:
             return
-        for entry in self._catalogue.evictable():
-            self._folder.path(entry.key).unlink(missing_ok=True)
-            self._catalogue.remove(entry.key)
-            excess -= entry.bytes
-            if excess <= 0:
-                return
-        logger.warning(
-            "annotated graphs alone exceed the quota of the store in %s by %s",
-            self.root, format_bytes(excess),
-        )  # fmt: skip
-
-    def _open_catalogue(self) -> Catalogue:
-        path = self.root / "catalogue.sqlite"
-        try:
-            return Catalogue(path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) or not path.exists():
-                raise  # locked, or not writable: the content is fine
-            target = self._folder.set_aside(path, path.name)
-            for part in self.root.glob("catalogue.sqlite-*"):  # its log must not be replayed
-                self._folder.set_aside(part, part.name)
-            logger.warning("%s is damaged (%s): set aside, starting a new one", path, error)
-            catalogue = Catalogue(path)
-            catalogue.note_damage(target.name, "", str(error))
-            return catalogue
-
-    def _adopt_orphans(self) -> None:
-        """List graphs that the catalogue lacks: it was lost, or a process died."""
-        adopted: list[tuple[str, str]] = []
         with self._catalogue.transaction():
-            known = {entry.key for entry in self._catalogue.entries()}
-            for path in self._folder.orphans(known):
-                key = path.stem
-                try:
-                    graph = load_graph(path)
-                except GraphFileError as error:
-                    self._set_aside(path, key, str(error))
-                    continue
-                size = path.stat().st_size
-                self._enter(key, sha256_of(path), size, graph)
-                title = _imported_title(graph)
-                if title and not self._catalogue.is_annotated(key):
-                    adopted.append((key, title))
-            self._evict()
-        for key, title in adopted:
-            self._catalogue.annotate(key, title, None)
+            excess = self._catalogue.total_bytes(imported=False) - self.quota_bytes
+            for entry in self._catalogue.evictable():
+                if excess <= 0:
+                    break
+                self._catalogue.note_deleted(entry.key)
+                self._catalogue.remove(entry.key)
+                excess -= entry.bytes
+        self._delete_files()
+        if excess > 0:
+            logger.warning(
+                "annotated graphs alone exceed the quota of the store in %s by %s",
+                self.root, format_bytes(excess),
+            )  # fmt: skip
 
-
-def _imported_title(graph: AttributionGraph) -> str:
-    """Return the title that an imported graph came with; empty for a graph traced here."""
-    return str(graph.provenance.get("imported") or "")
+    def _delete_files(self) -> None:
+        """Delete the files of graphs that are off the list, unless they were stored again."""
+        if not self._catalogue.deleted():
+            return
+        with self._catalogue.transaction():
+            for key in self._catalogue.deleted():
+                if self._catalogue.find(key) is None and is_key(key):
+                    self._folder.delete(key)
+                self._catalogue.files_deleted(key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
 from cache.engine import Engine, M
@@ -24,8 +24,9 @@ logger = logging.getLogger(__name__)
 
 MODELS_KEPT: Final = 2
 PAUSE: Final = 30.0
-"""Seconds before a failed request is tried again. A page asks again whenever it is drawn: without a
-pause, work that fails slowly would run forever."""
+"""Seconds before a failed request is tried again for another session. The same session has to ask
+for that: its page asks again whenever it is drawn, and work that fails would run forever."""
+_FAILURES_KEPT: Final = 256
 T = TypeVar("T")
 
 _LOST: Final = ("device-side assert", "illegal memory access", "unspecified launch failure")
@@ -86,13 +87,16 @@ class Worker(Generic[M]):
         fingerprint: str,
         work: Callable[[M, Job[T]], T],
         session: str = "",
+        cost: float = 0.0,
     ) -> Job[T]:
         """Queue ``work(model, job)``, or join the unfinished job under ``key``.
 
+        ``cost`` orders the work of one session: less comes first.
         ``fingerprint`` identifies the files that the caller means by ``choice``. ``work`` reports
         progress through ``job.report``, which is also where a cancelled job stops. A request that
-        failed less than :data:`PAUSE` seconds ago returns the failed job, unless a model was
-        unloaded since. On a lost device every job fails at once.
+        failed returns the failed job, however often the same session asks, until :meth:`retry`;
+        other sessions may run it again after :data:`PAUSE` seconds, and everybody after a model was
+        unloaded. On a lost device every job fails at once.
         """
 
         def run(job: Job[T]) -> T:
@@ -104,13 +108,29 @@ class Worker(Generic[M]):
             except BaseException as error:
                 failure = self._failure(job, error)
             with self._failed_lock:  # before any visitor sees the failure, and asks again
+                self._failed.pop((key, fingerprint), None)
                 self._failed[key, fingerprint] = job
+                while len(self._failed) > _FAILURES_KEPT:
+                    del self._failed[next(iter(self._failed))]
             raise failure
 
         if self._lost:
             return Job.refused(key, TracerError(self._lost), title)
-        job = self._queue.join(key, session) or self._recent_failure(key, fingerprint)
-        return job or self._queue.submit(key, title, run, session)
+        job = self._queue.join(key, session) or self._failure_of(key, fingerprint, session)
+        return job or self._queue.submit(key, title, run, session, cost)
+
+    def retry(self, key: str) -> None:
+        """Let a failed request run again at once, whoever asks."""
+        with self._failed_lock:
+            self._failed = {name: job for name, job in self._failed.items() if name[0] != key}
+
+    def withdraw(self, session: str, keep: Collection[str] = ()) -> int:
+        """Withdraw a session's requests, except those under the keys in ``keep``."""
+        return self._queue.withdraw(session, keep)
+
+    def sessions(self) -> frozenset[str]:
+        """Return the sessions that want an unfinished job."""
+        return self._queue.sessions()
 
     def unload(self, choice: ModelChoice) -> None:
         """Drop a model once no job is running; does nothing if it is not open."""
@@ -130,10 +150,18 @@ class Worker(Generic[M]):
         """Finish the queue, drop the models and end the thread."""
         self._queue.close(timeout)
 
-    def _recent_failure(self, key: str, fingerprint: str) -> Job[Any] | None:
+    def _failure_of(self, key: str, fingerprint: str, session: str) -> Job[Any] | None:
+        """Return the failed job that answers a request, if the session may not run it again."""
         with self._failed_lock:
-            self._failed = {k: job for k, job in self._failed.items() if self._is_recent(job)}
-            return self._failed.get((key, fingerprint))
+            job = self._failed.get((key, fingerprint))
+            if job is None or not (self._has_seen(job, session) or self._is_recent(job)):
+                return None
+            job.seen_by(session)
+            return job
+
+    @staticmethod
+    def _has_seen(failed: Job[Any], session: str) -> bool:
+        return bool(session) and session in failed.sessions
 
     def _is_recent(self, failed: Job[Any]) -> bool:
         return failed.age is None or failed.age < self._pause

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tracer.graph.graph import AttributionGraph
+from tracer.graph.kinds import generic_name
 from tracer.types import FeatureId, NodeId, TokenProbability
 
 _VISIBLE = {"\n": "↵", "\t": "⇥", "\r": "␍"}
@@ -96,14 +97,19 @@ def times(factor: float) -> str:
 
 
 def node_name(graph: AttributionGraph, node: NodeId, names: Mapping[FeatureId, str]) -> str:
-    """Return the display name of a node; ``names`` maps features to their label or top tokens."""
+    """Return the display name of a node; ``names`` maps features to their label or top tokens.
+
+    A generic node, of a kind that only other tools compute, has its published label.
+    """
     if node.kind == "feature":
-        return names.get(node.feature) or f"feature {node.index}"
+        return names.get(node.feature) or str(node.feature)
     if node.kind == "error":
         return "error node"
     if node.kind == "token":
         return token_text(graph.tokens[node.position])
-    return token_text(graph.targets[target_number(graph, node)].label)
+    if node.kind == "logit":
+        return token_text(graph.targets[target_number(graph, node)].label)
+    return generic_name(graph.index.generic_node(node))
 
 
 def target_number(graph: AttributionGraph, node: NodeId) -> int:
@@ -118,6 +124,8 @@ def place(graph: AttributionGraph, node: NodeId) -> str:
         return f"position {node.position}"
     if node.kind == "logit":
         return f"output after “{token}”"
+    if node.layer < 0:
+        return f"embedding at “{token}”"
     return f"layer {node.layer} at “{token}”"
 
 

@@ -70,6 +70,7 @@ from tracer.graph.pruning import PrunedGraph, prune
 from tracer.interchange.convert import external_from_pruned, graph_from_external
 from tracer.interchange.graph_json import read_graph_json, write_graph_json
 from tracer.interventions.scenario import Edit, Scenario
+from tracer.progress import progress_bar
 from tracer.types import (
     Contrast,
     Direction,
@@ -98,7 +99,7 @@ if TYPE_CHECKING:
         intervene,
         run_scenarios,
     )
-    from tracer.model.model import Model, load
+    from tracer.model.model import Model, chat_prompt, load
     from tracer.search.by_text import feature_activations, features_on_text
     from tracer.search.by_weight import features_promoting, features_reading, neighbours
     from tracer.search.by_word import search_examples, search_labels
@@ -175,6 +176,7 @@ __all__ = [
     "TranscoderError",
     "UnknownTokenError",
     "build_index",
+    "chat_prompt",
     "compare_graphs",
     "convert",
     "evaluate_transcoders",
@@ -190,6 +192,7 @@ __all__ = [
     "load",
     "load_graph",
     "neighbours",
+    "progress_bar",
     "prune",
     "read_graph_json",
     "read_graph_pt",
@@ -212,6 +215,7 @@ _ON_FIRST_USE = {
     "ScenarioRun": "tracer.interventions.run",
     "TrainingReport": "tracer.training",
     "build_index": "tracer.indexing",
+    "chat_prompt": "tracer.model.model",
     "convert": "tracer.transcoders.save",
     "explain_attention": "tracer.attention.explain",
     "evaluate_transcoders": "tracer.training",

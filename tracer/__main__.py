@@ -12,6 +12,7 @@ import sys
 
 from tracer.cli import app, attention, index, intervene, models, search, trace, train
 from tracer.cli.failures import failure_message
+from tracer.cli.habits import translated
 from tracer.cli.options import ExamplesFormatter
 from tracer.errors import TracerError
 
@@ -25,7 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     2
     """
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    try:
+        given = translated(sys.argv[1:] if arguments is None else arguments)
+    except TracerError as error:
+        return _failed(str(error))
+    options, rest = parser.parse_known_args(given)
     if options.run is app.start:
         options.streamlit = rest
     elif rest:

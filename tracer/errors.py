@@ -47,14 +47,36 @@ and says what was expected and what to do.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 _LONGEST: Final = 300
 _QUOTED: Final = 100
+_LONGEST_MESSAGE: Final = 1500
+_LONG_WORD: Final = re.compile(r"\S{400,}")
 
 
 class TracerError(Exception):
-    """The base of every error raised on purpose; its message is one sentence for a person."""
+    """The base of every error raised on purpose; its message is one sentence for a person.
+
+    A word or path that nobody would read to its end is shortened.
+
+    >>> len(str(TracerError("no token for " + "x" * 100_000)))
+    316
+    """
+
+    def __str__(self) -> str:
+        return _readable(super().__str__())
+
+
+def _readable(message: str) -> str:
+    if len(message) <= _LONGEST:
+        return message
+    message = _LONG_WORD.sub(lambda word: f"{word[0][:200]} … {word[0][-100:]}", message)
+    if len(message) <= _LONGEST_MESSAGE:
+        return message
+    half = _LONGEST_MESSAGE // 2
+    return f"{message[:half]} … {message[-half:]}"
 
 
 def one_line(text: object) -> str:

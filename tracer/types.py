@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, Self
+from typing import Final, NamedTuple, Self
+from urllib.parse import quote, unquote
 
 from tracer.errors import InterventionError, ThresholdError
 
-NodeKind = Literal["feature", "error", "token", "logit"]
+NodeKind = str
+"""One of `COMPUTED_KINDS`, or the kind of a node that only other tools compute, as they name it:
+``lorsa``, ``lorsa error``, ``bias`` and whatever comes next."""
+
+COMPUTED_KINDS: Final = ("feature", "error", "token", "logit")
+"""The kinds of nodes in a graph that this library traces."""
 
 Progress = Callable[[int, int, str], None]
 """``progress(done, total, what)``; it may raise :class:`tracer.errors.Cancelled` to stop the work.
 """
 
+Message = Mapping[str, str]
+"""A message of a chat: its ``role`` (``user``, ``assistant``, ``system``) and its ``content``."""
+
+Prompt = str | Sequence[int] | Sequence[Message]
+"""A text, token ids, or a chat, which the tokenizer's chat template turns into text."""
+
 _NODE_ID: Final = re.compile(
-    r"(feature|error|token|logit)-(-?[0-9]{1,18})-(-?[0-9]{1,18})-(-?[0-9]{1,18})"
+    r"([A-Za-z0-9_.~ %]{1,1200})-(-?[0-9]{1,18})-(-?[0-9]{1,18})-(-?[0-9]{1,18})"
 )
 
 
@@ -40,10 +52,13 @@ class NodeId(NamedTuple):
 
     ``index`` is the feature's index for a feature, the vocabulary id for a token or logit (negative
     for a logit that is not a single token), and -1 for an error. ``layer`` is -1 for tokens and
-    ``n_layers`` for logits.
+    ``n_layers`` for logits. For the kinds of other tools see
+    :class:`tracer.graph.generic.GenericNode`.
 
     >>> print(NodeId("feature", 3, 8, 417), NodeId("error", 2, 8, -1))
     feature-3-8-417 error-2-8--1
+    >>> print(NodeId("lorsa error", 2, 8, -1))
+    lorsa error-2-8--1
     """
 
     kind: NodeKind
@@ -52,7 +67,8 @@ class NodeId(NamedTuple):
     index: int  # type: ignore[assignment]
 
     def __str__(self) -> str:
-        return f"{self.kind}-{self.layer}-{self.position}-{self.index}"
+        kind = self.kind if self.kind in COMPUTED_KINDS else _escaped(self.kind)
+        return f"{kind}-{self.layer}-{self.position}-{self.index}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -62,13 +78,13 @@ class NodeId(NamedTuple):
         NodeId(kind='error', layer=2, position=8, index=-1)
         """
         match = _NODE_ID.fullmatch(text)
-        if match is None:
+        kind = unquote(match[1]) if match is not None else ""
+        if match is None or _escaped(kind) != match[1]:
             raise ValueError(
                 f"{text!r} is not a node id, expected kind-layer-position-index such as "
                 "'feature-3-8-417'"
             )
-        kind, layer, position, index = match.groups()
-        return cls(kind, int(layer), int(position), int(index))  # type: ignore[arg-type]
+        return cls(kind, int(match[2]), int(match[3]), int(match[4]))
 
     @property
     def feature(self) -> FeatureId:
@@ -76,6 +92,11 @@ class NodeId(NamedTuple):
         if self.kind != "feature":
             raise ValueError(f"{self} is not a feature")
         return FeatureId(self.layer, self.index)
+
+
+def _escaped(kind: str) -> str:
+    """Return a kind without hyphens, commas and the like, so that ids can be listed and parsed."""
+    return quote(kind, safe=" ").replace("-", "%2D")
 
 
 @dataclass(frozen=True)

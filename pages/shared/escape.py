@@ -12,13 +12,21 @@ from tracer.features.cards import Example
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$:<>&^=])")
 
+_ADDRESS = re.compile(r"://|www\.|@(?=\w)\w", re.IGNORECASE)
+"""What makes a text a web or mail address, which is broken before its last character."""
+
 
 def plain(text: str) -> str:
     """Escape ``text`` for Streamlit's Markdown, on one line.
 
-    A blank line followed by four spaces would otherwise start a code block.
+    A blank line followed by four spaces would otherwise start a code block. Addresses are made
+    inert with an invisible character: Streamlit turns even escaped ones into links.
     """
-    return _MARKDOWN.sub(r"\\\1", text).replace("\n", " ↵ ")
+    return _MARKDOWN.sub(r"\\\1", _ADDRESS.sub(_inert, text)).replace("\n", " ↵ ")
+
+
+def _inert(address: re.Match[str]) -> str:
+    return f"{address[0][:-1]}\u200b{address[0][-1]}"
 
 
 def sentence(error: Exception | str) -> str:
@@ -38,6 +46,15 @@ def example_html(example: Example, strongest: float, palette: Palette, around: i
     """
     peak = max(range(len(example.tokens)), key=lambda i: example.activations[i])
     start, stop = max(0, peak - around), min(len(example.tokens), peak + around + 1)
+    return _shaded(example, start, stop, strongest, palette)
+
+
+def shaded_html(example: Example, strongest: float, palette: Palette) -> str:
+    """Return all tokens of a text shaded by activation."""
+    return _shaded(example, 0, len(example.tokens), strongest, palette)
+
+
+def _shaded(example: Example, start: int, stop: int, strongest: float, palette: Palette) -> str:
     spans = []
     for token, activation in zip(
         example.tokens[start:stop], example.activations[start:stop], strict=True

@@ -7,13 +7,29 @@ from typing import Final
 import streamlit as st
 
 from cache import Job, ModelChoice, StoreError, TraceRequest
-from pages.shared import progress, resources, stored_graph
+from pages.shared import (
+    many_prompts_panel,
+    progress,
+    prompt_panel,
+    resources,
+    stored_graph,
+    visits,
+)
 from pages.shared.escape import plain, sentence
+from pages.shared.explaining import Explain
+from pages.shared.known_words import suggestions
 from pages.shared.navigation import page_script
 from pages.shared.session import read_session, set_text_widget, update_session, visitor_id
 from tracer.atlas.gallery import gallery
 from tracer.catalog.resolve import ATLAS
-from tracer.errors import ModelError, TracerError, TranscoderError
+from tracer.errors import (
+    EmptyPromptError,
+    ModelError,
+    TargetError,
+    TracerError,
+    TranscoderError,
+    UnknownTokenError,
+)
 from tracer.graph.graph import AttributionGraph
 
 _BOX: Final = "prompt box"
@@ -31,7 +47,7 @@ def traced() -> Job[AttributionGraph] | None:
     if session.graph:
         return stored_graph.opened(session.graph)
     _bar()
-    request = TraceRequest(session.prompt, session.choice)
+    request = session.request
     if st.session_state.get(_CANCELLED) == request:
         _cancelled()
         return None
@@ -41,6 +57,7 @@ def traced() -> Job[AttributionGraph] | None:
     except StoreError as error:
         st.error(plain(sentence(error)))
         return None
+    visits.only_this(job, "trace")
     if not job.wait(progress.PATIENCE):
         _progress(job, request)
         return None
@@ -48,36 +65,47 @@ def traced() -> Job[AttributionGraph] | None:
         job.result()
     except TracerError as error:
         _refused(error)
+        if job.key and not isinstance(error, EmptyPromptError):
+            visits.retry_button(job)
         return None
     st.session_state[_LAST] = session.prompt
     return job
 
 
 def _bar() -> None:
-    """Draw a text box, and buttons for the previous and next prompt of the gallery."""
+    """Draw the text box with its buttons: previous and next prompt, options, many prompts."""
     session = read_session()
     # The box follows the session, which other widgets change too.
     set_text_widget(_BOX, session.prompt)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.text_input(
+    with st.container(horizontal=True, vertical_alignment="center", key="prompt bar", gap="small"):
+        st.text_area(
             "Prompt (the graph explains its next token)",
             key=_BOX,
             on_change=_prompt_typed,
-            placeholder="The capital of the state containing Dallas is",
+            height=68,
+            label_visibility="collapsed",
+            placeholder="Write a text; the graph explains its next token",
         )
-        st.button("◀", key="previous", help="Previous prompt", on_click=_step, args=(-1,))
-        st.button("▶", key="next", help="Next prompt", on_click=_step, args=(1,))
+        st.button("Trace", key="trace prompt", type="primary", on_click=_prompt_typed)
+        prompts = many_prompts_panel.prompts() or tuple(entry.prompt for entry in gallery())
+        st.button("◀", key="previous", help="Previous prompt", on_click=_step, args=(-1, prompts))
+        st.button("▶", key="next", help="Next prompt", on_click=_step, args=(1, prompts))
+        prompt_panel.draw(session)
+    many_prompts_panel.draw_progress()
+    said = session.explain.sentence()
+    if said:
+        st.caption(plain(f"This trace {said}."))
 
 
 def _prompt_typed() -> None:
     # An empty box means that it was not filled yet when the visitor clicked, or that the visitor
     # cleared it: keep the prompt rather than complain.
-    if st.session_state[_BOX]:
-        update_session(prompt=st.session_state[_BOX])
+    typed = st.session_state[_BOX]
+    if typed and typed != read_session().prompt:
+        update_session(prompt=typed)
 
 
-def _step(by: int) -> None:
-    prompts = [entry.prompt for entry in gallery()]
+def _step(by: int, prompts: tuple[str, ...]) -> None:
     number = prompts.index(read_session().prompt) if read_session().prompt in prompts else -by
     update_session(prompt=prompts[(number + by) % len(prompts)])
 
@@ -93,6 +121,16 @@ def _refused(error: TracerError) -> None:
         return
     session = read_session()
     last = st.session_state.get(_LAST, gallery()[0].prompt)
+    if isinstance(error, TargetError) and session.explain.targets is not None:
+        st.button(
+            "Explain the likeliest tokens",
+            key="explain likeliest",
+            on_click=update_session,
+            kwargs={"explain": Explain(), "prompt": session.prompt},
+        )
+        return
+    if isinstance(error, UnknownTokenError) and session.choice.model == ATLAS:
+        _known_words(session.prompt)
     if session.choice.model != ATLAS and last == session.prompt:
         st.caption(
             "The prompts in the sidebar were written for atlas: type one that suits this model."
@@ -101,6 +139,26 @@ def _refused(error: TracerError) -> None:
         return
     st.button(
         plain(f"Back to “{last}”"), on_click=update_session, kwargs={"prompt": last}, key="go back"
+    )
+
+
+def _known_words(prompt: str) -> None:
+    """Offer the prompt with the nearest words that atlas knows in place of those it does not."""
+    for word, close in suggestions(prompt).items():
+        if not close:
+            continue
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.caption(plain(f"Instead of “{word[:40]}”:"), width="content")
+            for known in close:
+                st.button(
+                    plain(known),
+                    key=f"instead of {word[:40]}: {known}",
+                    type="tertiary",
+                    on_click=update_session,
+                    kwargs={"prompt": prompt.replace(word, known, 1)},
+                )
+    st.caption(
+        "Atlas is a small model with 1,584 words. The prompts in the sidebar use words it knows."
     )
 
 

@@ -6,6 +6,8 @@ hit.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -17,16 +19,22 @@ from cache import (
     Dtype,
     ModelChoice,
     Published,
+    StoreError,
     TraceRequest,
     open_backend,
     stored_labels,
 )
+from pages.shared.session import departed_visitors
 from tracer.errors import TracerError
 from tracer.features.cards import FeatureCard, FeatureReader
+from tracer.features.names import FeatureName
+from tracer.features.names import feature_name as named
 from tracer.graph.graph import AttributionGraph
 from tracer.graph.pruning import PrunedGraph
 from tracer.interchange.nodes import explained_by
 from tracer.types import FeatureId, Thresholds
+
+logger = logging.getLogger(__name__)
 
 FeatureSource = ModelChoice | Published
 """Where examples and labels of features come from: a model's transcoders, or Neuronpedia."""
@@ -38,7 +46,9 @@ WHOLE: Final = Thresholds(1.0, 1.0)
 def backend() -> Backend[Any]:
     """Return the backend of this process. Raises :class:`cache.StoreError` if its store cannot be
     opened."""
-    return open_backend()
+    opened = open_backend()
+    opened.watch_visitors(departed_visitors)
+    return opened
 
 
 def pruned_graph(key: str, thresholds: Thresholds) -> PrunedGraph:
@@ -80,21 +90,21 @@ def feature_source(graph: AttributionGraph, choice: ModelChoice) -> FeatureSourc
     name its transcoders."""
     if not is_imported(graph):
         return choice
-    published = explained_by(graph.provenance)
-    return Published(*published) if published else None
+    return explained_by(graph.provenance)
 
 
 def names(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, str]:
     """Return display names of the kept features: their label, or else their top tokens.
 
-    Labels stored in an imported graph come first.
+    The visitor's own labels come first, then those stored in an imported graph.
     """
     imported = is_imported(pruned.graph)
     names = stored_labels(pruned.graph) if imported else {}
+    names |= own_labels(pruned.graph)
     source = feature_source(pruned.graph, choice)
     for node in pruned.nodes:
         if source is not None and node.kind == "feature" and node.feature not in names:
-            name = feature_name(source, node.feature)
+            name = published_name(source, node.feature)
             if name:
                 names[node.feature] = name
     return names
@@ -134,8 +144,43 @@ def _known_names() -> WeakKeyDictionary[FeatureReader, dict[FeatureId, str]]:
     return WeakKeyDictionary()
 
 
+def own_labels(where: AttributionGraph | FeatureSource) -> Mapping[FeatureId, str]:
+    """Return the labels that people gave to the features of a graph or a dictionary."""
+    try:
+        labels = backend().labels
+        return labels.of(labels.dictionary(where))
+    except StoreError as error:
+        logger.warning("%s", error)  # the names without them are right, too
+        return {}
+
+
+def set_label(where: AttributionGraph | FeatureSource, feature: FeatureId, label: str) -> None:
+    """Label a feature in all graphs of its dictionary. Raises :class:`cache.StoreError`."""
+    labels = backend().labels
+    labels.set(labels.dictionary(where), feature, label)
+
+
+def full_name(
+    source: FeatureSource | None, feature: FeatureId, graph: AttributionGraph | None = None
+) -> FeatureName:
+    """Return the name of a feature and its source; its number where nothing is known of it."""
+    where = graph if graph is not None else source
+    own = own_labels(where) if where is not None else {}
+    file = stored_labels(graph) if graph is not None and is_imported(graph) else {}
+    try:
+        reader = backend().library.features(source) if source is not None else None
+        return named(feature, reader, own=own, file=file)
+    except TracerError:  # shown in place of the examples
+        return named(feature, own=own, file=file)
+
+
 def feature_name(source: FeatureSource, feature: FeatureId) -> str | None:
     """Return the display name of one feature; None if none is on this disk."""
+    return own_labels(source).get(feature) or published_name(source, feature)
+
+
+def published_name(source: FeatureSource, feature: FeatureId) -> str | None:
+    """Return the name of one feature without labels of visitors; None if none is on this disk."""
     try:
         reader = backend().library.features(source)
         names = _known_names().setdefault(reader, {})

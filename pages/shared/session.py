@@ -11,12 +11,15 @@ from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from cache import Annotations
+from pages.shared.link_problems import link_problems
 from pages.shared.session_state import Session
 from pages.shared.url_state import from_query, to_query
 from tracer.types import Thresholds
 
 _KEY: Final = "session"
 _VISITOR: Final = "visitor"
+PROBLEMS: Final = "link problems"
+"""Where the sentences about the visitor's link are, until they are closed."""
 _connections: Final[dict[str, str]] = {}
 """Streamlit's session of every visitor of this process, by visitor id."""
 
@@ -44,7 +47,9 @@ def departed_visitors() -> list[str]:
 def read_session() -> Session:
     """Return the visitor's session, which starts as the address bar describes it."""
     if _KEY not in st.session_state:
-        st.session_state[_KEY] = from_query(st.query_params.to_dict())
+        query = st.query_params.to_dict()
+        st.session_state[_KEY] = from_query(query)
+        st.session_state[PROBLEMS] = link_problems(query)
     session: Session = st.session_state[_KEY]
     return session
 
@@ -52,11 +57,11 @@ def read_session() -> Session:
 def update_session(**changes: Any) -> None:
     """Replace parts of the session.
 
-    A new prompt, model or stored graph drops selection, edits, scenarios and annotations; a new
-    prompt or model also closes the stored graph.
+    A new prompt, model, target or stored graph drops selection, edits, scenarios and annotations,
+    and filters of features that depend on the prompt; all but the last also close the stored graph.
     """
     session = read_session()
-    if {"prompt", "choice", "graph"} & changes.keys():
+    if {"prompt", "choice", "graph", "explain"} & changes.keys():
         dropped: dict[str, Any] = {
             "selected": None,
             "edits": (),
@@ -65,6 +70,10 @@ def update_session(**changes: Any) -> None:
             "annotations_of": "",
         }
         dropped["graph"] = ""
+        kept = {"position": None, "layers": None}
+        if "choice" in changes and changes["choice"] != session.choice:
+            kept["feature"] = None  # the number means another feature there
+        dropped["finding"] = replace(session.finding, **kept)  # type: ignore[arg-type]
         if session.graph:  # its thresholds were chosen for it
             dropped["thresholds"] = Thresholds()
         dropped["as_stored"] = False

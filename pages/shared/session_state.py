@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from cache import Annotations, ModelChoice
+from cache import Annotations, ModelChoice, TraceRequest
 from charts.graph_view import GraphFilter
+from pages.shared.explaining import Explain
+from pages.shared.finding import Finding
 from tracer.atlas.gallery import gallery
 from tracer.graph.comparison import Alignment
 from tracer.interventions.scenario import Scenario
@@ -68,8 +70,17 @@ class Session:
     """Pinned nodes and supernodes of this prompt's graph."""
     annotations_of: str = ""
     """Key of the graph the annotations belong to."""
+    explain: Explain = Explain()
+    """What a trace of the prompt explains."""
+    finding: Finding = Finding()
+    """What is looked for on the Features page."""
     compared: Compared = Compared()
     run: RunOptions = RunOptions()
+
+    @property
+    def request(self) -> TraceRequest:
+        """The request that traces the prompt."""
+        return self.explain.request(self.prompt, self.choice)
 
     @property
     def pinned(self) -> tuple[NodeId, ...]:

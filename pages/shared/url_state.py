@@ -9,6 +9,9 @@ from typing import Final, get_args
 
 from cache import Annotations, Dtype, ModelChoice, scenarios_from_json, scenarios_to_json
 from charts.graph_view import DENSE, GraphFilter
+from pages.shared.explaining import explain_from_query, explain_to_query
+from pages.shared.finding import finding_from_query, finding_to_query
+from pages.shared.link_problems import usable_prompt
 from pages.shared.model_choices import sets_of
 from pages.shared.session_state import (
     LARGEST_FACTOR,
@@ -71,6 +74,7 @@ def to_query(session: Session) -> dict[str, str]:
         query["scenarios"] = scenarios_to_json(session.scenarios)
     if session.annotations:
         query["marks"] = session.annotations.to_json()
+    query |= explain_to_query(session.explain) | finding_to_query(session.finding)
     for name, value in asdict(session.compared).items():
         if value != getattr(fresh.compared, name):
             query[_COMPARED[name]] = value
@@ -83,8 +87,8 @@ def to_query(session: Session) -> dict[str, str]:
 def from_query(query: Mapping[str, str]) -> Session:
     """Invert :func:`to_query`; invalid parameters keep their defaults."""
     session = Session()
-    if query.get("prompt"):
-        session = replace(session, prompt=query["prompt"])
+    if usable_prompt(query):
+        session = replace(session, prompt=usable_prompt(query))
     session = replace(session, choice=_choice(query))
     try:
         thresholds = Thresholds(
@@ -96,11 +100,11 @@ def from_query(query: Mapping[str, str]) -> Session:
         pass  # keep the defaults
     try:
         scenarios = scenarios_from_json(query.get("scenarios", "[]"))
-    except ValueError:
+    except (ValueError, RecursionError):
         scenarios = ()
     try:
         annotations = Annotations.from_json(query.get("marks", ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         annotations = Annotations()
     graph = query.get("graph", "")
     edits = (_edit(part) for part in query.get("off", "").split(","))
@@ -115,6 +119,8 @@ def from_query(query: Mapping[str, str]) -> Session:
         edits=tuple(dict(edit for edit in edits if edit is not None).items()),
         scenarios=scenarios,
         annotations=annotations,
+        explain=explain_from_query(query),
+        finding=finding_from_query(query),
         compared=_compared(query, session.choice),
         run=_run_options(query),
     )

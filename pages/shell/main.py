@@ -14,7 +14,7 @@ if str(ROOT) not in sys.path:
 
 from pages.shared import progress  # noqa: E402
 from pages.shared.navigation import page_script  # noqa: E402
-from pages.shell import sidebar, style  # noqa: E402
+from pages.shell import sidebar, style, tour  # noqa: E402
 
 IMAGES = Path(__file__).with_name("images")
 st.set_page_config(
@@ -33,6 +33,7 @@ page = st.navigation(
         st.Page(page_script("trace"), title="Trace", url_path="trace", visibility="hidden"),
         st.Page(page_script("interventions"), title="Interventions", url_path="interventions"),
         st.Page(page_script("compare"), title="Compare", url_path="compare"),
+        st.Page(page_script("features"), title="Features", url_path="features"),
         st.Page(page_script("library"), title="Library", url_path="library"),
         models,
         st.Page(page_script("guide"), title="How to read a graph", url_path="guide"),
@@ -41,6 +42,9 @@ page = st.navigation(
     position="top",
 )
 style.draw()
-sidebar.draw(trace, models, stays=page.title in ("Trace", "Interventions", "Compare"))
+sidebar.draw(trace, models, acts=page.title in ("Trace", "Interventions", "Compare", "Features"))
+sidebar.link_problems()
 page.run()
+with st.sidebar:  # what is on the page itself would be below the sidebar, and hidden by it
+    tour.draw()
 progress.cancel_abandoned()

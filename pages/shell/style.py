@@ -10,6 +10,8 @@ _CSS = """
 [data-testid="stSidebar"][aria-expanded="true"] { min-width: 230px; max-width: 230px; }
 :root { --circuit-positive: #12876b; --circuit-negative: #cc4a26; --circuit-feature: #4a6fa5; }
 [data-testid="stSidebarUserContent"] { padding-top: 0.5rem; }
+/* Buttons in the first line of a page stay clear of the header. */
+.st-key-page-top, .st-key-prompt-bar, .st-key-link-problems { margin-top: 0.6rem; }
 /* Lists of links: left-aligned and close together. */
 button[data-testid="stBaseButton-tertiary"] { min-height: 1.9rem; padding: 0.1rem 0; }
 button[data-testid="stBaseButton-tertiary"] p { text-align: left; }

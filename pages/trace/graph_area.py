@@ -10,7 +10,7 @@ import streamlit as st
 from charts.graph_table import edge_table, node_table
 from charts.graph_view import DENSE, GraphFilter, GraphView, shown_sentence
 from charts.text import percent
-from pages.shared import selection, stored_graph
+from pages.shared import graph_download, selection, stored_graph
 from pages.shared.escape import plain
 from pages.shared.graph_component import draw_graph
 from pages.shared.graph_payloads import view_payload
@@ -46,6 +46,7 @@ def draw(key: str, view: GraphView, session: Session) -> None:
             label_visibility="collapsed",
             on_change=_shown_as,
         )
+        _share(key, session)
         st.caption(_scores(view), help=f"{REPLACEMENT}\n\n{COMPLETENESS}", width="stretch")
     if session.as_table:
         _table(view)
@@ -54,6 +55,26 @@ def draw(key: str, view: GraphView, session: Session) -> None:
         draw_graph("trace", payload, selection.chosen(view, session), selection.graph_event)
     computed = stored_graph.computed_sentence(view.pruned.graph)
     st.caption(plain(f"{shown_sentence(view)} {computed}"))
+
+
+def _share(key: str, session: Session) -> None:
+    thresholds = session.thresholds
+
+    def content() -> bytes:
+        """Build the file, only when the button is clicked."""
+        return graph_download.shared_file(key, thresholds)
+
+    st.download_button(
+        "Share as one file",
+        content,
+        "graph.html",
+        "text/html",
+        key="share graph",
+        type="tertiary",
+        on_click="ignore",
+        help="One file with this graph, its feature cards, pins and supernodes. It opens in any "
+        "browser, without a server or network.",
+    )
 
 
 def _scores(view: GraphView) -> str:

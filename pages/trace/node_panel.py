@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import streamlit as st
 
+from cache import ModelChoice
 from charts.graph_view import GraphView, Neighbour
 from charts.palette import Palette
 from charts.text import activation_text, percent, place, plural, target_number, times
-from pages.shared import feature_examples, resources, selection, stored_graph
+from pages.shared import (
+    feature_examples,
+    label_box,
+    own_text,
+    resources,
+    selection,
+    stored_graph,
+)
 from pages.shared.escape import plain
 from pages.shared.graph_component import draw_neighbours
+from pages.shared.navigation import page_script
 from pages.shared.session import read_session, update_session
 from pages.shared.session_actions import toggle_pin
 from pages.shared.session_state import Session
 from pages.trace import feature_panel, next_token
 from tracer.atlas.gallery import gallery
+from tracer.features.names import SOURCES
+from tracer.graph.graph import AttributionGraph
 from tracer.types import NodeId
 
 _STRENGTHS: Final = (0.0, -1.0, -2.0, -4.0)
@@ -74,6 +86,8 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
     source = resources.feature_source(graph, session.choice)
     facts = plain(" · ".join(_facts(view, node, source)))
     st.caption(facts, help=None if node.kind == "logit" else INFLUENCE)
+    if node.kind == "feature":
+        _identity(node, source, graph)
     if not view.pruned.node_mask[graph.index.row(node)]:
         st.caption("Below the node threshold; shown because it is selected.")
     if node.kind == "feature" and not imported:
@@ -97,6 +111,8 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
     card = feature_examples.card(source, node.feature)
     if card is not None:
         feature_panel.draw(card, float(graph.activations[graph.index.row(node)]), palette)
+    if isinstance(source, ModelChoice):
+        own_text.draw(node.feature, source, card, palette)
 
 
 def _head(view: GraphView, node: NodeId) -> None:
@@ -126,6 +142,23 @@ def _head(view: GraphView, node: NodeId) -> None:
             "✕", key="deselect", on_click=selection.select, args=(None,), type="tertiary",
             help="Show the full graph (Esc)",
         )  # fmt: skip
+
+
+def _identity(
+    node: NodeId, source: resources.FeatureSource | None, graph: AttributionGraph
+) -> None:
+    """Say where the name is from; let the visitor change it, or read on elsewhere."""
+    named = resources.full_name(source, node.feature, graph).source
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="identity"):
+        st.caption(SOURCES[named].capitalize(), width="content")
+        with st.popover("Rename", key=f"rename {node.feature}", type="tertiary"):
+            label_box.draw(node.feature, graph)
+        if st.button("Feature page", key="feature page", type="tertiary"):
+            update_session(finding=replace(read_session().finding, feature=node.feature))
+            st.switch_page(page_script("features"))
+        url = label_box.published_page(node.feature, source)
+        if url:
+            st.markdown(f"[Neuronpedia]({url})", width="content")
 
 
 def _facts(view: GraphView, node: NodeId, source: resources.FeatureSource | None) -> list[str]:

@@ -152,12 +152,14 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     server.stop()
 
 
-def visitor(browser: Browser) -> BrowserContext:
-    """A new visitor with a window 1440 pixels wide."""
+def visitor(browser: Browser, tour: bool = False) -> BrowserContext:
+    """A new visitor with a window 1440 pixels wide, who has closed the tour unless asked."""
     size: ViewportSize = {"width": 1440, "height": 1000}
     context = browser.new_context(viewport=size, reduced_motion="reduce")
     context.set_default_timeout(PATIENCE)
     context.add_init_script(NO_ANIMATION)
+    if not tour:
+        context.add_init_script("localStorage.setItem('circuit-tour', 'closed')")
     return context
 
 

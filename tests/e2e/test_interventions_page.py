@@ -190,7 +190,7 @@ def test_an_empty_box_keeps_the_prompt_and_the_columns(app: App, page: Page) -> 
     expect(column(page, 0)).to_be_visible()
     box = page.get_by_label("Prompt (the graph explains its next token)")
     box.fill("")
-    box.press("Enter")
+    box.press("Control+Enter")
     expect(box).to_have_value("The capital of the state containing Dallas is")
     expect(column(page, 0)).to_be_visible()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import App, settled, with_query
+from conftest import App, settled, unfold, with_query
 from graph_actions import graph
 from playwright.sync_api import Page, expect
 
@@ -48,8 +48,11 @@ def drop(page: Page, name: str, content: bytes) -> None:
 
 
 def exported(page: Page) -> dict[str, Any]:
+    button = page.get_by_role("button", name="JSON", exact=True)
+    unfold(page.get_by_role("button", name="More", exact=True), button)
     with page.expect_download() as download:
-        page.get_by_role("button", name="JSON", exact=True).click()
+        button.click()
+    page.keyboard.press("Escape")
     stored: dict[str, Any] = json.loads(Path(download.value.path()).read_bytes())
     return stored
 
@@ -72,7 +75,7 @@ def test_a_graph_is_imported_pinned_and_exported_with_the_pin(app: App, page: Pa
     page.locator(".neighbours .entry", has_text="large <b>things</b>").first.click()
     expect(page.get_by_text("No examples: this graph was imported")).to_be_visible()
     page.get_by_role("button", name="Pin", exact=True).click()
-    expect(page.get_by_role("button", name="Unpin")).to_be_visible()
+    expect(page.get_by_role("button", name="Unpin", exact=True)).to_be_visible()
     settled(page)
 
     page.get_by_role("link", name="Library").click()
@@ -113,3 +116,67 @@ def test_a_link_to_a_missing_graph_leads_back(app: App, page: Page) -> None:
     expect(page.get_by_text("This graph is not in the library")).to_be_visible()
     page.get_by_role("button", name="Back to the prompts").click()
     expect(page.get_by_label("Prompt (the graph explains its next token)")).to_be_visible()
+
+
+def test_a_graph_is_described_deleted_and_restored(app: App, page: Page) -> None:
+    page.goto(f"{app.url}/library")
+    settled(page)
+    described = published()
+    described["metadata"]["slug"] = "to-describe"
+    drop(page, "described.json", json.dumps(described).encode())
+    expect(page.get_by_text("described.json was imported")).to_be_visible()
+    settled(page)
+    row = page.locator("[class*=st-key-graph-]").filter(has_text="to-describe")
+    title = page.get_by_label("Title")
+    unfold(row.get_by_role("button", name="More"), title)
+    title.fill("A <b>big</b> dog")
+    title.press("Enter")
+    settled(page)
+    row = page.locator("[class*=st-key-graph-]").filter(has_text="A <b>big</b> dog")
+    expect(row.locator("img")).to_be_visible()
+    tags = page.get_by_label("Tags, separated by commas")
+    if not tags.is_visible():
+        unfold(row.get_by_role("button", name="More"), tags)
+    tags.fill("animals, drafts")
+    tags.press("Enter")
+    expect(row.get_by_text("animals")).to_be_visible()
+    settled(page)
+    delete = page.get_by_role("button", name="Delete this graph")
+    if not delete.is_visible():
+        unfold(row.get_by_role("button", name="More"), delete)
+    delete.click()
+    expect(page.get_by_text("“A <b>big</b> dog” was deleted.")).to_be_visible()
+    settled(page)
+    page.get_by_role("button", name="Undo").click()
+    expect(row.get_by_text("animals")).to_be_visible()
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+
+
+def test_a_graph_is_shared_as_one_file_that_opens_without_a_server(
+    app: App, page: Page, tmp_path: Path
+) -> None:
+    page.goto(f"{app.url}/library")
+    settled(page)
+    shared = published()
+    shared["metadata"]["slug"] = "shared"
+    shared["qParams"] = {"pinnedIds": ["0_7_1"], "supernodes": [["<i>size</i>", "2_9_2"]]}
+    drop(page, "shared.json", json.dumps(shared).encode())
+    expect(page.get_by_text("shared.json was imported")).to_be_visible()
+    settled(page)
+    row = page.locator("[class*=st-key-graph-]").filter(has_text="shared").first
+    with page.expect_download() as download:
+        row.get_by_role("button", name="Share").click()
+    file = tmp_path / "shared.html"
+    file.write_bytes(Path(download.value.path()).read_bytes())
+    assert file.stat().st_size < 8_000_000
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.set_content(file.read_text(encoding="utf-8"))
+    expect(page.get_by_role("heading", name="<bos> big dog")).to_be_visible()
+    expect(page.locator("#panel").get_by_text("<i>size</i>")).to_be_visible()
+    page.locator("#panel").get_by_role("button", name="large <b>things</b>").first.click()
+    expect(
+        page.locator("#panel").get_by_role("heading", name="large <b>things</b>")
+    ).to_be_visible()
+    expect(page.locator("#panel").get_by_text("Outputs (1)")).to_be_visible()
+    assert errors == []

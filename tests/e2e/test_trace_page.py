@@ -23,7 +23,7 @@ def bars(page: Page, key: str) -> Locator:
 def write_prompt(page: Page, text: str) -> None:
     box = page.get_by_label("Prompt (the graph explains its next token)")
     box.fill(text)
-    box.press("Enter")
+    box.press("Control+Enter")
 
 
 def test_a_feature_is_clicked_switched_off_and_reset(app: App, page: Page) -> None:

@@ -26,9 +26,14 @@ def header_size(content: bytes = CONTENT) -> int:
 
 
 def parts() -> tuple[dict[str, Any], Arrays]:
-    """Return the header and the arrays of the valid file, to be changed at will."""
+    """Return the header and the arrays of the valid file, to be changed at will.
+
+    The checksum is left out: what is changed here is valid or not in itself.
+    """
     stored = json.loads(CONTENT[8 : header_size()])
-    return json.loads(stored["__metadata__"]["graph"]), load(CONTENT)
+    header = json.loads(stored["__metadata__"]["graph"])
+    del header["sha256"]
+    return header, load(CONTENT)
 
 
 def file_of(header: Any, arrays: Arrays) -> bytes:
@@ -145,6 +150,9 @@ def assert_valid(graph: AttributionGraph) -> None:
     for row in range(len(index)):
         sources = graph.sources[graph.indptr[row] : graph.indptr[row + 1]].tolist()
         assert sources == sorted(set(sources)) and all(0 <= s < len(index) for s in sources)
-        assert all(index.node(s).layer < index.node(row).layer for s in sources)
-        assert not sources or index.node(row).kind in ("feature", "logit")
+        kind, layer = index.node(row).kind, index.node(row).layer
+        for source in map(index.node, sources):
+            generic = {source.kind, kind} - {"feature", "error", "token", "logit"}
+            assert source.layer < layer or (generic and source.layer == layer)
+        assert not sources or ("error" not in kind and kind != "token")
     assert np.isfinite(graph.weights).all()

@@ -9,7 +9,7 @@ circuit-tracer 0.5.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -63,6 +63,8 @@ class FrozenBackward:
             for block, pattern in zip(model.blocks, frozen.scaled_patterns, strict=True)
         ]
         self._memory: dict[str, Tensor] = {}
+        self.checkpoint: Callable[[], None] = lambda: None
+        """Called before every layer; it may raise, which abandons the batch."""
         self.skips = [self._skip(layer) for layer in range(model.n_layers)]
 
     @property
@@ -163,6 +165,7 @@ class FrozenBackward:
         joined = self._join(gradient, batch, 0, self.model.n_layers - 1)
         spread = 0  # rows that attention has carried to other positions than their target's
         for layer in reversed(range(self.model.n_layers)):
+            self.checkpoint()
             attention, skip = self.attention[layer], self.skips[layer]
             active = gradient[:, : self._in_use(joined, n)]
             self.sources.score(layer, active, scores[:, : active.shape[1]])

@@ -7,6 +7,7 @@ tensors are float32, whatever the data type of the weights or of the forward pas
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -57,8 +58,12 @@ class FrozenPass:
         return sum(tensor.nbytes for tensor in large)
 
 
-def frozen_pass(model: Model, token_ids: tuple[int, ...]) -> FrozenPass:
+def frozen_pass(
+    model: Model, token_ids: tuple[int, ...], checkpoint: Callable[[], None] = lambda: None
+) -> FrozenPass:
     """Run the prompt once and keep what the replacement model freezes.
+
+    ``checkpoint`` is called before the features of every layer are computed, and may raise.
 
     Raises :class:`ModelError` if the residual stream or the logits are not finite.
     """
@@ -88,7 +93,7 @@ def frozen_pass(model: Model, token_ids: tuple[int, ...]) -> FrozenPass:
     patterns = (captured.pop(f"blocks.{layer}.attn.hook_pattern").float() for layer in layers)
     scaled = tuple(map(_divide_by_scales, patterns, model.blocks, [scales] * model.n_layers))
     with float32_products(model.bridge.tf32):
-        features, activations, biases, errors = _decompose(model, captured)
+        features, activations, biases, errors = _decompose(model, captured, checkpoint)
     return FrozenPass(
         token_ids=token_ids,
         logits=logits[-1],
@@ -111,7 +116,9 @@ def _divide_by_scales(pattern: Tensor, block: Block, scales: dict[str, Tensor]) 
     return pattern
 
 
-def _decompose(model: Model, captured: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _decompose(
+    model: Model, captured: dict[str, Tensor], checkpoint: Callable[[], None]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return active features ``(active, 3)``, their activations and biases, and error vectors.
 
     One layer at a time: the activations of all features of a dictionary are large, and few of them
@@ -121,6 +128,7 @@ def _decompose(model: Model, captured: dict[str, Tensor]) -> tuple[Tensor, Tenso
     rebuilt = model.transcoders.written_without_features(inputs)
     ids, values, biases = [], [], []
     for transcoder, x in zip(model.transcoders.layers, inputs, strict=True):
+        checkpoint()
         active = transcoder.activations(x)
         active[: model.first_position] = 0
         position, feature = active.nonzero(as_tuple=True)

@@ -7,7 +7,7 @@ Which features are expanded, in which order and in which batches. The numbers th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -23,9 +23,10 @@ from tracer.attribution.rounding import rounding_error
 from tracer.attribution.targets import ChosenTargets, choose_targets, next_tokens
 from tracer.errors import NoActiveFeaturesError, TracerError
 from tracer.graph.graph import AttributionGraph
+from tracer.model.chat import is_chat
 from tracer.model.failures import as_tracer_errors
 from tracer.model.model import Model
-from tracer.types import Progress, TargetChoice
+from tracer.types import Progress, Prompt, TargetChoice
 
 _SMALLEST_CPU_BATCH: Final = 128
 _SMALLEST_ACCELERATOR_BATCH: Final = 512
@@ -45,6 +46,20 @@ class _Options:
     memory_limit: int | None
     offload: bool
 
+    last_progress: list[tuple[int, int, str]] = field(
+        default_factory=lambda: [(0, 0, "running the model")]
+    )
+
+    def report(self, done: int, total: int, what: str) -> None:
+        """Call ``progress``."""
+        self.last_progress[0] = (done, total, what)
+        self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Call ``progress`` again, so that it may raise between two layers."""
+        if self.progress is not None:
+            self.progress(*self.last_progress[0])
+
     def __post_init__(self) -> None:
         for name, value in (("rank_every", self.rank_every), ("batch_size", self.batch_size)):
             if value is not None and value < 1:
@@ -57,7 +72,7 @@ class _Options:
 
 def trace(
     model: Model,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     targets: Sequence[TargetChoice] | None = None,
     max_logits: int = 10,
     logit_mass: float = 0.95,
@@ -67,8 +82,14 @@ def trace(
     progress: Progress | None = None,
     memory_limit: int | None = None,
     offload: bool = False,
+    force: bool = False,
 ) -> AttributionGraph:
     """Return the attribution graph of the model's next token after ``prompt``.
+
+    ``prompt`` is a text, token ids, or a chat (``[{"role": "user", "content": "…"}]``), which the
+    tokenizer's chat template turns into text. Transcoders that were trained on chats only
+    (:attr:`Model.needs_chat`) carry no features at the beginning of other text, so it is refused
+    unless ``force`` is given.
 
     ``targets`` are tokens (text or ids), contrasts, directions or features. None takes the fewest
     likeliest tokens whose probability reaches ``logit_mass``, at most ``max_logits``.
@@ -76,7 +97,7 @@ def trace(
     At most ``max_features`` active features are expanded, the most influential first, ranked anew
     after every ``rank_every`` of them. ``batch_size`` only changes the speed. None takes 256 on the
     CPU, and up to 1,024 on a GPU. It is lowered if memory is short. ``progress`` is called after
-    every batch and may raise :class:`tracer.errors.Cancelled`.
+    every batch, and again at every layer, and may raise :class:`tracer.errors.Cancelled`.
 
     ``memory_limit`` (bytes, in addition to the open model) is what the trace may use, None for most
     of what is free. ``offload`` moves weights that backward walks do not need to the CPU meanwhile.
@@ -106,17 +127,22 @@ def trace(
         memory_limit, offload,
     )  # fmt: skip
     token_ids = model.encode(prompt)
+    if not force:
+        model.check_chat(token_ids)
     advice = "lower max_features or memory_limit, set offload=True, or shorten the prompt"
     with as_tracer_errors(f"tracing {len(token_ids)} tokens", model.device, advice):
-        text = prompt if isinstance(prompt, str) else "".join(model.token_strings(token_ids))
-        return _trace(model, text, token_ids, options)
+        graph = _trace(model, model.prompt_text(prompt), token_ids, options)
+    if not is_chat(prompt):
+        return graph
+    messages = [{key: str(value) for key, value in message.items()} for message in prompt]
+    return replace(graph, provenance={**graph.provenance, "messages": messages})
 
 
 def _trace(
     model: Model, prompt: str, token_ids: tuple[int, ...], options: _Options
 ) -> AttributionGraph:
     check_forward(model, len(token_ids), options.memory_limit)
-    frozen = frozen_pass(model, token_ids)
+    frozen = frozen_pass(model, token_ids, options.checkpoint)
     n_active = len(frozen.features)
     if not n_active:
         raise NoActiveFeaturesError(
@@ -127,6 +153,7 @@ def _trace(
     n_expanded = n_active if options.max_features is None else min(options.max_features, n_active)
     check_decoders(model, frozen, options.memory_limit)
     backward = FrozenBackward(model, frozen)
+    backward.checkpoint = options.checkpoint
     plan = plan_walks(
         backward, len(chosen.targets), n_expanded, options.batch_size, options.memory_limit
     )
@@ -157,8 +184,7 @@ def _expand(
     def report(count: int) -> None:
         nonlocal done
         done += count
-        if options.progress is not None:
-            options.progress(done, total, "direct effects")
+        options.report(done, total, "direct effects")
 
     report(0)
     for start in range(0, n_targets, batch_size):

@@ -23,6 +23,8 @@ from tracer.types import Progress
 
 _TEXTS: Final = (".json", ".txt", ".model", ".jinja")
 _LARGEST_TEXT: Final = 2**27  # bytes
+ADAPTER: Final = "adapter_config.json"
+"""The file that a LoRA or another adapter has, in place of a model's config.json."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +139,15 @@ def plan_model(reference: str, update: bool = False) -> Plan:
     files = _directly_in(listing, place.folder)
     weights = [f for f in files if f.path.endswith(".safetensors") and _name(f).startswith("model")]
     texts = [f for f in files if f.path.endswith(_TEXTS) and f.size < _LARGEST_TEXT]
+    is_adapter = any(_name(file) == ADAPTER for file in files)
     if not any(_name(file) == "config.json" for file in texts):
+        refuse_adapter(reference, is_adapter)
         raise ModelError(
             f"{reference} is not a model: it has no config.json{_searched(listing)}; give a "
             "repository with a Hugging Face model"
         )
     if not weights:
+        refuse_adapter(reference, is_adapter)
         raise ModelError(
             f"{reference} has no model.safetensors{_searched(listing)}: other weight formats can "
             "run code when they are read, so they are not opened; look for a copy with safetensors"
@@ -151,6 +156,15 @@ def plan_model(reference: str, update: bool = False) -> Plan:
     part = Part(place.repo, listing.commit, tuple(file.path for file in chosen))
     sizes = {(place.repo, f.path): f.size for f in chosen}
     return Plan(reference, place, part, (), sizes, listing.complete)
+
+
+def refuse_adapter(name: str, is_adapter: bool) -> None:
+    """Raise :class:`ModelError` for an adapter, which changes a model and is not one."""
+    if is_adapter:
+        raise ModelError(
+            f"{name} is an adapter (LoRA), not a model: merge the adapter first "
+            "(merge_and_unload in PEFT), save the model, and open that folder"
+        )
 
 
 def plan_set(reference: str, progress: Progress | None = None, update: bool = False) -> Plan:

@@ -22,6 +22,12 @@ from tracer.parsing import Fields, problem, read_yaml, shortened
 
 DTYPE_BYTES: Final[Mapping[str, int]] = {"float32": 4, "bfloat16": 2}
 KINDS: Final = ("per-layer", "cross-layer")
+SHORT_NAMES: Final = {
+    "gemma": "mntss/gemma-scope-transcoders",
+    "llama": "mntss/transcoder-Llama-3.2-1B",
+    "mwhanna/gemma-scope-transcoders": "mntss/gemma-scope-transcoders",
+}
+"""circuit-tracer's short names of transcoder sets, and an older repository, by repository."""
 _PUBLISHED: Final = Path(__file__).with_name("registry.yaml")
 
 
@@ -43,6 +49,8 @@ class ListedSet:
     """Whether its repository has feature examples; None if unknown."""
     neuronpedia: tuple[str, str] | None
     """Its model and source set on Neuronpedia."""
+    chat: bool = False
+    """Whether it was trained on chats only: other text has no features at its beginning."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +144,15 @@ def registry(own: bool = True) -> tuple[ListedModel, ...]:
 def listed(name: str, transcoders: str | None = None) -> tuple[ListedModel, ListedSet] | None:
     """Return the entries of a model and a transcoder set, each given by name or repository.
 
-    Without ``transcoders``, the model's first set; None where either is not listed.
+    Without ``transcoders``, the model's first set; None where either is not listed. A set may also
+    have one of circuit-tracer's `SHORT_NAMES`.
 
     >>> model, transcoder_set = listed("gemma-2-2b")
     >>> model.reference, transcoder_set.reference
     ('google/gemma-2-2b', 'mntss/gemma-scope-transcoders')
     """
+    if transcoders is not None:
+        transcoders = SHORT_NAMES.get(transcoders, transcoders)
     for model in registry():
         if name in (model.name, model.reference):
             for entry in model.sets:
@@ -193,6 +204,7 @@ def _stored(model: ListedModel) -> dict[str, Any]:
             by_rows=entry.by_rows,
             examples=entry.examples,
             neuronpedia="/".join(entry.neuronpedia) if entry.neuronpedia else None,
+            chat=entry.chat,
         )
         for entry in model.sets
     ]
@@ -229,6 +241,7 @@ class _SetEntry(Fields):
     by_rows: bool = True
     examples: bool | None = None
     neuronpedia: Annotated[str, AfterValidator(_two_names)] | None = None
+    chat: bool = False
 
     def listed(self) -> ListedSet:
         model, _, source_set = (self.neuronpedia or "").partition("/")
@@ -241,6 +254,7 @@ class _SetEntry(Fields):
             by_rows=self.by_rows,
             examples=self.examples,
             neuronpedia=(model, source_set) if self.neuronpedia else None,
+            chat=self.chat,
         )
 
 
@@ -284,6 +298,8 @@ class _Family(Fields):
     gated: bool
     licence: str
     tunings: list[Text]
+    chat_tunings: list[Text]
+    """The tunings whose sets were trained on chats only."""
     sizes: dict[Text, _Shape]
     sets: list[_SetEntry]
 
@@ -301,7 +317,12 @@ class _Family(Fields):
                     layers=shape.layers,
                     d_model=shape.d_model,
                     sets=[
-                        entry.model_copy(update={"repo": entry.repo.format(**names)})
+                        entry.model_copy(
+                            update={
+                                "repo": entry.repo.format(**names),
+                                "chat": tuning in self.chat_tunings,
+                            }
+                        )
                         for entry in self.sets
                     ],
                 )

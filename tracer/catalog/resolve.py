@@ -7,7 +7,7 @@ is loaded. :func:`obtain` downloads what is missing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,8 @@ from tracer import hub, paths
 from tracer.catalog import downloads
 from tracer.catalog.registry import listed, registry
 from tracer.errors import HubReferenceError, ModelError, NotDownloadedError, TranscoderError
-from tracer.transcoders.config import CONFIG, local_files, read_config
+from tracer.transcoders.config import CONFIG, local_files
+from tracer.transcoders.other_tools import SETTINGS, is_set, read_set_config
 from tracer.types import Progress
 
 ATLAS: Final = "atlas"
@@ -192,7 +193,8 @@ def _on_hub(name: str, marker: str) -> bool:
     """Return whether a name means a repository: it is a valid reference and not a folder."""
     if name == ATLAS or name in ATLAS_TRANSCODERS or _is_path(name):
         return False
-    if paths.is_file(paths.expand_user(name) / marker):
+    folder = paths.expand_user(name)
+    if is_set(folder) if marker == CONFIG else paths.is_file(folder / marker):
         return False
     try:
         hub.Reference.parse(name)
@@ -214,6 +216,7 @@ def _model(name: str) -> tuple[Path, dict[str, str]]:
         return download.folder, {hub.Reference.parse(name).repo: download.commit}
     folder = paths.ATLAS_WEIGHTS / "model" if name == ATLAS else paths.expand_user(name)
     if not paths.is_file(folder / "config.json"):
+        downloads.refuse_adapter(name, paths.is_file(folder / downloads.ADAPTER))
         names = ", ".join(model.name for model in registry()[:4])
         raise ModelError(
             f"no model at {name!r}: expected {ATLAS!r}, a name from `python -m tracer models` "
@@ -237,13 +240,13 @@ def _transcoders(
         return download.folder, files, pinned, {place.repo: download.commit, **download.others}
     is_atlas = request.model == ATLAS and name in ATLAS_TRANSCODERS
     folder = paths.ATLAS_WEIGHTS / name if is_atlas else paths.expand_user(name)
-    if not paths.is_file(folder / CONFIG):
+    if not is_set(folder):
         choice = f" or one of {', '.join(ATLAS_TRANSCODERS)}" if request.model == ATLAS else ""
         raise TranscoderError(
             f"no transcoders at {name!r}: expected org/name on the hub, or a folder with a "
             f"config.yaml{choice}"
         )
-    config = read_config(folder) if not is_atlas else None
+    config = read_set_config(folder) if not is_atlas else None
     listed_files = local_files(folder, config) if config and config.transcoders else None
     return folder, listed_files, None, {}
 
@@ -259,7 +262,7 @@ def _add(
     digest: hashlib._Hash,
     name: str,
     folder: Path,
-    files: Iterable[Path],
+    files: Collection[Path],
     commits: Mapping[str, str],
 ) -> None:
     """Add a model or a set to the fingerprint: by commits if it has them, else by its files."""
@@ -268,7 +271,8 @@ def _add(
         digest.update(repr((place.repo, place.folder, sorted(commits.items()))).encode())
         return
     inside = sorted(path for path in folder.iterdir() if path.is_file())
-    for path in [*inside, *(path for path in files if path.is_file())]:
+    settings = (path.with_name(SETTINGS) for path in files)  # of sparsify and SAELens
+    for path in [*inside, *(path for path in (*files, *settings) if path.is_file())]:
         status = path.stat()
         digest.update(f"{path.name}\0{status.st_size}\0".encode())
         if status.st_size <= _HASHED_UP_TO:

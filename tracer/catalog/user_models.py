@@ -10,7 +10,8 @@ from tracer.catalog.resolve import ATLAS
 from tracer.errors import HubReferenceError, ModelError, RegistryError, TranscoderError
 from tracer.hub import Reference
 from tracer.parsing import read_json
-from tracer.transcoders.config import CONFIG, read_config
+from tracer.transcoders.config import CONFIG
+from tracer.transcoders.other_tools import is_set, read_set_config
 
 
 def described(name: str, model: str, transcoders: str) -> ListedModel:
@@ -35,9 +36,9 @@ def described(name: str, model: str, transcoders: str) -> ListedModel:
     else:
         _check_reference(model, "a folder with a config.json", ModelError)
     cross_layer, set_name = False, transcoders.rstrip("/").partition("@")[0].rpartition("/")[2]
-    if paths.is_file(config_folder / CONFIG):
+    if is_set(config_folder):
         transcoders = str(config_folder.resolve())
-        cross_layer = read_config(config_folder).cross_layer
+        cross_layer = read_set_config(config_folder).cross_layer
     else:
         _check_reference(transcoders, f"a folder with a {CONFIG}", TranscoderError)
     entry = ListedSet(

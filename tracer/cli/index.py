@@ -14,7 +14,7 @@ from tracer.cli.options import (
     open_model,
     print_json,
 )
-from tracer.cli.progress import progress_bar
+from tracer.progress import progress_bar
 
 
 def add(commands: Any) -> None:

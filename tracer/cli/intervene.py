@@ -6,15 +6,17 @@ import argparse
 from typing import Any
 
 from tracer.cli.options import (
+    add_chat_option,
     add_command,
     add_json,
     add_memory_option,
     add_model_options,
     open_model,
     print_json,
+    prompt_of,
 )
-from tracer.cli.progress import progress_bar
 from tracer.errors import InterventionError
+from tracer.progress import progress_bar
 from tracer.types import Intervention
 
 
@@ -32,6 +34,7 @@ def add(commands: Any) -> None:
 """,
     )
     parser.add_argument("prompt", help="the text that the model continues")
+    add_chat_option(parser)
     parser.add_argument(
         "--set",
         dest="edits",
@@ -63,7 +66,7 @@ def _intervene(options: argparse.Namespace) -> None:
     with progress_bar() as progress:
         result = tracer.intervene(
             model,
-            options.prompt,
+            prompt_of(options),
             edits,
             freeze_attention=not options.free_attention,
             generate=options.generate,

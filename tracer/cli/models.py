@@ -8,10 +8,11 @@ from typing import Any
 from tracer import paths
 from tracer.catalog.registry import KINDS, ListedModel, ListedSet, disk, memory, registry
 from tracer.cli.options import add_command, add_json, print_json
-from tracer.cli.progress import progress_bar
 from tracer.errors import HubReferenceError, ModelError
 from tracer.files import format_bytes
+from tracer.progress import progress_bar
 from tracer.transcoders.config import CONFIG
+from tracer.transcoders.other_tools import is_set
 
 
 def add(commands: Any) -> None:
@@ -81,6 +82,7 @@ def _models(options: argparse.Namespace) -> None:
     for report in reports:
         sizes = "".join(f"{_size(report[key]):>9}" for key in ("float32", "bfloat16", "disk"))
         notes = [report["licence"] + ", gated" if report["gated"] else report["licence"]]
+        notes += ["for chats"] if report["chat"] else []
         notes += ["downloaded"] if report["downloaded"] else []
         print(
             f"{report['model']:22}{report['transcoders']:14}{report['kind']:13}{sizes}"
@@ -112,6 +114,7 @@ def _report(model: ListedModel, entry: ListedSet) -> dict[str, Any]:
         "gated": model.gated,
         "licence": model.licence,
         "examples": entry.examples,
+        "chat": entry.chat,
         "float32": memory(model, entry, "float32").least,
         "bfloat16": memory(model, entry, "bfloat16").least,
         "disk": disk(model, entry).whole,
@@ -152,7 +155,7 @@ def _convert(options: argparse.Namespace) -> None:
     source, target = paths.expand_user(options.source), paths.expand_user(options.target)
     files = None
     with progress_bar() as progress:
-        if not paths.is_file(source / CONFIG) and not options.source.startswith(("/", ".", "~")):
+        if not is_set(source) and not options.source.startswith(("/", ".", "~")):
             known = downloads.known(options.source)
             if known is None or downloads.to_fetch(options.source):
                 plan = downloads.plan_set(options.source, progress)

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer.cli.progress import progress_bar, watched
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
+from tracer.progress import progress_bar, watched
+from tracer.types import Prompt
 
 if TYPE_CHECKING:
     from tracer.model.model import Model
@@ -42,15 +43,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        default="atlas",
         metavar="NAME",
-        help="atlas (embedded, the default), a name listed by 'models', org/name[@revision] on the "
-        "Hugging Face Hub, or the folder of a Hugging Face model",
+        help="atlas (embedded), a name listed by 'models', org/name[@revision] on the Hugging Face "
+        "Hub, or the folder of a Hugging Face model (default: the model of a listed set, else "
+        "atlas)",
     )
     group.add_argument(
         "--transcoders",
         metavar="NAME",
-        help="per-layer or cross-layer for atlas, a set listed by 'models', "
+        help="per-layer or cross-layer for atlas, a set listed by 'models', gemma or llama, "
         "org/name[/folder][@revision] on the Hub, or a folder (default: the model's first set)",
     )
     group.add_argument(
@@ -143,19 +144,48 @@ def open_model(options: argparse.Namespace) -> Model:
     """
     import tracer
 
+    on_disk = getattr(options, "offload", None) == "disk"
+    lazy = {"lazy_decoders": True, "lazy_encoders": True} if on_disk else {}
     with progress_bar() as progress:
         model: Model = tracer.load(
-            options.model,
+            model_name(options),
             options.transcoders,
             options.device,
             options.dtype,
             forward_dtype=options.forward_dtype,
             tf32=options.tf32,
             progress=progress,
+            **lazy,
         )
     if watched():
         print(f"device: {model.device_choice.describe(model.bridge.dtype)}", file=sys.stderr)
     return model
+
+
+def model_name(options: argparse.Namespace) -> str:
+    """Return the model to open: that of a published set, if only the set is given."""
+    from tracer.catalog.published import listed_set
+
+    if options.model is not None:
+        return str(options.model)
+    known = listed_set(options.transcoders) if options.transcoders else None
+    return known[0] if known else "atlas"
+
+
+def prompt_of(options: argparse.Namespace) -> Prompt:
+    """Return the prompt of a command, as a chat with one message if that is asked for."""
+    if options.chat:
+        return [{"role": "user", "content": options.prompt}]
+    return str(options.prompt)
+
+
+def add_chat_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that makes the prompt a chat."""
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="write the prompt as a user's message, by the chat template of the model's tokenizer",
+    )
 
 
 def open_graph(path: str) -> AttributionGraph:

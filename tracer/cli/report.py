@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracer.graph.graph import AttributionGraph
+from tracer.graph.kinds import generic_name
 from tracer.graph.pruning import PrunedGraph
+from tracer.interchange.notes import import_notes
 from tracer.interventions.run import InterventionResult
-from tracer.types import FeatureId, NodeId, TokenProbability
+from tracer.types import COMPUTED_KINDS, FeatureId, NodeId, TokenProbability
 
 
 def node_label(graph: AttributionGraph, node: NodeId, labels: Mapping[FeatureId, str]) -> str:
@@ -23,6 +25,8 @@ def node_label(graph: AttributionGraph, node: NodeId, labels: Mapping[FeatureId,
         row = graph.index.row(node) - graph.index.logit_rows.start
         label: str = graph.targets[row].label
         return label
+    if node.kind != "feature":
+        return generic_name(graph.index.generic_node(node))
     return labels.get(node.feature) or str(node.feature)
 
 
@@ -43,7 +47,7 @@ def pruned_graph_report(
                 "index": node.index,
                 "token": graph.tokens[node.position],
                 "label": node_label(graph, node, labels),
-                "activation": float(graph.activations[row]) if node.kind == "feature" else None,
+                "activation": _activation(graph, node, row),
                 "influence": float(pruned.influence[row]),
                 "cumulative_influence": float(pruned.cumulative_influence[row]),
             }
@@ -73,9 +77,18 @@ def pruned_graph_report(
         "rounding_error": None if math.isnan(graph.rounding_error) else graph.rounding_error,
         "dropped_weight": graph.dropped_weight,
         "provenance": dict(graph.provenance),
+        "notes": list(import_notes(graph)),
         "nodes": nodes,
         "edges": edges,
     }
+
+
+def _activation(graph: AttributionGraph, node: NodeId, row: int) -> float | None:
+    """Return the activation of a feature; None for other nodes, and where a file has none."""
+    if node.kind == "feature":
+        activation = float(graph.activations[row])
+        return None if math.isnan(activation) else activation
+    return None if node.kind in COMPUTED_KINDS else graph.index.generic_node(node).activation
 
 
 def intervention_report(result: InterventionResult, limit: int = 10) -> dict[str, Any]:

@@ -12,14 +12,15 @@ from tracer.cli.options import (
     ExamplesFormatter,
     add_json,
     add_model_options,
+    model_name,
     open_model,
     print_json,
 )
-from tracer.cli.progress import progress_bar
 from tracer.errors import FeatureIndexError, SearchError
 from tracer.features.cards import FeatureReader, Label
 from tracer.features.lookup import FeatureLookup, feature_lookup
 from tracer.hub import network_allowed
+from tracer.progress import progress_bar
 from tracer.search.match import KINDS, FeatureMatch, PeakDetail, TextDetail, parse_feature
 from tracer.types import FeatureId, Progress
 
@@ -88,7 +89,7 @@ def _search(options: argparse.Namespace) -> None:
     _check_options(options)
     with progress_bar() as progress:
         if options.label is not None or options.example is not None:
-            reader = feature_lookup(resolve(options.model, options.transcoders))
+            reader = feature_lookup(resolve(model_name(options), options.transcoders))
             if options.example is not None:
                 matches = tracer.search_examples(reader, options.example, options.limit, progress)
             else:

@@ -9,26 +9,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracer.catalog.resolve import resolve
+from tracer.cli.many import trace_file
 from tracer.cli.options import (
+    add_chat_option,
     add_command,
+    add_json,
     add_memory_option,
     add_model_options,
     add_pruning_options,
     open_graph,
     open_model,
     print_json,
+    prompt_of,
     write_error,
 )
-from tracer.cli.progress import progress_bar
-from tracer.errors import FeatureIndexError, TargetError, TracerError
+from tracer.errors import FeatureIndexError, PromptError, TargetError, TracerError
 from tracer.features.lookup import (
     FeatureLookup,
     feature_lookup,
-    neuronpedia_lookup,
+    published_lookup,
 )
 from tracer.hub import network_allowed
 from tracer.interchange.nodes import explained_by, stored_labels
-from tracer.types import Contrast, FeatureId, FeatureTarget, TargetChoice
+from tracer.progress import progress_bar
+from tracer.types import Contrast, FeatureId, FeatureTarget, TargetChoice, Thresholds
 
 if TYPE_CHECKING:
     from tracer.features.cards import FeatureReader
@@ -49,12 +53,40 @@ def add(commands: Any) -> None:
         "influence.",
         examples="""\
   python -m tracer trace "The capital of the state containing Dallas is"
+  python -m tracer trace --prompts prompts.csv --summary results.parquet
   python -m tracer trace --contrast " Austin" " Sacramento" "The capital of Texas is"
   python -m tracer trace --model gemma-2-2b --transcoders clt-426k --dtype bfloat16 \\
       --max-features 4096 --save dallas.safetensors "The capital of the state containing Dallas is"
+  python -m tracer trace --model gemma-3-1b-it --chat "What is the capital of Texas?"
+
+The options of circuit-tracer's `attribute` are understood too: see "Coming from circuit-tracer" in
+docs/.
 """,
     )
-    trace.add_argument("prompt", help="the text whose next token to explain")
+    trace.add_argument("prompt", nargs="?", help="the text whose next token to explain")
+    trace.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="trace every prompt of a .csv or .jsonl file (prompt, label, target) into the store "
+        "instead; the same command goes on after an interruption",
+    )
+    trace.add_argument(
+        "--summary",
+        metavar="FILE",
+        help="with --prompts: also write a table of the results, .csv or .parquet",
+    )
+    trace.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="with --prompts: trace on a Ray cluster, for example ray://head:10001; local for this "
+        "machine",
+    )
+    add_chat_option(trace)
+    trace.add_argument(
+        "--force",
+        action="store_true",
+        help="trace text as it is, although the transcoders were trained on chats only",
+    )
     trace.add_argument(
         "--target",
         action="append",
@@ -97,6 +129,18 @@ def add(commands: Any) -> None:
         help="compute the inputs of only the N most influential features (default: all)",
     )
     add_memory_option(trace)
+    trace.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="compute N rows of the graph at a time; changes only the speed",
+    )
+    trace.add_argument(
+        "--offload",
+        choices=("cpu", "disk"),
+        help="keep weights that a step does not need on the CPU; disk also reads the transcoders "
+        "from their files",
+    )
     trace.add_argument("--save", metavar="FILE", help="also save the complete graph to FILE")
     add_pruning_options(trace)
     add_model_options(trace)
@@ -117,34 +161,64 @@ def add(commands: Any) -> None:
     export = add_command(
         commands,
         "export",
-        summary="write a pruned graph as JSON for other tools",
-        description="Write a pruned graph as JSON that Neuronpedia, circuit-tracer and Anthropic's "
-        "front end open,\nwith the labels of features that have one.",
-        examples="  python -m tracer export dallas.safetensors dallas.json",
+        summary="write a graph as JSON that other tools read",
+        description="Write a graph in the form that Neuronpedia, circuit-tracer and Anthropic's "
+        "frontend open,\nwith the labels of features that have one. Published JSON is written as "
+        "it was read, pins,\nsupernodes and unknown keys included; it is pruned only when a "
+        "threshold is given.",
+        examples="""  python -m tracer export dallas.safetensors dallas.json
+  python -m tracer export published.json smaller.json --node-threshold 0.6""",
     )
     export.add_argument("graph", help=_GRAPH)
     export.add_argument("file", help="the JSON file to write")
-    export.add_argument("--slug", help="short name inside the file (default: the file's name)")
-    add_pruning_options(export)
+    export.add_argument(
+        "--slug",
+        help="short name inside the file (default: a published graph's own, else FILE's name)",
+    )
+    export.add_argument(
+        "--node-threshold",
+        type=float,
+        help="share of the influence that the kept nodes carry, 0 to 1 (0.8 for a complete graph; "
+        "a graph that is pruned already keeps all)",
+    )
+    export.add_argument(
+        "--edge-threshold",
+        type=float,
+        help="share of what flows into them that the kept edges carry, 0 to 1 (0.98, likewise)",
+    )
+    add_json(export)
     export.set_defaults(run=_export)
 
 
 def _trace(options: argparse.Namespace) -> None:
     import tracer
 
+    if options.prompts is not None:
+        trace_file(options)
+        return
+    if options.prompt is None:
+        raise PromptError("the prompt is missing: write it as the last argument, or use --prompts")
     targets: list[TargetChoice] = [*(options.target or ())]
     targets += [Contrast(better, worse) for better, worse in options.contrast]
     targets += [_feature_target(text) for text in options.feature]
+    if options.save and Path(options.save).suffix in (".pt", ".json"):
+        raise TracerError(
+            f"--save {options.save} would not be a {Path(options.save).suffix} file: a graph is "
+            "saved as safetensors; name it so, and use 'export' for JSON"
+        )
     model = open_model(options)
     with progress_bar() as progress:
         graph = tracer.trace(
             model,
-            options.prompt,
+            prompt_of(options),
             targets=targets or None,
             max_logits=options.max_logits,
             logit_mass=options.logit_mass,
             max_features=options.max_features,
+            batch_size=options.batch_size,
             memory_limit=options.memory,
+            offload=options.offload is not None,
+            force=options.force,
             progress=progress,
         )
     if options.save:
@@ -161,20 +235,42 @@ def _prune(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     import tracer
+    from tracer.interchange.export import exported_file, exported_graph
     from tracer.interchange.graph_json import write_graph_json
+    from tracer.interchange.notes import import_notes
 
-    graph = open_graph(options.graph)
-    pruned = tracer.prune(graph, options.node_threshold, options.edge_threshold)
-    target = Path(options.file)
-    external = tracer.external_from_pruned(pruned, options.slug or target.stem, _labels(pruned))
+    target, thresholds = Path(options.file), _thresholds(options)
+    if Path(options.graph).suffix == ".json":
+        external = tracer.read_graph_json(options.graph)
+        graph = tracer.graph_from_external(external)
+        external = exported_file(external, thresholds=thresholds, slug=options.slug)
+    else:
+        graph = open_graph(options.graph)
+        slug = options.slug or target.stem
+        external = exported_graph(graph, slug, thresholds=thresholds, names=_labels)
     try:
         size = len(write_graph_json(external, target))
     except OSError as error:
         raise write_error(options.file, error) from error
+    n_links = len(external.links) or len(external.weights)
+    notes = import_notes(graph)
     if options.json:
-        print_json({"nodes": len(external.nodes), "links": len(external.weights), "bytes": size})
+        counts = {"nodes": len(external.nodes), "links": n_links, "bytes": size}
+        print_json({**counts, "notes": notes})
     else:
-        print(f"{len(external.nodes)} nodes and {len(external.weights)} links in {target}")
+        print(f"{len(external.nodes)} nodes and {n_links} links in {target}")
+        print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
+
+
+def _thresholds(options: argparse.Namespace) -> Thresholds | None:
+    """Return the given thresholds, the default for one that is not given; None without any."""
+    node, edge = options.node_threshold, options.edge_threshold
+    if node is None and edge is None:
+        return None
+    default = Thresholds()
+    return Thresholds(
+        default.node if node is None else node, default.edge if edge is None else edge
+    )
 
 
 def _labels(pruned: PrunedGraph) -> dict[FeatureId, str]:
@@ -210,7 +306,7 @@ def _reader(graph: AttributionGraph) -> FeatureReader | None:
             return None  # a graph can be read without them
         return feature_lookup(source)
     published = explained_by(provenance)
-    return neuronpedia_lookup(*published) if published else None
+    return published_lookup(published) if published else None
 
 
 def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:
@@ -230,6 +326,8 @@ def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:
         f"{report['n_edges_traced']} edges kept; replacement score "
         f"{report['replacement_score']:.2f}, completeness {report['completeness_score']:.2f}"
     )
+    for note in report["notes"]:
+        print(note)
     provenance = report["provenance"]
     if "device" in provenance:
         print(f"computed on {provenance['device']} in {provenance['dtype']}")

@@ -18,7 +18,7 @@ from tracer.cli.options import (
     open_model,
     print_json,
 )
-from tracer.cli.progress import progress_bar, watched
+from tracer.progress import progress_bar, watched
 from tracer.types import Progress
 
 _SECONDS_PER_LINE: Final = 30

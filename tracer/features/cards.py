@@ -116,7 +116,8 @@ class FeatureReader(ABC):
         """Return the feature's label, or else the tokens it fires on most; empty if unknown.
 
         In the last two fifths of the layers many features fire on the same few words, so a name
-        without a label includes the tokens they promote: ``is → Austin, TX``.
+        without a label includes the tokens they promote: ``is → Austin, TX``. A feature without
+        examples is named by the tokens it promotes in every layer: ``→ Austin, TX``.
         Raises :class:`FeatureIndexError` when the index is damaged.
         """
         label = self.labels.get(feature)
@@ -135,11 +136,12 @@ class FeatureReader(ABC):
             return ""
         if card.label is not None:
             return card.label.text
+        top = card.top_tokens()
         late = 0 < 3 * self.n_layers <= 5 * card.feature.layer
-        if late and card.promoted and card.groups:
+        if card.promoted and (late or not top):
             promoted = (token.strip() or token for token in card.promoted[:2])
-            return " · ".join(card.top_tokens(1)) + " → " + ", ".join(promoted)
-        return " · ".join(card.top_tokens())
+            return (" · ".join(top[:1]) + " → " + ", ".join(promoted)).strip()
+        return " · ".join(top)
 
 
 class FeatureIndex(FeatureReader):

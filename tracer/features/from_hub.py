@@ -21,7 +21,7 @@ from tracer.errors import (
 )
 from tracer.features.cards import FeatureCard, FeatureIndex, Label
 from tracer.features.disk_cache import CardCache
-from tracer.hub.cache import snapshot
+from tracer.hub.cache import known_commit, snapshot
 from tracer.types import FeatureId
 
 _NO_LABELS: Final[Mapping[FeatureId, Label]] = MappingProxyType({})
@@ -120,3 +120,44 @@ class HubFeatures:
 def _unavailable(feature: FeatureId | None, error: HubError) -> SourceUnavailableError:
     what = "the feature examples" if feature is None else f"the examples of feature {feature}"
     return SourceUnavailableError(f"{what} cannot be fetched: {error}")
+
+
+class UnpinnedHubFeatures:
+    """The ``features/`` folder of a repository at its current commit, looked up when needed."""
+
+    def __init__(self, reference: hub.Reference, cache_folder: Path) -> None:
+        self._reference, self._folder = reference, cache_folder
+        self._lock = threading.Lock()
+        self._pinned: HubFeatures | None = None
+
+    @property
+    def labels(self) -> Mapping[FeatureId, Label]:
+        """The labels published with the index, once the index is on this disk."""
+        pinned = self._pin(network=False)
+        return _NO_LABELS if pinned is None else pinned.labels
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers of the index; 0 until it is on this disk."""
+        pinned = self._pin(network=False)
+        return 0 if pinned is None else pinned.n_layers
+
+    def card(self, feature: FeatureId, network: bool = True) -> FeatureCard | None:
+        """Return the card of ``feature``, or None, as :meth:`HubFeatures.card` does."""
+        try:
+            pinned = self._pin(network)
+        except HubError as error:
+            raise _unavailable(None, error) from error
+        return None if pinned is None else pinned.card(feature, network)
+
+    def _pin(self, network: bool) -> HubFeatures | None:
+        repo, revision = self._reference.repo, self._reference.revision or "main"
+        with self._lock:
+            if self._pinned is None:
+                commit = known_commit(repo, revision)
+                if network and commit is None:
+                    commit = hub.look_up(self._reference).commit
+                if commit is not None:
+                    place = self._reference.folder
+                    self._pinned = HubFeatures(repo, place, commit, self._folder)
+            return self._pinned

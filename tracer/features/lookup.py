@@ -17,10 +17,12 @@ from types import MappingProxyType
 from typing import Final, Protocol, cast
 
 from tracer import hub, paths
+from tracer.catalog.published import Published
 from tracer.catalog.resolve import ModelSource
 from tracer.errors import FeatureIndexError, SourceUnavailableError
 from tracer.features.cards import FeatureCard, FeatureIndex, FeatureReader, Label
-from tracer.features.from_hub import HubFeatures
+from tracer.features.from_address import AddressFeatures
+from tracer.features.from_hub import HubFeatures, UnpinnedHubFeatures
 from tracer.features.from_neuronpedia import Neuronpedia
 from tracer.types import FeatureId, Progress
 
@@ -69,11 +71,22 @@ def feature_lookup(source: ModelSource) -> FeatureReader:
     )
 
 
-def neuronpedia_lookup(model: str, source_set: str) -> FeatureReader:
-    """Return the reader for a set known only by its names on Neuronpedia, as in imported graphs."""
+def published_lookup(published: Published) -> FeatureReader:
+    """Return the reader for a set that is known only by where it is published.
+
+    The sources are the set's repository, then an address of feature files, then Neuronpedia. The
+    network is not used yet. Raises :class:`tracer.errors.HubReferenceError` when the repository is
+    not a valid reference.
+    """
     cache = paths.feature_cards()
-    names = (model, source_set)
-    return FeatureLookup.open(cache, hub=None, neuronpedia=names, cache_folder=cache)
+    sources: list[Source] = []
+    if published.hub is not None:
+        sources.append(UnpinnedHubFeatures(hub.Reference.parse(published.hub), cache))
+    if published.address is not None:
+        sources.append(AddressFeatures(published.address, published.numbering, cache))
+    if published.neuronpedia is not None:
+        sources.append(Neuronpedia(*published.neuronpedia, cache))
+    return FeatureLookup([], sources)
 
 
 class FeatureLookup(FeatureReader):

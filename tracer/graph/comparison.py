@@ -19,7 +19,7 @@ from tracer.errors import ComparisonError
 from tracer.graph.graph import AttributionGraph
 from tracer.graph.nodes import FloatArray, IntArray
 from tracer.graph.pruning import PrunedGraph
-from tracer.types import FeatureId, NodeId, NodeKind
+from tracer.types import COMPUTED_KINDS, FeatureId, NodeId, NodeKind
 
 Alignment = Literal["token", "end", "feature"]
 Side = Literal["both", "left", "right"]
@@ -38,7 +38,8 @@ class ComparedNode:
     """A node of the merged graph, with the kept nodes of either graph that it represents.
 
     ``activation`` is (left, right): the feature's largest, from the unpruned graph, so that 0 means
-    inactive, not merely pruned; NaN for other kinds. ``influence`` is (left, right): the share of
+    inactive, not merely pruned; that of the kept nodes for generic nodes, NaN where it is unknown.
+    ``influence`` is (left, right): the share of
     the targets' weight that flows through the kept nodes, 0 to 1.
     """
 
@@ -46,7 +47,8 @@ class ComparedNode:
     layer: int
     slot: int
     index: int
-    """The feature's index in its layer, the vocabulary id of a token or logit, -1 for an error."""
+    """As in a :class:`NodeId`: the feature's index in its layer, the vocabulary id of a token or
+    logit, negative for an error and for a generic node that is not a feature."""
     left: tuple[NodeId, ...]
     right: tuple[NodeId, ...]
     activation: tuple[float, float]
@@ -243,11 +245,28 @@ class _Merging:
             return "token", place, graph.tokens[node.position]
         if node.kind == "error":
             return "error", node.layer, place
+        if node.kind != "feature":
+            return self._generic_key(graph, side, node, place)
         if self.names is not None:
             name = self.names[side].get(node.feature)
             return ("feature", name, place) if name else ("feature", side, *node)
         own = None if self.same_dictionary else side
         return "feature", own, node.layer, place, node.index
+
+    def _generic_key(
+        self, graph: AttributionGraph, side: int, node: NodeId, place: int | None
+    ) -> Hashable:
+        """Return the key of a generic node: by its index, or else by its id without the position.
+
+        A bias, for example, has no index: ``3_bias_attn_bO_8`` and ``3_bias_attn_bO_9`` are one
+        bias at two tokens.
+        """
+        if node.index >= 0:
+            own = None if self.same_dictionary else side
+            return node.kind, own, node.layer, place, node.index
+        published = graph.index.generic_node(node)
+        name = "" if published.is_error else published.id.removesuffix(f"_{node.position}")
+        return node.kind, node.layer, place, name
 
 
 def _compared(
@@ -273,6 +292,11 @@ def _compared(
                 for at, (nodes, pruned) in enumerate(((left_nodes, left), (right_nodes, right)))
             ]
         activation = (_activation(left, active[0]), _activation(right, active[1]))
+    elif first.kind not in COMPUTED_KINDS:
+        activation = (
+            _published_activation(left, left_nodes),
+            _published_activation(right, right_nodes),
+        )
     return ComparedNode(
         kind=first.kind,
         layer=strongest.layer,
@@ -307,6 +331,11 @@ def _activation(pruned: PrunedGraph, nodes: Sequence[NodeId]) -> float:
     if not rows and provenance.get("imported") and not provenance.get("unpruned"):
         return float("nan")  # it may have been active, and pruned before the import
     return float(max(pruned.graph.activations[rows], default=0.0))
+
+
+def _published_activation(pruned: PrunedGraph, nodes: Sequence[NodeId]) -> float:
+    published = (pruned.graph.index.generic_node(node).activation for node in nodes)
+    return max((value for value in published if value is not None), default=float("nan"))
 
 
 def _influence(pruned: PrunedGraph, node: NodeId) -> float:

@@ -15,10 +15,13 @@ import numpy as np
 from safetensors.numpy import save as safetensors_bytes
 
 from tracer.files import atomic_write
-from tracer.graph.graph_file import ARRAYS, read_graph_file
+from tracer.graph.generic import GenericNode, QkResults
+from tracer.graph.graph_file import ARRAYS, GENERIC_VERSION, read_graph_file, with_checksum
 from tracer.graph.graph_file import FORMAT_VERSION as FORMAT_VERSION
 from tracer.graph.influence import GraphInfluence, graph_influence
 from tracer.graph.nodes import FloatArray, IntArray, NodeIndex, target_ids
+from tracer.graph.order import node_depths
+from tracer.graph.stored_generic import generic_header, generic_nodes, qk_results
 from tracer.types import NodeId, Target, TokenProbability
 
 if TYPE_CHECKING:
@@ -33,7 +36,8 @@ class AttributionGraph:
     *targets*: row ``t`` has the effects ``weights[indptr[t]:indptr[t + 1]]`` of the nodes
     ``sources[indptr[t]:indptr[t + 1]]``, which ascend and are in lower layers. A weight is what the
     source adds to the target's pre-activation (for a logit: to the logit minus the mean logit).
-    The rows of errors and tokens are empty: they have no inputs.
+    The rows of errors and tokens are empty: they have no inputs. Effects of and on generic nodes,
+    which only published graphs have, may also stay within a layer.
 
     >>> graph = AttributionGraph(
     ...     prompt="hot", tokens=("<bos>", "hot"), token_ids=(1, 52), n_layers=1,
@@ -78,6 +82,11 @@ class AttributionGraph:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """The names and fingerprints of model and transcoders, and every option that affects the
     numbers."""
+    generic: tuple[GenericNode, ...] = ()
+    """Nodes that another tool computed and this library does not, ascending by layer, position,
+    kind and index."""
+    qk: QkResults = field(default_factory=QkResults)
+    """What made attention features attend where they do, where another tool traced that."""
 
     def __post_init__(self) -> None:
         for array in (self.features, self.activations, self.indptr, self.sources, self.weights):
@@ -87,7 +96,7 @@ class AttributionGraph:
     def index(self) -> NodeIndex:
         """The order of the nodes."""
         targets = target_ids(target.token_ids for target in self.targets)
-        return NodeIndex(self.features, self.n_layers, self.token_ids, targets)
+        return NodeIndex(self.features, self.n_layers, self.token_ids, targets, self.generic)
 
     @property
     def n_nodes(self) -> int:
@@ -110,10 +119,15 @@ class AttributionGraph:
         return weights
 
     @cached_property
+    def depths(self) -> IntArray | None:
+        """``(n_nodes,)`` a topological order; None where the layers are one already."""
+        return node_depths(self.n_nodes, self.rows, self.sources) if self.generic else None
+
+    @cached_property
     def influence(self) -> GraphInfluence:
         """The influence of every node on the targets, before pruning."""
         return graph_influence(
-            self.index, self.rows, self.sources, self.weights, self.target_weights
+            self.index, self.rows, self.sources, self.weights, self.target_weights, self.depths
         )
 
     def to_dense(self) -> torch.Tensor:
@@ -140,7 +154,7 @@ class AttributionGraph:
         ['activations', 'features', 'indptr', 'sources', 'weights']
         """
         header = {
-            "format_version": FORMAT_VERSION,
+            "format_version": GENERIC_VERSION if self.generic else FORMAT_VERSION,
             "prompt": self.prompt,
             "tokens": self.tokens,
             "token_ids": self.token_ids,
@@ -151,9 +165,11 @@ class AttributionGraph:
             "dropped_weight": self.dropped_weight,
             "rounding_error": None if math.isnan(self.rounding_error) else self.rounding_error,
             "provenance": dict(self.provenance),
+            **generic_header(self.generic, self.qk),
         }
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
-        return bytes(safetensors_bytes(arrays, {"graph": json.dumps(header)}))
+        text = with_checksum(json.dumps(header), arrays)
+        return bytes(safetensors_bytes(arrays, {"graph": text}))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the graph to ``path``; a failed write leaves the old file.
@@ -203,5 +219,7 @@ def load_graph(path: str | os.PathLike[str]) -> AttributionGraph:
         dropped_weight=header.dropped_weight,
         rounding_error=math.nan if header.rounding_error is None else header.rounding_error,
         provenance=header.provenance,
+        generic=generic_nodes(header.generic),
+        qk=qk_results(header.qk),
         **arrays,
     )

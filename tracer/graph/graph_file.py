@@ -7,24 +7,39 @@ what it returns.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from tracer.errors import GraphFileError, one_line, short
 from tracer.graph.nodes import IntArray, NodeIndex, target_ids
+from tracer.graph.order import node_depths, on_a_circle, runs_backward
+from tracer.graph.stored_generic import (
+    Stored,
+    StoredGeneric,
+    StoredQk,
+    generic_nodes,
+    generic_problems,
+)
 
 FORMAT_VERSION: Final = 1
+GENERIC_VERSION: Final = 2
+"""The version of a file with generic nodes, whose rows older readers would misplace."""
 MAX_LAYERS: Final = 4096
 """No known model is deeper; influence is computed layer by layer, so a false count would hang."""
 ARRAYS: Final = ("features", "activations", "indptr", "sources", "weights")
 _INTEGERS, _FLOATS = ("I32", "I64"), ("F32", "F64")
 _DTYPES: Final = dict.fromkeys(ARRAYS, _INTEGERS) | {"activations": _FLOATS, "weights": _FLOATS}
+
+_CHECKSUM: Final = re.compile(r', "sha256": "([^"]*)"\}$')
 
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -32,11 +47,7 @@ _Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
-
-
-class StoredTarget(_Stored):
+class StoredTarget(Stored):
     """One :class:`tracer.types.Target` in the header."""
 
     label: str
@@ -46,18 +57,20 @@ class StoredTarget(_Stored):
     """Kind, layer, position and index of the explained feature, when the target is one."""
 
 
-class _Version(_Stored):
+class _Version(Stored):
     format_version: int
 
 
-class _Provenance(_Stored):
+class _Provenance(Stored):
     """The provenance that imported graphs have; what others have is only shown as text."""
 
-    labels: dict[Annotated[str, Field(pattern=r"^L[0-9]{1,10}/[0-9]{1,10}$")], str] = {}
-    source_urls: list[str] = []
+    labels: dict[Annotated[str, Field(pattern=r"^L[0-9]{1,10}/[0-9]{1,10}$")], str] = Field(
+        default_factory=dict
+    )
+    source_urls: list[str] = Field(default_factory=list)
 
 
-class Header(_Stored):
+class Header(Stored):
     """Everything in a graph file except the arrays."""
 
     prompt: str
@@ -72,15 +85,18 @@ class Header(_Stored):
     rounding_error: _Weight | None = 0.0
     """None if it was not measured."""
     provenance: dict[str, Any]
+    generic: tuple[StoredGeneric, ...] = ()
+    qk: StoredQk = StoredQk()
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read the JSON of a header; raises ``ValueError`` with one sentence for anything else."""
         try:
             version = _Version.model_validate_json(text).format_version
-            if version != FORMAT_VERSION:
+            if version not in (FORMAT_VERSION, GENERIC_VERSION):
                 raise ValueError(
-                    f"it has format version {version}, this library reads version {FORMAT_VERSION}"
+                    f"it has format version {version}, this library reads versions "
+                    f"{FORMAT_VERSION} and {GENERIC_VERSION}"
                 )
             header = cls.model_validate_json(text)
         except ValidationError as error:
@@ -100,14 +116,15 @@ def read_graph_file(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Any
     """
     try:
         with safe_open(path, framework="np") as file:
-            header = Header.parse((file.metadata() or {}).get("graph", ""))
+            text = (file.metadata() or {}).get("graph", "")
+            header = Header.parse(text)
             stored = set(file.keys())
             for name in ARRAYS:
                 if name not in stored:
                     raise ValueError(f"it has no array {name!r}")
                 _check_dtype(name, file.get_slice(name).get_dtype())
             arrays = {name: file.get_tensor(name) for name in ARRAYS}
-        problem = next(_problems(header, arrays), None)
+        problem = next(_problems(header, arrays), None) or _checksum_problem(text, arrays)
     except OSError as error:
         reason = _reason(Path(path), error)
         raise GraphFileError(f"{path} cannot be read ({reason}): check the path") from error
@@ -119,13 +136,39 @@ def read_graph_file(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Any
     return header, arrays
 
 
+def with_checksum(header: str, arrays: Mapping[str, Any]) -> str:
+    """Return the JSON of a header with the checksum of itself and the arrays as its last entry.
+
+    It is inside the header because safetensors keeps several metadata entries in any order.
+    """
+    return f'{header[:-1]}, "sha256": "{_checksum(header, arrays)}"}}'
+
+
+def _checksum(header: str, arrays: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in ARRAYS:
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"\0{name} {array.dtype.str} {array.shape}\0".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _checksum_problem(text: str, arrays: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the checksum in a header; files of older versions have none."""
+    stored = _CHECKSUM.search(text)
+    if stored is None or stored[1] == _checksum(f"{text[: stored.start()]}}}", arrays):
+        return None
+    return "its content does not match its checksum"
+
+
 def _sentence(path: str | os.PathLike[str], problem: str) -> str:
     return f"{path} is not a valid graph file ({problem}): trace or import the graph again"
 
 
 def _reason(path: Path, error: OSError) -> str:
-    if path.is_dir():
-        return "it is a directory"
+    with suppress(OSError):  # the name is too long
+        if path.is_dir():
+            return "it is a directory"
     return "it does not exist" if isinstance(error, FileNotFoundError) else one_line(error)
 
 
@@ -167,7 +210,9 @@ def _problems(header: Header, arrays: dict[str, Any]) -> Iterator[str]:
         yield from _feature_problems(name, table, header.n_layers, n_positions)
     yield from _order_problems(features)
     targets = target_ids(target.token_ids for target in header.targets)
-    index = NodeIndex(features, header.n_layers, header.token_ids, targets)
+    generic = generic_nodes(header.generic)
+    index = NodeIndex(features, header.n_layers, header.token_ids, targets, generic)
+    yield from generic_problems(index, header.qk)
     if sources.ndim != 1:
         yield f"sources has shape {sources.shape}, expected (n_edges,)"
     expected = {
@@ -221,6 +266,10 @@ def _row_problems(index: NodeIndex, indptr: IntArray, n_edges: int) -> Iterator[
         yield f"indptr falls from {indptr[row]} to {indptr[row + 1]} at row {row}"
     if indptr[index.error_rows.start] != indptr[index.token_rows.stop]:
         yield "its errors or tokens have inputs, expected none"
+    filled = indptr[1:] > indptr[:-1]
+    for row, node in enumerate(index.generic, index.n_features):
+        if filled[row] and node.is_error:
+            yield f"its error {node.node} has inputs, expected none"
 
 
 def _source_problems(index: NodeIndex, indptr: IntArray, sources: IntArray) -> Iterator[str]:
@@ -241,19 +290,26 @@ def _source_problems(index: NodeIndex, indptr: IntArray, sources: IntArray) -> I
                 f"row {filled[place]} has the source {ends[place]}, expected 0 to {len(index) - 1}"
             )
     has_logit = bool((largest >= index.logit_rows.start).any())
-    if has_logit or _has_effects_downward(index, indptr, sources):
-        rows = np.repeat(np.arange(len(index)), np.diff(indptr))
-        edge = int(np.flatnonzero(index.layers[sources] >= index.layers[rows])[0])
+    if not index.generic and not has_logit and not _has_effects_downward(index, indptr, sources):
+        return
+    rows = np.repeat(np.arange(len(index)), np.diff(indptr))
+    backward = np.flatnonzero(runs_backward(index, rows, sources))
+    if len(backward):
+        edge = int(backward[0])
         source, target = index.node(int(sources[edge])), index.node(int(rows[edge]))
         yield f"it has an effect of {source} on {target}, expected sources in lower layers"
+    circle = on_a_circle(node_depths(len(index), rows, sources), rows, sources)
+    if circle >= 0:
+        yield f"its effects run in a circle through {index.node(circle)}, expected none to return"
 
 
 def _has_effects_downward(index: NodeIndex, indptr: IntArray, sources: IntArray) -> bool:
     """Return whether a source, a row from 0 to the tokens', is not in a layer below its target's.
 
-    Features, and so the rows that have entries, are ordered by layer. The entries of one layer are
-    therefore one slice, and must not name features or errors of that layer or above: two ranges of
-    rows. Subtracting unsigned numbers tests a range with one comparison.
+    For graphs without generic nodes. Features, and so the rows that have entries, are ordered by
+    layer. The entries of one layer are therefore one slice, and must not name features or errors of
+    that layer or above: two ranges of rows. Subtracting unsigned numbers tests a range with one
+    comparison.
     """
     unsigned = sources.view(f"u{sources.dtype.itemsize}")
     ends = np.searchsorted(index.features[:, 0], np.arange(index.n_layers + 1)).tolist()

@@ -40,14 +40,23 @@ def normalized_weights(rows: IntArray, weights: FloatArray, n_nodes: int) -> Flo
 
 
 def node_influence(
-    index: NodeIndex, rows: IntArray, sources: IntArray, shares: FloatArray, start: FloatArray
+    index: NodeIndex,
+    rows: IntArray,
+    sources: IntArray,
+    shares: FloatArray,
+    start: FloatArray,
+    depths: IntArray | None = None,
 ) -> FloatArray:
     """Return ``(n_nodes,)`` influence, from entries that are sorted by row.
 
-    ``shares`` are the normalised weights, ``start`` is the influence that starts at each node.
-    Effects only come from lower layers, and rows are ordered by layer with the logits last, so a
-    single pass from the last layer to the first follows every path.
+    ``shares`` are the normalised weights, ``start`` is the influence that starts at each node. One
+    pass from the last node of a topological order to the first follows every path. Without
+    ``depths`` the order is that of the layers: effects only come from lower layers, and rows are
+    ordered by layer with the logits last. A graph with generic nodes has effects within a layer and
+    needs :func:`tracer.graph.order.node_depths`.
     """
+    if depths is not None:
+        return _influence_by_depth(depths, rows, sources, shares, start)
     by_layer = np.searchsorted(index.features[:, 0], np.arange(index.n_layers + 1))
     ends = np.searchsorted(rows, [*by_layer, len(index)]).tolist()
     total = np.zeros(len(index))
@@ -58,13 +67,38 @@ def node_influence(
     return total
 
 
+def _influence_by_depth(
+    depths: IntArray, rows: IntArray, sources: IntArray, shares: FloatArray, start: FloatArray
+) -> FloatArray:
+    levels = depths[rows]
+    order = np.argsort(-levels, kind="stable")
+    rows, sources, shares, levels = rows[order], sources[order], shares[order], levels[order]
+    total = np.zeros(len(depths))
+    ends = np.flatnonzero(np.r_[levels[1:] != levels[:-1], True][: len(levels)]) + 1
+    first = 0
+    for last in ends.tolist():
+        part = slice(first, last)
+        flow = (total[rows[part]] + start[rows[part]]) * shares[part]
+        np.add.at(total, sources[part], flow)
+        first = last
+    return total
+
+
 def graph_influence(
-    index: NodeIndex, rows: IntArray, sources: IntArray, weights: FloatArray, start: FloatArray
+    index: NodeIndex,
+    rows: IntArray,
+    sources: IntArray,
+    weights: FloatArray,
+    start: FloatArray,
+    depths: IntArray | None = None,
 ) -> GraphInfluence:
-    """Return the influence in an unpruned graph, given by its entries sorted by row."""
+    """Return the influence in an unpruned graph, given by its entries sorted by row.
+
+    ``depths`` are those of :func:`node_influence`.
+    """
     shares = normalized_weights(rows, weights, len(index))
-    errors = (sources >= index.error_rows.start) & (sources < index.error_rows.stop)
+    errors = index.is_error[sources]
     return GraphInfluence(
-        nodes=node_influence(index, rows, sources, shares, start),
+        nodes=node_influence(index, rows, sources, shares, start, depths),
         from_errors=np.bincount(rows[errors], shares[errors], len(index)).astype(np.float64),
     )

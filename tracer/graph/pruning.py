@@ -15,10 +15,8 @@ import numpy as np
 
 from tracer.graph.graph import AttributionGraph
 from tracer.graph.influence import node_influence, normalized_weights
-from tracer.graph.nodes import FloatArray, IntArray, NodeIndex
+from tracer.graph.nodes import BoolArray, FloatArray, IntArray
 from tracer.types import NodeId, Thresholds
-
-BoolArray = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,8 @@ class PrunedGraph:
     """``(n_nodes,)``: the share of all influence that this node and all stronger ones have; small
     means important. Neuronpedia calls it ``influence``."""
     replacement_score: float
-    """The influence of tokens as a share of that of tokens and errors, 0 to 1, before pruning."""
+    """The influence of tokens as a share of that of tokens and errors, 0 to 1, before pruning.
+    Errors of generic nodes count as well."""
     completeness_score: float
     """The share of input that does not come from errors, 0 to 1, averaged over all nodes weighted
     by influence, before pruning."""
@@ -98,8 +97,9 @@ def prune(
 ) -> PrunedGraph:
     """Keep the fewest nodes, then edges, that carry the given shares of the influence.
 
-    Tokens and logits are always kept. Then features without inputs, and features and errors without
-    outputs, are removed until none is left.
+    Tokens and logits are always kept. Then features that lost their inputs, and features and errors
+    without outputs, are removed until none is left. Generic nodes are treated as features, those
+    that never had an input (their errors, biases) as errors.
 
     Raises :class:`tracer.errors.ThresholdError` for a threshold outside 0 to 1.
 
@@ -124,11 +124,11 @@ def prune(
     kept = _edges_between(graph, node_mask)
     rows, sources = graph.rows[kept], graph.sources[kept]
     shares = normalized_weights(rows, graph.weights[kept], n_nodes)
-    reach = node_influence(index, rows, sources, shares, start) + start
+    reach = node_influence(index, rows, sources, shares, start, graph.depths) + start
     edge_scores = shares * reach[rows]
     strong = edge_scores >= _threshold_score(edge_scores, thresholds.edge)
 
-    strong = _without_dead_ends(index, node_mask, rows, sources, strong)
+    strong = _without_dead_ends(graph, node_mask, rows, sources, strong)
     edge_mask = np.zeros(graph.n_edges, bool)
     edge_mask[kept[strong]] = True
     replacement, completeness = _scores(graph)
@@ -147,7 +147,7 @@ def prune(
 def without_pruning(graph: AttributionGraph) -> PrunedGraph:
     """Return a graph with everything kept, for graphs of other tools, which are pruned already.
 
-    Only errors without an edge are left out; dead ends stay.
+    Only errors of MLPs without an edge are left out; dead ends stay.
 
     >>> import tracer
     >>> graph = tracer.trace(tracer.load("atlas"), "The opposite of hot is")
@@ -157,7 +157,7 @@ def without_pruning(graph: AttributionGraph) -> PrunedGraph:
     index = graph.index
     touched = np.zeros(graph.n_nodes, bool)
     touched[graph.sources] = touched[graph.rows] = True
-    touched[index.feature_rows] = True
+    touched[: index.error_rows.start] = True
     touched[index.token_rows.start :] = True
     replacement, completeness = _scores(graph)
     return PrunedGraph(
@@ -219,20 +219,29 @@ def _edges_between(graph: AttributionGraph, node_mask: BoolArray) -> IntArray:
 
 
 def _without_dead_ends(
-    index: NodeIndex, node_mask: BoolArray, rows: IntArray, sources: IntArray, strong: BoolArray
+    graph: AttributionGraph,
+    node_mask: BoolArray,
+    rows: IntArray,
+    sources: IntArray,
+    strong: BoolArray,
 ) -> BoolArray:
     """Remove nodes that nothing flows through from ``node_mask``, in place.
 
-    Errors need no inputs. Returns the mask of the edges that remain.
+    Nodes that are sources by nature need no inputs: errors, and generic nodes that have none in the
+    unpruned graph. Returns the mask of the edges that remain.
     """
+    index = graph.index
     n_nodes, inner = len(index), slice(0, index.token_rows.start)
+    needs_input = np.zeros(n_nodes, bool)
+    needs_input[index.feature_rows] = True
+    needs_input[index.generic_rows] = (np.diff(graph.indptr) > 0)[index.generic_rows]
     while True:
         before = int(node_mask.sum())
         strong = strong & node_mask[rows] & node_mask[sources]
         has_output = np.bincount(sources[strong], minlength=n_nodes) > 0
         has_input = np.bincount(rows[strong], minlength=n_nodes) > 0
         node_mask[inner] &= has_output[inner]
-        node_mask[index.feature_rows] &= has_input[index.feature_rows]
+        node_mask &= has_input | ~needs_input
         if int(node_mask.sum()) == before:
             return strong
 
@@ -250,7 +259,7 @@ def _scores(graph: AttributionGraph) -> tuple[float, float]:
     """Return the replacement and completeness scores of the unpruned graph, 0 to 1."""
     index, influence = graph.index, graph.influence.nodes
     tokens = influence[index.token_rows].sum()
-    errors = influence[index.error_rows].sum()
+    errors = influence[index.is_error].sum()
     reach = influence + graph.target_weights
     replacement = tokens / (tokens + errors) if tokens + errors > 0 else 1.0
     explained = (1 - graph.influence.from_errors) * reach

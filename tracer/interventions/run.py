@@ -37,7 +37,7 @@ from tracer.interventions.scenario import Edit, Scenario
 from tracer.interventions.watching import Watch
 from tracer.model.failures import as_tracer_errors
 from tracer.model.model import Model
-from tracer.types import FeatureId, Intervention, NodeId, Progress
+from tracer.types import FeatureId, Intervention, NodeId, Progress, Prompt
 
 __all__ = [
     "InterventionResult",
@@ -51,7 +51,7 @@ __all__ = [
 
 def run_scenarios(
     model: Model,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     scenarios: Sequence[Scenario],
     generate: int = 0,
     temperature: float = 0.0,
@@ -119,7 +119,7 @@ class _Generation:
 
 def _run_scenarios(
     model: Model,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     token_ids: tuple[int, ...],
     scenarios: Sequence[Scenario],
     generation: _Generation,
@@ -153,7 +153,7 @@ def _run_scenarios(
         outcomes.update(zip(batch, results, strict=True))
     report.batch(len(numbers))
     return ScenarioRun(
-        prompt=prompt if isinstance(prompt, str) else "".join(model.token_strings(token_ids)),
+        prompt=model.prompt_text(prompt),
         token_ids=token_ids,
         baseline=baseline,
         outcomes=tuple(outcomes[number] for number in range(len(scenarios))),
@@ -290,7 +290,7 @@ def _first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
 
 def intervene(
     model: Model,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     interventions: Sequence[Intervention],
     freeze_attention: bool = True,
     constrained_layers: Collection[int] | None = None,

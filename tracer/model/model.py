@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tracer.catalog.registry import listed
 from tracer.catalog.resolve import ModelSource, obtain
 from tracer.errors import (
     EmptyPromptError,
@@ -18,18 +19,22 @@ from tracer.errors import (
     PromptError,
     PromptTooLongError,
     TargetError,
-    UnknownTokenError,
 )
 from tracer.model.block import Block, Norm
 from tracer.model.bridge import Bridge
+from tracer.model.chat import chat_text, is_chat, template_of
 from tracer.model.device import DeviceChoice, choose_device
 from tracer.model.failures import as_tracer_errors
+from tracer.model.text import beginning, joined_text, text_ids, token_of, token_text
 from tracer.transcoders.config import ReadPoint, WritePoint
 from tracer.transcoders.load import load_transcoders
 from tracer.transcoders.transcoder import TranscoderSet
-from tracer.types import Progress
+from tracer.types import Message, Progress, Prompt
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_GEMMA_BEGINS: Final = ("<bos>", "<start_of_turn>", "user", "\n")
+_CONTENT: Final = "TRACER"
+"""Stands for what a user writes, to see what a chat template writes before it."""
 _VALUES_AT_ONCE: Final = 2**24
 """Bounds the memory of sums over the vocabulary in float32."""
 
@@ -116,11 +121,14 @@ class Model:
         """The first position with features and errors, as in circuit-tracer.
 
         It follows the beginning-of-text token. In an instruction-tuned Gemma 3 it follows the four
-        tokens of ``<bos><start_of_turn>user\\n``.
+        tokens of ``<bos><start_of_turn>user\\n``. It is 0 for a model without any
+        beginning-of-text token, whose prompts begin with a word.
         """
         names = (self.source.name, self.transcoders.model_name)
         instruction_tuned = any("gemma-3" in name and name.endswith("-it") for name in names)
-        return 4 if instruction_tuned else 1
+        if instruction_tuned:
+            return len(_GEMMA_BEGINS)
+        return 0 if beginning(self.bridge.tokenizer, self.vocab_size) is None else 1
 
     def read_hook(self, layer: int) -> str:
         """Return the hook point where the transcoder of ``layer`` reads."""
@@ -137,15 +145,31 @@ class Model:
             return f"blocks.{layer}.ln2_post.hook_out"
         return f"blocks.{layer}.mlp.hook_out"
 
-    def encode(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
+    @property
+    def chat_template(self) -> str | None:
+        """The template that turns a chat into text, in Jinja; None if the tokenizer has none."""
+        return template_of(self.bridge.tokenizer)
+
+    @cached_property
+    def needs_chat(self) -> bool:
+        """Whether the transcoders were trained on chats only, so that other text loses features."""
+        entry = listed(self.source.name, self.source.transcoders)
+        return self.first_position > 1 or (entry is not None and entry[1].chat)
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the token ids of a prompt, beginning-of-text token first.
 
-        Token ids are taken unchanged. Text is tokenized without special tokens. Unless its first
-        token is a special one, BOS (or else PAD, or else EOS) is prepended, as in circuit-tracer.
+        Token ids are taken unchanged. A chat becomes text by the tokenizer's chat template
+        (:func:`tracer.chat_prompt`). Text is tokenized without special tokens. Unless its first
+        token is a special one, BOS (or else PAD, or else EOS) is prepended, as in circuit-tracer;
+        one outside the vocabulary is passed over.
 
         Raises :class:`EmptyPromptError`, :class:`PromptTooLongError`, :class:`UnknownTokenError`,
-        or :class:`PromptError` for ids outside the vocabulary and text that gives no token.
+        or :class:`PromptError` for a chat without a template, ids outside the vocabulary, text that
+        gives no token, and text that is not valid Unicode.
         """
+        if is_chat(prompt):
+            prompt = chat_text(self.bridge.tokenizer, self.source.name, prompt, True)
         ids = self._text_ids(prompt) if isinstance(prompt, str) else self._checked_ids(prompt)
         if len(ids) > self.bridge.n_context:
             raise PromptTooLongError(
@@ -154,7 +178,41 @@ class Model:
             )
         return ids
 
-    def _checked_ids(self, prompt: Sequence[int]) -> tuple[int, ...]:
+    def prompt_text(self, prompt: Prompt) -> str:
+        """Return a prompt as text: a chat with its template, token ids decoded."""
+        if is_chat(prompt):
+            return chat_text(self.bridge.tokenizer, self.source.name, prompt, True)
+        if isinstance(prompt, str):
+            return prompt
+        return joined_text(self.bridge.tokenizer, self._checked_ids(prompt))
+
+    def check_chat(self, token_ids: Sequence[int]) -> None:
+        """Raise :class:`PromptError` if the model needs a chat and these tokens do not begin one.
+
+        They begin one if they begin with the special tokens of the chat template, and with all that
+        it writes in positions without features.
+        """
+        if not self.needs_chat:
+            return
+        if self.chat_template is None:
+            begins = self.token_strings(token_ids[: len(_GEMMA_BEGINS)]) == _GEMMA_BEGINS
+        else:
+            message = {"role": "user", "content": _CONTENT}
+            chat = chat_text(self.bridge.tokenizer, self.source.name, [message], True)
+            ids = self.encode(chat.partition(_CONTENT)[0])
+            special = self.bridge.tokenizer.all_special_ids
+            n_special = next((n for n, token in enumerate(ids) if token not in special), len(ids))
+            first = max(n_special, self.first_position)
+            begins = tuple(token_ids[:first]) == ids[:first]
+        if not begins:
+            raise PromptError(
+                f"the transcoders of {self.source.name} were trained on chats, and this prompt "
+                "does not begin one, so that features of its first words would be lost; give a "
+                "chat ([{'role': 'user', 'content': …}], or --chat), or force=True (--force) to "
+                "trace it as it is"
+            )
+
+    def _checked_ids(self, prompt: Sequence[Any]) -> tuple[int, ...]:
         ids = tuple(int(token) for token in prompt)
         if len(ids) < 1:
             raise EmptyPromptError("the prompt has no tokens: give at least one")
@@ -171,60 +229,27 @@ class Model:
             raise EmptyPromptError(
                 "the prompt is empty: write a sentence for the model to continue"
             )
-        tokenizer = self.bridge.tokenizer
-        encoding = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
-        ids: list[int] = encoding["input_ids"]
-        unknown = [
-            prompt[start:stop].strip()
-            for token, (start, stop) in zip(ids, encoding["offset_mapping"], strict=True)
-            if token == tokenizer.unk_token_id
-        ]
-        if unknown:
-            words = list(dict.fromkeys(unknown))
-            shown = ", ".join(f"“{word}”" for word in words[:5]) + (", …" if words[5:] else "")
-            raise UnknownTokenError(
-                f"{self.source.name} has no token for {shown}: its vocabulary has "
-                f"{self.vocab_size} tokens; use other words"
-            )
-        if max(ids, default=0) >= self.vocab_size:
-            raise ModelError(
-                f"the tokenizer of {self.source.name} returned token {max(ids)}, the model has "
-                f"token ids 0 to {self.vocab_size - 1}: the tokenizer belongs to another model; "
-                "fetch the model again"
-            )
-        if not ids:
-            raise PromptError(
-                f"the tokenizer of {self.source.name} returned no tokens for this prompt: its "
-                "files may belong to another model; give token ids instead of text"
-            )
+        ids = text_ids(self.bridge.tokenizer, prompt, self.source.name, self.vocab_size)
         return self.with_beginning(ids)
 
     def with_beginning(self, ids: Sequence[int]) -> tuple[int, ...]:
         """Return token ids that begin with a special token.
 
-        BOS (or else PAD, or else EOS) is prepended unless the first id is a special token already.
-
-        Raises :class:`ModelError` if the tokenizer has no special token.
+        BOS (or else PAD, or else EOS) is prepended unless the first id is a special token already,
+        or the tokenizer has no special token in the model's vocabulary.
         """
         tokenizer = self.bridge.tokenizer
-        if ids and ids[0] in tokenizer.all_special_ids:
+        first = beginning(tokenizer, self.vocab_size)
+        if first is None or (ids and ids[0] in tokenizer.all_special_ids):
             return tuple(ids)
-        specials = (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
-        first = next((token for token in specials if token is not None), None)
-        if first is None:
-            raise ModelError(
-                f"the tokenizer of {self.source.name} has no special token that can begin a "
-                "prompt: give token ids instead of text"
-            )
         return (first, *ids)
 
     def token_string(self, token_id: int) -> str:
-        """Return a token as text, including its leading space."""
-        tokenizer = self.bridge.tokenizer
-        piece = tokenizer.convert_ids_to_tokens(int(token_id))
-        if isinstance(piece, str) and "▁" in piece:
-            return piece.replace("▁", " ")
-        return str(tokenizer.decode([int(token_id)]))
+        """Return a token as text, including its leading space.
+
+        Bytes that are only part of a character are escaped: ``\\xe2\\x82``.
+        """
+        return token_text(self.bridge.tokenizer, token_id)
 
     def token_strings(self, token_ids: Iterable[int]) -> tuple[str, ...]:
         """Return every token as text, including leading spaces."""
@@ -242,19 +267,27 @@ class Model:
                     f"{self.vocab_size - 1}"
                 )
             return token
-        tokenizer = self.bridge.tokenizer
-        vocabulary = tokenizer.get_vocab()
-        for piece in (token.replace(" ", "▁"), token.replace(" ", "Ġ"), token):
-            if piece in vocabulary:
-                return int(vocabulary[piece])
-        ids = tokenizer(token, add_special_tokens=False)["input_ids"]
-        if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
-            return int(ids[0])
-        unknown = " (some unknown)" if tokenizer.unk_token_id in ids else ""
-        raise TargetError(
-            f"{token!r} is {len(ids)} tokens{unknown} of {self.source.name}, but a target is "
-            "exactly one: check the leading space"
-        )
+        return token_of(self.bridge.tokenizer, token, self.source.name)
+
+
+def chat_prompt(model: Model, messages: Sequence[Message], generation_prompt: bool = True) -> str:
+    """Return messages as the text that the model's chat template makes of them.
+
+    The text has the template's special tokens and can be given to :func:`tracer.trace` and
+    :func:`tracer.intervene`, which also take the messages themselves. With ``generation_prompt``
+    it ends where the model's answer begins, or continues the last message if that is the
+    assistant's.
+
+    Raises :class:`PromptError` when the tokenizer has no chat template, a message has no ``role``
+    or ``content``, or the template refuses the messages.
+
+    >>> import tracer
+    >>> tracer.chat_prompt(tracer.load("atlas"), [{"role": "user", "content": "Hello"}])
+    Traceback (most recent call last):
+    tracer.errors.PromptError: the tokenizer of atlas has no chat template: give the prompt as \
+text, in the form that the model was trained on
+    """
+    return chat_text(model.bridge.tokenizer, model.source.name, messages, generation_prompt)
 
 
 def load(

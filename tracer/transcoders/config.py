@@ -6,7 +6,7 @@ An unknown key is refused, not ignored: it may mean that the features compute so
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -19,12 +19,19 @@ from tracer.errors import TranscoderError, one_line
 CONFIG: Final = "config.yaml"
 HUB_ENTRY: Final = "hf://"
 _KINDS: Final = ("transcoder_set", "cross_layer_transcoder")
-_ACTIVATIONS: Final = ("relu", "jumprelu", "jump_relu", "topk")
+_ACTIVATIONS: Final = ("relu", "jumprelu", "jump_relu", "topk", "relu_topk")
 _PROVENANCE: Final = ("repo_id", "revision", "subfolder")
 """Where circuit-tracer got a set from. This does not change the features."""
+_SHAPES: Final = ("n_layers", "d_model", "d_transcoder")
+"""Sizes that some converters add. They are checked against the tensors."""
+_SETTINGS: Final = (
+    "cache_dir", "delete_hf_cache", "device", "dtype", "lazy_decoder", "lazy_encoder", "sequential",
+    "use_cache",
+)  # fmt: skip
+"""How another tool opened or cached the set, which some converters write down. Not used here."""
 _KNOWN: Final = (
-    "model_name", "model_kind", "feature_input_hook", "feature_output_hook", "scan", "transcoders",
-    "activation", "k", *_PROVENANCE,
+    "model_name", "model_kind", "feature_input_hook", "feature_output_hook", "scan", "scan_name",
+    "transcoders", "activation", "activation_function", "k", *_SHAPES, *_PROVENANCE, *_SETTINGS,
 )  # fmt: skip
 
 
@@ -62,8 +69,12 @@ class SetConfig:
     transcoders: tuple[str, ...] = ()
     """One ``hf://`` reference or path per layer; empty if the files are next to it."""
     activation: str = ""
-    """``relu``, ``jumprelu``, ``topk``, or empty to go by the stored tensors."""
+    """``relu``, ``jumprelu``, ``topk``, ``relu_topk``, or empty to go by the stored tensors."""
     k: int | None = None
+    shapes: Mapping[str, int] = field(default_factory=dict)
+    """The sizes in the file, to be checked: ``n_layers``, ``d_model``, ``d_transcoder``."""
+    ignored: tuple[str, ...] = ()
+    """Keys that are settings of another tool."""
 
     def to_yaml(self) -> str:
         """Return the file's text without ``transcoders``, for tensors in the same folder."""
@@ -105,21 +116,40 @@ def read_config(folder: Path) -> SetConfig:
     k = stored.get("k")
     if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
         raise TranscoderError(f"{path} has k {k!r}: expected a whole number from 1")
-    activation = stored.get("activation") or ""
-    if activation and activation not in _ACTIVATIONS:
-        raise TranscoderError(
-            f"{path} has activation {activation!r}: expected one of {', '.join(_ACTIVATIONS)}"
-        )
+    sizes = {key: stored[key] for key in _SHAPES if stored.get(key) is not None}
+    for key, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise TranscoderError(f"{path} has {key} {size!r}: expected a whole number from 1")
     return SetConfig(
         model_name=str(stored.get("model_name") or ""),
         cross_layer=stored["model_kind"] == _KINDS[1],
         read_point=_hook(ReadPoint, stored, "feature_input_hook", path),
         write_point=_hook(WritePoint, stored, "feature_output_hook", path),
-        scan=str(stored.get("scan") or folder.name),
+        scan=str(stored.get("scan") or stored.get("scan_name") or folder.name),
         transcoders=_entries(stored.get("transcoders"), path),
-        activation=activation.replace("_", ""),
+        activation=_activation(stored, path),
         k=k,
+        shapes=sizes,
+        ignored=tuple(key for key in _SETTINGS if key in stored),
     )
+
+
+def _activation(stored: Mapping[str, Any], path: Path) -> str:
+    """Return the activation function, which converters write under two keys."""
+    names = []
+    for key in ("activation", "activation_function"):
+        name = str(stored.get(key) or "").lower()
+        if name and name not in _ACTIVATIONS:
+            raise TranscoderError(
+                f"{path} has {key} {stored[key]!r}: expected one of {', '.join(_ACTIVATIONS)}"
+            )
+        names.append("jumprelu" if name == "jump_relu" else name)
+    if all(names) and names[0] != names[1]:
+        raise TranscoderError(
+            f"{path} has activation {names[0]} and activation_function {names[1]}: expected one of "
+            "them, or both the same"
+        )
+    return names[0] or names[1]
 
 
 Point = TypeVar("Point", ReadPoint, WritePoint)

@@ -5,6 +5,8 @@ A layout is recognised by suffixes and keys, never by a repository's name:
 - per-layer: ``layer_{i}.safetensors`` with ``W_enc``, ``W_dec``, …; TopK sets as well;
 - Gemma Scope: ``.npz`` with ``W_enc`` transposed;
 - Gemma Scope 2: lower-case ``w_enc`` and ``affine_skip_connection``, both transposed;
+- sparsify: ``encoder.weight`` and ``encoder.bias``;
+- SAELens: ``sae_weights.safetensors`` with ``W_enc`` transposed;
 - cross-layer: ``W_enc_{i}.safetensors`` and ``W_dec_{i}.safetensors``;
 - Gemma Scope 2 cross-layer: lower-case keys, one file per layer or all layers stacked in one file.
   Decoders have outputs for all layers, zeros for those before the feature's own.
@@ -18,6 +20,7 @@ from typing import Final
 
 from tracer.errors import TranscoderError
 from tracer.transcoders.config import SetConfig
+from tracer.transcoders.other_tools import SAELENS
 from tracer.transcoders.tensor_files import StoredTensor, TensorFile, open_tensors
 
 Layer = Mapping[str, StoredTensor]
@@ -26,6 +29,14 @@ Layer = Mapping[str, StoredTensor]
 NAMES: Final = ("W_enc", "W_dec", "W_skip", "b_enc", "b_dec", "threshold", "k")
 THRESHOLD: Final = "activation_function.threshold"
 _PER_LAYER: Final = {name: name for name in NAMES} | {"threshold": THRESHOLD}
+_SPARSIFY: Final = {
+    "W_enc": "encoder.weight",
+    "W_dec": "W_dec",
+    "W_skip": "W_skip",
+    "b_enc": "encoder.bias",
+    "b_dec": "b_dec",
+}
+_SAELENS: Final = {name: name for name in NAMES if name != "k"}
 _GEMMA_SCOPE: Final = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
 _GEMMA_SCOPE_2: Final = {
     "W_enc": "w_enc",
@@ -126,13 +137,21 @@ def _single(file: TensorFile) -> Layer:
         return _named(file, _GEMMA_SCOPE, transposed=("W_enc",))
     if "w_enc" in file.shapes:
         return _lower_case(file)
-    unknown = sorted(set(file.shapes) - set(_PER_LAYER.values()))
+    names: Mapping[str, str] = _PER_LAYER
+    transposed: tuple[str, ...] = ()
+    if "encoder.weight" in file.shapes:
+        names = _SPARSIFY
+    elif file.path.name == SAELENS:
+        names, transposed = _SAELENS, ("W_enc",)
+    elif "threshold" in file.shapes and THRESHOLD not in file.shapes:
+        names = {name: name for name in NAMES}  # as some converters call it
+    unknown = sorted(set(file.shapes) - set(names.values()))
     if unknown:
         raise TranscoderError(
             f"{file.path} has {', '.join(unknown)}: unrecognised transcoder layout; supported "
-            f"tensors are {', '.join(_PER_LAYER.values())} (or w_enc, w_dec, …)"
+            f"tensors are {', '.join(names.values())} (or w_enc, w_dec, …)"
         )
-    return _named(file, _PER_LAYER)
+    return _named(file, names, transposed)
 
 
 def _lower_case(file: TensorFile, entry: int | None = None, first_output: int = 0) -> Layer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 
 from tracer.errors import TranscoderError
-from tracer.transcoders.config import SetConfig, local_files, read_config
+from tracer.transcoders.config import CONFIG, SetConfig, local_files
 from tracer.transcoders.layouts import Layer, find_layers
 from tracer.transcoders.lazy_rows import StoredRows
+from tracer.transcoders.other_tools import read_set_config
 from tracer.transcoders.tensor_files import StoredTensor
 from tracer.transcoders.transcoder import Transcoder, TranscoderSet
 from tracer.types import Progress
@@ -53,13 +55,14 @@ def load_transcoders(
     (5, False, 1024)
     """
     folder = Path(folder)
-    config = read_config(folder)
+    config = read_set_config(folder)
     listed = local_files(folder, config) if files is None else files
     layers = find_layers(folder, config, listed, n_layers)
     if lazy_decoders is None:
         size = sum(layer["W_dec"].n_values for layer in layers) * dtype.itemsize
         by_rows = all(layer["W_dec"].file.by_rows for layer in layers)
         lazy_decoders = by_rows and size > LARGE_DECODERS
+    _check_config(folder, config, layers)
     reader = _Reader(folder, config, n_layers, d_model, device, dtype, lazy_decoders, lazy_encoders)
     opened = []
     for number, layer in enumerate(layers):
@@ -73,6 +76,24 @@ def load_transcoders(
         scan=config.scan,
         model_name=config.model_name,
     )
+
+
+def _check_config(folder: Path, config: SetConfig, layers: Sequence[Layer]) -> None:
+    """Check what a config says about its tensors, and warn about settings of other tools."""
+    stored = layers[0]["W_enc"].shape
+    actual = {"n_layers": len(layers), "d_transcoder": stored[0], "d_model": stored[-1]}
+    for name, size in config.shapes.items():
+        if size != actual[name]:
+            raise TranscoderError(
+                f"{folder / CONFIG} has {name} {size}, the tensors have {actual[name]}: the config "
+                "belongs to another set"
+            )
+    if config.ignored:
+        warnings.warn(
+            f"{folder / CONFIG} has {', '.join(config.ignored)}, which are settings of the tool "
+            "that wrote it: ignored",
+            stacklevel=3,
+        )
 
 
 class _Reader:
@@ -135,6 +156,7 @@ class _Reader:
             b_dec=vector("b_dec", d_model),
             threshold=vector("threshold", n_features) if threshold else None,
             k=k,
+            rectified=self.config.activation == "relu_topk",
             W_skip=vector("W_skip", d_model, d_model) if "W_skip" in layer else None,
         )
 
@@ -145,7 +167,7 @@ class _Reader:
             k = self._stored_k(number, layer["k"])
         if chosen == "relu":
             return None, False
-        if chosen == "topk" or (not chosen and k is not None):
+        if chosen in ("topk", "relu_topk") or (not chosen and k is not None):
             if k is None or not 1 <= k <= n_features:
                 raise TranscoderError(
                     f"layer {number} of {self.folder} is TopK with k {k}: expected a number from 1 "
@@ -183,8 +205,10 @@ class _Reader:
         return int(values[0])
 
     def _read(self, number: int, name: str, tensor: StoredTensor, *shape: int) -> Tensor:
-        self._check_shape(number, name, tensor, *shape)
-        value = tensor.whole()
+        row = len(shape) == 1 and tensor.shape == (1, *shape)  # as some converters write vectors
+        if not row:
+            self._check_shape(number, name, tensor, *shape)
+        value = tensor.whole().view(shape)
         self._check_kind(number, name, value)
         if not torch.isfinite(value).all():
             raise TranscoderError(

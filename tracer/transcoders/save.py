@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tracer.errors import TranscoderError
-from tracer.transcoders.config import CONFIG, SetConfig, local_files, read_config
+from tracer.transcoders.config import CONFIG, SetConfig, local_files
 from tracer.transcoders.layouts import THRESHOLD, count_layers, find_layers
 from tracer.transcoders.lazy_rows import StoredRows
+from tracer.transcoders.other_tools import read_set_config
 from tracer.transcoders.transcoder import Transcoder, TranscoderSet
 from tracer.types import Progress
 
@@ -49,7 +50,7 @@ def convert(
     ['config.yaml', 'layer_0.safetensors']
     """
     source, target = Path(source), Path(target)
-    config = read_config(source)
+    config = read_set_config(source)
     listed = local_files(source, config) if files is None else files
     n_layers = count_layers(source, config, listed)
     layers = find_layers(source, config, listed, n_layers)
@@ -86,10 +87,14 @@ def save_transcoders(transcoders: TranscoderSet, target: Path | str) -> None:
         read_point=transcoders.read_point,
         write_point=transcoders.write_point,
         scan=transcoders.scan,
-        activation="topk" if None not in k else "",
+        activation=_top_k(transcoders) if None not in k else "",
         k=next(iter(k)) if one_k else None,
     )
     _write(Path(target), config, (_tensors(layer, not one_k) for layer in transcoders.layers))
+
+
+def _top_k(transcoders: TranscoderSet) -> str:
+    return "relu_topk" if transcoders[0].rectified else "topk"
 
 
 def _tensors(layer: Transcoder, with_k: bool) -> dict[str, Tensor]:

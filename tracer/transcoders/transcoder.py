@@ -40,6 +40,8 @@ class Transcoder:
     b_dec: Float[Tensor, " d_model"]
     threshold: Float[Tensor, " features"] | None = None
     k: int | None = None
+    rectified: bool = False
+    """Whether TopK drops negative activations among the k largest, as sparsify does."""
     W_skip: Float[Tensor, "d_model d_model"] | None = None
     """Added as ``x @ W_skip.T`` to the reconstruction of this layer."""
 
@@ -75,7 +77,8 @@ class Transcoder:
         pre = self.preactivations(x)
         if self.k is not None:
             kept = pre.topk(self.k, dim=-1)
-            return torch.zeros_like(pre).scatter_(-1, kept.indices, kept.values)
+            values = kept.values.relu() if self.rectified else kept.values
+            return torch.zeros_like(pre).scatter_(-1, kept.indices, values)
         if self.threshold is not None:
             return torch.where(pre > self.threshold, pre, 0)
         return pre.relu_()

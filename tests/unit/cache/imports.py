@@ -13,8 +13,9 @@ from flavours import neuronpedia
 from cache import Backend
 from tracer.types import NodeId
 
-FEATURE, ERROR, ANSWER = (
+FEATURE, ATTENTION, ERROR, ANSWER = (
     NodeId("feature", 0, 1, 7),
+    NodeId("lorsa", 1, 2, 0),
     NodeId("error", 1, 2, -1),
     NodeId("logit", 2, 2, 11),
 )

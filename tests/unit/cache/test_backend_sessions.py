@@ -164,11 +164,11 @@ def test_a_cancelled_import_leaves_the_import_of_another_visitor(
 ) -> None:
     gate = threading.Event()
 
-    def slowly(file: bytes, name: str) -> ImportedGraph:
+    def slowly(file: bytes, name: str, check: Callable[[], None]) -> ImportedGraph:
         assert gate.wait(60)
         return read_import(file, name)
 
-    monkeypatch.setattr("cache.backend.read_import", slowly)
+    monkeypatch.setattr("cache.backend.read_upload", slowly)
     first = backend.import_graph(b"{", "dog.json", "anna")
     second = backend.import_graph(b"{", "dog.json", "ben")
     second.cancel("anna")

@@ -30,6 +30,7 @@ RAISES: dict[str, Call] = {
     "stored": lambda backend: backend.stored(),
     "use": lambda backend: backend.use(),
     "damaged": lambda backend: backend.damaged(),
+    "graph_key_of": lambda backend: backend.graph_key_of(KEY),
     "forget": lambda backend: backend.forget(KEY),
     "export_graph": lambda backend: backend.export_graph(KEY),
     "annotate": lambda backend: backend.annotate(KEY, title="Dallas"),
@@ -47,6 +48,7 @@ WORKS: dict[str, Call] = {
     "intervene": lambda backend: backend.intervene(InterveneRequest("a b", ())).result(10),
     "scenarios": lambda backend: backend.scenarios(ScenarioRequest("a b", ())).result(10),
     "token": lambda backend: backend.token(ModelChoice(), " Austin").result(10),
+    "diagnostics": lambda backend: backend.diagnostics(),
     "warm": lambda backend: backend.warm(ModelChoice()).result(10),
 }
 """Calls that work without the store."""
@@ -58,6 +60,13 @@ NO_STORE = {
     "imports",
     "queue",
     "set_device",
+    "store_problem",
+    "withdraw",
+    "watch_visitors",
+    "retry",
+    "trace_on",
+    "serve_health",
+    "health",
 }
 
 
@@ -73,9 +82,12 @@ class BrokenConnection:
 
 @pytest.fixture
 def broken(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    backend.store._catalogue._db.close()
-    monkeypatch.setattr(backend.store._catalogue, "_db", BrokenConnection())
-    monkeypatch.setattr("cache.backend.read_import", lambda content, name: imported())
+    file = backend.store._catalogue._file
+    for name in ("_db", "_reader", "_notes"):
+        getattr(file, name).close()
+        monkeypatch.setattr(file, name, BrokenConnection())
+    monkeypatch.setattr(file, "_opened", [])
+    monkeypatch.setattr("cache.backend.read_upload", lambda content, name, check: imported())
     return backend
 
 

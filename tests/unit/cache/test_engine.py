@@ -231,5 +231,5 @@ def test_every_option_of_a_trace_is_in_its_key_or_changes_no_number() -> None:
     """An option added to `tracer.trace` must enter the request before it can be used."""
     options = set(inspect.signature(tracer.trace).parameters)
     in_the_key = {"prompt", "targets", "max_features", *TRACE_OPTIONS}
-    only_how = {"model", "batch_size", "progress", "memory_limit", "offload"}
+    only_how = {"model", "batch_size", "progress", "memory_limit", "offload", "force"}
     assert options - in_the_key == only_how

@@ -27,16 +27,20 @@ CHANGES_NO_NUMBER = (
     "tracer.catalog",
     "tracer.errors",
     "tracer.files",
+    "tracer.graph.generic",
     "tracer.graph.graph",
     "tracer.graph.graph_file",
     "tracer.graph.influence",
+    "tracer.graph.order",
+    "tracer.graph.stored_generic",
     "tracer.hub",
     "tracer.parsing",
     "tracer.paths",
     "tracer.types",
 )
 """What tracing imports and the key need not hold: files are in the fingerprint of the sources,
-influence is computed from a stored graph, and the rest only carries values around."""
+influence is computed from a stored graph, traced graphs have no generic nodes, and the rest only
+carries values around."""
 
 
 MODULE = '''"""A module."""

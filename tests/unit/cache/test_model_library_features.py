@@ -245,14 +245,14 @@ def test_labels_come_from_neuronpedia_when_the_examples_have_none(
 def test_a_set_that_is_only_on_neuronpedia_is_read_and_fetched(
     library: ModelLibrary, neuronpedia: NeuronpediaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    where = Published("model", "set")
+    where = Published(("model", "set"))
     neuronpedia.answers["model/0-set/1"] = feature()
     reader = library.features(where)
-    assert library.features(where) is reader is not library.features(Published("model", "other"))
+    assert library.features(where) is reader is not library.features(Published(("model", "other")))
     job = library.explain(where, [F], "a")
     assert job is not None and job.result(10) == 1
     assert reader.cached_name(F) == "Texan cities"
-    other = library.explain(Published("model", "other"), [F], "a")
+    other = library.explain(Published(("model", "other")), [F], "a")
     assert other is not None and other.result(10) == 0
     monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
     assert library.explain(where, [FeatureId(0, 2)], "b") is None

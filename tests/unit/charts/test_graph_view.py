@@ -113,7 +113,7 @@ def test_a_neighbour_below_the_edge_threshold_is_listed_but_not_drawn() -> None:
         {},
         {"selection": None},
         {"selection": {"points": []}},
-        {"selection": {"points": [{"customdata": "cloud-1-2-3"}]}},
+        {"selection": {"points": [{"customdata": "cloud-1-2"}]}},
         {"selection": {"points": [{"customdata": {"$ne": 1}}]}},
         {"selection": {"points": "xyz"}},
         {"node": 7},

@@ -54,7 +54,7 @@ def switch(app: AppTest):
 
 
 def prompt_box(app: AppTest):
-    return app.text_input(key="prompt box")
+    return app.text_area(key="prompt box")
 
 
 def test_the_graph_says_where_it_was_computed(app: AppTest) -> None:

@@ -41,7 +41,7 @@ class SlowReader:
         self.read: list[str] = []
         self.open = threading.Event()
 
-    def __call__(self, content: bytes, name: str) -> ImportedGraph:
+    def __call__(self, content: bytes, name: str, check: object) -> ImportedGraph:
         self.read.append(name)
         assert self.open.wait(60)
         return read_import(content, name)
@@ -50,7 +50,7 @@ class SlowReader:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowReader]:
     reader = SlowReader()
-    monkeypatch.setattr("cache.backend.read_import", reader)
+    monkeypatch.setattr("cache.backend.read_upload", reader)
     yield reader
     reader.open.set()
 
@@ -147,3 +147,38 @@ def test_visitors_see_their_own_imports_which_stay_when_more_are_added(
     assert len(resources.backend().stored()) == 3
     captions = "".join(each.value for each in app.caption).replace("\\", "")
     assert re.search(r"Imported graphs \(3\) use [\d.]+ kB of 2\.0 GB and stay until you", captions)
+
+
+def test_graphs_are_described_found_deleted_and_restored(visitor: Callable[[], AppTest]) -> None:
+    backend = resources.backend()
+    keys = [
+        backend.import_graph(graph_file(f"dog-{number}"), f"{number}.json").result(60)
+        for number in range(14)
+    ]
+    app = visitor()
+    assert not app.exception
+    assert len([b for b in app.button if b.label == "Open"]) == 12
+    app.button(key="show more").click().run()
+    assert len([b for b in app.button if b.label == "Open"]) == 14
+    first = keys[0]
+    app.text_input(key=f"tags {first}").set_value(" odd , odd,a  b").run()
+    app.text_area(key=f"notes {first}").set_value("barks <b>loud</b>").run()
+    app.text_input(key=f"title {first}").set_value("Alpha").run()
+    assert not app.exception
+    entry = next(entry for entry in backend.stored() if entry.key == first)
+    assert (entry.title, entry.notes, entry.tags) == ("Alpha", "barks <b>loud</b>", ("odd", "a b"))
+    app.text_input(key="library search").set_value("loud").run()
+    assert [b.key for b in app.button if b.label == "Open"] == [f"open {first}"]
+    app.text_input(key="library search").set_value("").run()
+    app.selectbox(key="library order").set_value("Title").run()
+    assert next(b.key for b in app.button if b.label == "Open") == f"open {first}"
+
+    app.button(key=f"delete {first}").click().run()
+    assert "“Alpha” was deleted." in app.info[0].value.replace("\\", "")
+    assert all(entry.key != first for entry in backend.stored())
+    app.button(key="undo delete").click().run()
+    assert not app.exception and not app.info
+    entry = next(entry for entry in backend.stored() if entry.key == first)
+    assert (entry.title, entry.notes, entry.tags) == ("Alpha", "barks <b>loud</b>", ("odd", "a b"))
+    app.text_input(key=f"title {first}").set_value("").run()  # its title protects an import
+    assert next(entry for entry in backend.stored() if entry.key == first).title == "Alpha"

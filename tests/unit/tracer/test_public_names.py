@@ -30,11 +30,12 @@ VALUES = """
     TrainingReport
 """
 FUNCTIONS = """
-    build_index compare_graphs convert external_from_pruned graph_from_external intervene load
+    build_index chat_prompt compare_graphs convert external_from_pruned graph_from_external
+    intervene load
     feature_activations features_on_text features_promoting features_reading neighbours
-    search_examples search_labels load_graph prune read_graph_json read_graph_pt run_scenarios
-    trace write_graph_json evaluate_transcoders train_transcoders explain_attention head_paths
-    split_by_head
+    search_examples search_labels load_graph progress_bar prune read_graph_json read_graph_pt
+    run_scenarios trace write_graph_json evaluate_transcoders train_transcoders
+    explain_attention head_paths split_by_head
 """
 
 

@@ -276,6 +276,16 @@ def test_a_repository_without_a_model_or_a_set_is_named(
         tracer.load(MODEL, SET, "cpu")
 
 
+def test_an_adapter_on_the_hub_says_to_merge_it(hub: HubServer, tmp_path: Path) -> None:
+    weights = {"adapter_config.json": "{}", "adapter_model.safetensors": b"x"}
+    hub.add("lab/lora", weights)
+    hub.add("lab/both", weights | {"config.json": "{}"})
+    hub.add("lab/set", tiny.save_transcoders(tmp_path / "set"))
+    for name in ("lab/lora", "lab/both"):
+        with pytest.raises(ModelError, match=f"{name} is an adapter .* merge the adapter first"):
+            obtain(name, "lab/set")
+
+
 def test_a_gated_model_leaves_no_note(published: HubServer, tmp_path: Path) -> None:
     published.add(MODEL, tmp_path / "model", gated=True, token="good")
     with pytest.raises(HubError, match=f"{MODEL} is gated"):

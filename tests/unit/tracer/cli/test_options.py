@@ -11,9 +11,9 @@ import tiny
 
 import tracer
 from tracer.__main__ import main
-from tracer.cli.progress import progress_bar
 from tracer.errors import TracerError
 from tracer.model.model import Model
+from tracer.progress import progress_bar
 
 DEFAULTS = ("atlas", None, "auto", "float32")
 FORWARD = {"forward_dtype": "float32", "tf32": False}

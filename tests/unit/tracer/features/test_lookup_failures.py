@@ -85,7 +85,7 @@ def test_a_source_that_takes_too_long(
     opened: Callable[..., FeatureLookup],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tracer.features.from_neuronpedia.DEADLINE", -1.0)
+    monkeypatch.setattr("tracer.features.from_web.DEADLINE", -1.0)
     neuronpedia.answers[SET] = feature()
     with pytest.raises(SourceUnavailableError, match="took too long to answer for feature L0/1"):
         opened().card(F)
@@ -134,7 +134,7 @@ def test_an_endless_answer_is_not_read_to_its_end(
     opened: Callable[..., FeatureLookup],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tracer.features.from_neuronpedia.MAX_ANSWER_BYTES", 2**20)
+    monkeypatch.setattr("tracer.features.from_web.MAX_ANSWER_BYTES", 2**20)
     neuronpedia.answers[SET] = b" " * 2**20 + json.dumps(feature()).encode()
     with pytest.raises(FeatureLookupError, match="for feature L0/1 is larger than 1 MB"):
         opened().card(F)

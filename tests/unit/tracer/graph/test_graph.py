@@ -27,7 +27,7 @@ def test_rows_and_nodes_correspond() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "feature", "feature-1-2", "cloud-1-2-3", "feature-a-b-c", "feature-1-2-3-4"),
+        *("", "feature", "feature-1-2", "-1-2-3", "feature-a-b-c", "feature-1-2-3-4"),
         *("feature-1-2-3-", "feature-1-2---3", "feature--", "feature-1-2-1_0", "feature- 1-2-3"),
         *("feature-1-2-+3", "feature-1-2-٣", "feature-1-2-3\n", "feature-1-2-" + "9" * 5000),
     ],

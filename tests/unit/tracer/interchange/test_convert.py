@@ -33,6 +33,7 @@ def test_every_number_of_a_published_graph_is_kept() -> None:
         (NodeId("feature", 0, 1, 7), NodeId("feature", 1, 2, 9)): -0.5,
         (NodeId("error", 1, 2, -1), NodeId("logit", 2, 2, 11)): 0.25,
         (NodeId("feature", 1, 2, 9), NodeId("logit", 2, 2, 11)): 2.0,
+        (NodeId("lorsa", 1, 2, 3), NodeId("logit", 2, 2, 11)): 9.0,
     }
 
 
@@ -73,7 +74,7 @@ def test_links_between_the_same_two_nodes_are_added() -> None:
     stored["links"].append({"source": "0_7_1", "target": "1_9_2", "weight": 3.0})
     external = read(stored)
     graph = graph_from_external(external)
-    assert sorted(graph.weights.tolist()) == [0.25, 1.5, 2.0, 2.5]
+    assert sorted(graph.weights.tolist()) == [0.25, 1.5, 2.0, 2.5, 9.0]
     assert len(json.loads(write_graph_json(external))["links"]) == 6
     stored["links"] += [{"source": "0_7_1", "target": "1_9_2", "weight": 3e38}] * 2
     with pytest.raises(ExternalGraphError, match="add up to infinity"):
@@ -86,7 +87,8 @@ def test_links_between_the_same_two_nodes_are_added() -> None:
         (0, "E_6_1", "'E_5_1' and 'E_6_1' of the graph are the same token at the same token"),
         (6, "4_11_2", "'3_11_2' and '4_11_2' of the graph are the same logit"),
         (1, "00_7_1", "'0_7_1' and '00_7_1' of the graph are the same feature"),
-        (4, "0_-1_1_", "two nodes with the id '0_-1_1'"),
+        (4, "0_-1_1_", "'0_-1_1' and '0_-1_1_' of the graph are the same error"),
+        (4, "0_-1_1", "two nodes with the id '0_-1_1'"),
     ],
 )
 def test_two_nodes_at_the_same_place_are_refused(twice: int, name: str, message: str) -> None:

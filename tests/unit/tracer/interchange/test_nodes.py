@@ -12,36 +12,8 @@ from published_graphs import published, read
 import tracer
 from tracer.errors import ExternalGraphError
 from tracer.interchange.convert import graph_from_external
-from tracer.interchange.nodes import explained_by, origin, stored_labels
+from tracer.interchange.nodes import origin, stored_labels
 from tracer.types import FeatureId
-
-
-@pytest.mark.parametrize(
-    ("provenance", "expected"),
-    [
-        ({"scan": "gemma-2-2b", "source_set": "clt-hp"}, ("gemma-2-2b", "clt-hp")),
-        (
-            {"scan": "x", "source_urls": ["https://a.org/b/c", "https://neuronpedia.org/m-2/s-hp"]},
-            ("m-2", "s-hp"),
-        ),
-        ({"transcoder_set": "mntss/clt-gemma-2-2b-2.5M"}, ("gemma-2-2b", "clt-hp")),
-        ({"transcoder_set": "mntss/clt-gemma-2-2b-426k"}, None),
-        ({"scan": "gemma-2-2b", "source_urls": ["https://neuronpedia.org/gemma-2-2b"]}, None),
-        ({"source_urls": ["https://neuronpedia.org/m/../../etc"]}, None),
-        ({"source_urls": 3}, None),
-        ({}, None),
-    ],
-)
-def test_the_provenance_names_neuronpedias_source_set(
-    provenance: dict[str, Any], expected: tuple[str, str] | None
-) -> None:
-    assert explained_by(provenance) == expected
-
-
-def test_neuronpedias_own_name_of_the_set_is_kept() -> None:
-    stored = published()
-    stored["metadata"]["feature_details"] = {"neuronpedia_source_set": "clt-hp"}
-    assert explained_by(graph_from_external(read(stored)).provenance) == ("gemma", "clt-hp")
 
 
 def test_provenance_of_another_type_than_expected_is_left_out(tmp_path: Path) -> None:

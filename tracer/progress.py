@@ -1,4 +1,7 @@
-"""A progress bar on stderr, only when stderr is a terminal."""
+"""A progress bar for downloads, traces, indexing and all else that takes a ``progress`` callback.
+
+It is drawn in a terminal and in a notebook, and nowhere else: not in a log, a pipe or a test.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ _BYTES: Final = ("downloading", "checking")
 
 
 def watched() -> bool:
-    """Return whether a person is watching stderr."""
-    return sys.stderr.isatty()
+    """Return whether a person is watching stderr: it is a terminal or the output of a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 @contextmanager
@@ -25,6 +28,13 @@ def progress_bar() -> Iterator[Progress]:
     """Yield a progress callback that draws one bar, which is removed at the end.
 
     A bar starts over whenever the total changes; its description is the current step.
+
+    >>> import tracer
+    >>> with tracer.progress_bar() as progress:
+    ...     model = tracer.load("atlas", device="cpu", progress=progress)
+    ...     graph = tracer.trace(model, "The opposite of hot is", progress=progress)
+    >>> graph.next_tokens[0].token
+    ' cold'
     """
     bar: tqdm[Any] | None = None
 

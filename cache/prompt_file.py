@@ -1,0 +1,122 @@
+"""Read a file of many prompts: CSV with a header, or one JSON object a line.
+
+Columns: ``prompt``, and if wanted ``label`` (a name for the row) and ``target`` (a token to
+explain, for example `` Austin``). A line that cannot be read is reported and skipped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tracer.errors import PromptError, one_line
+from tracer.parsing import shortened
+
+COLUMNS: Final = ("prompt", "label", "target")
+MAX_PROMPTS: Final = 100_000
+_MAX_LINE: Final = 10**6
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One line of the file."""
+
+    number: int
+    """Of the line in the file, counted from 1."""
+    prompt: str
+    label: str = ""
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line that was skipped, and why."""
+
+    number: int
+    reason: str
+
+
+def read_prompts(path: Path) -> tuple[list[Prompt], list[BadLine]]:
+    """Return the prompts of a file and the lines that cannot be read.
+
+    Raises :class:`PromptError` when the file itself cannot be read or has no prompt.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise PromptError(f"{path} cannot be read ({error.strerror}): check the path") from error
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path} is not UTF-8 text: save it as UTF-8") from error
+    prompts, bad = parse_prompts(text, path.suffix.lower() in (".jsonl", ".ndjson", ".json"))
+    if not prompts:
+        reason = f" (line {bad[0].number}: {bad[0].reason})" if bad else ""
+        raise PromptError(f"{path} has no prompt{reason}: expected a column or key 'prompt'")
+    return prompts, bad
+
+
+def parse_prompts(text: str, is_json: bool) -> tuple[list[Prompt], list[BadLine]]:
+    """Return the prompts in ``text`` and the lines that cannot be read.
+
+    >>> parse_prompts("prompt,label\\nThe opposite of hot is,cold\\n,empty\\n", is_json=False)
+    ([Prompt(number=2, prompt='The opposite of hot is', label='cold', target='')], \
+[BadLine(number=3, reason='it has no prompt')])
+    """
+    prompts: list[Prompt] = []
+    bad: list[BadLine] = []
+    for number, row in _json_rows(text) if is_json else _csv_rows(text):
+        try:
+            if len(prompts) >= MAX_PROMPTS:
+                raise ValueError(f"the file has more than {MAX_PROMPTS:,} prompts")
+            prompts.append(_prompt(number, row))
+        except ValueError as error:
+            bad.append(BadLine(number, one_line(error)))
+    return prompts, bad
+
+
+def _prompt(number: int, row: Any) -> Prompt:
+    if isinstance(row, Exception):
+        raise ValueError(str(row))
+    if not isinstance(row, dict):
+        raise ValueError(f"it is {shortened(row)}, expected an object with a key 'prompt'")
+    values = {name: row.get(name) or "" for name in COLUMNS}
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise ValueError(f"its {name} is {shortened(value)}, expected text")
+        if len(value) > _MAX_LINE:
+            raise ValueError(f"its {name} has more than {_MAX_LINE:,} characters")
+    if not values["prompt"].strip():
+        if row.get("messages"):
+            raise ValueError("it has messages, which are not supported: write them as a prompt")
+        raise ValueError("it has no prompt")
+    return Prompt(number, **values)
+
+
+def _csv_rows(text: str) -> Iterator[tuple[int, Any]]:
+    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield reader.line_num, ValueError(f"it is not CSV ({error})")
+            return
+        extra = row.pop(None, None)
+        if extra:
+            yield reader.line_num, ValueError("it has more columns than the header")
+        else:
+            yield reader.line_num, row
+
+
+def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, ValueError(f"it is not JSON ({one_line(error)})")
