@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
@@ -58,7 +58,8 @@ def addresses(url: str, keys: dict[str, str]) -> Iterator[tuple[str, str]]:
     for name, key in keys.items():
         yield f"graph-{name}", with_query(url, graph=key)
     yield "interventions", with_query(f"{url}/interventions", scenarios=[OFF], marks=MARKS)
-    for page in ("compare", "library", "models", "guide", "about"):
+    yield "feature", with_query(f"{url}/features", prompt=PROMPT, feature="L1/887")
+    for page in ("features", "compare", "library", "models", "guide", "about"):
         yield page, f"{url}/{page}"
 
 
@@ -66,6 +67,8 @@ def picture(page: Page, address: str, file: Path, complete: bool) -> None:
     """Open an address and save what it shows; ``complete`` also takes what is below the window."""
     page.goto(address)
     page.get_by_test_id("stMain").locator("h1, h2, h3, h4, h5, p").first.wait_for()
+    settled(page)
+    expect(page.get_by_test_id("stProgress")).to_have_count(0)  # the first prompt is traced
     settled(page)
     if page.locator(".graph").count():
         page.locator(".graph[data-shown]").first.wait_for()
@@ -92,6 +95,7 @@ def take(browser: Browser, url: str, keys: dict[str, str], chosen: argparse.Name
                     viewport={"width": width, "height": height}, color_scheme=theme
                 )
                 context.add_init_script(NO_ANIMATION)
+                context.add_init_script("localStorage.setItem('circuit-tour', 'closed')")
                 page = context.new_page()
                 try:
                     picture(page, address, chosen.folder / f"{full}.png", chosen.complete)
