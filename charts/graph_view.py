@@ -257,8 +257,7 @@ def shown_sentence(view: GraphView) -> str:
     if view.filter.negative_only:
         text += f" {drawn:,} of {kept:,} edges are negative."
     elif resting < drawn:
-        text += f" {resting:,} of {drawn:,} edges drawn until you select a node: those with the"
-        text += " most flow."
+        text += f" {resting:,} of {drawn:,} edges drawn until you select a node."
     return text
 
 

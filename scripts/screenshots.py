@@ -26,6 +26,7 @@ from cache import open_backend  # noqa: E402
 SIZES = {"large": (1440, 900), "small": (1024, 768)}
 PROMPT = "The capital of the state containing Dallas is"
 TEXAS = "feature-1-7-887"
+GRAPHS = ("trace", "graph", "interventions", "compare")
 MARKS = {
     "pinned": ["feature-4-8-1008"],
     "supernodes": [["Texas", TEXAS, "feature-2-7-859", "feature-2-7-529"]],
@@ -63,15 +64,14 @@ def addresses(url: str, keys: dict[str, str]) -> Iterator[tuple[str, str]]:
         yield page, f"{url}/{page}"
 
 
-def picture(page: Page, address: str, file: Path, complete: bool) -> None:
+def picture(page: Page, address: str, file: Path, complete: bool, has_graph: bool) -> None:
     """Open an address and save what it shows; ``complete`` also takes what is below the window."""
     page.goto(address)
     page.get_by_test_id("stMain").locator("h1, h2, h3, h4, h5, p").first.wait_for()
     settled(page)
-    expect(page.get_by_test_id("stProgress")).to_have_count(0)  # the first prompt is traced
-    settled(page)
-    if page.locator(".graph").count():
+    if has_graph:
         page.locator(".graph[data-shown]").first.wait_for()
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
     page.wait_for_timeout(1500)
     settled(page)
     if complete:
@@ -98,7 +98,13 @@ def take(browser: Browser, url: str, keys: dict[str, str], chosen: argparse.Name
                 context.add_init_script("localStorage.setItem('circuit-tour', 'closed')")
                 page = context.new_page()
                 try:
-                    picture(page, address, chosen.folder / f"{full}.png", chosen.complete)
+                    picture(
+                        page,
+                        address,
+                        chosen.folder / f"{full}.png",
+                        chosen.complete,
+                        name.startswith(GRAPHS),
+                    )
                     print(full)
                 except Error as error:
                     print(f"{full} failed: {error}")

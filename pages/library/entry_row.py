@@ -42,7 +42,7 @@ def draw(entry: StoredGraph, theme: Palette) -> None:
     about = [truncate(entry.prompt, 110)] if entry.title else []
     about += [entry.model or "unknown model", origin, when, format_bytes(entry.bytes)]
     picture, computed = _look(entry, theme)
-    about += [computed.rstrip(".")] if computed else []
+    about += [computed[:1].lower() + computed[1:].rstrip(".")] if computed else []
     lines = [f"**{plain(truncate(entry.title or entry.prompt, 90))}**"]
     lines.append(f":gray[{plain(' · '.join(about))}]")
     if entry.tags:

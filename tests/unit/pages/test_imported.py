@@ -211,7 +211,7 @@ def test_a_traced_graph_opens_with_its_prompt_and_model(store: None) -> None:
 
     app = opened()
     app.switch_page(str(MAIN.parents[1] / "library" / "page.py")).run()
-    assert "Computed on the CPU in float32" in shown(app)
+    assert "computed on the CPU in float32" in shown(app)
     app.button(key=f"open {keys[0]}").click().run()  # the prompt leads to it
     assert "graph" not in app.query_params
     assert app.text_area(key="prompt box").value == prompt
