@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -41,12 +42,18 @@ def graph(page: Page, name: str = "trace") -> Locator:
     return page.locator(f".st-key-graph-{name} .graph")
 
 
+def expect_fitted(page: Page, name: str = "trace") -> None:
+    """Wait until the graph is laid out for its size, which the browser reports once."""
+    expect(graph(page, name)).to_have_attribute("data-shown", re.compile("."))
+    page.wait_for_function(_FITS, arg=name)
+    settled(page)
+
+
 def expect_graph(page: Page, answer: str, name: str = "trace") -> None:
     """Wait for a graph with ``answer`` among the tokens it explains."""
     drawn = graph(page, name)
     expect(drawn.locator("[data-role=answers] text", has_text=answer).first).to_be_visible()
-    page.wait_for_function(_FITS, arg=name)  # the browser reports the graph's size, once
-    settled(page)
+    expect_fitted(page, name)
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 

@@ -157,7 +157,7 @@ def test_a_deep_link_to_a_cold_server_works(
         page.goto(server.url + path)
         text = page.get_by_test_id("stMain").get_by_text(re.compile(expected))  # minds the case
         expect(text.first).to_be_visible()
-        expect(page.get_by_test_id("stSidebar").get_by_text(sidebar)).to_be_visible()
+        expect(page.get_by_test_id("stSidebar").get_by_text(sidebar, exact=True)).to_be_visible()
         expect(page.get_by_text("Page not found")).to_have_count(0)
         expect(page.get_by_test_id("stException")).to_have_count(0)
     finally:
