@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
 
-from conftest import FLAGS, NO_ANIMATION, App, browser_path, settled, with_query  # noqa: E402
+from conftest import FLAGS, NO_ANIMATION, PATIENCE, App, browser_path, settled, with_query  # noqa: E402
 
 from cache import open_backend  # noqa: E402
 
@@ -94,6 +94,7 @@ def take(browser: Browser, url: str, keys: dict[str, str], chosen: argparse.Name
                 context = browser.new_context(
                     viewport={"width": width, "height": height}, color_scheme=theme
                 )
+                context.set_default_timeout(PATIENCE)
                 context.add_init_script(NO_ANIMATION)
                 context.add_init_script("localStorage.setItem('circuit-tour', 'closed')")
                 page = context.new_page()
