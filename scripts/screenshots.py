@@ -2,8 +2,8 @@
 
     python scripts/screenshots.py pictures [--graph dallas.json] [--only trace-large-light]
 
-Starts the app with an empty store, imports the graphs named with ``--graph`` (published JSON, of
-Neuronpedia for example), and needs Chromium, as the browser tests do.
+Starts the app with two traced prompts, imports the graphs named with ``--graph`` (published JSON,
+of Neuronpedia for example), and needs Chromium, as the browser tests do.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
 
-from conftest import FLAGS, NO_ANIMATION, PATIENCE, App, browser_path, settled, with_query  # noqa: E402
+from conftest import FLAGS, NO_ANIMATION, PATIENCE, TRACED, App, browser_path, settled, with_query  # noqa: E402
 
-from cache import open_backend  # noqa: E402
+from cache import TraceRequest, open_backend  # noqa: E402
 
 SIZES = {"large": (1440, 900), "small": (1024, 768)}
 PROMPT = "The capital of the state containing Dallas is"
@@ -39,9 +39,11 @@ OFF = {
 }
 
 
-def import_graphs(store: Path, files: list[Path]) -> dict[str, str]:
-    """Import the graphs into a store and return the key of each by its file's name."""
+def fill(store: Path, files: list[Path]) -> dict[str, str]:
+    """Trace the prompts that are shown, import the graphs, and return their keys by file name."""
     backend = open_backend(store)
+    for job in [backend.trace(TraceRequest(prompt)) for prompt in TRACED]:
+        job.result(600)
     keys = {}
     for file in files:
         job = backend.import_graph(file.read_bytes(), file.name)
@@ -122,7 +124,7 @@ def main() -> None:
     chosen.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         store = Path(folder) / "store"
-        keys = import_graphs(store, chosen.graph)
+        keys = fill(store, chosen.graph)
         app = App(store)
         browser = playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
         try:
