@@ -39,7 +39,7 @@ FLAGS = [
     "--disable-sync",
 ]
 
-PATIENCE = 180_000  # milliseconds: a busy machine is slow, and a passing test does not wait
+PATIENCE = 300_000  # milliseconds: a busy machine is slow, and a passing test does not wait
 # Streamlit opens an expander in half a second, during which its contents move. On a busy machine,
 # what was under the mouse at the press is elsewhere at the release, and the click is lost.
 NO_ANIMATION = """
@@ -50,6 +50,7 @@ Element.prototype.animate = function (frames) { return animate.call(this, frames
 TRACED = (
     "The capital of the state containing Dallas is",
     "The capital of the state containing Oakland is",
+    "calc: 36+59=",
 )
 
 expect.set_options(timeout=PATIENCE)
