@@ -10,7 +10,8 @@ Starts the app with an empty store and measures the gallery's model, a made grap
 - *carried by*: from the same press until the panel says which heads carried the node's input;
 - *drawn*: from the arrival of the graph's data until it is painted;
 - *threshold*: from a key on the slider until the graph of the new threshold is painted;
-- *cached prompt*, *new prompt*: from Enter until the prompt's graph is painted.
+- *cached prompt*, *new prompt*: from the key until the prompt's graph is painted;
+- *gallery*: the same from a click in the sidebar on a cached prompt.
 
 The browser's own clock measures all of it. Medians of one run: quote them with the machine.
 """
@@ -234,7 +235,7 @@ def measure_thresholds(page: Page, rounds: int) -> list[float]:
 
 
 def measure_prompts(page: Page) -> list[float]:
-    """Type every prompt and press Enter."""
+    """Type every prompt and send it with the keyboard."""
     times = []
     for prompt in PROMPTS:
         box = page.locator(".st-key-prompt-box textarea, .st-key-prompt-box input")
@@ -242,11 +243,27 @@ def measure_prompts(page: Page) -> list[float]:
             "() => document.querySelector('.st-key-workspace .graph').dataset.shown"
         )
         box.fill(prompt)
-        box.press("Enter")
+        page.evaluate("() => { measure.pressed = 0; }")
+        box.press("Control+Enter")
         times.append(float(page.evaluate(_OTHER_GRAPH, before)))
         settled(page)
         page.wait_for_timeout(400)
     return times
+
+
+def measure_gallery(page: Page, rounds: int) -> list[float]:
+    """Click prompts of the gallery that were traced before; the first round is not counted."""
+    titles = ("Oakland → California → Sacramento", "Dallas → Texas → Austin")
+    times = []
+    for number in range(rounds + len(titles)):
+        before = page.evaluate(
+            "() => document.querySelector('.st-key-workspace .graph').dataset.shown"
+        )
+        page.get_by_role("button", name=titles[number % len(titles)]).click()
+        times.append(float(page.evaluate(_OTHER_GRAPH, before)))
+        settled(page)
+        page.wait_for_timeout(250)
+    return times[len(titles) :]
 
 
 def main() -> None:
@@ -286,6 +303,7 @@ def main() -> None:
                 if name == "atlas":
                     keep(name, "new prompt", lambda page=page: measure_prompts(page))
                     keep(name, "cached prompt", lambda page=page: measure_prompts(page))
+                    keep(name, "gallery", lambda page=page: measure_gallery(page, chosen.rounds))
                 keep(name, "drawn", lambda page=page: page.evaluate(_DRAWN))
                 page.close()
         finally:

@@ -41,7 +41,7 @@ class DrawnNode:
     place: str
     """Where it is and what it is, in a few words, for the hover text."""
     group: str
-    """What its colour stands for: its kind, or the side of a comparison."""
+    """What its colour shows: its kind, or the side of a comparison."""
     is_off: bool = False
     """A feature that the visitor switched off: drawn hollow."""
 
@@ -58,7 +58,7 @@ class Drawing:
     targets: IntArray
     weights: FloatArray
     edge_groups: tuple[str, ...] = ()
-    """What the colour of every edge stands for; empty where it is the sign."""
+    """What the colour of every edge shows; empty where it is the sign."""
     selected: int | None = None
     pinned: frozenset[int] = frozenset()
     groups: tuple[tuple[str, str], ...] = ()

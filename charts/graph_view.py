@@ -40,6 +40,8 @@ class Neighbour(NamedTuple):
     """The direct effect."""
     share: float
     """Its part of all absolute weight on that side of the node, 0..1."""
+    is_drawn: bool = True
+    """Whether the graph draws the edge: it is above the edge threshold and no filter hides it."""
 
 
 @dataclass(frozen=True)
@@ -226,11 +228,12 @@ class GraphView:
         drawn[list(self.rows)] = True
         edges = edges[drawn[others[edges]]]
         order = edges[np.argsort(-np.abs(graph.weights[edges]), kind="stable")][:limit]
+        is_shown = np.isin(order, self.edges)
         neighbours = []
-        for edge in order:
+        for edge, is_drawn in zip(order, is_shown, strict=True):
             node, weight = graph.index.node(int(others[edge])), float(graph.weights[edge])
             share = abs(weight) / total if total else 0.0
-            neighbours.append(Neighbour(node, self.name(node), weight, share))
+            neighbours.append(Neighbour(node, self.name(node), weight, share, bool(is_drawn)))
         return tuple(neighbours)
 
     def most_influential(self, limit: int = 8) -> tuple[NodeId, ...]:
@@ -292,8 +295,7 @@ def shown_sentence(view: GraphView) -> str:
     if view.filter.negative_only:
         text += f" {drawn:,} of {kept:,} edges are negative."
     elif resting < drawn:
-        text += f" {resting:,} of {drawn:,} edges drawn until you select a node: those with the"
-        text += " most flow."
+        text += f" {resting:,} of {drawn:,} edges drawn until you select a node."
     return text
 
 

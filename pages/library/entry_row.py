@@ -17,7 +17,7 @@ from charts.text import truncate
 from charts.thumbnail import WIDTH, thumbnail_svg
 from pages.library.imports import TROUBLE
 from pages.library.opening import open_graph
-from pages.shared import graph_download, resources
+from pages.shared import graph_download, resources, stored_graph
 from pages.shared.escape import plain
 from pages.shared.session import read_session, update_session
 from tracer.files import format_bytes
@@ -37,6 +37,8 @@ class _Look(NamedTuple):
     """A thumbnail; empty where it cannot be drawn."""
     notes: tuple[str, ...] = ()
     """What a reader should know about a graph of another tool."""
+    computed: str = ""
+    """Where the graph was computed."""
 
 
 @st.cache_resource(show_spinner=False)
@@ -51,6 +53,8 @@ def draw(entry: StoredGraph, theme: Palette) -> None:
     origin = "imported" if entry.imported else "traced here"
     about = [truncate(entry.prompt, 110)] if entry.title else []
     about += [entry.model or "unknown model", origin, when, format_bytes(entry.bytes)]
+    look = _look(entry, theme)
+    about += [look.computed[:1].lower() + look.computed[1:].rstrip(".")] if look.computed else []
     lines = [f"**{plain(truncate(entry.title or entry.prompt, 90))}**"]
     lines.append(f":gray[{plain(' · '.join(about))}]")
     if entry.tags:
@@ -61,7 +65,6 @@ def draw(entry: StoredGraph, theme: Palette) -> None:
         st.container(border=True, key=f"graph {entry.key}"),
         st.container(horizontal=True, vertical_alignment="center", gap="small"),
     ):
-        look = _look(entry, theme)
         if look.picture:
             st.image(look.picture, width=WIDTH)
         st.markdown("  \n".join(lines), width="stretch")
@@ -75,7 +78,10 @@ def draw(entry: StoredGraph, theme: Palette) -> None:
 
 
 def _look(entry: StoredGraph, theme: Palette) -> _Look:
-    """Read a graph for its row, without marking it as used."""
+    """Read a graph for its row, without marking it as used.
+
+    Nothing is known where the graph is too large to read for a list, or damaged.
+    """
     place = (entry.key, entry.sha256, theme.background)
     known = _looks().get(place)
     if known is None:
@@ -86,7 +92,11 @@ def _look(entry: StoredGraph, theme: Palette) -> _Look:
             except StoreError:
                 graph = None  # said when the graph is opened
             if graph is not None:
-                known = _Look(thumbnail_svg(prune(graph), theme), import_notes(graph))
+                known = _Look(
+                    thumbnail_svg(prune(graph), theme),
+                    import_notes(graph),
+                    stored_graph.computed_sentence(graph),
+                )
         _looks()[place] = known
     return known
 

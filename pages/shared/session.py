@@ -77,6 +77,7 @@ def update_session(**changes: Any) -> None:
         dropped["finding"] = replace(session.finding, **kept)  # type: ignore[arg-type]
         if session.graph:  # its thresholds were chosen for it
             dropped["thresholds"] = Thresholds()
+        dropped["as_stored"] = False
         changes = {**dropped, **changes}
     st.session_state[_KEY] = replace(session, **changes)
 

@@ -55,6 +55,9 @@ class Session:
     graph: str = ""
     """Key of a stored graph shown instead of a trace of the prompt; empty for none."""
     thresholds: Thresholds = Thresholds()
+    as_stored: bool = False
+    """Whether the stored graph's own thresholds take the place of ``thresholds`` once it is open:
+    a link to it names none."""
     filter: GraphFilter = GraphFilter()
     as_table: bool = False
     """Whether the graph is shown as tables."""

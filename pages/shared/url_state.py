@@ -55,9 +55,10 @@ def to_query(session: Session) -> dict[str, str]:
     for name, value in asdict(session.choice).items():
         if value != getattr(fresh.choice, name):
             query[name] = value
-    if session.thresholds.node != fresh.thresholds.node:
+    always = bool(session.graph) and not session.as_stored  # without them, the graph's own apply
+    if always or session.thresholds.node != fresh.thresholds.node:
         query["nodes"] = f"{session.thresholds.node:g}"
-    if session.thresholds.edge != fresh.thresholds.edge:
+    if always or session.thresholds.edge != fresh.thresholds.edge:
         query["edges"] = f"{session.thresholds.edge:g}"
     shown = session.filter
     hidden = [] if shown.errors else ["errors"]
@@ -120,6 +121,7 @@ def from_query(query: Mapping[str, str]) -> Session:
     return replace(
         session,
         graph=graph[:_LONGEST_KEY],
+        as_stored=bool(graph) and not query.keys() & {"nodes", "edges"},
         look=query.get("look", "")[:_LONGEST_NAME],
         selected=_node(query.get("node", "")),
         filter=_filter(query),

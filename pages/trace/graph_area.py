@@ -10,7 +10,7 @@ import streamlit as st
 from charts.graph_table import edge_table, node_table
 from charts.graph_view import DENSE, GraphFilter, GraphView, shown_sentence
 from charts.text import percent
-from pages.shared import graph_download, kinds, selection
+from pages.shared import graph_download, kinds, selection, stored_graph
 from pages.shared.escape import plain
 from pages.shared.graph_component import draw_graph
 from pages.shared.graph_payloads import view_payload
@@ -58,7 +58,8 @@ def draw(key: str, view: GraphView, session: Session) -> None:
         payload = view_payload("trace", key, view, selection.size())
         draw_graph("trace", payload, selection.chosen(view, session), selection.graph_event)
     kinds.draw_legend(view.pruned)
-    st.caption(shown_sentence(view))
+    computed = stored_graph.computed_sentence(view.pruned.graph)
+    st.caption(plain(f"{shown_sentence(view)} {computed}"))
 
 
 def _share(key: str, session: Session) -> None:

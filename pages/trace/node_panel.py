@@ -7,10 +7,19 @@ from typing import Any, Final
 
 import streamlit as st
 
+from cache import ModelChoice
 from charts.graph_view import GraphView, Neighbour, generic_facts
 from charts.palette import Palette
-from charts.text import activation_text, percent, place, target_number, times
-from pages.shared import feature_examples, kinds, label_box, resources, selection, stored_graph
+from charts.text import activation_text, percent, place, plural, target_number, times
+from pages.shared import (
+    feature_examples,
+    kinds,
+    label_box,
+    own_text,
+    resources,
+    selection,
+    stored_graph,
+)
 from pages.shared.escape import plain
 from pages.shared.graph_component import draw_neighbours
 from pages.shared.navigation import page_script
@@ -92,8 +101,8 @@ def _node(key: str, view: GraphView, node: NodeId, session: Session, palette: Pa
     generic_panel.draw(view, node)
     inputs, outputs = view.inputs(node, _MOST_NEIGHBOURS), view.outputs(node, _MOST_NEIGHBOURS)
     lists = [
-        _list("Strongest inputs", "direct effects on it", inputs, graph),
-        _list("Strongest outputs", "its direct effects", outputs, graph),
+        _list("Strongest inputs", "direct effects on it", inputs, view),
+        _list("Strongest outputs", "its direct effects", outputs, view),
         *generic_panel.qk_lists(view, node),
     ]
     draw_neighbours("trace", lists, "", selection.graph_event)
@@ -109,6 +118,8 @@ def _node(key: str, view: GraphView, node: NodeId, session: Session, palette: Pa
     card = feature_examples.card(source, node.feature)
     if card is not None:
         feature_panel.draw(card, float(graph.activations[graph.index.row(node)]), palette)
+    if isinstance(source, ModelChoice):
+        own_text.draw(node.feature, source, card, palette)
 
 
 def _head(view: GraphView, node: NodeId) -> None:
@@ -163,6 +174,9 @@ def _facts(view: GraphView, node: NodeId, source: resources.FeatureSource | None
     if node.kind == "feature":
         activation = float(graph.activations[graph.index.row(node)])
         facts += [str(node.feature), f"activation {activation_text(activation)}"]
+        density = resources.density(source, node.feature)
+        if density is not None:
+            facts.append(f"active on {percent(density)} of tokens")
         covered = resources.label_precision(source, node.feature)
         if covered is not None:
             facts.append(f"label covers {percent(covered)} of its activation")
@@ -177,8 +191,9 @@ def _facts(view: GraphView, node: NodeId, source: resources.FeatureSource | None
 
 
 def _list(
-    title: str, note: str, neighbours: tuple[Neighbour, ...], graph: AttributionGraph
+    title: str, note: str, neighbours: tuple[Neighbour, ...], view: GraphView
 ) -> dict[str, Any]:
+    graph = view.pruned.graph
     rows = [
         {
             "id": str(entry.node),
@@ -189,7 +204,20 @@ def _list(
         }
         for entry in neighbours
     ]
-    return {"title": title, "note": note, "rows": rows}
+    return {"title": title, "note": note, "count": _count(title, neighbours, view), "rows": rows}
+
+
+def _count(title: str, neighbours: tuple[Neighbour, ...], view: GraphView) -> str:
+    """Say how many edges the list has and the graph draws; empty where it draws all of them."""
+    drawn = sum(neighbour.is_drawn for neighbour in neighbours)
+    if drawn == len(neighbours):
+        return ""
+    noun = title.rpartition(" ")[2].rstrip("s")
+    why = " that are negative" if view.filter.negative_only else ""
+    threshold = f"{view.pruned.thresholds.edge:g}"
+    return (
+        f"{plural(len(neighbours), noun)}, {drawn}{why} drawn at an edge threshold of {threshold}"
+    )
 
 
 def _switch(node: NodeId, session: Session) -> None:

@@ -12,6 +12,7 @@ from graph_actions import graph
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
+EMPTY_LIBRARY = True
 
 
 def published() -> dict[str, Any]:
