@@ -71,7 +71,7 @@ def test_a_graph_is_imported_pinned_and_exported_with_the_pin(app: App, page: Pa
     drawn = graph(page)
     expect(drawn.locator("[data-role=labels]").get_by_text("large <b>things</b>")).to_be_visible()
     kinds = page.evaluate("() => [...new Set(circuitGraphs.graphs.get('trace').side.kind)].sort()")
-    assert kinds == ["feature", "logit", "token"]
+    assert kinds == ["feature", "logit", "lorsa", "token"]
     page.locator(".neighbours .entry", has_text="large <b>things</b>").first.click()
     expect(page.get_by_text("No examples: this graph was imported")).to_be_visible()
     page.get_by_role("button", name="Pin", exact=True).click()

@@ -133,6 +133,10 @@ def test_a_text_keeps_its_line_breaks(app: AppTest) -> None:
 
 def test_words_that_atlas_does_not_know_get_the_nearest(app: AppTest) -> None:
     app.text_area(key="prompt box").set_value("The captial of Texas is").run()
+    for _ in range(20):
+        if app.error:
+            break
+        app.run()
     assert "captial" in app.error[0].value
     app.button(key="instead of captial: capital").click().run()
     assert app.session_state["session"].prompt == "The capital of Texas is"
