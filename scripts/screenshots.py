@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
@@ -26,6 +26,8 @@ from cache import open_backend  # noqa: E402
 SIZES = {"large": (1440, 900), "small": (1024, 768)}
 PROMPT = "The capital of the state containing Dallas is"
 TEXAS = "feature-1-7-887"
+TOUR = "tour"
+"""The picture that has the tour; in all others it is closed."""
 MARKS = {
     "pinned": ["feature-4-8-1008"],
     "supernodes": [["Texas", TEXAS, "feature-2-7-859", "feature-2-7-529"]],
@@ -52,12 +54,15 @@ def import_graphs(store: Path, files: list[Path]) -> dict[str, str]:
 
 def addresses(url: str, keys: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Yield the name and the address of every picture."""
+    yield TOUR, with_query(url, prompt=PROMPT)
     yield "trace", with_query(url, prompt=PROMPT)
     yield "trace-selected", with_query(url, prompt=PROMPT, node=TEXAS)
     yield "trace-pinned", with_query(url, prompt=PROMPT, marks=MARKS)
     for name, key in keys.items():
-        yield f"graph-{name}", with_query(url, graph=key)
+        yield f"graph-{name}", with_query(url, graph=key, nodes="1", edges="1")
     yield "interventions", with_query(f"{url}/interventions", scenarios=[OFF], marks=MARKS)
+    yield "features", with_query(f"{url}/features", prompt=PROMPT)
+    yield "feature", with_query(f"{url}/features", prompt=PROMPT, feature="L1/887")
     for page in ("compare", "library", "models", "guide", "about"):
         yield page, f"{url}/{page}"
 
@@ -66,6 +71,8 @@ def picture(page: Page, address: str, file: Path, complete: bool) -> None:
     """Open an address and save what it shows; ``complete`` also takes what is below the window."""
     page.goto(address)
     page.get_by_test_id("stMain").locator("h1, h2, h3, h4, h5, p").first.wait_for()
+    settled(page)
+    expect(page.get_by_test_id("stProgress")).to_have_count(0)  # the trace is done
     settled(page)
     if page.locator(".graph").count():
         page.locator(".graph[data-shown]").first.wait_for()
@@ -92,6 +99,8 @@ def take(browser: Browser, url: str, keys: dict[str, str], chosen: argparse.Name
                     viewport={"width": width, "height": height}, color_scheme=theme
                 )
                 context.add_init_script(NO_ANIMATION)
+                if name != TOUR:
+                    context.add_init_script("localStorage.setItem('circuit-tour', 'closed')")
                 page = context.new_page()
                 try:
                     picture(page, address, chosen.folder / f"{full}.png", chosen.complete)
