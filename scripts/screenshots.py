@@ -14,12 +14,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
 
-from conftest import FLAGS, NO_ANIMATION, App, browser_path, settled, with_query  # noqa: E402
+from conftest import FLAGS, NO_ANIMATION, App, browser_path, with_query  # noqa: E402
 
 from cache import open_backend  # noqa: E402
 
@@ -67,17 +67,23 @@ def addresses(url: str, keys: dict[str, str]) -> Iterator[tuple[str, str]]:
         yield page, f"{url}/{page}"
 
 
+def wait_until_quiet(page: Page) -> None:
+    """Wait until nothing has been running, empty or on its way for three seconds."""
+    busy = page.locator(
+        "[data-testid=stProgress], [data-testid=stSkeleton], [data-stale=true], "
+        ".graph:not([data-shown]), [data-testid=stApp]:not([data-test-script-state=notRunning])"
+    )
+    quiet = 0
+    while quiet < 6:
+        page.wait_for_timeout(500)
+        quiet = 0 if busy.count() else quiet + 1
+
+
 def picture(page: Page, address: str, file: Path, complete: bool) -> None:
     """Open an address and save what it shows; ``complete`` also takes what is below the window."""
     page.goto(address)
     page.get_by_test_id("stMain").locator("h1, h2, h3, h4, h5, p").first.wait_for()
-    settled(page)
-    expect(page.get_by_test_id("stProgress")).to_have_count(0)  # the trace is done
-    settled(page)
-    if page.locator(".graph").count():
-        page.locator(".graph[data-shown]").first.wait_for()
-    page.wait_for_timeout(1500)
-    settled(page)
+    wait_until_quiet(page)
     if complete:
         height = page.evaluate(
             "() => document.querySelector('.stMainBlockContainer').scrollHeight + 60"
