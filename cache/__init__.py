@@ -11,6 +11,7 @@ Importing this package is light: torch is imported in the worker's thread, for i
     trace_pool.py     several remote workers that share one queue
     ray_workers.py    remote workers on a Ray cluster
     questions.py      searches of dictionaries, features and tokens of a text
+    forecast.py       the memory and time of a trace before it runs
     feature_labels.py labels that people give to features, and their names
     undo.py           deleted graphs that can be restored
     worker.py         the thread that owns the models
@@ -54,11 +55,14 @@ from cache.annotations import (
 from cache.attention import WhoCarried, WhoCarriedEdges, WhyLook, WithoutPairs
 from cache.backend import Backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
+from cache.forecast import Forecast
 from cache.jobs import Job, JobState
 from cache.machine import Device, Machine
+from cache.many import ManyTraces, summary_csv
 from cache.merge import Saved, merged_annotations
 from cache.model_library import ToDownload
 from cache.opening import open_backend
+from cache.prompt_file import BadLine, Prompt, prompts_in, prompts_of_lines
 from cache.questions import ActivationsOn, ChatText, NeighbourSearch, TextSearch, TokenSearch
 from cache.request import (
     Dtype,
@@ -74,17 +78,21 @@ __all__ = [
     "ActivationsOn",
     "Annotations",
     "Backend",
+    "BadLine",
     "BoxPosition",
     "ChatText",
     "DamagedFile",
     "Device",
     "Dtype",
+    "Forecast",
     "InterveneRequest",
     "Job",
     "JobState",
     "Machine",
+    "ManyTraces",
     "ModelChoice",
     "NeighbourSearch",
+    "Prompt",
     "Published",
     "Saved",
     "ScenarioRequest",
@@ -102,7 +110,10 @@ __all__ = [
     "WithoutPairs",
     "merged_annotations",
     "open_backend",
+    "prompts_in",
+    "prompts_of_lines",
     "scenarios_from_json",
     "scenarios_to_json",
     "stored_labels",
+    "summary_csv",
 ]

@@ -49,6 +49,7 @@ def graph_figure(
     >>> import numpy as np
     >>> from charts.drawing import Drawing, DrawnNode
     >>> token = DrawnNode("token--1-0-7", "token", -1, 0, 0.5, "the", "", "position 0", "token")
+    >>> import numpy as np
     >>> none = np.zeros(0, int)
     >>> figure = graph_figure(Drawing((token,), ("the",), 2, none, none, np.zeros(0)))
     >>> [trace.name for trace in figure.data]

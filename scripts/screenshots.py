@@ -14,19 +14,20 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
 
-from conftest import FLAGS, NO_ANIMATION, PATIENCE, TRACED, App, browser_path, settled, with_query  # noqa: E402
+from conftest import FLAGS, NO_ANIMATION, PATIENCE, TRACED, App, browser_path, with_query  # noqa: E402
 
 from cache import TraceRequest, open_backend  # noqa: E402
 
 SIZES = {"large": (1440, 900), "small": (1024, 768)}
 PROMPT = "The capital of the state containing Dallas is"
 TEXAS = "feature-1-7-887"
-GRAPHS = ("trace", "graph", "interventions", "compare")
+TOUR = "tour"
+"""The picture that has the tour; in all others it is closed."""
 MARKS = {
     "pinned": ["feature-4-8-1008"],
     "supernodes": [["Texas", TEXAS, "feature-2-7-859", "feature-2-7-529"]],
@@ -55,27 +56,36 @@ def fill(store: Path, files: list[Path]) -> dict[str, str]:
 
 def addresses(url: str, keys: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Yield the name and the address of every picture."""
+    yield TOUR, with_query(url, prompt=PROMPT)
     yield "trace", with_query(url, prompt=PROMPT)
     yield "trace-selected", with_query(url, prompt=PROMPT, node=TEXAS)
     yield "trace-pinned", with_query(url, prompt=PROMPT, marks=MARKS)
     for name, key in keys.items():
-        yield f"graph-{name}", with_query(url, graph=key)
+        yield f"graph-{name}", with_query(url, graph=key, nodes="1", edges="1")
     yield "interventions", with_query(f"{url}/interventions", scenarios=[OFF], marks=MARKS)
+    yield "features", with_query(f"{url}/features", prompt=PROMPT)
     yield "feature", with_query(f"{url}/features", prompt=PROMPT, feature="L1/887")
-    for page in ("features", "compare", "library", "models", "guide", "about"):
+    for page in ("compare", "library", "models", "guide", "about"):
         yield page, f"{url}/{page}"
 
 
-def picture(page: Page, address: str, file: Path, complete: bool, has_graph: bool) -> None:
+def wait_until_quiet(page: Page) -> None:
+    """Wait until nothing has been running, empty or on its way for three seconds."""
+    busy = page.locator(
+        "[data-testid=stProgress], [data-testid=stSkeleton], [data-stale=true], "
+        ".graph:not([data-shown]), [data-testid=stApp]:not([data-test-script-state=notRunning])"
+    )
+    quiet = 0
+    while quiet < 6:
+        page.wait_for_timeout(500)
+        quiet = 0 if busy.count() else quiet + 1
+
+
+def picture(page: Page, address: str, file: Path, complete: bool) -> None:
     """Open an address and save what it shows; ``complete`` also takes what is below the window."""
     page.goto(address)
     page.get_by_test_id("stMain").locator("h1, h2, h3, h4, h5, p").first.wait_for()
-    settled(page)
-    if has_graph:
-        page.locator(".graph[data-shown]").first.wait_for()
-    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
-    page.wait_for_timeout(1500)
-    settled(page)
+    wait_until_quiet(page)
     if complete:
         height = page.evaluate(
             "() => document.querySelector('.stMainBlockContainer').scrollHeight + 60"
@@ -98,16 +108,11 @@ def take(browser: Browser, url: str, keys: dict[str, str], chosen: argparse.Name
                 )
                 context.set_default_timeout(PATIENCE)
                 context.add_init_script(NO_ANIMATION)
-                context.add_init_script("localStorage.setItem('circuit-tour', 'closed')")
+                if name != TOUR:
+                    context.add_init_script("localStorage.setItem('circuit-tour', 'closed')")
                 page = context.new_page()
                 try:
-                    picture(
-                        page,
-                        address,
-                        chosen.folder / f"{full}.png",
-                        chosen.complete,
-                        name.startswith(GRAPHS),
-                    )
+                    picture(page, address, chosen.folder / f"{full}.png", chosen.complete)
                     print(full)
                 except Error as error:
                     print(f"{full} failed: {error}")

@@ -63,11 +63,11 @@ def draw(key: str, view: GraphView, session: Session) -> None:
 
 
 def _share(key: str, session: Session) -> None:
-    thresholds = session.thresholds
+    thresholds, annotations = session.thresholds, session.annotations
 
     def content() -> bytes:
         """Build the file, only when the button is clicked."""
-        return graph_download.shared_file(key, thresholds)
+        return graph_download.shared_file(key, thresholds, annotations)
 
     st.download_button(
         "Share as one file",
