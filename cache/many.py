@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
 from cache.jobs import Job
 from cache.prompt_file import BadLine, Prompt
+from cache.questions import ChatText, Rendered
 from cache.request import ModelChoice, TraceRequest
 from tracer.errors import Cancelled, TracerError
 from tracer.files import replacing
@@ -23,8 +24,18 @@ _AHEAD: Final = 64
 """Prompts that are queued at a time."""
 
 
+class Asking(Protocol):
+    """Whatever knows a model's chat template."""
+
+    def chat(self, choice: ModelChoice, question: ChatText, session: str = "") -> Job[Rendered]:
+        """Render a chat as the model reads it."""
+
+
 class Tracing(Protocol):
     """Whatever traces: the backend of this process, or a cluster."""
+
+    @property
+    def questions(self) -> Asking: ...
 
     def trace(self, request: TraceRequest, session: str = "") -> Job[AttributionGraph]:
         """Start tracing a prompt."""
@@ -69,9 +80,7 @@ def trace_many(
     try:
         while True:
             for prompt in source:
-                targets = (prompt.target,) if prompt.target else None
-                request = TraceRequest(prompt.prompt, choice, targets, max_features)
-                waiting.append((prompt, tracing.trace(request, session)))
+                waiting.append(_started(tracing, prompt, choice, max_features, session))
                 if len(waiting) >= _AHEAD:
                     break
             if not waiting:
@@ -80,6 +89,23 @@ def trace_many(
     finally:
         for _, job in waiting:
             job.cancel(session)
+
+
+def _started(
+    tracing: Tracing, prompt: Prompt, choice: ModelChoice, max_features: int | None, session: str
+) -> tuple[Prompt, Job[AttributionGraph]]:
+    """Start tracing a prompt; a chat becomes the text that the model's template makes of it."""
+    if prompt.messages:
+        chat = tracing.questions.chat(choice, ChatText(prompt.messages), session)
+        try:
+            prompt = replace(prompt, prompt=chat.result().text)
+        except Cancelled:
+            raise
+        except TracerError as error:
+            return prompt, Job.refused("", error, "a chat")
+    targets = (prompt.target,) if prompt.target else None
+    request = TraceRequest(prompt.prompt, choice, targets, max_features)
+    return prompt, tracing.trace(request, session)
 
 
 def _row(tracing: Tracing, prompt: Prompt, job: Job[AttributionGraph]) -> Row:
