@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -273,3 +274,15 @@ def test_reading_a_graph_and_its_features_needs_no_torch() -> None:
 
 def test_the_heavy_packages_are_noticed() -> None:
     assert "pandas" in loaded_by(["pandas"])
+
+
+def test_no_two_test_files_have_the_same_name() -> None:
+    """Test folders are not packages, so pytest imports one of two such files for both."""
+    names = Counter(
+        path.name for path in (ROOT / "tests").rglob("test_*.py") if not _in_package(path)
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def _in_package(path: Path) -> bool:
+    return (path.parent / "__init__.py").exists()

@@ -11,7 +11,7 @@ import tiny
 import torch
 from dispatch import Operations
 
-from tracer.attribution.backward import FrozenBackward, _FrozenAttention
+from tracer.attribution.backward import FrozenAttention, FrozenBackward
 from tracer.attribution.frozen import frozen_pass
 from tracer.model.model import Model
 
@@ -95,7 +95,7 @@ def test_only_the_cpu_multiplies_small_products_in_float32(
     weights = {name: getattr(block, name).to(device) for name in ("W_V", "W_O")}
     block = replace(block, **weights, attn_norm=None, attn_post_norm=None)
     pattern = torch.ones(block.W_O.shape[0], N_POS, N_POS, device=device)
-    attention = _FrozenAttention(block, pattern, torch.bfloat16, kept=True)
+    attention = FrozenAttention(block, pattern, torch.bfloat16, kept=True)
     gradient = torch.ones(N_POS, 3, tiny.D_MODEL, device=device, dtype=torch.bfloat16)
     with Dtypes() as products:
         result = attention(gradient, torch.tensor([1, 2, 5], device=device), 0)
