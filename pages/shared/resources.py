@@ -25,6 +25,7 @@ from cache import (
     stored_labels,
 )
 from cache.engine import collect_once
+from cache.logs import log_text
 from pages.shared.session import departed_visitors
 from tracer.errors import TracerError
 from tracer.features.cards import FeatureCard, FeatureReader
@@ -48,6 +49,7 @@ def backend() -> Backend[Any]:
     """Return the backend of this process. Raises :class:`cache.StoreError` if its store cannot be
     opened."""
     opened = open_backend()
+    log_text()
     opened.watch_visitors(departed_visitors)
     collect_once()
     return opened
