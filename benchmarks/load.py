@@ -23,6 +23,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlencode
 
 import psutil
 from streamlit.proto.BackMsg_pb2 import BackMsg
@@ -34,8 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROMPTS = (
     "The capital of the state containing Dallas is",
     "The opposite of hot is",
-    "The capital of the state containing Reno is",
-    "The opposite of deep is",
+    "The capital of the state containing Oakland is",
+    "The capital of Texas is",
 )
 PAUSE = 3.0
 """Seconds between two clicks of a session, on average."""
@@ -75,7 +76,10 @@ class Visitor:
     def __init__(self, port: int) -> None:
         self._port = port
         self._socket: ClientConnection | None = None
+        self._buttons: dict[str, str] = {}
         self.errors = 0
+        self.has_graph = False
+        """Whether the last link led to a graph."""
 
     async def open(self) -> None:
         self._socket = await connect(
@@ -86,19 +90,38 @@ class Visitor:
         )
 
     async def show(self, prompt: str) -> float:
-        """Open a link to a prompt and return the seconds until the script has run."""
-        assert self._socket is not None
+        """Open a link to a prompt and return the seconds until the script has run.
+
+        A session reads its link once: later links of one visitor change nothing.
+        """
         message = BackMsg()
-        message.rerun_script.query_string = f"prompt={prompt.replace(' ', '+')}"
-        begun = time.perf_counter()
+        message.rerun_script.query_string = urlencode({"prompt": prompt})
+        return await self._run(message)
+
+    async def click(self, prompt: str) -> float:
+        """Click a prompt in the sidebar and return the seconds until the script has run."""
+        message = BackMsg()
+        pressed = message.rerun_script.widget_states.widgets.add()
+        pressed.id, pressed.trigger_value = self._buttons[prompt], True
+        return await self._run(message)
+
+    async def _run(self, message: BackMsg) -> float:
+        assert self._socket is not None
+        begun, self.has_graph = time.perf_counter(), False
         await self._socket.send(message.SerializeToString())
         while True:
             content = await self._socket.recv()
             answer = ForwardMsg()
             answer.ParseFromString(content if isinstance(content, bytes) else content.encode())
             kind = answer.WhichOneof("type")
-            if kind == "delta" and answer.delta.new_element.WhichOneof("type") == "exception":
-                self.errors += 1
+            element = answer.delta.new_element.WhichOneof("type") if kind == "delta" else None
+            self.errors += element == "exception"
+            if element == "button":
+                identity = answer.delta.new_element.button.id
+                self._buttons[identity.rpartition("gallery ")[2]] = identity
+            elif element == "bidi_component":
+                name = answer.delta.new_element.bidi_component.component_name
+                self.has_graph |= name == "circuit_graph"
             if kind == "script_finished":
                 return time.perf_counter() - begun
 
@@ -115,7 +138,7 @@ async def visit(port: int, seconds: float, source: random.Random) -> tuple[list[
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             await asyncio.sleep(source.uniform(0, 2 * PAUSE))
-            times.append(await asyncio.wait_for(visitor.show(source.choice(PROMPTS)), 60))
+            times.append(await asyncio.wait_for(visitor.click(source.choice(PROMPTS)), 60))
     except (OSError, TimeoutError, WebSocketException):
         visitor.errors += 1
     finally:
@@ -134,10 +157,12 @@ async def warm(port: int) -> None:
     """Trace every prompt, so that later clicks are answered from memory."""
     visitor = Visitor(port)
     await visitor.open()
+    await visitor.show(PROMPTS[0])
     for prompt in PROMPTS:
-        for _ in range(5):
-            await visitor.show(prompt)
-            await asyncio.sleep(2)
+        await visitor.click(prompt)
+        while not visitor.has_graph:
+            await asyncio.sleep(1)
+            await visitor.click(prompt)
     await visitor.close()
 
 

@@ -210,7 +210,7 @@ class Backend(StoredGraphs, Generic[M]):
             "memory": {**memory(), "graphs": self._graphs.n_bytes},
             "store": {**store, "problem": self.store_problem},
             "remote_workers": self._pool.size if self._pool is not None else 0,
-            "versions": versions(),
+            "versions": dict(versions()),
         }
 
     def health(self) -> dict[str, Any]:

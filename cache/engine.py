@@ -135,9 +135,11 @@ class TracerEngine:
     def load(self, choice: ModelChoice, progress: Progress) -> Model:
         import tracer
 
-        return tracer.load(
+        model = tracer.load(
             choice.model, choice.transcoders, self._device_name, choice.dtype, progress=progress
         )
+        collect_once()
+        return model
 
     def trace(self, model: Model, request: TraceRequest, progress: Progress) -> AttributionGraph:
         import tracer
@@ -190,7 +192,7 @@ class TracerEngine:
             )
 
     def free_memory(self) -> None:
-        gc.collect()
+        collect_once()
         torch = sys.modules.get("torch")
         if torch is None:
             return
@@ -234,6 +236,18 @@ class TracerEngine:
             return machine
         free, total = torch.cuda.mem_get_info(choice.device)
         return replace(machine, gpu=Gpu(choice.name, total, free))
+
+
+def collect_once() -> None:
+    """Collect garbage, and exempt what is alive from later collections.
+
+    Streamlit collects after every run of a script. With torch imported and a model open that is
+    most of the time of a click, and no other thread runs meanwhile. Reference counts free exempted
+    objects as before; those in cycles wait for the next call, which follows every dropped model.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import logging
 import platform
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -57,7 +58,8 @@ def serve_health(look: Callable[[], dict[str, Any]], port: int) -> ThreadingHTTP
     return server
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """Return the versions of Python, the system and the libraries that matter."""
     found = {"python": platform.python_version(), "system": platform.platform()}
     for package in _PACKAGES:

@@ -1,6 +1,7 @@
 """Structured logs: one JSON object a line, with the request, the session and the phases of a job.
 
-``CIRCUIT_LOG=json`` turns them on. Prompts are not logged; sessions only as a digest.
+``CIRCUIT_LOG=json`` turns them on. Prompts are not logged; sessions only as a digest. Without it
+the app writes warnings, and the device it runs models on, as plain lines.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from cache.jobs import Job
 
 VARIABLE: Final = "CIRCUIT_LOG"
+_OURS: Final = ("cache", "tracer", "pages")
 _requests: Final = logging.getLogger("cache.requests")
 
 
@@ -37,7 +39,7 @@ class JsonFormatter(logging.Formatter):
 
 def log_json() -> None:
     """Write the logs of this project to stderr as JSON. Calling it again changes nothing."""
-    for name in ("cache", "tracer", "pages"):
+    for name in _OURS:
         log = logging.getLogger(name)
         if not any(isinstance(h.formatter, JsonFormatter) for h in log.handlers):
             handler = logging.StreamHandler(sys.stderr)
@@ -45,6 +47,21 @@ def log_json() -> None:
             log.addHandler(handler)
             log.setLevel(logging.INFO)
             log.propagate = False
+
+
+def log_text() -> None:
+    """Write warnings, and the device that models run on, to stderr, as a server does.
+
+    Does nothing when logs are configured already, by :func:`log_json` or by the program.
+    """
+    for name in _OURS:
+        log = logging.getLogger(name)
+        if not log.hasHandlers():
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            log.addHandler(handler)
+            if name == "cache":
+                logging.getLogger("cache.worker").setLevel(logging.INFO)
 
 
 def session_digest(session: str) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from cache.jobs import Job
 from cache.prompt_file import BadLine, Prompt
+from cache.questions import ChatText, Rendered
 from cache.request import ModelChoice, TraceRequest
 from tracer.errors import Cancelled, TracerError
 from tracer.files import replacing
@@ -24,8 +25,18 @@ _AHEAD: Final = 64
 """Prompts that are queued at a time."""
 
 
+class Asking(Protocol):
+    """Whatever knows a model's chat template."""
+
+    def chat(self, choice: ModelChoice, question: ChatText, session: str = "") -> Job[Rendered]:
+        """Render a chat as the model reads it."""
+
+
 class Tracing(Protocol):
     """Whatever traces: the backend of this process, or a cluster."""
+
+    @property
+    def questions(self) -> Asking: ...
 
     def trace(self, request: TraceRequest, session: str = "") -> Job[AttributionGraph]:
         """Start tracing a prompt."""
@@ -90,6 +101,8 @@ class ManyTraces:
         self._session = session
         self._source = iter(self.prompts)
         self._waiting: deque[tuple[Prompt, Job[AttributionGraph]]] = deque()
+        self._next: Prompt | None = None
+        self._chat: Job[Rendered] | None = None
         self._is_stopped = False
 
     @property
@@ -99,10 +112,10 @@ class ManyTraces:
 
     def advance(self) -> None:
         """Queue more prompts, and take the rows of those that have ended; never waits."""
-        self._fill()
+        self._fill(wait=False)
         while self._waiting and self._waiting[0][1].wait(0):
             self._take()
-            self._fill()
+            self._fill(wait=False)
 
     def stop(self) -> None:
         """Cancel what has not ended."""
@@ -114,17 +127,40 @@ class ManyTraces:
     def __iter__(self) -> Iterator[Row]:
         """Yield the row of every prompt, waiting for it."""
         while not self.is_complete:
-            self._fill()
+            self._fill(wait=True)
             self._take()
             yield self.rows[-1]
 
-    def _fill(self) -> None:
+    def _fill(self, wait: bool) -> None:
         while len(self._waiting) < _AHEAD and not self._is_stopped:
-            prompt = next(self._source, None)
-            if prompt is None:
+            if self._next is None:
+                self._next = next(self._source, None)
+            if self._next is None:
                 return
-            job = self._tracing.trace(self._request(prompt), self._session)
-            self._waiting.append((prompt, job))
+            started = self._started(self._next, wait)
+            if started is None:
+                return
+            self._waiting.append(started)
+            self._next = None
+
+    def _started(self, prompt: Prompt, wait: bool) -> tuple[Prompt, Job[AttributionGraph]] | None:
+        """Start a trace. A chat becomes text first: without ``wait``, None until it has."""
+        if prompt.messages:
+            if self._chat is None:
+                choice = self._request(prompt).choice
+                self._chat = self._tracing.questions.chat(
+                    choice, ChatText(prompt.messages), self._session
+                )
+            if not wait and not self._chat.wait(0):
+                return None
+            chat, self._chat = self._chat, None
+            try:
+                prompt = replace(prompt, prompt=chat.result().text)
+            except Cancelled:
+                raise
+            except TracerError as error:
+                return prompt, Job.refused("", error, "a chat")
+        return prompt, self._tracing.trace(self._request(prompt), self._session)
 
     def _take(self) -> None:
         self.rows.append(_row(self._tracing, *self._waiting.popleft()))

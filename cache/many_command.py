@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     """Add the command."""
     text = "trace every prompt of a CSV or JSONL file into the store"
     parser = commands.add_parser("trace", help=text, description=text)
-    parser.add_argument("prompts", help="a .csv or .jsonl file: prompt, label, target")
+    parser.add_argument("prompts", help="a .csv or .jsonl file: prompt or messages, label, target")
     parser.add_argument("--model", default="atlas")
     parser.add_argument("--transcoders", default="")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))

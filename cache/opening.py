@@ -16,15 +16,25 @@ from tracer.errors import TracerError
 
 
 def default_root() -> Path:
-    """Return the folder of the store: ``CIRCUIT_STORE``, else ``.store`` next to this package."""
-    default = Path(__file__).resolve().parent.parent / ".store"
-    return paths.expand_user(os.environ.get("CIRCUIT_STORE") or str(default))
+    """Return the folder of the store: ``CIRCUIT_STORE``, else :func:`_usual_root`."""
+    chosen = os.environ.get("CIRCUIT_STORE")
+    return paths.expand_user(chosen) if chosen else _usual_root(Path(__file__).resolve().parents[1])
+
+
+def _usual_root(code: Path) -> Path:
+    """Return ``.store`` in a checkout of this project, else a folder in the user's cache.
+
+    An installed package is in a folder that other users share, and that an update replaces.
+    """
+    is_checkout = (code / "pyproject.toml").is_file()
+    return code / ".store" if is_checkout else paths.home() / "store"
 
 
 def open_backend(root: Path | None = None, device: str | None = None) -> Backend[Any]:
     """Open the backend of this process, with its store in ``root`` and its models on ``device``.
 
-    Without ``root`` the store is in ``CIRCUIT_STORE``, else in ``.store`` next to this package.
+    Without ``root`` the store is in ``CIRCUIT_STORE``, else in ``.store`` in a checkout of this
+    project, else in ``store`` in :func:`tracer.paths.home`.
     ``CIRCUIT_STORE_GB`` limits its size (default 2). Without ``device``, or with ``"auto"``, models
     are opened on ``CIRCUIT_DEVICE``, else on CUDA, Apple MPS or the CPU. A device that is missing
     fails the jobs, not this function: torch is not imported here.

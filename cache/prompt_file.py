@@ -1,7 +1,8 @@
 """Read a file of many prompts: CSV with a header, or one JSON object a line.
 
-Columns: ``prompt``, and if wanted ``label`` (a name for the row) and ``target`` (a token to
-explain, for example `` Austin``). A line that cannot be read is reported and skipped.
+Columns: ``prompt`` or ``messages`` (a chat: a list of objects with ``role`` and ``content``; in
+CSV as JSON), and if wanted ``label`` (a name for the row) and ``target`` (a token to explain, for
+example `` Austin``). A line that cannot be read is reported and skipped.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Prompt:
     prompt: str
     label: str = ""
     target: str = ""
+    messages: tuple[tuple[str, str], ...] = ()
+    """Role and content of each message of a chat, in place of ``prompt``."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ def prompts_in(content: bytes, name: str) -> tuple[list[Prompt], list[BadLine]]:
     prompts, bad = parse_prompts(text, name.lower().endswith((".jsonl", ".ndjson", ".json")))
     if not prompts:
         reason = f" (line {bad[0].number}: {bad[0].reason})" if bad else ""
-        raise PromptError(f"{name} has no prompt{reason}: expected a column or key 'prompt'")
+        raise PromptError(
+            f"{name} has no prompt{reason}: expected a column or key 'prompt' or 'messages'"
+        )
     return prompts, bad
 
 
@@ -120,11 +125,34 @@ def _prompt(number: int, row: Any) -> Prompt:
             raise ValueError(f"its {name} is {shortened(value)}, expected text")
         if len(value) > _MAX_LINE:
             raise ValueError(f"its {name} has more than {_MAX_LINE:,} characters")
-    if not values["prompt"].strip():
-        if row.get("messages"):
-            raise ValueError("it has messages, which are not supported: write them as a prompt")
+    messages = _messages(row.get("messages") or ())
+    if messages and values["prompt"].strip():
+        raise ValueError("it has both a prompt and messages: give one of them")
+    if not messages and not values["prompt"].strip():
         raise ValueError("it has no prompt")
-    return Prompt(number, **values)
+    return Prompt(number, **values, messages=messages)
+
+
+def _messages(given: Any) -> tuple[tuple[str, str], ...]:
+    """Return a chat, which is JSON text in a CSV file."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given) if given.strip() else ()
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"its messages are not JSON ({one_line(error)})") from error
+    return tuple(map(_message, given if isinstance(given, list | tuple) else (given,)))
+
+
+def _message(given: Any) -> tuple[str, str]:
+    """Return the role and content of a message."""
+    role, content = map(given.get, ("role", "content")) if isinstance(given, dict) else (None, None)
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise ValueError(
+            f"its message {shortened(given)} is not an object with the texts 'role' and 'content'"
+        )
+    if len(role) + len(content) > _MAX_LINE:
+        raise ValueError(f"its messages have more than {_MAX_LINE:,} characters")
+    return role, content
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, Any]]:

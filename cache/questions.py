@@ -17,7 +17,7 @@ from cache.memory import BoundedCache
 from cache.model_library import ModelLibrary
 from cache.request import ModelChoice, digest
 from tracer.catalog.published import Published
-from tracer.errors import PromptError, TracerError, one_line
+from tracer.errors import TracerError
 from tracer.features.cards import Example
 from tracer.search.by_word import search_examples, search_labels
 from tracer.search.match import FeatureMatch, NeighbourKind
@@ -118,16 +118,10 @@ class ChatText:
     """Whether the prompt ends where the model's answer begins."""
 
     def answer(self, model: Model, progress: Progress) -> Rendered:
+        import tracer
+
         messages = [{"role": role, "content": content} for role, content in self.messages]
-        try:
-            text = model.bridge.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=self.generation_prompt
-            )
-        except Exception as error:  # a template is a program of the model's author
-            raise PromptError(
-                f"the chat template of {model.source.name} does not accept these messages "
-                f"({one_line(error)})"
-            ) from error
+        text = tracer.chat_prompt(model, messages, self.generation_prompt)
         ids = model.encode(text)
         return Rendered(text, model.token_strings(ids), ids)
 

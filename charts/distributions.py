@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import isnan
 from typing import Any, Final
 
@@ -20,8 +21,15 @@ _BAR: Final = 27
 def token_figure(
     tokens: Sequence[TokenProbability], palette: Palette = LIGHT, limit: int = 5
 ) -> go.Figure:
-    """Draw the most likely next tokens as horizontal bars, most likely first."""
-    shown = list(tokens)[:limit]
+    """Draw the most likely next tokens as horizontal bars, most likely first.
+
+    The figure is shared by all that ask for the same tokens: do not change it.
+    """
+    return _token_figure(tuple(tokens[:limit]), palette)
+
+
+@lru_cache(maxsize=64)
+def _token_figure(shown: tuple[TokenProbability, ...], palette: Palette) -> go.Figure:
     figure = go.Figure()
     figure.add_bar(
         x=[entry.probability for entry in shown],

@@ -10,9 +10,16 @@ from pages.shared import resources
 from tracer.errors import TracerError
 
 
+@st.fragment
 def panel() -> None:
-    """Draw a closed panel with the state of the server as JSON. No prompt is in it."""
-    with st.expander("Diagnostics"):
+    """Draw a closed panel with the state of the server as JSON. No prompt is in it.
+
+    The facts are collected only while the panel is open.
+    """
+    expander = st.expander("Diagnostics", key="diagnostics", on_change="rerun")
+    if not expander.open:
+        return
+    with expander:
         st.caption("For a bug report: copy it with the button in its corner. It has no prompts.")
         try:
             facts = resources.backend().diagnostics()

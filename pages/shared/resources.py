@@ -7,7 +7,7 @@ hit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -24,6 +24,8 @@ from cache import (
     open_backend,
     stored_labels,
 )
+from cache.engine import collect_once
+from cache.logs import log_text
 from pages.shared.session import departed_visitors
 from tracer.errors import TracerError
 from tracer.features.cards import FeatureCard, FeatureReader
@@ -47,7 +49,9 @@ def backend() -> Backend[Any]:
     """Return the backend of this process. Raises :class:`cache.StoreError` if its store cannot be
     opened."""
     opened = open_backend()
+    log_text()
     opened.watch_visitors(departed_visitors)
+    collect_once()
     return opened
 
 
@@ -102,12 +106,10 @@ def names(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, str]:
     names = stored_labels(pruned.graph) if imported else {}
     names |= own_labels(pruned.graph)
     source = feature_source(pruned.graph, choice)
-    for node in pruned.nodes:
-        if source is not None and node.kind == "feature" and node.feature not in names:
-            name = published_name(source, node.feature)
-            if name:
-                names[node.feature] = name
-    return names
+    if source is None:
+        return names
+    nameless = {n.feature for n in pruned.nodes if n.kind == "feature"} - names.keys()
+    return names | _published_names(source, nameless)
 
 
 def densities(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, float]:
@@ -181,14 +183,28 @@ def feature_name(source: FeatureSource, feature: FeatureId) -> str | None:
 
 def published_name(source: FeatureSource, feature: FeatureId) -> str | None:
     """Return the name of one feature without labels of visitors; None if none is on this disk."""
+    return _published_names(source, (feature,)).get(feature)
+
+
+def _published_names(
+    source: FeatureSource, features: Collection[FeatureId]
+) -> dict[FeatureId, str]:
+    """Return the names on this disk, without labels of visitors.
+
+    Finding the reader looks at files, so it is done once for all features.
+    """
     try:
         reader = backend().library.features(source)
-        names = _known_names().setdefault(reader, {})
-        if feature not in names:
-            name = reader.cached_name(feature)
-            if not name:
-                return None
-            names[feature] = name
-        return names[feature]
     except TracerError:
-        return None  # shown in the panel when the feature is opened
+        return {}  # shown in the panel when the feature is opened
+    known = _known_names().setdefault(reader, {})
+    for feature in features:
+        if feature in known:
+            continue
+        try:
+            name = reader.cached_name(feature)
+        except TracerError:
+            continue  # a damaged record must not lose the other names
+        if name:
+            known[feature] = name
+    return {feature: known[feature] for feature in features if feature in known}

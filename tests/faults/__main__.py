@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import faults
+from server_kills import server_kills
 
 
 def main() -> int:
@@ -29,7 +30,8 @@ def main() -> int:
     part = 10 if options.short else 1
     clean = True
     for name, run in (
-        ("kills of a writing process", lambda: faults.kills(200 // part, source)),
+        ("kills of a writing process", lambda: faults.kills(190 // part, source)),
+        ("kills of the server", lambda: server_kills(10 // part, source)),
         ("damaged files", lambda: faults.damaged_files(source)),
         ("bit flips in the catalogue", lambda: faults.flipped_catalogue(400 // part, source)),
         ("mutated uploads", lambda: faults.mutated_uploads(1000 // part, source)),

@@ -67,8 +67,8 @@ docs/.
     trace.add_argument(
         "--prompts",
         metavar="FILE",
-        help="trace every prompt of a .csv or .jsonl file (prompt, label, target) into the store "
-        "instead; the same command goes on after an interruption",
+        help="trace every prompt of a .csv or .jsonl file (prompt or messages, label, target) "
+        "into the store instead; the same command goes on after an interruption",
     )
     trace.add_argument(
         "--summary",

@@ -18,7 +18,7 @@ from cache import Backend
 from cache.__main__ import main
 from cache.annotations import Annotations
 from cache.store import Store
-from tracer.types import NodeId
+from tracer.types import FeatureId, NodeId
 
 A, B = "a" * 32, "b" * 32
 PINS = Annotations((NodeId("feature", 0, 1, 5),))
@@ -112,6 +112,37 @@ def test_a_flipped_bit_in_a_title_is_restored_and_reported(
     assert [entry.title for entry in store.entries() if entry.key == A] == ["two hops"]
     (damage,) = store.damaged()
     assert damage.key == A and "restored" in damage.reason and damage.found > 0
+
+
+LABELS = {FeatureId(3, 417): "Texas", FeatureId(0, 5): "capital cities"}
+
+
+@pytest.fixture
+def labelled(filled: Path, open_store: OpenStore) -> Path:
+    """The filled store, with two labels of people."""
+    store = open_store()
+    for feature, label in LABELS.items():
+        store.set_label("atlas/per-layer", feature, label)
+    store.close()
+    return filled
+
+
+def test_a_flipped_bit_in_a_label_is_restored_and_reported(
+    labelled: Path, open_store: OpenStore
+) -> None:
+    path = labelled / "catalogue.sqlite"
+    flip(path, path.read_bytes().index(b"capital cities") + 2, 1)
+    store = open_store()
+    assert store.labels("atlas/per-layer") == LABELS
+    (damage,) = store.damaged()
+    assert "restored" in damage.reason and damage.found > 0
+
+
+def test_labels_survive_a_lost_catalogue(labelled: Path, open_store: OpenStore) -> None:
+    drop_catalogue(labelled)
+    store = open_store()
+    assert store.labels("atlas/per-layer") == LABELS
+    assert any("restored from the copy" in file.reason for file in store.damaged())
 
 
 def test_a_flipped_bit_without_a_copy_is_reported(filled: Path, open_store: OpenStore) -> None:

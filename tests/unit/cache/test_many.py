@@ -6,10 +6,11 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet
 import pytest
-from fakes import FakeEngine
+from fakes import FakeEngine, FakeModel
 
 from cache import Backend, ModelChoice
 from cache.__main__ import main
@@ -76,7 +77,10 @@ def test_csv_and_jsonl_say_the_same() -> None:
         ("[1]", "expected an object"),
         ('{"prompt": 3}', "its prompt is 3, expected text"),
         ('{"label": "x"}', "it has no prompt"),
-        ('{"messages": [1]}', "messages, which are not supported"),
+        ('{"messages": [1]}', "its message 1 is not an object"),
+        ('{"messages": {"role": "user"}}', "'content'"),
+        ('{"messages": "[{"}', "its messages are not JSON"),
+        ('{"prompt": "a", "messages": [{"role": "user", "content": "b"}]}', "both a prompt and"),
     ],
 )
 def test_one_bad_line_is_reported_and_skipped(line: str, reason: str) -> None:
@@ -84,6 +88,42 @@ def test_one_bad_line_is_reported_and_skipped(line: str, reason: str) -> None:
     assert [prompt.prompt for prompt in good] == ["a", "b"]
     assert [entry.number for entry in bad] == [2] and reason in bad[0].reason
     assert len(bad[0].reason) < 400
+
+
+CHAT = [{"role": "user", "content": "The capital of Texas?"}]
+
+
+def test_chats_are_read_from_both_kinds_of_files(tmp_path: Path) -> None:
+    with (tmp_path / "p.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["label", "messages"])
+        writer.writeheader()
+        writer.writerow({"label": "x", "messages": json.dumps(CHAT)})
+    (tmp_path / "p.jsonl").write_text(json.dumps({"label": "x", "messages": CHAT}))
+    for name in ("p.csv", "p.jsonl"):
+        ((prompt,), bad) = read_prompts(tmp_path / name)
+        assert prompt.messages == (("user", "The capital of Texas?"),) and prompt.prompt == ""
+        assert not bad and prompt.label == "x"
+
+
+def test_a_chat_is_traced_as_the_template_writes_it(
+    backend: Backend, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = SimpleNamespace(chat_template="x", apply_chat_template=written)
+    monkeypatch.setattr(FakeModel, "bridge", SimpleNamespace(tokenizer=tokenizer), raising=False)
+    monkeypatch.setattr(FakeModel, "token_strings", lambda model, ids: (), raising=False)
+    chats = [Prompt(1, "", messages=(("user", "Texas?"),)), Prompt(2, "plain")]
+    refused = Prompt(3, "", messages=(("system", "be brief"),))
+    rows = list(trace_many(backend, [*chats, refused], CHOICE))
+    assert [row.prompt for row in rows[:2]] == ["<user>Texas? <model>", "plain"]
+    assert sorted(engine.traced) == ["<user>Texas? <model>", "plain"]
+    assert rows[2].state == "failed" and "no system prompt" in rows[2].error
+
+
+def written(messages: list[dict[str, str]], **options: object) -> str:
+    """Write a chat as a tokenizer's template would."""
+    if messages[0]["role"] == "system":
+        raise ValueError("no system prompt")
+    return "".join(f"<{m['role']}>{m['content']} " for m in messages) + "<model>"
 
 
 def test_a_line_with_too_many_columns_is_skipped() -> None:

@@ -11,7 +11,7 @@ from fakes import FakeEngine
 from published import CONFIG
 
 import cache
-from cache import Backend, ModelChoice, StoreError, TraceRequest, open_backend
+from cache import Backend, ModelChoice, StoreError, TraceRequest, open_backend, opening
 from cache.store import Store
 from tracer.catalog.resolve import resolve
 
@@ -48,6 +48,20 @@ def test_a_cached_request_needs_no_torch(tmp_path: Path, engine: FakeEngine) -> 
         text=True,
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_an_installed_package_keeps_its_store_in_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to be a hidden folder in site-packages."""
+    monkeypatch.delenv("CIRCUIT_STORE", raising=False)
+    monkeypatch.setenv("CIRCUIT_HOME", str(tmp_path / "home"))
+    package = tmp_path / "site-packages" / "cache"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(opening, "__file__", str(package / "opening.py"))
+    assert opening.default_root() == tmp_path / "home" / "store"
+    (tmp_path / "site-packages" / "pyproject.toml").touch()  # a checkout
+    assert opening.default_root() == tmp_path / "site-packages" / ".store"
 
 
 def test_the_environment_names_the_store_and_its_size(

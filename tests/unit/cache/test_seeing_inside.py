@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from fakes import FakeEngine
@@ -56,3 +60,33 @@ def test_the_health_endpoint_answers(backend: Backend) -> None:
     backend._worker._lost = ""
     with pytest.raises(StoreError, match="CIRCUIT_HEALTH_PORT"):
         backend.serve_health(port)
+
+
+_OPEN_A_MODEL = """
+import logging, sys
+sys.path.insert(0, sys.argv[1])
+from cache import ModelChoice, open_backend
+from cache.logs import log_text
+log_text()
+log_text()
+backend = open_backend(device="cpu")
+backend.warm(ModelChoice()).result(100)
+logging.getLogger("cache.requests").info("not shown")
+logging.getLogger("tracer.anything").warning("shown")
+backend.close(10)
+"""
+
+
+def test_the_terminal_shows_the_device_once_without_any_setting(tmp_path: Path) -> None:
+    """Nothing configured logging, so the line was never seen."""
+    environment = {**os.environ, "CIRCUIT_STORE": str(tmp_path / "store")}
+    environment.pop("CIRCUIT_LOG", None)
+    done = subprocess.run(
+        [sys.executable, "-c", _OPEN_A_MODEL, str(Path(__file__).parents[3])],
+        env=environment,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    lines = [line for line in done.stderr.splitlines() if "INFO" in line or "WARNING" in line]
+    assert len(lines) == 2 and "INFO device: cpu" in lines[0] and "WARNING shown" in lines[1]
