@@ -21,9 +21,9 @@ def test_a_click_leads_from_a_node_to_the_pairs_that_made_a_head_look(app: App, 
     expect(entries.first).to_be_visible()
     expect(page.get_by_text(re.compile("Attention steps"))).to_be_visible()
 
-    entries.filter(has_text=re.compile(r"L3 H1.*from Dallas")).click()
-    expect(page.get_by_role("heading", name=re.compile("L3 H1 looks from “is”"))).to_be_visible()
-    page.wait_for_url(re.compile("head=3(:|%3A)1"))
+    entries.filter(has_text=re.compile(r"L4 H0.*from Dallas")).click()
+    expect(page.get_by_role("heading", name=re.compile("L4 H0 looks from “is”"))).to_be_visible()
+    page.wait_for_url(re.compile("head=4(:|%3A)0"))
     settled(page)
     expect(page.get_by_text("What it looks for")).to_be_visible()
     expect(page.get_by_text("What it found")).to_be_visible()
@@ -31,10 +31,10 @@ def test_a_click_leads_from_a_node_to_the_pairs_that_made_a_head_look(app: App, 
     bars = page.locator(".st-key-strip .bars .point")
     expect(bars).to_have_count(9)
     bars.nth(8).locator("path").click(force=True)  # a small bar: the last word itself
-    expect(page.get_by_role("heading", name="L3 H1 looks from “is” at “is”")).to_be_visible()
+    expect(page.get_by_role("heading", name="L4 H0 looks from “is” at “is”")).to_be_visible()
     settled(page)
 
     page.locator(".st-key-graph-as").get_by_text("Heads", exact=True).click()
-    expect(page.get_by_text("Edges that L3 H1 carries")).to_be_visible()
+    expect(page.get_by_text("Edges that L4 H0 carries")).to_be_visible()
     settled(page)
     expect(page.get_by_test_id("stException")).to_have_count(0)
