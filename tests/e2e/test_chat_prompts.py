@@ -38,7 +38,7 @@ def test_a_chat_is_written_shown_as_it_is_read_and_traced(
     message = page.get_by_placeholder("Message")
     message.fill("w7 w9")
     message.press("Control+Enter")
-    shown = page.get_by_test_id("stCode")
+    shown = page.get_by_test_id("stPopoverBody").get_by_test_id("stCode")
     expect(shown).to_have_text("w41 w7 w9 w42")
     page.get_by_text("End where the answer begins").click()
     expect(shown).not_to_contain_text("w42")
