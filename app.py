@@ -24,5 +24,6 @@ async def plotly_js(request: Request) -> FileResponse:
 
 app = st.App(
     Path(__file__).parent / "pages" / "shell" / "main.py",
-    routes=[Route(f"/{PLOTLY_PATH}", plotly_js)],
+    # Streamlit puts its own routes below server.baseUrlPath, but not these.
+    routes=[Route(f"/{PLOTLY_PATH}", plotly_js), Route(f"/{{base:path}}/{PLOTLY_PATH}", plotly_js)],
 )

@@ -7,9 +7,11 @@ Starts the app with an empty store and measures the gallery's model, a made grap
 
 - *lit*: from a mouse press on a node until its edges are painted, two frames later;
 - *panel*: from the same press until the panel shows the node, its inputs and its examples;
+- *carried by*: from the same press until the panel says which heads carried the node's input;
 - *drawn*: from the arrival of the graph's data until it is painted;
 - *threshold*: from a key on the slider until the graph of the new threshold is painted;
-- *cached prompt*, *new prompt*: from Enter until the prompt's graph is painted.
+- *cached prompt*, *new prompt*: from the key until the prompt's graph is painted;
+- *gallery*: the same from a click in the sidebar on a cached prompt.
 
 The browser's own clock measures all of it. Medians of one run: quote them with the machine.
 """
@@ -88,6 +90,11 @@ _PANEL = """node => measure.until(() => {
   const examples = document.querySelector(node.examples);
   return title === node.name && rows.some(row => row.dataset.node === input) && examples;
 })"""
+_CARRIED = """choice => measure.until(() => {
+  const lists = [...document.querySelectorAll('.neighbours .head b')];
+  const carried = lists.find(title => title.textContent === 'Carried by');
+  return document.querySelector(choice) && carried && !carried.closest('[data-stale=true]');
+})"""
 _LIT = "() => circuitGraphs.timings.filter(([what]) => what === 'lit').map(([, ms]) => ms)"
 _DRAWN = "() => circuitGraphs.timings.filter(([what]) => what === 'drawn').map(([, ms]) => ms)"
 _OTHER_GRAPH = """before => measure.until(() => {
@@ -146,6 +153,23 @@ def made_graph(n_nodes: int = 1_000, n_edges: int = 10_000, seed: int = 0) -> by
                       for (s, t), w in links.items()],
         }
     ).encode()  # fmt: skip
+
+
+def measure_heads(page: Page, rounds: int) -> list[float]:
+    """Click nodes whose heads nobody has asked for yet."""
+    times = []
+    for node in page.evaluate(_NODES)[:rounds]:
+        page.evaluate("() => { measure.pressed = 0; }")
+        page.mouse.move(node["x"], node["y"])
+        page.wait_for_timeout(250)
+        page.mouse.down()
+        page.mouse.up()
+        times.append(float(page.evaluate(_CARRIED, f".st-key-edge-into-{node['id']}")))
+        settled(page)
+        page.wait_for_timeout(250)
+    page.keyboard.press("Escape")
+    settled(page)
+    return times
 
 
 def keep_graphs(store: Path, files: list[Path]) -> dict[str, str]:
@@ -211,7 +235,7 @@ def measure_thresholds(page: Page, rounds: int) -> list[float]:
 
 
 def measure_prompts(page: Page) -> list[float]:
-    """Type every prompt and press Enter."""
+    """Type every prompt and send it with the keyboard."""
     times = []
     for prompt in PROMPTS:
         box = page.locator(".st-key-prompt-box textarea, .st-key-prompt-box input")
@@ -219,17 +243,34 @@ def measure_prompts(page: Page) -> list[float]:
             "() => document.querySelector('.st-key-workspace .graph').dataset.shown"
         )
         box.fill(prompt)
-        box.press("Enter")
+        page.evaluate("() => { measure.pressed = 0; }")
+        box.press("Control+Enter")
         times.append(float(page.evaluate(_OTHER_GRAPH, before)))
         settled(page)
         page.wait_for_timeout(400)
     return times
 
 
+def measure_gallery(page: Page, rounds: int) -> list[float]:
+    """Click prompts of the gallery that were traced before; the first round is not counted."""
+    titles = ("Oakland → California → Sacramento", "Dallas → Texas → Austin")
+    times = []
+    for number in range(rounds + len(titles)):
+        before = page.evaluate(
+            "() => document.querySelector('.st-key-workspace .graph').dataset.shown"
+        )
+        page.get_by_role("button", name=titles[number % len(titles)]).click()
+        times.append(float(page.evaluate(_OTHER_GRAPH, before)))
+        settled(page)
+        page.wait_for_timeout(250)
+    return times[len(titles) :]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--graph", type=Path, action="append", default=[], help="published JSON")
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--only-heads", action="store_true", help="measure 'carried by' alone")
     chosen = parser.parse_args()
     rows: list[tuple[str, list[float]]] = []
 
@@ -249,14 +290,20 @@ def main() -> None:
                 page = browser.new_page(viewport={"width": 1440, "height": 900})
                 page.set_default_timeout(180_000)
                 page.add_init_script(_WATCH)
+                page.add_init_script("localStorage.setItem('circuit-tour', 'closed')")
                 page.goto(address)
                 until_graph(page)
+                if name == "atlas":
+                    keep(name, "carried by", lambda page=page: measure_heads(page, chosen.rounds))
+                if chosen.only_heads:
+                    break
                 for what, times in measure_clicks(page, chosen.rounds).items():
                     rows.append((f"{name}: {what}", times))
                 keep(name, "threshold", lambda page=page: measure_thresholds(page, chosen.rounds))
                 if name == "atlas":
                     keep(name, "new prompt", lambda page=page: measure_prompts(page))
                     keep(name, "cached prompt", lambda page=page: measure_prompts(page))
+                    keep(name, "gallery", lambda page=page: measure_gallery(page, chosen.rounds))
                 keep(name, "drawn", lambda page=page: page.evaluate(_DRAWN))
                 page.close()
         finally:

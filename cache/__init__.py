@@ -5,11 +5,13 @@ Importing this package is light: torch is imported in the worker's thread, for i
     opening.py        the backend as the environment configures it
     backend.py        everything below behind one object
     model_library.py  models: files, downloads, feature examples, the machine
+    attention.py      questions about the heads of a stored graph
     turns.py          the waiting jobs of a queue, and whose turn it is
     departures.py     visitors who have left, and their requests
     trace_pool.py     several remote workers that share one queue
     ray_workers.py    remote workers on a Ray cluster
     questions.py      searches of dictionaries, features and tokens of a text
+    forecast.py       the memory and time of a trace before it runs
     feature_labels.py labels that people give to features, and their names
     undo.py           deleted graphs that can be restored
     worker.py         the thread that owns the models
@@ -50,13 +52,17 @@ from cache.annotations import (
     scenarios_from_json,
     scenarios_to_json,
 )
+from cache.attention import WhoCarried, WhoCarriedEdges, WhyLook, WithoutPairs
 from cache.backend import Backend
 from cache.catalogue import DamagedFile, StoredGraph, StoreError, StoreUse
+from cache.forecast import Forecast
 from cache.jobs import Job, JobState
 from cache.machine import Device, Machine
+from cache.many import ManyTraces, summary_csv
 from cache.merge import Saved, merged_annotations
 from cache.model_library import ToDownload
 from cache.opening import open_backend
+from cache.prompt_file import BadLine, Prompt, prompts_in, prompts_of_lines
 from cache.questions import ActivationsOn, ChatText, NeighbourSearch, TextSearch, TokenSearch
 from cache.request import (
     Dtype,
@@ -72,17 +78,21 @@ __all__ = [
     "ActivationsOn",
     "Annotations",
     "Backend",
+    "BadLine",
     "BoxPosition",
     "ChatText",
     "DamagedFile",
     "Device",
     "Dtype",
+    "Forecast",
     "InterveneRequest",
     "Job",
     "JobState",
     "Machine",
+    "ManyTraces",
     "ModelChoice",
     "NeighbourSearch",
+    "Prompt",
     "Published",
     "Saved",
     "ScenarioRequest",
@@ -94,9 +104,16 @@ __all__ = [
     "ToDownload",
     "TokenSearch",
     "TraceRequest",
+    "WhoCarried",
+    "WhoCarriedEdges",
+    "WhyLook",
+    "WithoutPairs",
     "merged_annotations",
     "open_backend",
+    "prompts_in",
+    "prompts_of_lines",
     "scenarios_from_json",
     "scenarios_to_json",
     "stored_labels",
+    "summary_csv",
 ]

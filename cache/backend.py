@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from uuid import uuid4
 
+from cache.attention import AttentionAnswers
 from cache.catalogue import StoreError
 from cache.departures import Departures
 from cache.engine import Engine, M
 from cache.feature_labels import FeatureLabels
+from cache.forecast import LONG_SECONDS, Forecast, Pace, Paces, TraceForecast
 from cache.graph_memory import GraphMemory
 from cache.health import memory, serve_health, versions
 from cache.job_queue import JobQueue
@@ -87,11 +90,14 @@ class Backend(StoredGraphs, Generic[M]):
         self._visitors: Departures | None = None
         self.library: ModelLibrary[M] = ModelLibrary(self._worker, resolve)
         """The models that can be opened, and the examples of their features."""
+        self.attention = AttentionAnswers(self.graph, self._ask)
+        """Which heads carried what, and why they looked where they looked."""
         self._pool: TracePool | None = None
         self._asked: Counter[str] = Counter()
         self._health: ThreadingHTTPServer | None = None
         self.labels = FeatureLabels(store, self.library)
         """The labels that people gave to features."""
+        self._paces = Paces()
         self.questions = Questions(self._ask, self.library)
         """Searches of dictionaries, and what a feature or the tokenizer does with a text."""
 
@@ -239,7 +245,9 @@ class Backend(StoredGraphs, Generic[M]):
                 job.from_cache = True
             else:
                 job.report(0, 0, "running the model")
+                begun = time.monotonic()
                 graph = self._worker.engine.trace(model, request, job.report)
+                self._paces.note_graph(files, graph, time.monotonic() - begun)
                 self._keep(key, graph)
             self._link(job.key, key)
             return graph
@@ -258,6 +266,23 @@ class Backend(StoredGraphs, Generic[M]):
             if pool is None
             else lambda key: pool.submit(key, request.prompt, request, session, cost),
         )
+
+    def forecast(self, request: TraceRequest, session: str = "") -> Job[Forecast]:
+        """Estimate the memory and the time of a trace; the model is opened, but not run."""
+        question = TraceForecast(request.prompt, request.max_features, self._pace(request))
+        return self.questions.forecast(request.choice, question, session)
+
+    def may_take_long(self, request: TraceRequest, n_tokens: int) -> bool:
+        """Whether earlier traces of a model suggest that one of ``n_tokens`` is a long one."""
+        pace = self._pace(request)
+        return pace is not None and pace.expected(n_tokens, request.max_features) > LONG_SECONDS
+
+    def _pace(self, request: TraceRequest) -> Pace | None:
+        try:
+            source = self.library.source(request.choice)
+        except TracerError:  # the model is gone
+            return None
+        return self._paces.of(identity(source, request.choice))
 
     def intervene(self, request: InterveneRequest, session: str = "") -> Job[InterventionResult]:
         """Run a prompt with some features set, and without."""

@@ -150,6 +150,7 @@ class TracerEngine:
                 request.prompt,
                 targets=request.targets,
                 max_features=request.max_features,
+                force=request.force,
                 progress=progress,
                 **{**TRACE_OPTIONS, "logit_mass": request.logit_mass},
             )

@@ -7,10 +7,11 @@ command goes on where it stopped.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from io import BytesIO
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from cache.jobs import Job
 from cache.prompt_file import BadLine, Prompt
@@ -67,6 +68,104 @@ class Row:
     error: str = ""
 
 
+class ManyTraces:
+    """Prompts that are traced in turn, at most a few dozen of them queued at a time.
+
+    >>> from cache import open_backend
+    >>> import tempfile
+    >>> backend = open_backend(Path(tempfile.mkdtemp()), "cpu")
+    >>> prompts = [Prompt(1, "The opposite of hot is")]
+    >>> many = ManyTraces(backend, prompts, lambda prompt: TraceRequest(prompt.prompt))
+    >>> [row.next_token for row in many]
+    [' cold']
+    >>> many.is_complete
+    True
+    >>> backend.close()
+    """
+
+    def __init__(
+        self,
+        tracing: Tracing,
+        prompts: Sequence[Prompt],
+        request: Callable[[Prompt], TraceRequest],
+        session: str = "many",
+        bad: Sequence[BadLine] = (),
+    ) -> None:
+        self.prompts = tuple(prompts)
+        self.rows: list[Row] = []
+        """Of the prompts that are done or failed, in order."""
+        self.bad = tuple(bad)
+        """Lines of the file that could not be read."""
+        self._tracing = tracing
+        self._request = request
+        self._session = session
+        self._source = iter(self.prompts)
+        self._waiting: deque[tuple[Prompt, Job[AttributionGraph]]] = deque()
+        self._next: Prompt | None = None
+        self._chat: Job[Rendered] | None = None
+        self._is_stopped = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return self._is_stopped or len(self.rows) == len(self.prompts)
+
+    def advance(self) -> None:
+        """Queue more prompts, and take the rows of those that have ended; never waits."""
+        self._fill(wait=False)
+        while self._waiting and self._waiting[0][1].wait(0):
+            self._take()
+            self._fill(wait=False)
+
+    def stop(self) -> None:
+        """Cancel what has not ended."""
+        self._is_stopped = True
+        for _, job in self._waiting:
+            job.cancel(self._session)
+        self._waiting.clear()
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the row of every prompt, waiting for it."""
+        while not self.is_complete:
+            self._fill(wait=True)
+            self._take()
+            yield self.rows[-1]
+
+    def _fill(self, wait: bool) -> None:
+        while len(self._waiting) < _AHEAD and not self._is_stopped:
+            if self._next is None:
+                self._next = next(self._source, None)
+            if self._next is None:
+                return
+            started = self._started(self._next, wait)
+            if started is None:
+                return
+            self._waiting.append(started)
+            self._next = None
+
+    def _started(self, prompt: Prompt, wait: bool) -> tuple[Prompt, Job[AttributionGraph]] | None:
+        """Start a trace. A chat becomes text first: without ``wait``, None until it has."""
+        if prompt.messages:
+            if self._chat is None:
+                choice = self._request(prompt).choice
+                self._chat = self._tracing.questions.chat(
+                    choice, ChatText(prompt.messages), self._session
+                )
+            if not wait and not self._chat.wait(0):
+                return None
+            chat, self._chat = self._chat, None
+            try:
+                prompt = replace(prompt, prompt=chat.result().text)
+            except Cancelled:
+                raise
+            except TracerError as error:
+                return prompt, Job.refused("", error, "a chat")
+        return prompt, self._tracing.trace(self._request(prompt), self._session)
+
+    def _take(self) -> None:
+        self.rows.append(_row(self._tracing, *self._waiting.popleft()))
+
+
 def trace_many(
     tracing: Tracing,
     prompts: Sequence[Prompt],
@@ -75,37 +174,16 @@ def trace_many(
     session: str = "many",
 ) -> Iterator[Row]:
     """Trace every prompt and yield its row, in order; a prompt that fails gets a row too."""
-    waiting: deque[tuple[Prompt, Job[AttributionGraph]]] = deque()
-    source = iter(prompts)
+
+    def request(prompt: Prompt) -> TraceRequest:
+        targets = (prompt.target,) if prompt.target else None
+        return TraceRequest(prompt.prompt, choice, targets, max_features)
+
+    many = ManyTraces(tracing, prompts, request, session)
     try:
-        while True:
-            for prompt in source:
-                waiting.append(_started(tracing, prompt, choice, max_features, session))
-                if len(waiting) >= _AHEAD:
-                    break
-            if not waiting:
-                return
-            yield _row(tracing, *waiting.popleft())
+        yield from many
     finally:
-        for _, job in waiting:
-            job.cancel(session)
-
-
-def _started(
-    tracing: Tracing, prompt: Prompt, choice: ModelChoice, max_features: int | None, session: str
-) -> tuple[Prompt, Job[AttributionGraph]]:
-    """Start tracing a prompt; a chat becomes the text that the model's template makes of it."""
-    if prompt.messages:
-        chat = tracing.questions.chat(choice, ChatText(prompt.messages), session)
-        try:
-            prompt = replace(prompt, prompt=chat.result().text)
-        except Cancelled:
-            raise
-        except TracerError as error:
-            return prompt, Job.refused("", error, "a chat")
-    targets = (prompt.target,) if prompt.target else None
-    request = TraceRequest(prompt.prompt, choice, targets, max_features)
-    return prompt, tracing.trace(request, session)
+        many.stop()
 
 
 def _row(tracing: Tracing, prompt: Prompt, job: Job[AttributionGraph]) -> Row:
@@ -137,14 +215,28 @@ def bad_row(line: BadLine) -> Row:
     return Row(line.number, "", "", "", "failed", error=line.reason)
 
 
+def summary_csv(rows: Sequence[Row]) -> bytes:
+    """Return the table as CSV."""
+    from pyarrow import csv
+
+    content = BytesIO()
+    csv.write_csv(_table(rows), content)
+    return content.getvalue()
+
+
 def write_summary(path: Path, rows: Sequence[Row]) -> None:
     """Write a table, CSV or Parquet by the name's ending; raises ``OSError``."""
-    import pyarrow
     from pyarrow import csv, parquet
 
-    table = pyarrow.Table.from_pylist([asdict(row) for row in rows])
+    table = _table(rows)
     with replacing(path) as partial:
         if path.suffix.lower() == ".parquet":
             parquet.write_table(table, partial)
         else:
             csv.write_csv(table, partial)
+
+
+def _table(rows: Sequence[Row]) -> Any:
+    import pyarrow
+
+    return pyarrow.Table.from_pylist([asdict(row) for row in rows])

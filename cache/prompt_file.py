@@ -49,17 +49,49 @@ def read_prompts(path: Path) -> tuple[list[Prompt], list[BadLine]]:
     Raises :class:`PromptError` when the file itself cannot be read or has no prompt.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
     except OSError as error:
         raise PromptError(f"{path} cannot be read ({error.strerror}): check the path") from error
+    return prompts_in(content, str(path))
+
+
+def prompts_in(content: bytes, name: str) -> tuple[list[Prompt], list[BadLine]]:
+    """Return the prompts of a file called ``name`` and the lines that cannot be read.
+
+    Raises :class:`PromptError` when the file has no prompt.
+
+    >>> prompts_in(b'{"prompt": "The opposite of hot is"}', "p.jsonl")
+    ([Prompt(number=1, prompt='The opposite of hot is', label='', target='')], [])
+    """
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise PromptError(f"{path} is not UTF-8 text: save it as UTF-8") from error
-    prompts, bad = parse_prompts(text, path.suffix.lower() in (".jsonl", ".ndjson", ".json"))
+        raise PromptError(f"{name} is not UTF-8 text: save it as UTF-8") from error
+    prompts, bad = parse_prompts(text, name.lower().endswith((".jsonl", ".ndjson", ".json")))
     if not prompts:
         reason = f" (line {bad[0].number}: {bad[0].reason})" if bad else ""
         raise PromptError(
-            f"{path} has no prompt{reason}: expected a column or key 'prompt' or 'messages'"
+            f"{name} has no prompt{reason}: expected a column or key 'prompt' or 'messages'"
         )
+    return prompts, bad
+
+
+def prompts_of_lines(text: str) -> tuple[list[Prompt], list[BadLine]]:
+    """Return a prompt for each line that is not empty.
+
+    >>> prompts_of_lines("Dallas is in\\n\\nBoston is in")[0]
+    [Prompt(number=1, prompt='Dallas is in', label='', target=''), \
+Prompt(number=3, prompt='Boston is in', label='', target='')]
+    """
+    prompts: list[Prompt] = []
+    bad: list[BadLine] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            prompts.append(_prompt(number, {"prompt": line.strip()}))
+        except ValueError as error:
+            bad.append(BadLine(number, one_line(error)))
     return prompts, bad
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
+from cache.forecast import Forecast, TraceForecast
 from cache.job_queue import JobQueue
 from cache.jobs import Job
 from cache.memory import BoundedCache
@@ -157,6 +158,12 @@ class Questions:
         """Render a chat as the model reads it."""
         return self._of_model(choice, question, question.answer, session)
 
+    def forecast(
+        self, choice: ModelChoice, question: TraceForecast, session: str = ""
+    ) -> Job[Forecast]:
+        """Estimate what a trace takes."""
+        return self._of_model(choice, question, question.answer, session, question.prompt)
+
     def has_chat_template(self, choice: ModelChoice) -> bool:
         """Whether a model on this disk comes with a chat template; nothing is loaded."""
         try:
@@ -174,6 +181,7 @@ class Questions:
         question: Any,
         answer: Callable[[Any, Progress], T],
         session: str,
+        title: str = "",
     ) -> Job[T]:
         name = (type(question).__name__, asdict(question))
 
@@ -185,7 +193,7 @@ class Questions:
 
         return self._ask(
             choice,
-            type(question).__name__,
+            title or type(question).__name__,
             lambda files: digest(*name, files),
             work,
             session,

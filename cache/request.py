@@ -61,6 +61,8 @@ class TraceRequest:
     targets: tuple[TargetChoice, ...] | None = None
     max_features: int | None = None
     logit_mass: float = 0.95
+    force: bool = False
+    """Whether to trace plain text although the transcoders were trained on chats only."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ def _trace_options(request: TraceRequest) -> dict[str, Any]:
         "max_features": request.max_features,
         "format": tracer.graph.graph.FORMAT_VERSION,
         "method": method_fingerprint(),
+        # Not part of other requests, so that graphs stored before it existed keep their keys.
+        **({"force": True} if request.force else {}),
     }
 
 

@@ -9,6 +9,9 @@ import numpy as np
 from charts.drawing import Drawing, DrawnNode
 from charts.text import percent, target_number, token_text, truncate
 from tracer.graph.comparison import ComparedNode, Comparison
+from tracer.graph.generic import is_error_kind
+from tracer.graph.kinds import kind_name
+from tracer.types import COMPUTED_KINDS
 
 Name = Callable[[ComparedNode], str]
 
@@ -50,6 +53,9 @@ def _drawn(comparison: Comparison, number: int, node: ComparedNode, name: Name) 
         place += f" · layer {node.layer} · {node.feature}"
         place += f" · activation {_activation(node.activation[0])} → "
         place += _activation(node.activation[1])
+    elif node.kind not in COMPUTED_KINDS:
+        label = "" if is_error_kind(node.kind) else text
+        place += f" · layer {node.layer} · {kind_name(node.kind)}"
     if node.kind != "token":
         place += f" · influence {percent(node.influence[0])} → {percent(node.influence[1])}"
     return DrawnNode(

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from charts.graph_layout import GraphLayout, LayoutNode, layout_graph
+from tracer.graph.generic import is_error_kind
 from tracer.graph.nodes import FloatArray, IntArray
 
 RESTING_EDGES: Final = 140
@@ -40,7 +41,7 @@ class DrawnNode:
     place: str
     """Where it is and what it is, in a few words, for the hover text."""
     group: str
-    """What its colour stands for: its kind, or the side of a comparison."""
+    """What its colour shows: its kind, or the side of a comparison."""
     is_off: bool = False
     """A feature that the visitor switched off: drawn hollow."""
 
@@ -57,7 +58,7 @@ class Drawing:
     targets: IntArray
     weights: FloatArray
     edge_groups: tuple[str, ...] = ()
-    """What the colour of every edge stands for; empty where it is the sign."""
+    """What the colour of every edge shows; empty where it is the sign."""
     selected: int | None = None
     pinned: frozenset[int] = frozenset()
     groups: tuple[tuple[str, str], ...] = ()
@@ -97,7 +98,7 @@ class Drawing:
     def layout(self, width: float, height: float, max_names: int = 36) -> GraphLayout:
         """Return where everything is, in a picture of ``width`` times ``height`` pixels."""
         nodes = [
-            LayoutNode(n.kind, n.layer, n.position, n.influence, n.label, n.kind == "error")
+            LayoutNode(n.kind, n.layer, n.position, n.influence, n.label, is_error_kind(n.kind))
             for n in self.nodes
         ]
         keep = set(self.pinned) | ({self.selected} if self.selected is not None else set())

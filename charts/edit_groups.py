@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from charts.graph_view import GraphView
 from charts.text import place, signed, times, token_text
+from tracer.errors import InterventionError
 from tracer.graph.graph import AttributionGraph
+from tracer.interventions.head_edit import HeadEdit
 from tracer.interventions.scenario import Edit, Operation, Scenario
 from tracer.types import FeatureId, NodeId, Supernode
 
@@ -111,6 +113,18 @@ def edit_line(group: EditGroup) -> str:
     """Describe an edit: ``"−2× about Texas at “Dallas” (3 features)"``."""
     line = f"{_operation(group)} {group.name} at “{group.token}”"
     return line if len(group.edits) == 1 else f"{line} ({len(group.edits)} features)"
+
+
+def head_line(edit: HeadEdit, tokens: Sequence[str]) -> str:
+    """Describe an edit of a head: ``"off: head L4 H0"``."""
+    name = f"head L{edit.layer} H{edit.head}"
+    if edit.operation != "score":
+        return f"{'off' if edit.operation == 'off' else 'pattern frozen'}: {name}"
+    try:
+        query, key = (token_text(tokens[at]) for at in edit.positions(len(tokens)))
+    except InterventionError:
+        query, key = f"position {edit.query}", f"position {edit.key}"
+    return f"add {signed(edit.value)} to the score of {name} from “{query}” to “{key}”"
 
 
 def _operation(group: EditGroup) -> str:

@@ -11,8 +11,10 @@ import plotly.graph_objects as go
 
 from charts.edit_groups import lone_names
 from charts.graph_cells import CHARACTER
+from charts.graph_edges import group_colour
 from charts.graph_figure import FONT
 from charts.graph_view import GraphView
+from charts.legend import group_of
 from charts.palette import LIGHT, Palette, translucent
 from charts.text import percent, place, plotly_text, signed, token_text, truncate
 from tracer.types import Supernode
@@ -290,8 +292,7 @@ def _add_box(
 ) -> None:
     gone = box.group.name == off
     share = _share(left)
-    kind = box.group.nodes[0].kind
-    colour = box.group.colour or (palette.feature if kind == "feature" else palette.anchor)
+    colour = box.group.colour or group_colour(group_of(box.group.nodes[0].kind), palette)
     figure.add_shape(
         type="rect",
         x0=box.x - box.width / 2,

@@ -16,13 +16,18 @@ import plotly.graph_objects as go
 from charts.drawing import Drawing, DrawnNode
 from charts.graph_edges import Placement, edge_shapes, group_colour, placement
 from charts.graph_layout import TOKEN_BAND, GraphLayout
+from charts.legend import symbol_of
 from charts.palette import LIGHT, Palette
 from charts.text import percent, plotly_text, truncate
+from tracer.graph.generic import is_error_kind
+from tracer.graph.kinds import kind_name
+from tracer.types import COMPUTED_KINDS
 
+_LEGEND: Final = 34
+"""Height in pixels of the legend below the figure."""
+_GENERIC: Final = "kind "
+"""Before the name of a kind that could be any word, also one that names another trace."""
 FONT: Final = '"Source Sans", "Source Sans Pro", system-ui, sans-serif'
-SYMBOLS: Final = {"feature": "circle", "error": "diamond", "token": "square", "logit": "square"}
-OTHER_SYMBOL: Final = "hexagon"
-"""Of node kinds that this project does not compute: attention features, biases, …"""
 
 
 def graph_figure(
@@ -35,20 +40,46 @@ def graph_figure(
 ) -> go.Figure:
     """Return the figure of ``drawing`` in a picture of ``width`` times ``height`` pixels.
 
-    Circles are features, diamonds errors, squares tokens and answers, hexagons any other kind; size
-    grows with influence. Edges are green and solid where positive, red and dashed where negative.
+    Circles are features, diamonds errors, squares tokens and answers; size grows with influence.
+    Kinds that only other tools compute have symbols of their own, and a legend names all kinds.
+    Edges are green and solid where positive, red and dashed where negative.
     Every marker carries its node's id as ``customdata``. With ``show_choice`` the selected node's
     own edges take the place of the resting ones and pinned nodes have a ring.
 
+    >>> import numpy as np
     >>> from charts.drawing import Drawing, DrawnNode
     >>> token = DrawnNode("token--1-0-7", "token", -1, 0, 0.5, "the", "", "position 0", "token")
+    >>> import numpy as np
     >>> none = np.zeros(0, int)
     >>> figure = graph_figure(Drawing((token,), ("the",), 2, none, none, np.zeros(0)))
     >>> [trace.name for trace in figure.data]
     ['token', 'labels', 'answers', 'axis', 'axis']
     """
     layout = drawing.layout(width, height, max_names)
-    return go.Figure(figure_spec(drawing, layout, palette, show_choice))
+    spec = figure_spec(drawing, layout, palette, show_choice)
+    if any(node.kind not in COMPUTED_KINDS for node in drawing.nodes):
+        _add_legend(spec, palette)
+    return go.Figure(spec)
+
+
+def _add_legend(spec: dict[str, Any], palette: Palette) -> None:
+    """Name the kinds of nodes below the figure, each once."""
+    named: set[str] = set()
+    for trace in spec["data"]:
+        kind = trace["name"].removeprefix(_GENERIC)
+        is_first = trace["mode"] == "markers" and kind not in named
+        trace["showlegend"] = is_first
+        if is_first:
+            named.add(kind)
+            trace["name"] = "answers" if kind == "logit" else plotly_text(kind_name(kind, 2))
+    layout = spec["layout"]
+    layout["height"] += _LEGEND
+    layout["margin"] = {**layout["margin"], "b": _LEGEND}
+    layout["showlegend"] = True
+    layout["legend"] = {
+        "orientation": "h", "x": 0, "y": 0, "yanchor": "top",
+        "itemsizing": "constant", "font": {"size": 12, "color": palette.text},
+    }  # fmt: skip
 
 
 def figure_spec(
@@ -91,7 +122,9 @@ def figure_spec(
 
 def diameter(kind: str, influence: float) -> float:
     """Return the diameter of a node's marker in px; a feature's grows with its influence, 0..1."""
-    fixed = {"token": 8.0, "logit": 9.0, "error": 6.0}
+    if is_error_kind(kind):
+        return 6.0
+    fixed = {"token": 8.0, "logit": 9.0}
     return fixed.get(kind) or round(5.0 + 26.0 * min(0.2, max(0.0, influence)) ** 0.5, 1)
 
 
@@ -142,12 +175,12 @@ def _markers(
         "x": at.x[chosen].round(1).tolist(),
         "y": at.y[chosen].round(1).tolist(),
         "mode": "markers",
-        "name": kind,
+        "name": kind if kind in COMPUTED_KINDS else f"{_GENERIC}{kind}",
         "customdata": [node.id for node in nodes],
         "hovertext": [_hover(node) for node in nodes],
         "hovertemplate": "%{hovertext}<extra></extra>",
         "marker": {
-            "symbol": SYMBOLS.get(kind, OTHER_SYMBOL),
+            "symbol": symbol_of(kind),
             "size": [diameter(node.kind, node.influence) for node in nodes],
             "color": [palette.background if off else colour for off in is_off],
             "opacity": [0.3 if i in dim else 1.0 for i in chosen],

@@ -37,9 +37,9 @@ _HIGHEST_LINE: Final = 30.0
 _EMPTY_ROW: Final = 7.0
 _LARGEST_GAP: Final = 40.0
 """Free height that a layer gets where there is more of it than lines need."""
-_MORE_LINES: Final = ((6, 17.0, 4), (1, 24.0, 6))
-"""A layer gets another line while one of its cells has more than so many nodes in a line, lines
-stay as high as this, and it has fewer than so many. First for the crowded, then for all."""
+_MORE_LINES: Final = ((4, 14.0, 5), (1, 24.0, 6))
+"""Rules for more lines in a layer: most nodes of a cell in one line, lowest line in pixels, most
+lines. The first rule is for crowded layers, the second shares out the rest of the height."""
 _LEAST_COLUMN: Final = 30.0
 _SQUEEZE: Final = 0.7
 """How far columns shrink below what they need before the picture gets wider than the window."""
@@ -52,7 +52,7 @@ _TWO_NAMES: Final = 260.0
 """Width of a column from which on a line may hold two names."""
 _TOKEN_CHARACTER: Final = 6.3
 _ANSWER_CHARACTER: Final = 6.2
-_ANSWER_START: Final = 330.0
+_ANSWER_START: Final = 420.0
 """The answers begin at most this far from the right edge."""
 
 
@@ -63,6 +63,7 @@ class LayoutNode:
     kind: str
     """``token`` and ``logit`` are drawn in the lower and upper band, all else in its cell."""
     layer: int
+    """Below 0 for a node of the embeddings, which is drawn next to its token."""
     position: int
     influence: float
     name: str
@@ -159,7 +160,7 @@ def _cells(nodes: Sequence[LayoutNode], keep: set[int]) -> dict[tuple[int, int],
     """Nodes by layer and position, the most important first."""
     cells: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, node in enumerate(nodes):
-        if node.kind not in ("token", "logit"):
+        if node.kind != "logit" and not _is_embedding(node):
             cells[node.layer, node.position].append(i)
     for members in cells.values():
         members.sort(key=lambda i: (i not in keep, nodes[i].is_minor, -nodes[i].influence, i))
@@ -293,11 +294,15 @@ def _named(
     return named
 
 
+def _is_embedding(node: LayoutNode) -> bool:
+    return node.kind == "token" or (node.layer < 0 and node.kind != "logit")
+
+
 def _tokens(nodes: Sequence[LayoutNode], columns: Sequence[Band]) -> list[PlacedNode]:
-    """Tokens in the middle of their column; two of one column, in a comparison, side by side."""
+    """Tokens in the middle of their column; several nodes of one column are side by side."""
     by_column: dict[int, list[int]] = defaultdict(list)
     for i, node in enumerate(nodes):
-        if node.kind == "token":
+        if _is_embedding(node):
             by_column[node.position].append(i)
     return [
         PlacedNode(

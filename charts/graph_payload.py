@@ -18,6 +18,7 @@ from charts.drawing import Drawing
 from charts.graph_edges import group_colour, placement
 from charts.graph_figure import diameter, figure_spec
 from charts.graph_layout import GraphLayout
+from charts.legend import symbol_of
 from charts.palette import DARK, LIGHT, Palette
 
 DIGEST_LENGTH: Final = 16
@@ -52,6 +53,7 @@ def _side(drawing: Drawing, layout: GraphLayout, asked: list[float]) -> dict[str
     return {
         "id": [node.id for node in nodes],
         "kind": [node.kind for node in nodes],
+        "symbol": [symbol_of(node.kind) for node in nodes],
         "layer": [node.layer for node in nodes],
         "position": [node.position for node in nodes],
         "name": [node.name for node in nodes],

@@ -6,6 +6,9 @@ import pandas as pd
 
 from charts.graph_view import GraphView
 from charts.text import token_text
+from tracer.graph.graph import AttributionGraph
+from tracer.graph.kinds import kind_name
+from tracer.types import COMPUTED_KINDS, NodeId
 
 
 def node_table(view: GraphView) -> pd.DataFrame:
@@ -19,13 +22,12 @@ def node_table(view: GraphView) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "name": [view.name(node) for node in nodes],
-            "kind": [{"logit": "answer"}.get(node.kind, node.kind) for node in nodes],
+            "kind": [_kind(node) for node in nodes],
             "layer": [node.layer if 0 <= node.layer < graph.n_layers else None for node in nodes],
             "token": [token_text(graph.tokens[node.position]) for node in nodes],
             "position": [node.position for node in nodes],
             "activation": [
-                float(graph.activations[row]) if node.kind == "feature" else float("nan")
-                for node, row in zip(nodes, view.rows, strict=True)
+                _activation(graph, node, row) for node, row in zip(nodes, view.rows, strict=True)
             ],
             "influence": [view.influence(node) for node in nodes],
             "id": [str(node) for node in nodes],
@@ -33,6 +35,21 @@ def node_table(view: GraphView) -> pd.DataFrame:
     )
     table["layer"] = table["layer"].astype("Int64")
     return table.sort_values("influence", ascending=False, kind="stable")
+
+
+def _kind(node: NodeId) -> str:
+    if node.kind not in COMPUTED_KINDS:
+        return kind_name(node.kind)
+    return "answer" if node.kind == "logit" else node.kind
+
+
+def _activation(graph: AttributionGraph, node: NodeId, row: int) -> float:
+    if node.kind == "feature":
+        return float(graph.activations[row])
+    if node.kind in COMPUTED_KINDS:
+        return float("nan")
+    published = graph.index.generic_node(node).activation
+    return float("nan") if published is None else published
 
 
 def edge_table(view: GraphView) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from charts.drawing import Drawing, DrawnNode
+from charts.legend import group_of
 from charts.text import (
     activation_text,
     node_name,
@@ -18,9 +19,13 @@ from charts.text import (
     target_number,
     truncate,
 )
+from tracer.graph.generic import is_error_kind
+from tracer.graph.graph import AttributionGraph
+from tracer.graph.kinds import kind_name
 from tracer.graph.nodes import FloatArray, IntArray
 from tracer.graph.pruning import PrunedGraph, without_pruning
-from tracer.types import FeatureId, NodeId
+from tracer.interchange.notes import unplaced_nodes
+from tracer.types import COMPUTED_KINDS, FeatureId, NodeId
 
 DENSE: Final = 0.1
 """Features active on more than this share of tokens count as dense."""
@@ -35,6 +40,8 @@ class Neighbour(NamedTuple):
     """The direct effect."""
     share: float
     """Its part of all absolute weight on that side of the node, 0..1."""
+    is_drawn: bool = True
+    """Whether the graph draws the edge: it is above the edge threshold and no filter hides it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class GraphFilter:
     """First and last layer that are shown; None for all."""
     negative_only: bool = False
     """Whether only edges with a negative weight are shown."""
+    hidden_kinds: frozenset[str] = frozenset()
+    """Kinds of generic nodes that are hidden; error-like ones are hidden with the errors."""
 
 
 class HiddenCounts(NamedTuple):
@@ -57,6 +66,8 @@ class HiddenCounts(NamedTuple):
     errors: int
     layers: int
     dense: int
+    kinds: int = 0
+    """Nodes of :attr:`GraphFilter.hidden_kinds`."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +99,10 @@ class GraphView:
         node = self.pruned.graph.index.node(row)
         if node.kind in ("token", "logit"):
             return ""
-        if node.kind == "error" and not self.filter.errors:
+        if is_error_kind(node.kind) and not self.filter.errors:
             return "errors"
+        if node.kind in self.filter.hidden_kinds and node.kind not in COMPUTED_KINDS:
+            return "kinds"
         layers = self.filter.layers
         if layers is not None and not layers[0] <= node.layer <= layers[1]:
             return "layers"
@@ -181,10 +194,12 @@ class GraphView:
             activation = float(graph.activations[graph.index.row(node)])
             label = name
             where += f" · {node.feature} · activation {activation_text(activation)}"
-        known = {"feature": "feature", "error": "error", "token": "token", "logit": "logit"}
+        elif node.kind not in COMPUTED_KINDS:
+            label = "" if is_error_kind(node.kind) else name
+            where += f" · {generic_facts(graph, node)}"
         return DrawnNode(
             str(node), node.kind, node.layer, node.position, self.influence(node), name, label,
-            where, known.get(node.kind, "other"), node in self.off,
+            where, group_of(node.kind), node in self.off,
         )  # fmt: skip
 
     def inputs(self, node: NodeId, limit: int | None = 5) -> tuple[Neighbour, ...]:
@@ -213,17 +228,39 @@ class GraphView:
         drawn[list(self.rows)] = True
         edges = edges[drawn[others[edges]]]
         order = edges[np.argsort(-np.abs(graph.weights[edges]), kind="stable")][:limit]
+        is_shown = np.isin(order, self.edges)
         neighbours = []
-        for edge in order:
+        for edge, is_drawn in zip(order, is_shown, strict=True):
             node, weight = graph.index.node(int(others[edge])), float(graph.weights[edge])
             share = abs(weight) / total if total else 0.0
-            neighbours.append(Neighbour(node, self.name(node), weight, share))
+            neighbours.append(Neighbour(node, self.name(node), weight, share, bool(is_drawn)))
         return tuple(neighbours)
 
     def most_influential(self, limit: int = 8) -> tuple[NodeId, ...]:
-        """Return the kept features with the most influence, strongest first."""
-        nodes = [n for n in self.pruned.nodes if n.kind == "feature"]
+        """Return the kept features with the most influence, strongest first.
+
+        Features that only other tools compute count too: generic nodes with a number.
+        """
+        nodes = [n for n in self.pruned.nodes if is_feature_like(n)]
         return tuple(sorted(nodes, key=lambda n: (-self.influence(n), n))[:limit])
+
+
+def is_feature_like(node: NodeId) -> bool:
+    """Return whether a node is a feature, computed here or by another tool."""
+    if node.kind in COMPUTED_KINDS:
+        return node.kind == "feature"
+    return node.index >= 0 and not is_error_kind(node.kind)
+
+
+def generic_facts(graph: AttributionGraph, node: NodeId) -> str:
+    """Return the kind of a generic node, its number and its activation, as far as published."""
+    published = graph.index.generic_node(node)
+    facts = kind_name(node.kind)
+    if node.index >= 0:
+        facts += f" {node.index}"
+    if published.activation is not None:
+        facts += f" · activation {activation_text(published.activation)}"
+    return facts
 
 
 def shown_sentence(view: GraphView) -> str:
@@ -236,12 +273,16 @@ def shown_sentence(view: GraphView) -> str:
     imported = bool(provenance.get("imported")) and not provenance.get("unpruned")
     # a graph that was pruned elsewhere has no other errors than those with an edge
     total = len(without_pruning(graph).rows) if imported else graph.n_nodes
+    unplaced = unplaced_nodes(graph)
+    total += unplaced
     shown, hidden = len(view.rows), view.hidden
     reasons = [
-        (total - shown - sum(hidden), "below the threshold"),
+        (total - unplaced - shown - sum(hidden), "below the threshold"),
         (hidden.errors, "errors"),
         (hidden.layers, "in other layers"),
         (hidden.dense, "dense"),
+        (hidden.kinds, "of hidden kinds"),
+        (unplaced, "without a layer or position"),
     ]
     parts = [f"{count:,} {reason}" for count, reason in reasons if count > 0]
     unexpanded = graph.n_active_features - graph.index.n_features
@@ -254,8 +295,7 @@ def shown_sentence(view: GraphView) -> str:
     if view.filter.negative_only:
         text += f" {drawn:,} of {kept:,} edges are negative."
     elif resting < drawn:
-        text += f" {resting:,} of {drawn:,} edges drawn until you select a node: those with the"
-        text += " most flow."
+        text += f" {resting:,} of {drawn:,} edges drawn until you select a node."
     return text
 
 

@@ -6,6 +6,8 @@ from typing import Final
 
 import numpy as np
 
+from charts.graph_edges import group_colour
+from charts.legend import group_of
 from charts.palette import LIGHT, Palette
 from tracer.graph.pruning import PrunedGraph
 
@@ -42,11 +44,10 @@ def thumbnail_svg(pruned: PrunedGraph, palette: Palette = LIGHT) -> str:
             f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{colour}" '
             'stroke-opacity="0.3" stroke-width="0.8" fill="none"/>'
         )
-    colours = {"feature": palette.feature, "error": palette.error}
     for row, node, size in zip(rows, nodes, influence.tolist(), strict=True):
         x, y = places[row]
         radius = _SMALLEST + (_LARGEST - _SMALLEST) * size / largest
-        colour = colours.get(node.kind, palette.anchor)
+        colour = group_colour(group_of(node.kind), palette)
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{colour}" '
             'fill-opacity="0.85"/>'

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tracer.attention.edge_heads import EdgeHeads
 from tracer.attention.results import AttentionExplanation, EdgePaths, HeadSplit
 from tracer.errors import (
     AccessError,
@@ -27,6 +28,7 @@ from tracer.errors import (
     BrokenTransferError,
     CacheFolderError,
     Cancelled,
+    ChatNeededError,
     ComparisonError,
     CorpusError,
     DeviceLostError,
@@ -69,6 +71,7 @@ from tracer.graph.nodes import NodeIndex
 from tracer.graph.pruning import PrunedGraph, prune
 from tracer.interchange.convert import external_from_pruned, graph_from_external
 from tracer.interchange.graph_json import read_graph_json, write_graph_json
+from tracer.interventions.head_edit import HeadEdit, without_pairs
 from tracer.interventions.scenario import Edit, Scenario
 from tracer.progress import progress_bar
 from tracer.types import (
@@ -88,10 +91,12 @@ if TYPE_CHECKING:
     from tracer.attention.explain import explain_attention
     from tracer.attention.paths import head_paths
     from tracer.attention.split import split_by_head
+    from tracer.attention.split_edges import split_edges
     from tracer.attribution.trace import trace
     from tracer.features.cards import FeatureIndex
     from tracer.indexing import IndexSummary, build_index
     from tracer.interchange.circuit_tracer_pt import read_graph_pt
+    from tracer.interventions.head_check import PairCheck, check_pairs
     from tracer.interventions.run import (
         InterventionResult,
         Outcome,
@@ -115,6 +120,7 @@ __all__ = [
     "BrokenTransferError",
     "CacheFolderError",
     "Cancelled",
+    "ChatNeededError",
     "Comparison",
     "ComparisonError",
     "Contrast",
@@ -122,6 +128,7 @@ __all__ = [
     "DeviceLostError",
     "Direction",
     "DiskFullError",
+    "EdgeHeads",
     "EdgePaths",
     "Edit",
     "EmptyPromptError",
@@ -133,6 +140,7 @@ __all__ = [
     "FeatureMatch",
     "FeatureTarget",
     "GraphFileError",
+    "HeadEdit",
     "HeadSplit",
     "HubAnswerError",
     "HubError",
@@ -153,6 +161,7 @@ __all__ = [
     "NodeIndex",
     "NotDownloadedError",
     "Outcome",
+    "PairCheck",
     "PromptError",
     "PromptTooLongError",
     "PrunedGraph",
@@ -177,6 +186,7 @@ __all__ = [
     "UnknownTokenError",
     "build_index",
     "chat_prompt",
+    "check_pairs",
     "compare_graphs",
     "convert",
     "evaluate_transcoders",
@@ -200,8 +210,10 @@ __all__ = [
     "search_examples",
     "search_labels",
     "split_by_head",
+    "split_edges",
     "trace",
     "train_transcoders",
+    "without_pairs",
     "write_graph_json",
 ]
 
@@ -212,9 +224,11 @@ _ON_FIRST_USE = {
     "InterventionResult": "tracer.interventions.run",
     "Model": "tracer.model.model",
     "Outcome": "tracer.interventions.run",
+    "PairCheck": "tracer.interventions.head_check",
     "ScenarioRun": "tracer.interventions.run",
     "TrainingReport": "tracer.training",
     "build_index": "tracer.indexing",
+    "check_pairs": "tracer.interventions.head_check",
     "chat_prompt": "tracer.model.model",
     "convert": "tracer.transcoders.save",
     "explain_attention": "tracer.attention.explain",
@@ -232,6 +246,7 @@ _ON_FIRST_USE = {
     "search_examples": "tracer.search.by_word",
     "search_labels": "tracer.search.by_word",
     "split_by_head": "tracer.attention.split",
+    "split_edges": "tracer.attention.split_edges",
     "trace": "tracer.attribution.trace",
     "train_transcoders": "tracer.training",
 }

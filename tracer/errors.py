@@ -3,6 +3,7 @@
     TracerError                 all of the below; the pages and the command line catch only this
     ├── PromptError             the prompt cannot be traced as written
     │   ├── EmptyPromptError
+    │   ├── ChatNeededError     plain text on transcoders that were trained on chats
     │   ├── PromptTooLongError
     │   └── UnknownTokenError   words that the tokenizer has no token for
     ├── ModelError              the model cannot be opened
@@ -108,6 +109,10 @@ class EmptyPromptError(PromptError):
 
 class PromptTooLongError(PromptError):
     """The prompt has more tokens than the model's context window."""
+
+
+class ChatNeededError(PromptError):
+    """The prompt is plain text, and the transcoders were trained on chats only."""
 
 
 class UnknownTokenError(PromptError):

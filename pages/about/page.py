@@ -6,4 +6,4 @@ from pages.shared.navigation import project_text
 from pages.shared.session import mirror_to_url
 
 mirror_to_url()
-st.markdown(project_text("about.md"), width=760)
+st.markdown(project_text("about.md").replace("# ", "### "), width=760)

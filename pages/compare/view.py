@@ -20,7 +20,7 @@ from charts.comparison_views import (
 )
 from charts.palette import Palette, palette
 from charts.text import node_name, percent, plural, token_text
-from pages.shared import progress, prompt_bar, resources, stored_graph
+from pages.shared import kinds, progress, prompt_bar, resources, stored_graph
 from pages.shared.escape import plain, sentence
 from pages.shared.graph_component import draw_graph
 from pages.shared.graph_payloads import drawing_payload
@@ -111,6 +111,7 @@ def _merged(
     drawing = comparison_drawing(comparison, name)
     payload = drawing_payload("compare", (parts, comparison.alignment), drawing, size)
     draw_graph("compare", payload, {"selected": None, "pinned": [], "serial": 0.0}, _resized)
+    kinds.draw_symbols(*sides)
 
 
 def _resized(event: dict[str, Any]) -> None:
@@ -241,9 +242,10 @@ def _changed(name: str, key: str) -> None:
 def _traced(prompt: str, choice: ModelChoice, target: str, side: str) -> PrunedGraph | None:
     """Return one side's pruned graph; draw the error and return None if it cannot be traced."""
     error: TracerError | None = None
+    explain = read_session().explain
     for targets in ((f" {target}",), (target,)) if target else (None,):
         job: Job[AttributionGraph] = resources.backend().trace(
-            TraceRequest(prompt, choice, targets), visitor_id()
+            TraceRequest(prompt, choice, targets, force=explain.forces(prompt)), visitor_id()
         )
         progress.wait_for(job, f"compare {side}", side, finish=True)
         try:

@@ -7,13 +7,20 @@ from typing import Final
 
 import streamlit as st
 
-from cache import ActivationsOn, ModelChoice, NeighbourSearch
+from cache import ModelChoice, NeighbourSearch
 from charts.palette import Palette
 from charts.text import activation_text, percent, plural, signed, token_text
 from pages.features.open_trace import OpenTrace
 from pages.features.state import open_feature
-from pages.shared import feature_card, feature_examples, label_box, progress, resources
-from pages.shared.escape import plain, sentence, shaded_html
+from pages.shared import (
+    feature_card,
+    feature_examples,
+    label_box,
+    own_text,
+    progress,
+    resources,
+)
+from pages.shared.escape import plain, sentence
 from pages.shared.navigation import page_script
 from pages.shared.session import read_session, update_session, visitor_id
 from pages.shared.session_state import Session
@@ -53,7 +60,8 @@ def draw(feature: FeatureId, session: Session, trace: OpenTrace | None, palette:
     _facts(feature, source, card, SOURCES[name.source])
     left, right = st.columns([1.35, 1], gap="large")
     with left:
-        _try(feature, source, card, palette)
+        if isinstance(source, ModelChoice):
+            own_text.draw(feature, source, card, palette, unless_typed=read_session().prompt)
         if card is not None:
             feature_card.draw(card, palette)
         elif source is None:
@@ -106,41 +114,6 @@ def _in_trace(feature: FeatureId, trace: OpenTrace) -> None:
             if st.button(label, key=f"show {node}", type="tertiary", help="Show it in the graph"):
                 update_session(selected=node)
                 st.switch_page(page_script("trace"))
-
-
-def _try(
-    feature: FeatureId,
-    source: resources.FeatureSource | None,
-    card: FeatureCard | None,
-    palette: Palette,
-) -> None:
-    if not isinstance(source, ModelChoice):
-        return
-    text = st.text_area(
-        "Try your own text",
-        key=f"try {feature}",
-        height=80,
-        placeholder=read_session().prompt,
-        help="Runs the model on the text and shades every token by the feature's activation on it.",
-    )
-    text = text or read_session().prompt
-    question = ActivationsOn(feature, text)
-    job = resources.backend().questions.activations(source, question, visitor_id())
-    progress.wait_for(job, "own text", "Running the feature")
-    try:
-        example = job.result()
-    except TracerError as error:
-        st.warning(plain(sentence(error)))
-        return
-    largest = max(example.activations)
-    scale = max(largest, card.act_max if card is not None else 0.0)
-    st.html(shaded_html(example, scale, palette))
-    peak = token_text(example.tokens[example.activations.index(largest)])
-    st.caption(
-        plain(f"Fires most at “{peak}”: {activation_text(largest)}.")
-        if largest > 0
-        else "The feature is not active on this text."
-    )
 
 
 def _prompts(feature: FeatureId, card: FeatureCard) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import streamlit as st
 
-from charts.edit_groups import EditGroup, Group, edit_groups, edit_line
+from charts.edit_groups import EditGroup, Group, edit_groups, edit_line, head_line
 from charts.palette import Palette
 from charts.scenario_figures import (
     activation_figure,
@@ -17,6 +17,7 @@ from charts.scenario_figures import (
     shared_tokens,
 )
 from charts.text import percent, token_text
+from pages.interventions import heads
 from pages.shared import resources
 from pages.shared.escape import plain, sentence
 from pages.shared.session import read_session, set_widget
@@ -90,7 +91,9 @@ def _column(
     scenario, outcome = read_session().scenarios[number], run.outcomes[number]
     groups = edit_groups(scenario, graph, name_of)
     st.markdown(f"##### {plain(scenario.name)}")
-    st.caption("  \n".join(plain(edit_line(group)) for group in groups))
+    lines = [edit_line(group) for group in groups]
+    lines += [head_line(edit, graph.tokens) for edit in scenario.head_edits]
+    st.caption("  \n".join(map(plain, lines)))
     if isinstance(outcome, TracerError):
         st.error(plain(sentence(outcome)))
     else:
@@ -201,8 +204,9 @@ def _change(number: int, scenario: Scenario, groups: tuple[EditGroup, ...], n_la
             key=f"drop {number} {place}",
             on_click=_edit_removed,
             args=(number, scenario, group),
-            disabled=len(groups) == 1,
+            disabled=len(groups) == 1 and not scenario.head_edits,
         )
+    heads.draw_removals(number, scenario)
     set_widget(f"norms {number}", scenario.freeze_norms)
     st.toggle(
         "Freeze norms",

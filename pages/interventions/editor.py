@@ -11,7 +11,7 @@ from cache import TraceRequest
 from charts.edit_groups import Group, feature_groups, group_of, own_groups
 from charts.graph_view import GraphView
 from charts.text import percent, plural, times, token_text, truncate
-from pages.interventions import graph_picker
+from pages.interventions import graph_picker, heads
 from pages.interventions.columns import MAX_STRENGTH
 from pages.shared import progress, resources
 from pages.shared.escape import plain, sentence
@@ -26,7 +26,7 @@ from tracer.interventions.transfer import transplant
 from tracer.types import FeatureId
 
 NEW: Final = "New column"
-_SOURCES: Final = ("This graph", "Another prompt", "All features")
+_SOURCES: Final = ("This graph", "Another prompt", "All features", "Attention heads")
 _HERE, _ONWARD = "this position only", "this position onward"
 _POSITIONS_HELP: Final = (
     "Onward: also at every later token of the prompt, and at every token the model generates."
@@ -49,13 +49,15 @@ def draw(key: str, view: GraphView, groups: tuple[Group, ...]) -> None:
     if not scenarios:
         _suggestions(graph, groups)
     with st.expander("Add edits", expanded=bool(scenarios)):
-        this_graph, other_prompt, all_features = st.tabs(_SOURCES, key="ways")
+        this_graph, other_prompt, all_features, attention_heads = st.tabs(_SOURCES, key="ways")
         with this_graph:
             _from_this_graph(key, view, groups, scenarios)
         with other_prompt:
             _from_another_prompt(graph, scenarios)
         with all_features:
             _from_all_features(graph, scenarios)
+        with attention_heads:
+            heads.draw(key, graph, scenarios)
 
 
 def _suggestions(graph: AttributionGraph, groups: tuple[Group, ...]) -> None:

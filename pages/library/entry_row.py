@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import streamlit as st
 from cachetools import LRUCache
@@ -17,11 +17,12 @@ from charts.text import truncate
 from charts.thumbnail import WIDTH, thumbnail_svg
 from pages.library.imports import TROUBLE
 from pages.library.opening import open_graph
-from pages.shared import graph_download, resources
+from pages.shared import graph_download, resources, stored_graph
 from pages.shared.escape import plain
 from pages.shared.session import read_session, update_session
 from tracer.files import format_bytes
 from tracer.graph.pruning import prune
+from tracer.interchange.notes import import_notes
 
 UNDO: Final = "library undo"
 _DRAWN_UP_TO: Final = 40_000_000
@@ -29,9 +30,20 @@ _DRAWN_UP_TO: Final = 40_000_000
 _LONGEST_NOTES: Final = 5000
 
 
+class _Look(NamedTuple):
+    """What a row shows of the graph itself."""
+
+    picture: str = ""
+    """A thumbnail; empty where it cannot be drawn."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know about a graph of another tool."""
+    computed: str = ""
+    """Where the graph was computed."""
+
+
 @st.cache_resource(show_spinner=False)
-def _pictures() -> LRUCache[tuple[str, str, str], str]:
-    """Thumbnails by key, checksum and background; shared by all visitors."""
+def _looks() -> LRUCache[tuple[str, str, str], _Look]:
+    """Looks by key, checksum and background; shared by all visitors."""
     return LRUCache(500)
 
 
@@ -41,6 +53,8 @@ def draw(entry: StoredGraph, theme: Palette) -> None:
     origin = "imported" if entry.imported else "traced here"
     about = [truncate(entry.prompt, 110)] if entry.title else []
     about += [entry.model or "unknown model", origin, when, format_bytes(entry.bytes)]
+    look = _look(entry, theme)
+    about += [look.computed[:1].lower() + look.computed[1:].rstrip(".")] if look.computed else []
     lines = [f"**{plain(truncate(entry.title or entry.prompt, 90))}**"]
     lines.append(f":gray[{plain(' · '.join(about))}]")
     if entry.tags:
@@ -51,31 +65,39 @@ def draw(entry: StoredGraph, theme: Palette) -> None:
         st.container(border=True, key=f"graph {entry.key}"),
         st.container(horizontal=True, vertical_alignment="center", gap="small"),
     ):
-        picture = _picture(entry, theme)
-        if picture:
-            st.image(picture, width=WIDTH)
+        if look.picture:
+            st.image(look.picture, width=WIDTH)
         st.markdown("  \n".join(lines), width="stretch")
         if st.button("Open", key=f"open {entry.key}", type="primary"):
             open_graph(entry.key)
         _share(entry)
         with st.popover("More", key=f"more {entry.key}"):
+            for note in look.notes:
+                st.caption(plain(note))
             _more(entry)
 
 
-def _picture(entry: StoredGraph, theme: Palette) -> str:
-    """Return a thumbnail, without marking the graph as used; empty where it cannot be drawn."""
+def _look(entry: StoredGraph, theme: Palette) -> _Look:
+    """Read a graph for its row, without marking it as used.
+
+    Nothing is known where the graph is too large to read for a list, or damaged.
+    """
     place = (entry.key, entry.sha256, theme.background)
-    known = _pictures().get(place)
+    known = _looks().get(place)
     if known is None:
-        known = ""
+        known = _Look()
         if entry.bytes <= _DRAWN_UP_TO:
             try:
                 graph = resources.backend().store.load(entry.key, touch=False)
             except StoreError:
                 graph = None  # said when the graph is opened
             if graph is not None:
-                known = thumbnail_svg(prune(graph), theme)
-        _pictures()[place] = known
+                known = _Look(
+                    thumbnail_svg(prune(graph), theme),
+                    import_notes(graph),
+                    stored_graph.computed_sentence(graph),
+                )
+        _looks()[place] = known
     return known
 
 

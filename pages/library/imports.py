@@ -15,6 +15,7 @@ from pages.shared import progress, resources
 from pages.shared.escape import plain, sentence
 from pages.shared.session import visitor_id
 from tracer.errors import TracerError
+from tracer.interchange.notes import import_notes
 
 _UPLOAD: Final = "graph files"
 _IMPORTS: Final = "imports"
@@ -93,4 +94,5 @@ def _outcome(job: Job[str]) -> tuple[str, str]:
         return "", sentence(f"{job.title}: {error}")
     graph = resources.backend().graph(key)
     count = "" if graph is None else f" ({plural(graph.index.n_features, 'feature')})"
-    return key, f"{job.title} was imported{count}."
+    notes = () if graph is None else import_notes(graph)
+    return key, " ".join((f"{job.title} was imported{count}.", *notes))

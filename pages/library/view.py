@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 
 import streamlit as st
 
-from cache import StoredGraph, StoreError, StoreUse
+from cache import DamagedFile, StoredGraph, StoreError, StoreUse
 from cache.undo import restore
 from charts.palette import palette
+from charts.text import plural
 from pages.library import entry_row, imports
 from pages.library.entry_row import UNDO
 from pages.shared import graph_download, resources
@@ -23,6 +25,8 @@ _SEARCHED_FROM: Final = 5
 """Number of graphs from which search and sorting are shown."""
 _ORDERS: Final = ("Last used", "Newest", "Title", "Model", "Size")
 _SHOWN: Final = "library shown"
+_DAMAGED: Final = 20
+"""Damaged files that are listed."""
 _FORMS: Final[dict[Form, str]] = {
     "JSON": "JSON, as Neuronpedia and circuit-tracer read it",
     "CSV": "CSV: a table of nodes and one of edges",
@@ -40,10 +44,12 @@ def draw() -> None:
     imports.draw()
     _undo()
     try:
-        entries, use = resources.backend().stored(), resources.backend().use()
+        backend = resources.backend()
+        entries, use, damaged = backend.stored(), backend.use(), backend.damaged()
     except StoreError as error:
         st.error(plain(sentence(error)))
         return
+    _set_aside(damaged)
     if not entries:
         st.info(
             "The library is empty: trace a prompt on the Trace page, or drop a graph file into the "
@@ -63,6 +69,25 @@ def draw() -> None:
             args=(shown,),
         )
     st.caption(plain(_use_sentence(entries, use)))
+
+
+def _set_aside(files: tuple[DamagedFile, ...]) -> None:
+    """List the files that failed their check: where they are, and why."""
+    if not files:
+        return
+    with st.expander(plain(f"{plural(len(files), 'damaged file')} set aside"), key="damaged"):
+        st.caption(
+            plain(
+                f"Nothing is deleted: the files are in {resources.backend().store.root / 'damaged'}"
+                ". A graph that was traced here comes back when its prompt is traced again; "
+                "import the others again."
+            )
+        )
+        for file in files[:_DAMAGED]:
+            when = datetime.fromtimestamp(file.found).strftime("%d %b %Y, %H:%M")
+            st.markdown(plain(f"{file.file}: set aside on {when}, because {file.reason}."))
+        if len(files) > _DAMAGED:
+            st.caption(plain(f"and {plural(len(files) - _DAMAGED, 'older file')}"))
 
 
 def _show_more(shown: int) -> None:

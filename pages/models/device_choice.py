@@ -50,7 +50,8 @@ def device_sentence(devices: tuple[Device, ...], chosen: str) -> str:
         text += f" ({used.description})" if used else ""
     elif device.description:
         text += f": {device.description}"
-    return f"{text}: {device.reason}." if device.reason else f"{text}."
+    reason = device.reason.removeprefix("auto: ")
+    return f"{text}: {reason}." if reason else f"{text}."
 
 
 def _is_complete(devices: tuple[Device, ...]) -> bool:

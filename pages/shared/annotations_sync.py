@@ -102,13 +102,12 @@ def _draw_offer(key: str) -> None:
         text = f"This link brings {carried}. The library has {_size(read)}. Nothing was saved."
     else:
         text = f"This link brings {carried}. They are not saved."
-    with st.container(key="carried annotations"):
-        st.info(text)
-        with st.container(horizontal=True):
-            _choice("Merge both" if read else "Keep them", "merge", key)
-            if read:
-                _choice("Use only these", "replace", key)
-            _choice("Use the saved ones" if read else "Drop them", "drop", key)
+    with st.container(horizontal=True, vertical_alignment="center", key="carried annotations"):
+        st.info(text, width="stretch")
+        _choice("Merge both" if read else "Keep them", "merge", key)
+        if read:
+            _choice("Use only these", "replace", key)
+        _choice("Use the saved ones" if read else "Drop them", "drop", key)
 
 
 def _size(annotations: Annotations) -> str:

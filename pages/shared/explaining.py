@@ -33,6 +33,8 @@ class Explain:
     """Features to expand, the most influential first; 0 for all."""
     logit_mass: float = LOGIT_MASS
     """Probability that the likeliest tokens must reach together."""
+    forced: str = ""
+    """The prompt that is traced although the transcoders need a chat, and it begins none."""
 
     @property
     def targets(self) -> tuple[TargetChoice, ...] | None:
@@ -60,8 +62,21 @@ class Explain:
     def request(self, prompt: str, choice: ModelChoice) -> TraceRequest:
         """Return the request that traces ``prompt`` so."""
         return TraceRequest(
-            prompt, choice, self.targets, self.max_features or None, logit_mass=self.logit_mass
+            prompt,
+            choice,
+            self.targets,
+            self.max_features or None,
+            logit_mass=self.logit_mass,
+            force=self.forces(prompt),
         )
+
+    def forces(self, prompt: str) -> bool:
+        """Return whether ``prompt`` is traced even if the transcoders need a chat.
+
+        >>> Explain(forced="Hello").forces("Hello"), Explain(forced="Hello").forces("Hi")
+        (True, False)
+        """
+        return bool(self.forced) and self.forced == prompt
 
     def sentence(self) -> str:
         """Say what is explained; empty for the default."""
@@ -99,7 +114,8 @@ def explain_from_query(query: Mapping[str, str]) -> Explain:
     """Invert :func:`explain_to_query`; invalid parameters keep their defaults.
 
     >>> explain_from_query({"target": "token", "of": " Austin", "features": "many"})
-    Explain(kind='token', first=' Austin', second='', max_features=0, logit_mass=0.95)
+    Explain(kind='token', first=' Austin', second='', max_features=0, logit_mass=0.95, \
+forced='')
     """
     kind, features = query.get("target", ""), query.get("features", "")
     try:
@@ -112,4 +128,5 @@ def explain_from_query(query: Mapping[str, str]) -> Explain:
         query.get("against", "")[:_LONGEST],
         min(int(features), MOST_FEATURES) if re.fullmatch(r"[0-9]{1,6}", features) else 0,
         mass if math.isfinite(mass) and 0.1 <= mass <= 0.999 else LOGIT_MASS,
+        query.get("prompt", "") if query.get("force") == "1" else "",
     )

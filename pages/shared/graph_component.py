@@ -63,14 +63,20 @@ def _component(name: str) -> Callable[..., Any]:
 
 
 def draw_neighbours(
-    graph: str, lists: Sequence[Mapping[str, Any]], empty: str, on_event: OnEvent
+    graph: str,
+    lists: Sequence[Mapping[str, Any]],
+    empty: str,
+    on_event: OnEvent,
+    name: str | None = None,
 ) -> None:
     """Draw lists of a node's neighbours next to the graph of that name.
 
     Each list has ``title``, ``note`` and ``rows`` with ``id``, ``name``, ``where``, ``weight`` and
-    ``share``, strongest first. A click selects the node in the graph.
+    ``share``, strongest first. A click selects the node in the graph, or is an event if the graph
+    has no node of that id. ``name`` tells the lists of one page apart; it is the graph's name by
+    default.
     """
-    key = f"neighbours {graph}"
+    key = f"neighbours {name or graph}"
     data = {"graph": graph, "lists": list(lists), "empty": empty}
     _component("neighbours")(key=key, data=data, on_event_change=_listener(key, on_event))
 

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from cache import ModelChoice, StoredGraph, StoreError
+from cache import Annotations, ModelChoice, StoredGraph, StoreError
 from cache.graph_files import slug
 from charts.graph_table import edge_table, node_table
 from charts.graph_view import GraphView
@@ -24,16 +24,19 @@ MOST_BYTES: Final = 8_000_000
 """A shared file stays below this by leaving out examples of the least influential features."""
 
 
-def shared_file(key: str, thresholds: Thresholds) -> bytes:
+def shared_file(key: str, thresholds: Thresholds, annotations: Annotations | None = None) -> bytes:
     """Return the graph stored under ``key`` as one HTML file that needs no server.
 
-    It has the graph at ``thresholds``, with pins, supernodes, notes, and the feature cards that are
-    on this disk. Raises :class:`StoreError` when the graph is gone, and :class:`TracerError` when
-    it alone is too large.
+    It has the graph at ``thresholds``, with notes, the feature cards that are on this disk, and
+    ``annotations``, or those that are stored.
+
+    Raises :class:`StoreError` when the graph is gone, and :class:`TracerError` when it alone is too
+    large.
     """
     backend = resources.backend()
-    view = _view(key, thresholds)
-    annotations = backend.annotations(key)
+    if annotations is None:
+        annotations = backend.annotations(key)
+    view = _view(key, thresholds, annotations)
     entry = _entry(key)
     cards = _cards(view)
     while True:
@@ -57,7 +60,7 @@ def shared_file(key: str, thresholds: Thresholds) -> bytes:
 
 def tables(key: str, thresholds: Thresholds) -> tuple[bytes, bytes]:
     """Return the nodes and the edges of a graph as CSV."""
-    view = _view(key, thresholds)
+    view = _view(key, thresholds, resources.backend().annotations(key))
     nodes, edges = node_table(view), edge_table(view)
     return nodes.to_csv(index=False).encode(), edges.to_csv(index=False).encode()
 
@@ -93,13 +96,12 @@ def _entry(key: str) -> StoredGraph | None:
     return next((entry for entry in backend.stored() if entry.key == own_key), None)
 
 
-def _view(key: str, thresholds: Thresholds) -> GraphView:
+def _view(key: str, thresholds: Thresholds, annotations: Annotations) -> GraphView:
     """Return the graph as it is shown at ``thresholds``, with its pins."""
     backend = resources.backend()
     pruned = backend.pruned(key, thresholds)
     if pruned is None:
         raise StoreError("this graph is not in the library any more: trace or import it again")
-    annotations = backend.annotations(key)
     marked = [*annotations.pinned, *(n for group in annotations.supernodes for n in group.nodes)]
     marked = [node for node in marked if node in pruned.graph.index]
     if marked:

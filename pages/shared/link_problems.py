@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from cache import Annotations, scenarios_from_json
-from pages.shared.many_prompts import LONGEST_PROMPT
 from tracer.search.match import parse_feature
 from tracer.types import NodeId
 
+LONGEST_PROMPT: Final = 20_000
 _KEY: Final = re.compile(r"[0-9a-f]{32}")
 
 

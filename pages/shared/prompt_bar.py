@@ -8,7 +8,8 @@ import streamlit as st
 
 from cache import Job, ModelChoice, StoreError, TraceRequest
 from pages.shared import (
-    many_prompts_panel,
+    forecast,
+    many_prompts,
     progress,
     prompt_panel,
     resources,
@@ -20,9 +21,11 @@ from pages.shared.explaining import Explain
 from pages.shared.known_words import suggestions
 from pages.shared.navigation import page_script
 from pages.shared.session import read_session, set_text_widget, update_session, visitor_id
+from pages.shared.without_chat import ask_for_chat
 from tracer.atlas.gallery import gallery
 from tracer.catalog.resolve import ATLAS
 from tracer.errors import (
+    ChatNeededError,
     EmptyPromptError,
     ModelError,
     TargetError,
@@ -52,6 +55,8 @@ def traced() -> Job[AttributionGraph] | None:
         _cancelled()
         return None
     st.session_state.pop(_CANCELLED, None)
+    if not forecast.agreed(request):
+        return None
     try:
         job = resources.backend().trace(request, visitor_id())
     except StoreError as error:
@@ -87,11 +92,11 @@ def _bar() -> None:
             placeholder="Write a text; the graph explains its next token",
         )
         st.button("Trace", key="trace prompt", type="primary", on_click=_prompt_typed)
-        prompts = many_prompts_panel.prompts() or tuple(entry.prompt for entry in gallery())
+        prompts = many_prompts.prompts() or tuple(entry.prompt for entry in gallery())
         st.button("◀", key="previous", help="Previous prompt", on_click=_step, args=(-1, prompts))
         st.button("▶", key="next", help="Next prompt", on_click=_step, args=(1, prompts))
         prompt_panel.draw(session)
-    many_prompts_panel.draw_progress()
+    many_prompts.draw_progress()
     said = session.explain.sentence()
     if said:
         st.caption(plain(f"This trace {said}."))
@@ -107,11 +112,15 @@ def _prompt_typed() -> None:
 
 def _step(by: int, prompts: tuple[str, ...]) -> None:
     number = prompts.index(read_session().prompt) if read_session().prompt in prompts else -by
-    update_session(prompt=prompts[(number + by) % len(prompts)])
+    prompt = prompts[(number + by) % len(prompts)]
+    update_session(prompt=prompt, explain=many_prompts.explained(prompt))
 
 
 def _refused(error: TracerError) -> None:
     """Say in one sentence what is wrong with the prompt, and offer a way back."""
+    if isinstance(error, ChatNeededError):
+        ask_for_chat(read_session())
+        return
     st.error(plain(sentence(error)))
     if isinstance(error, ModelError | TranscoderError):
         with st.container(horizontal=True):

@@ -10,7 +10,7 @@ import streamlit as st
 from cache import StoreError
 from charts.palette import palette
 from charts.text import plural
-from pages.shared import chat_panel, many_prompts_panel, resources, token_chips
+from pages.shared import chat_panel, forecast, many_prompts, resources, token_chips
 from pages.shared.explaining import LOGIT_MASS, MOST_FEATURES, Kind
 from pages.shared.session import read_session, set_text_widget, set_widget, update_session
 from pages.shared.session_state import Session
@@ -30,8 +30,9 @@ def draw(session: Session) -> None:
     changed = bool(session.explain.sentence())
     with st.popover("Options •" if changed else "Options", key="trace options"):
         _explained(session)
+        forecast.draw(session.request)
         _tokens(session)
-        many_prompts_panel.draw_input()
+        many_prompts.draw_input()
         chat_panel.draw(session)
 
 

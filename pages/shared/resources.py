@@ -115,19 +115,20 @@ def names(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, str]:
 def densities(choice: ModelChoice, pruned: PrunedGraph) -> dict[FeatureId, float]:
     """Return the share of tokens that each kept feature is active on, where this disk knows it."""
     source = feature_source(pruned.graph, choice)
-    known: dict[FeatureId, float] = {}
+    features = {node.feature for node in pruned.nodes if node.kind == "feature"}
+    known = {feature: density(source, feature) for feature in features}
+    return {feature: share for feature, share in known.items() if share is not None}
+
+
+def density(source: FeatureSource | None, feature: FeatureId) -> float | None:
+    """Return the share of tokens that a feature is active on; None if this disk does not know."""
     if source is None:
-        return known
-    for node in pruned.nodes:
-        if node.kind != "feature" or node.feature in known:
-            continue
-        try:
-            found = card(source, node.feature)
-        except TracerError:
-            continue  # a damaged card hides nothing
-        if found is not None and found.frequency is not None:
-            known[node.feature] = found.frequency
-    return known
+        return None
+    try:
+        known = card(source, feature)
+    except TracerError:
+        return None  # shown in the panel, in place of the examples
+    return known.frequency if known is not None else None
 
 
 def label_precision(source: FeatureSource | None, feature: FeatureId) -> float | None:

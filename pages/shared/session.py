@@ -68,6 +68,7 @@ def update_session(**changes: Any) -> None:
             "scenarios": (),
             "annotations": Annotations(),
             "annotations_of": "",
+            "heads": replace(session.heads, head=None, key=None, versus=None),
         }
         dropped["graph"] = ""
         kept = {"position": None, "layers": None}
@@ -76,6 +77,7 @@ def update_session(**changes: Any) -> None:
         dropped["finding"] = replace(session.finding, **kept)  # type: ignore[arg-type]
         if session.graph:  # its thresholds were chosen for it
             dropped["thresholds"] = Thresholds()
+        dropped["as_stored"] = False
         changes = {**dropped, **changes}
     st.session_state[_KEY] = replace(session, **changes)
 

@@ -159,7 +159,7 @@ def arrange_scenario(number: int, scenario: Scenario, step: str) -> None:
     Does nothing if the column has changed meanwhile.
     """
     scenarios = list(read_session().scenarios)
-    if number >= len(scenarios) or scenarios[number].edits != scenario.edits:
+    if number >= len(scenarios) or _edited(scenarios[number]) != _edited(scenario):
         return
     scenario = scenarios[number]
     if step == "duplicate":
@@ -169,3 +169,7 @@ def arrange_scenario(number: int, scenario: Scenario, step: str) -> None:
     elif number > 0:
         scenarios[number - 1], scenarios[number] = scenario, scenarios[number - 1]
     update_session(scenarios=tuple(scenarios))
+
+
+def _edited(scenario: Scenario) -> object:
+    return scenario.edits, scenario.head_edits

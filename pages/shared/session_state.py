@@ -9,6 +9,7 @@ from cache import Annotations, ModelChoice, TraceRequest
 from charts.graph_view import GraphFilter
 from pages.shared.explaining import Explain
 from pages.shared.finding import Finding
+from pages.shared.heads_state import HeadsShown
 from tracer.atlas.gallery import gallery
 from tracer.graph.comparison import Alignment
 from tracer.interventions.scenario import Scenario
@@ -54,9 +55,14 @@ class Session:
     graph: str = ""
     """Key of a stored graph shown instead of a trace of the prompt; empty for none."""
     thresholds: Thresholds = Thresholds()
+    as_stored: bool = False
+    """Whether the stored graph's own thresholds take the place of ``thresholds`` once it is open:
+    a link to it names none."""
     filter: GraphFilter = GraphFilter()
     as_table: bool = False
     """Whether the graph is shown as tables."""
+    heads: HeadsShown = HeadsShown()
+    """The open attention head, and whether the graph is shown by heads."""
     selected: NodeId | None = None
     edits: tuple[tuple[NodeId, float], ...] = ()
     """Edited features with their steering strength, a multiple of their activation: 0 switches a

@@ -88,7 +88,7 @@ def _json(value: Any) -> bytes:
 
 
 def _embedded(data: bytes) -> str:
-    """JSON as it can stand in a page: no ``<``, which could end the element it is in."""
+    """Return JSON that is safe in a page: no ``<``, which could end the element it is in."""
     return data.decode().replace("<", "\\u003c")
 
 

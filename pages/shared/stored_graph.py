@@ -15,6 +15,7 @@ from pages.shared.session import read_session, update_session
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
 from tracer.graph.pruning import PrunedGraph, without_pruning
+from tracer.interchange.notes import import_notes
 from tracer.types import Thresholds
 
 _DRAWN_WHOLE: Final = 1200
@@ -41,6 +42,8 @@ def opened(key: str) -> Job[AttributionGraph] | None:
             if st.button("Open the library", key="to library"):
                 st.switch_page(page_script("library"))
         return None
+    if read_session().as_stored:
+        update_session(thresholds=first_thresholds(graph), as_stored=False)
     _follow(key, graph)
     title = entry.title if entry and entry.title else graph.prompt
     with st.container(horizontal=True, vertical_alignment="center", key="stored graph"):
@@ -52,7 +55,8 @@ def opened(key: str) -> Job[AttributionGraph] | None:
         )
         _close_button("✕ Close graph", "tertiary")
     if resources.is_imported(graph):
-        st.caption(plain(f"{title}: {origin_sentence(graph)}"))
+        lines = (f"{title}: {origin_sentence(graph)}", *import_notes(graph))
+        st.caption("  \n".join(map(plain, lines)))
     else:
         st.caption(plain(f"From the library: {title}"))
     return Job.found(key, graph, graph.prompt)
@@ -106,6 +110,18 @@ def origin_sentence(graph: AttributionGraph) -> str:
     elif not provenance.get("unpruned"):
         text += ". Influence and scores refer to the nodes in the file, which may have been pruned"
     return text + "."
+
+
+def computed_sentence(graph: AttributionGraph) -> str:
+    """Say on which device and in which data types a graph was computed; empty if unknown."""
+    provenance = graph.provenance
+    if not (provenance.get("device") and provenance.get("dtype")):
+        return ""
+    device = "the CPU" if provenance["device"] == "cpu" else provenance["device"]
+    text = f"Computed on {device} in {provenance['dtype']}"
+    forward = provenance.get("forward_dtype")
+    text += f", forward pass in {forward}" if forward not in (None, provenance["dtype"]) else ""
+    return text + (", with TF32 products." if provenance.get("tf32") else ".")
 
 
 def sources(graph: AttributionGraph) -> str:

@@ -7,7 +7,7 @@ import streamlit as st
 _CSS = """
 <style>
 .stMainBlockContainer { padding: 3.4rem 1.4rem 2rem; max-width: 1900px; }
-[data-testid="stSidebar"][aria-expanded="true"] { min-width: 230px; max-width: 230px; }
+[data-testid="stSidebar"][data-collapsed="false"] { min-width: 230px; max-width: 230px; }
 :root { --circuit-positive: #12876b; --circuit-negative: #cc4a26; --circuit-feature: #4a6fa5; }
 [data-testid="stSidebarUserContent"] { padding-top: 0.5rem; }
 /* Buttons in the first line of a page stay clear of the header. */

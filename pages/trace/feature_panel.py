@@ -8,7 +8,6 @@ import streamlit as st
 
 from charts.distributions import histogram_figure
 from charts.palette import Palette
-from charts.text import percent
 from pages.shared.escape import chips_html, example_html, plain
 from pages.trace.next_token import STATIC
 from tracer.features.cards import FeatureCard
@@ -37,9 +36,8 @@ def draw(card: FeatureCard, activation: float, palette: Palette) -> None:
         st.html(chips_html(card.promoted[:6], palette.positive))
         st.html(chips_html(card.suppressed[:6], palette.negative))
     if card.histogram:
-        note = f"active on {percent(card.frequency)} of tokens; " if card.frequency else ""
         st.markdown(
-            f"**Activation distribution** :gray[{plain(note)}the line marks this prompt]",
+            "**Activation distribution** :gray[the line marks this prompt]",
             help="How many tokens of the index's corpus have which activation, on a logarithmic "
             "scale.",
         )

@@ -10,11 +10,13 @@ import streamlit as st
 from charts.graph_table import edge_table, node_table
 from charts.graph_view import DENSE, GraphFilter, GraphView, shown_sentence
 from charts.text import percent
-from pages.shared import graph_download, selection
+from pages.shared import graph_download, kinds, selection, stored_graph
+from pages.shared.escape import plain
 from pages.shared.graph_component import draw_graph
 from pages.shared.graph_payloads import view_payload
 from pages.shared.session import read_session, set_widget, update_session
 from pages.shared.session_state import Session
+from pages.trace import heads_view
 from tracer.types import Thresholds
 
 REPLACEMENT: Final = (
@@ -36,31 +38,36 @@ def draw(key: str, view: GraphView, session: Session) -> None:
         active = session.filter != GraphFilter()
         with st.popover("Filters •" if active else "Filters", key="filters", type="tertiary"):
             _filters(view, session)
-        set_widget("graph as", "Table" if session.as_table else "Graph")
+        set_widget("graph as", _shown(session))
         st.segmented_control(
             "Show as",
-            ["Graph", "Table"],
+            ["Graph", "Table", "Heads"],
             key="graph as",
             required=True,
             label_visibility="collapsed",
             on_change=_shown_as,
         )
         _share(key, session)
-        st.caption(_scores(view), help=f"{REPLACEMENT}\n\n{COMPLETENESS}", width="stretch")
-    if session.as_table:
+        text = "\n\n".join((REPLACEMENT, COMPLETENESS, *kinds.score_notes(view.pruned)))
+        st.caption(_scores(view), help=text, width="stretch")
+    if session.heads.as_view:
+        heads_view.draw(key, view, session)
+    elif session.as_table:
         _table(view)
     else:
         payload = view_payload("trace", key, view, selection.size())
         draw_graph("trace", payload, selection.chosen(view, session), selection.graph_event)
-    st.caption(shown_sentence(view))
+    kinds.draw_legend(view.pruned)
+    computed = stored_graph.computed_sentence(view.pruned.graph)
+    st.caption(plain(f"{shown_sentence(view)} {computed}"))
 
 
 def _share(key: str, session: Session) -> None:
-    thresholds = session.thresholds
+    thresholds, annotations = session.thresholds, session.annotations
 
     def content() -> bytes:
         """Build the file, only when the button is clicked."""
-        return graph_download.shared_file(key, thresholds)
+        return graph_download.shared_file(key, thresholds, annotations)
 
     st.download_button(
         "Share as one file",
@@ -135,6 +142,18 @@ def _filters(view: GraphView, session: Session) -> None:
         on_change=_filtered,
         help="Edges that lower their target: inhibition.",
     )
+    generic = kinds.filterable(view.pruned)
+    for entry in generic:
+        key = f"filter {entry.kind}"
+        set_widget(key, entry.kind not in shown.hidden_kinds)
+        st.toggle(
+            plain(f"{entry.name[:1].upper()}{entry.name[1:]} ({entry.total:,})"),
+            key=key,
+            on_change=_kind_filtered,
+            args=(entry.kind, key),
+            help="Only the tool that wrote this graph computes these nodes. They keep their part "
+            "in influence and scores while they are hidden.",
+        )
     if last > 0:
         set_widget("filter layers", shown.layers or (0, last))
         st.slider("Layers", 0, last, key="filter layers", on_change=_filtered, args=(last,))
@@ -159,12 +178,26 @@ def _filtered(last: int | None = None) -> None:
     )
 
 
+def _kind_filtered(kind: str, key: str) -> None:
+    before = read_session().filter
+    hidden = before.hidden_kinds - {kind} if st.session_state[key] else before.hidden_kinds | {kind}
+    update_session(filter=replace(before, hidden_kinds=hidden))
+
+
 def _unfiltered() -> None:
     update_session(filter=GraphFilter())
 
 
+def _shown(session: Session) -> str:
+    if session.heads.as_view:
+        return "Heads"
+    return "Table" if session.as_table else "Graph"
+
+
 def _shown_as() -> None:
-    update_session(as_table=st.session_state["graph as"] == "Table")
+    chosen, heads = st.session_state["graph as"], read_session().heads
+    heads = replace(heads, as_view=chosen == "Heads")
+    update_session(as_table=chosen == "Table", heads=heads)
 
 
 def _table(view: GraphView) -> None:

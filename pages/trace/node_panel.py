@@ -7,21 +7,30 @@ from typing import Any, Final
 
 import streamlit as st
 
-from charts.graph_view import GraphView, Neighbour
+from cache import ModelChoice
+from charts.graph_view import GraphView, Neighbour, generic_facts
 from charts.palette import Palette
-from charts.text import activation_text, percent, place, target_number, times
-from pages.shared import feature_examples, label_box, resources, selection, stored_graph
+from charts.text import activation_text, percent, place, plural, target_number, times
+from pages.shared import (
+    feature_examples,
+    kinds,
+    label_box,
+    own_text,
+    resources,
+    selection,
+    stored_graph,
+)
 from pages.shared.escape import plain
 from pages.shared.graph_component import draw_neighbours
 from pages.shared.navigation import page_script
 from pages.shared.session import read_session, update_session
 from pages.shared.session_actions import toggle_pin
 from pages.shared.session_state import Session
-from pages.trace import feature_panel, next_token
+from pages.trace import carried_by, feature_panel, generic_panel, next_token
 from tracer.atlas.gallery import gallery
 from tracer.features.names import SOURCES
 from tracer.graph.graph import AttributionGraph
-from tracer.types import NodeId
+from tracer.types import COMPUTED_KINDS, NodeId
 
 _STRENGTHS: Final = (0.0, -1.0, -2.0, -4.0)
 _MOST_NEIGHBOURS: Final = 400
@@ -35,14 +44,16 @@ ERROR_NODE: Final = (
 )
 
 
-def draw(view: GraphView, session: Session, palette: Palette) -> None:
+def draw(key: str, view: GraphView, session: Session, palette: Palette) -> None:
     """Draw the selected node or, without one, the next token and where to start."""
+    if view.selected is None:
+        carried_by.draw_head(key, view, session, palette)
     if view.selected is None or session.edits:
         next_token.draw(view, session, palette)
     if view.selected is None:
         _where_to_start(view, session)
     else:
-        _node(view, view.selected, session, palette)
+        _node(key, view, view.selected, session, palette)
 
 
 def _where_to_start(view: GraphView, session: Session) -> None:
@@ -71,13 +82,14 @@ def _where_to_start(view: GraphView, session: Session) -> None:
     draw_neighbours("trace", lists, "", selection.graph_event)
 
 
-def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> None:
+def _node(key: str, view: GraphView, node: NodeId, session: Session, palette: Palette) -> None:
     graph = view.pruned.graph
     _head(view, node)
     imported = resources.is_imported(graph)
     source = resources.feature_source(graph, session.choice)
     facts = plain(" · ".join(_facts(view, node, source)))
-    st.caption(facts, help=None if node.kind == "logit" else INFLUENCE)
+    about = "\n\n".join((INFLUENCE, *kinds.score_notes(view.pruned)))
+    st.caption(facts, help=None if node.kind == "logit" else about)
     if node.kind == "feature":
         _identity(node, source, graph)
     if not view.pruned.node_mask[graph.index.row(node)]:
@@ -86,12 +98,15 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
         _switch(node, session)
     if node.kind == "error":
         st.caption(ERROR_NODE)
+    generic_panel.draw(view, node)
     inputs, outputs = view.inputs(node, _MOST_NEIGHBOURS), view.outputs(node, _MOST_NEIGHBOURS)
     lists = [
-        _list("Strongest inputs", "direct effects on it", inputs, graph),
-        _list("Strongest outputs", "its direct effects", outputs, graph),
+        _list("Strongest inputs", "direct effects on it", inputs, view),
+        _list("Strongest outputs", "its direct effects", outputs, view),
+        *generic_panel.qk_lists(view, node),
     ]
     draw_neighbours("trace", lists, "", selection.graph_event)
+    carried_by.draw(key, view, node, session, palette)
     if node.kind != "feature":
         return
     if source is None:
@@ -103,6 +118,8 @@ def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> 
     card = feature_examples.card(source, node.feature)
     if card is not None:
         feature_panel.draw(card, float(graph.activations[graph.index.row(node)]), palette)
+    if isinstance(source, ModelChoice):
+        own_text.draw(node.feature, source, card, palette)
 
 
 def _head(view: GraphView, node: NodeId) -> None:
@@ -157,9 +174,14 @@ def _facts(view: GraphView, node: NodeId, source: resources.FeatureSource | None
     if node.kind == "feature":
         activation = float(graph.activations[graph.index.row(node)])
         facts += [str(node.feature), f"activation {activation_text(activation)}"]
+        density = resources.density(source, node.feature)
+        if density is not None:
+            facts.append(f"active on {percent(density)} of tokens")
         covered = resources.label_precision(source, node.feature)
         if covered is not None:
             facts.append(f"label covers {percent(covered)} of its activation")
+    if node.kind not in COMPUTED_KINDS:
+        facts.append(generic_facts(graph, node))
     if node.kind == "logit":
         probability = graph.targets[target_number(graph, node)].probability
         facts.append(f"probability {percent(probability)}")
@@ -169,8 +191,9 @@ def _facts(view: GraphView, node: NodeId, source: resources.FeatureSource | None
 
 
 def _list(
-    title: str, note: str, neighbours: tuple[Neighbour, ...], graph: AttributionGraph
+    title: str, note: str, neighbours: tuple[Neighbour, ...], view: GraphView
 ) -> dict[str, Any]:
+    graph = view.pruned.graph
     rows = [
         {
             "id": str(entry.node),
@@ -181,7 +204,20 @@ def _list(
         }
         for entry in neighbours
     ]
-    return {"title": title, "note": note, "rows": rows}
+    return {"title": title, "note": note, "count": _count(title, neighbours, view), "rows": rows}
+
+
+def _count(title: str, neighbours: tuple[Neighbour, ...], view: GraphView) -> str:
+    """Say how many edges the list has and the graph draws; empty where it draws all of them."""
+    drawn = sum(neighbour.is_drawn for neighbour in neighbours)
+    if drawn == len(neighbours):
+        return ""
+    noun = title.rpartition(" ")[2].rstrip("s")
+    why = " that are negative" if view.filter.negative_only else ""
+    threshold = f"{view.pruned.thresholds.edge:g}"
+    return (
+        f"{plural(len(neighbours), noun)}, {drawn}{why} drawn at an edge threshold of {threshold}"
+    )
 
 
 def _switch(node: NodeId, session: Session) -> None:

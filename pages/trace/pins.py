@@ -25,6 +25,7 @@ from pages.shared.session_actions import (
 )
 from pages.shared.session_state import Session
 from pages.shared.supernode_colours import colour_of
+from pages.trace import link_marks
 from tracer.graph.subgraph_scores import subgraph_scores
 from tracer.types import NodeId, Supernode
 
@@ -37,6 +38,7 @@ _SCORES: Final = (
 
 def draw(key: str, view: GraphView, session: Session) -> None:
     """Draw the pinned subgraph; without pins, only a hint."""
+    link_marks.draw_outcome()
     if not session.annotations:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(
@@ -44,11 +46,13 @@ def draw(key: str, view: GraphView, session: Session) -> None:
                 "the ◌ tool to group them into a supernode. Pins are saved with the trace.",
                 width="stretch",
             )
+            link_marks.draw(view.pruned.graph)
             _undo_buttons()
         return
     with st.container(horizontal=True, vertical_alignment="center", key="pins head"):
         st.markdown("##### Pinned", width="content")
         _scores(view, session)
+        link_marks.draw(view.pruned.graph)
         _undo_buttons()
         st.button("Unpin all", key="unpin all", on_click=unpin_all, type="tertiary")
     left, right = st.columns([1, 1.9], gap="medium")

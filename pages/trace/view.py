@@ -49,4 +49,4 @@ def _graph_and_panel(key: str, graph: AttributionGraph) -> None:
             feature_examples.fetch_names(view, key, source)
         pins.draw(key, view, session)
     with right:
-        node_panel.draw(view, session, theme)
+        node_panel.draw(key, view, session, theme)

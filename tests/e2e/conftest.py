@@ -26,6 +26,8 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from cache import TraceRequest, open_backend
+
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [
     "--no-sandbox",
@@ -37,13 +39,19 @@ FLAGS = [
     "--disable-sync",
 ]
 
-PATIENCE = 180_000  # milliseconds: a busy machine is slow, and a passing test does not wait
+PATIENCE = 300_000  # milliseconds: a busy machine is slow, and a passing test does not wait
 # Streamlit opens an expander in half a second, during which its contents move. On a busy machine,
 # what was under the mouse at the press is elsewhere at the release, and the click is lost.
 NO_ANIMATION = """
 const animate = Element.prototype.animate;
 Element.prototype.animate = function (frames) { return animate.call(this, frames, 0); };
 """
+
+TRACED = (
+    "The capital of the state containing Dallas is",
+    "The capital of the state containing Oakland is",
+    "calc: 36+59=",
+)
 
 expect.set_options(timeout=PATIENCE)
 
@@ -144,10 +152,28 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
+@pytest.fixture(scope="session")
+def traced_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the prompts that most tests begin with, so that servers need not trace them."""
+    store = tmp_path_factory.mktemp("traced") / "store"
+    backend = open_backend(store)
+    for job in [backend.trace(TraceRequest(prompt)) for prompt in TRACED]:
+        job.result(600)
+    backend.close()
+    return store
+
+
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """One server with an empty store for a module's tests."""
-    server = App(tmp_path_factory.mktemp("server") / "store")
+def app(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    traced_store: Path,
+) -> Iterator[App]:
+    """One server for a module's tests. Its library is empty if the module says EMPTY_LIBRARY."""
+    store = tmp_path_factory.mktemp("server") / "store"
+    if not getattr(request.module, "EMPTY_LIBRARY", False):
+        shutil.copytree(traced_store, store)
+    server = App(store)
     yield server
     server.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -21,12 +22,19 @@ _STATE = """name => {
     return { selected: graph.selected === null ? null : graph.side.id[graph.selected],
         pinned: ids(graph.pinned), hovered: graph.hovered === null ? null : graph.side.id[graph.hovered],
         groups: graph.groups.map(group => ids(group.nodes)), range: graph.ranges(),
+        part: [...graph.ranges()[0].map(x => x / graph.side.width), ...graph.ranges()[1].map(y => y / graph.side.height)],
         curves: graph.overlay.querySelectorAll('path').length,
         strokes: [...new Set([...graph.overlay.querySelectorAll('path')].map(p => p.getAttribute('stroke')))],
         names: [...graph.overlay.querySelectorAll('text:not(.axis)')].map(t => t.textContent),
         digest: graph.root.dataset.shown,
         nodes: graph.side.id, chips: graph.side.chips.map(chip => chip.members.length) };
 }"""  # noqa: E501
+_FITS = """name => {
+    const graph = circuitGraphs.graphs.get(name), { width, height } = graph.space();
+    const fits = (real, asked) => Math.abs(real / asked - 1) <= 0.04;
+    const [asked, high] = graph.side.asked;
+    return graph.fixedHeight || fits(width, asked) && fits(height, high);
+}"""
 
 
 def graph(page: Page, name: str = "trace") -> Locator:
@@ -34,11 +42,18 @@ def graph(page: Page, name: str = "trace") -> Locator:
     return page.locator(f".st-key-graph-{name} .graph")
 
 
+def expect_fitted(page: Page, name: str = "trace") -> None:
+    """Wait until the graph is laid out for its size, which the browser reports once."""
+    expect(graph(page, name)).to_have_attribute("data-shown", re.compile("."))
+    page.wait_for_function(_FITS, arg=name)
+    settled(page)
+
+
 def expect_graph(page: Page, answer: str, name: str = "trace") -> None:
     """Wait for a graph with ``answer`` among the tokens it explains."""
     drawn = graph(page, name)
     expect(drawn.locator("[data-role=answers] text", has_text=answer).first).to_be_visible()
-    settled(page)
+    expect_fitted(page, name)
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 

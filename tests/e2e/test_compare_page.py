@@ -6,7 +6,7 @@ import re
 
 import pytest
 from conftest import App, settled, with_query
-from graph_actions import click_node, graph, state
+from graph_actions import click_node, expect_fitted, graph, state
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -79,7 +79,7 @@ def test_a_click_lights_a_nodes_edges_in_both_graphs_and_escape_clears_it(
 ) -> None:
     page.goto(f"{app.url}/compare")
     counts(page)
-    expect(graph(page, "compare")).to_have_attribute("data-shown", re.compile("."))
+    expect_fitted(page, "compare")
     node = page.evaluate(
         """() => {
             const graph = circuitGraphs.graphs.get('compare'), side = graph.side;

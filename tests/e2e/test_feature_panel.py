@@ -38,6 +38,10 @@ def test_the_panel_shows_the_feature_its_neighbours_and_examples(app: App, page:
     )
     page.locator(".neighbours .more", has_text="Show all").first.click()
     assert entries.count() >= sum(weights)  # also edges below the edge threshold
+    count = page.locator(".neighbours .count").first
+    expect(count).to_have_text(
+        re.compile(r"^\d+ (in|out)puts, \d+ drawn at an edge threshold of 0\.98$")
+    )
 
     # the examples by quantile; hovering a token shows its activation
     groups = page.get_by_text(re.compile("^(Top activations|Upper half|Lower half)$"))
@@ -61,3 +65,13 @@ def test_back_and_forward_step_through_the_selected_nodes(app: App, page: Page) 
     page.wait_for_url(re.compile(f"node={second}"))
     settled(page)
     assert state(page)["selected"] == second
+
+
+def test_a_text_of_ones_own_is_shaded_in_the_panel(app: App, page: Page) -> None:
+    page.goto(with_query(app.url, prompt=PROMPT, node=TEXAS))
+    expect_graph(page, "Austin")
+    text = page.get_by_role("textbox", name="Try your own text")
+    text.fill("The capital of the state containing Houston is")
+    text.press("Control+Enter")
+    expect(page.get_by_text("Fires most at “Houston”")).to_be_visible()
+    expect(page.get_by_test_id("stException")).to_have_count(0)

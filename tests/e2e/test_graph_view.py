@@ -64,14 +64,16 @@ def test_zoom_selection_and_pins_survive_clicks_and_thresholds(app: App, page: P
     after = state(page)
     assert len(after["nodes"]) < len(before["nodes"])
     assert after["selected"] == TEXAS and after["pinned"] == ["feature-2-7-859"]
-    assert after["range"] == zoomed
+    assert after["part"] == pytest.approx(before["part"], abs=0.01)  # fewer layers need less height
     expect(page.locator(".graph[data-same=yes]")).to_have_count(1)  # never made anew
 
+    drawn = "() => circuitGraphs.timings.filter(([what]) => what === 'drawn').length"
+    count = page.evaluate(drawn)
     page.emulate_media(color_scheme="dark")
-    page.wait_for_timeout(500)
+    page.wait_for_function(f"count => ({drawn})() > count", arg=count)
     settled(page)
     dark = state(page)
-    assert dark["selected"] == TEXAS and dark["range"] == zoomed
+    assert dark["selected"] == TEXAS and dark["range"] == after["range"]
 
 
 def test_the_keyboard_walks_pins_searches_and_clears(app: App, page: Page) -> None:
@@ -139,8 +141,6 @@ def test_a_plus_k_opens_a_list_and_every_layer_and_token_fits_the_window(
     page.set_viewport_size({"width": 1440, "height": 900})
     page.goto(with_query(app.url, graph=keys[8], **ALL))
     expect_graph(page, "yes")
-    page.wait_for_timeout(800)  # the browser reports its size, once
-    settled(page)
     box = graph(page).bounding_box()
     assert box is not None and box["y"] + box["height"] <= 900
     shown = state(page)
@@ -150,7 +150,7 @@ def test_a_plus_k_opens_a_list_and_every_layer_and_token_fits_the_window(
             return g.side.id.every((id, i) => map.x(g.side.x[i]) >= 0 && map.y(g.side.y[i]) >= 0
                 && map.x(g.side.x[i]) <= map.width && map.y(g.side.y[i]) <= map.height); }"""
     )
-    layers = graph(page).locator("text.layer").all_inner_texts()
+    layers = graph(page).locator("text.layer").all_text_contents()
     assert {"0", "25"} <= set(layers)
     x, y = page.evaluate(
         """() => { const g = circuitGraphs.graphs.get('trace'), map = g.map(), box =
@@ -172,10 +172,8 @@ def test_a_long_prompt_starts_at_its_end_and_can_be_scrolled(
     app, keys = large
     page.goto(with_query(app.url, graph=keys[tokens], **ALL))
     expect_graph(page, "yes")
-    page.wait_for_timeout(800)
-    settled(page)
     graph(page).scroll_into_view_if_needed()
-    assert graph(page).locator("text.token").last.inner_text().startswith("word")
+    assert graph(page).locator("text.token").all_text_contents()[-1].startswith("word")
     visible = """() => { const g = circuitGraphs.graphs.get('trace'), map = g.map();
         return g.side.id.filter((id, i) => g.side.kind[i] === 'token' && map.x(g.side.x[i]) >= 0
             && map.x(g.side.x[i]) <= map.width).map(id => +id.split('-')[3]); }"""
@@ -268,7 +266,7 @@ def test_a_tap_selects_and_a_long_press_pins(app: App, browser: Browser) -> None
     touch.send(
         "Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]}
     )
-    page.wait_for_timeout(800)
+    page.wait_for_timeout(700)  # the finger stays down
     touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     expect(page.get_by_role("heading", name="Pinned", exact=True)).to_be_visible()
     assert state(page)["pinned"] == [nodes[1]] and state(page)["selected"] == nodes[0]

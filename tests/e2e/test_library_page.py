@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from graph_actions import graph
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
+EMPTY_LIBRARY = True
 
 
 def published() -> dict[str, Any]:
@@ -71,7 +74,7 @@ def test_a_graph_is_imported_pinned_and_exported_with_the_pin(app: App, page: Pa
     drawn = graph(page)
     expect(drawn.locator("[data-role=labels]").get_by_text("large <b>things</b>")).to_be_visible()
     kinds = page.evaluate("() => [...new Set(circuitGraphs.graphs.get('trace').side.kind)].sort()")
-    assert kinds == ["feature", "logit", "token"]
+    assert kinds == ["feature", "logit", "lorsa", "token"]
     page.locator(".neighbours .entry", has_text="large <b>things</b>").first.click()
     expect(page.get_by_text("No examples: this graph was imported")).to_be_visible()
     page.get_by_role("button", name="Pin", exact=True).click()
@@ -149,6 +152,30 @@ def test_a_graph_is_described_deleted_and_restored(app: App, page: Page) -> None
     settled(page)
     page.get_by_role("button", name="Undo").click()
     expect(row.get_by_text("animals")).to_be_visible()
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+
+
+def test_many_graphs_are_exported_in_one_zip(app: App, page: Page) -> None:
+    page.goto(f"{app.url}/library")
+    settled(page)
+    for name in ("first", "second"):
+        stored = published()
+        stored["metadata"]["slug"] = f"zip-{name}"
+        drop(page, f"{name}.json", json.dumps(stored).encode())
+        expect(page.get_by_text(f"{name}.json was imported")).to_be_visible()
+        settled(page)
+    button = page.get_by_role("button", name=re.compile(r"Download \d+ graphs"))
+    unfold(page.get_by_role("button", name="Export …"), button)
+    page.get_by_text("CSV: a table of nodes and one of edges").click()
+    settled(page)
+    with page.expect_download() as download:
+        button.click()
+    with zipfile.ZipFile(download.value.path()) as file:
+        names = file.namelist()
+        tables = [name for name in names if name.startswith("zip-")]
+        assert len(tables) == 4 and "not exported.txt" not in names
+        nodes = next(name for name in tables if name.endswith("-nodes.csv"))
+        assert b"large <b>things</b>" in file.read(nodes)
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 

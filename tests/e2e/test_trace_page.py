@@ -132,26 +132,32 @@ def test_other_transcoders_draw_another_graph(app: App, page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "expected"),
+    ("path", "expected", "sidebar"),
     [
-        ("/", "Next token"),
-        ("/trace", "Next token"),
-        ("/guide", "How to read a graph"),
+        ("/", "Next token", "Prompts"),
+        ("/guide", "How to read a graph", "Trace a prompt"),
         (
             "/trace?prompt=The+opposite+of+small+is&transcoders=cross-layer&nodes=0.7",
             "Next token large",
+            "Prompts",
         ),
     ],
 )
 def test_a_deep_link_to_a_cold_server_works(
-    browser: Browser, tmp_path_factory: pytest.TempPathFactory, page: Page, path: str, expected: str
+    browser: Browser,
+    tmp_path_factory: pytest.TempPathFactory,
+    page: Page,
+    path: str,
+    expected: str,
+    sidebar: str,
 ) -> None:
     """On the first visit to a server, pages must load through the main script, with the sidebar."""
     server = App(tmp_path_factory.mktemp("cold") / "store")
     try:
         page.goto(server.url + path)
-        expect(page.get_by_test_id("stMain").get_by_text(expected).first).to_be_visible()
-        expect(page.get_by_test_id("stSidebar").get_by_text("Prompts")).to_be_visible()
+        text = page.get_by_test_id("stMain").get_by_text(re.compile(expected))  # minds the case
+        expect(text.first).to_be_visible()
+        expect(page.get_by_test_id("stSidebar").get_by_text(sidebar, exact=True)).to_be_visible()
         expect(page.get_by_text("Page not found")).to_have_count(0)
         expect(page.get_by_test_id("stException")).to_have_count(0)
     finally:

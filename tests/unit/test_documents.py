@@ -19,6 +19,7 @@ import tokenizers_of_models as stand_ins
 import yaml
 from published_graphs import published, read
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import tracer
 from tracer.__main__ import main
@@ -55,10 +56,12 @@ def rewritten_set(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any
     load_transcoders(folder, 3, 32)
 
 
-def foreign_set(folder: Path, file: str, settings: dict[str, Any]) -> None:
+def foreign_set(
+    folder: Path, file: str, settings: dict[str, Any], name: str = "layers.0.mlp"
+) -> None:
     tiny.save_transcoders(folder)
     (folder / "config.yaml").unlink()
-    inside = folder / "layers.0.mlp"
+    inside = folder / name
     inside.mkdir()
     (folder / "layer_0.safetensors").rename(inside / file)
     (inside / "cfg.json").write_text(json.dumps(settings))
@@ -81,6 +84,22 @@ def on_chats(folder: Path) -> None:
     config = folder / "set" / "config.yaml"
     settings = yaml.safe_load(config.read_text()) | {"model_name": "google/gemma-3-1b-it"}
     config.write_text(yaml.safe_dump(settings))
+    tracer.trace(tracer.load(str(model), str(folder / "set"), device="cpu"), "w1 w2")
+
+
+def refused_by_template(folder: Path) -> None:
+    words, template = stand_ins.gemma_words(), stand_ins.GEMMA_TEMPLATE
+    special = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    stand_ins.save(folder / "model", words, template, **special)
+    model = tracer.load(str(folder / "model"), str(folder / "set"), device="cpu")
+    tracer.chat_prompt(model, [{"role": "system", "content": "w1"}])
+
+
+def foreign_tokenizer(folder: Path) -> None:
+    """A model with fewer tokens than its tokenizer has."""
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "w1": 1, "w2": 99}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    model = stand_ins.save(folder / "model", words, None)
     tracer.trace(tracer.load(str(model), str(folder / "set"), device="cpu"), "w1 w2")
 
 
@@ -111,12 +130,13 @@ def pt_of_code() -> bytes:
     return buffer.getvalue()
 
 
-NORMALISED = {
+NEUTRAL = {
     "architecture": "transcoder",
     "hook_name": "blocks.0.mlp.hook_in",
     "hook_name_out": "blocks.0.mlp.hook_out",
-    "normalize_activations": "layer_norm",
 }
+NORMALISED = NEUTRAL | {"normalize_activations": "layer_norm"}
+SPARSIFY = {"transcode": True, "activation": "topk", "k": 3}
 
 
 def in_a_circle(stored: dict[str, Any]) -> None:
@@ -130,9 +150,12 @@ REFUSED: dict[str, Callable[[Model, Path], Any]] = {
         model, [{"role": "user", "content": "w1"}]
     ),
     "a message without content": lambda model, folder: tracer.trace(model, [{"role": "user"}]),
+    "a chat without messages": lambda model, folder: tracer.chat_prompt(model, []),
+    "a chat that the template refuses": lambda model, folder: refused_by_template(folder),
     "an empty prompt": lambda model, folder: tracer.trace(model, " "),
     "a prompt that is not UTF-8": lambda model, folder: tracer.trace(model, "w1 \ud800"),
     "words without a token": lambda model, folder: tracer.trace(model, "w1 Zürich"),
+    "a tokenizer of another model": lambda model, folder: foreign_tokenizer(folder),
     "token ids outside the vocabulary": lambda model, folder: tracer.trace(model, [1, 60]),
     "a prompt that is too long": lambda model, folder: tracer.trace(model, "w1 " * 99),
     "a target of several tokens": lambda model, folder: tracer.trace(model, "w1 w2", ["w1 w2"]),
@@ -140,8 +163,20 @@ REFUSED: dict[str, Callable[[Model, Path], Any]] = {
     "a sparse autoencoder": lambda model, folder: foreign_set(
         folder / "set", "sae.safetensors", {"transcode": False}
     ),
+    "a transcoder of something else than an MLP": lambda model, folder: foreign_set(
+        folder / "set", "sae.safetensors", SPARSIFY, "layers.0.self_attn"
+    ),
+    "a set without a transcoder for every layer": lambda model, folder: foreign_set(
+        folder / "set", "sae.safetensors", SPARSIFY, "layers.2.mlp"
+    ),
+    "an activation of sparsify that is not TopK": lambda model, folder: foreign_set(
+        folder / "set", "sae.safetensors", SPARSIFY | {"activation": "groupmax"}
+    ),
     "a set with an unknown key": lambda model, folder: opened_set(folder / "set", gain=2),
     "a config of another set": lambda model, folder: opened_set(folder / "set", d_model=64),
+    "two activations in one config": lambda model, folder: opened_set(
+        folder / "set", activation="relu", activation_function="jumprelu"
+    ),
     "tensors of another model": lambda model, folder: rewritten_set(
         folder / "set", lambda tensors: tensors | {"b_dec": tensors["b_dec"][:16].clone()}
     ),
@@ -151,6 +186,12 @@ REFUSED: dict[str, Callable[[Model, Path], Any]] = {
     "a transcoder that normalises": lambda model, folder: foreign_set(
         folder / "set", "sae_weights.safetensors", NORMALISED
     ),
+    "a SAELens transcoder that reads elsewhere": lambda model, folder: foreign_set(
+        folder / "set", "sae_weights.safetensors", NEUTRAL | {"hook_name": "blocks.0.attn.hook_z"}
+    ),
+    "a SAELens transcoder from one layer to another": lambda model, folder: foreign_set(
+        folder / "set", "sae_weights.safetensors", NEUTRAL | {"hook_name": "blocks.1.mlp.hook_in"}
+    ),
     "a graph file that is not JSON": lambda model, folder: read_graph_json(b"{"),
     "a compressed graph file": lambda model, folder: read_graph_json(b"\x1f\x8b"),
     "a graph without an answer": lambda model, folder: graph_with(
@@ -159,11 +200,31 @@ REFUSED: dict[str, Callable[[Model, Path], Any]] = {
     "a graph with two equal ids": lambda model, folder: graph_with(
         lambda stored: stored["nodes"].append(stored["nodes"][0])
     ),
+    "a graph with two nodes at one place": lambda model, folder: graph_with(
+        lambda stored: stored["nodes"].append(stored["nodes"][0] | {"node_id": "other"})
+    ),
+    "a kind of node with an absurd name": lambda model, folder: graph_with(
+        lambda stored: stored["nodes"][0].update(feature_type="x" * 101)
+    ),
+    "a link without a finite weight": lambda model, folder: graph_with(
+        lambda stored: stored["links"][0].update(weight="strong")
+    ),
+    "pins that are no list of ids": lambda model, folder: graph_with(
+        lambda stored: stored["qParams"].update(pinnedIds={"a": 1})
+    ),
+    "supernodes in another form": lambda model, folder: graph_with(
+        lambda stored: stored["qParams"].update(supernodes=[3])
+    ),
+    "labels in another form": lambda model, folder: read_link("https://a.org/?slug=x&clerps=[3]"),
     "a link downward, or into an error": lambda model, folder: graph_with(linked("1_9_2", "0_7_1")),
     "links in a circle": lambda model, folder: graph_with(in_a_circle),
     "a .pt that names code": lambda model, folder: unpack(pt_of_code()),
     "a bare pickle": lambda model, folder: unpack(b"\x80\x02}."),
     "an address that is not a graph's": lambda model, folder: read_link("https://a.org/x"),
+    "a link that is too long": lambda model, folder: read_link("x" * 200_001),
+    "a link with too many marks": lambda model, folder: read_link(
+        "https://a.org/?slug=x&pinnedIds=" + ",".join(["a"] * 10_001)
+    ),
     "feature files in a private network": lambda model, folder: AddressFeatures(
         "http://127.0.0.1/x", "plain", folder
     ).card(FeatureId(0, 1)),
@@ -276,6 +337,41 @@ def test_the_notebook_runs_from_top_to_bottom(
     assert names["result"].kl > 0 and len(shown) == 1 and len(shown[0].data) > 3
     (command,) = started
     assert command[:4] == [sys.executable, "-m", "tracer", "app"]
+
+
+def run_install(folder: Path, repository: str, patch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Run the cell that installs, started in ``folder``; return the commands it would run."""
+    (cell,) = (c for c in cells("code") if "install" in c["metadata"].get("tags", []))
+    source = "".join(cell["source"]).replace('REPOSITORY = ""', f"REPOSITORY = {repository!r}", 1)
+    commands: list[list[str]] = []
+
+    def ran(command: list[str], check: bool) -> None:
+        assert check
+        commands.append(command)
+
+    patch.chdir(folder)
+    patch.setattr(subprocess, "run", ran)
+    patch.setattr(sys, "path", list(sys.path))
+    exec(source, {})
+    return commands
+
+
+def test_the_notebook_installs_from_the_folder_it_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    ((_, *install),) = run_install(DOCS, "", monkeypatch)
+    assert install == ["-m", "pip", "install", "-q", "-r", str(DOCS.parent / "requirements.txt")]
+    assert Path.cwd() == DOCS.parent and sys.path[0] == str(DOCS.parent)
+
+
+def test_the_notebook_asks_for_the_address_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match="set REPOSITORY at the top of this cell to the address"):
+        run_install(tmp_path, "", monkeypatch)
+    (tmp_path / "circuit-tracing").mkdir()
+    clone, install = run_install(tmp_path, "https://example.org/x", monkeypatch)
+    target = str(tmp_path / "circuit-tracing")
+    assert clone == ["git", "clone", "--depth", "1", "https://example.org/x", target]
+    assert install[-1] == str(tmp_path / "circuit-tracing" / "requirements.txt")
 
 
 def test_the_chosen_model_fits_a_t4() -> None:

@@ -17,11 +17,13 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 EXEMPT = {
     "AttentionExplanation",
     "AttributionGraph",
+    "EdgeHeads",
     "EdgePaths",
     "HeadSplit",
     "IndexSummary",
     "InterventionResult",
     "Outcome",
+    "PairCheck",
     "ScenarioRun",
     "TrainingReport",
 }

@@ -31,12 +31,13 @@ def explain_attention(
     layer: int,
     head: int,
     query: int,
-    key: int,
+    key: int | None = None,
     versus: int | Literal["rest", "sink"] | None = None,
 ) -> AttentionExplanation:
     """Return why a head looks from position ``query`` at position ``key``, over pairs of sources.
 
-    ``graph`` is a graph of this model, or a prompt. Negative positions count from the end.
+    ``graph`` is a graph of this model, or a prompt. Negative positions count from the end. Without
+    ``key``, it is the position that the head looks at most.
 
     The score is explained as it is, or with ``versus`` as a difference: from the score of another
     position, which is exactly the log ratio of the two attention weights; from the ``"rest"``, the
@@ -66,7 +67,8 @@ def explain_attention(
     ids = prompt_ids(model, graph)
     check_head(model, layer, head)
     query = checked_position(query, len(ids), "query")
-    key = checked_position(key, len(ids), "key")
+    if key is not None:
+        key = checked_position(key, len(ids), "key")
     if isinstance(versus, int):
         versus = checked_position(versus, len(ids), "versus")
     elif versus not in (None, "rest", "sink"):
@@ -77,6 +79,8 @@ def explain_attention(
         cuts = CutModel(model, ids)
         with torch.no_grad(), float32_products():
             scores = HeadScores(cuts, layer, head)
+        if key is None:
+            key = int(scores.pattern[query].argmax())
         return explain(cuts, scores, query, key, versus)
 
 
@@ -127,6 +131,7 @@ def explain(
         score=keys.score,
         scores=every.cpu().numpy(),
         pattern=pattern.cpu().numpy(),
+        patterns=scores.pattern.cpu().numpy(),
         slope=float(scores.slope(scores.raw[query, key])),
         query=by_query,
         key=by_key,

@@ -160,6 +160,8 @@ class AttentionExplanation:
     """``(n_positions,)`` the scores of all keys of this query; NaN where the head cannot look."""
     pattern: FloatArray
     """``(n_positions,)`` the attention weights of this query."""
+    patterns: FloatArray
+    """``(n_positions, n_positions)`` the attention weights of all queries, by query and key."""
     slope: float
     """How much the soft cap passes of a small change at this score: 1 without a cap."""
     query: FloatArray

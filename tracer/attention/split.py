@@ -139,9 +139,7 @@ def split_node(cuts: CutModel, start: Start, node: NodeId) -> HeadSplit:
 
     weights = cuts.effects([start.seeds], keep)[0]
     first_head = _by_head(cuts, split_heads(cuts, on_attention), attention=False)
-    direct = cuts.effects([start.seeds], _no_attention)[0]
-    last_seeds = split_heads(cuts, cuts.descend(start.seeds))
-    last_head = _by_head(cuts, last_seeds, attention=True)
+    direct, last_head, last_seeds = by_last_head(cuts, start)
     moved = torch.zeros(n_layers, n_heads, cuts.n_positions, device=model.device)
     for group in last_seeds:
         layer, stop = group.cut // 2, len(group.gradients)
@@ -161,6 +159,42 @@ def split_node(cuts: CutModel, start: Start, node: NodeId) -> HeadSplit:
         hops=_numpy(hops),
         moved=_numpy(moved),
     )
+
+
+def by_last_head(cuts: CutModel, start: Start) -> tuple[Tensor, Tensor, list[Seeds]]:
+    """Return what reaches a node directly ``(n_columns,)``, and by the head nearest to the node.
+
+    The second is ``(n_layers, n_heads, n_columns)``; the seeds are the heads' gradients on what
+    they read. The node's own constant is in neither.
+    """
+    direct = cuts.effects([start.seeds], _no_attention)[0]
+    last_seeds = split_heads(cuts, cuts.descend(start.seeds))
+    return direct, _by_head(cuts, last_seeds, attention=True), last_seeds
+
+
+def moved_from(
+    cuts: CutModel, start: Start, layer: int, query: int
+) -> Float[np.ndarray, "heads positions"]:
+    """Return what each head of a layer moves to ``query`` from each position, as it counts for a
+    node: through all that follows, biases left out."""
+    gradients: list[Tensor] = []
+
+    def keep(number: int, gradient: Tensor) -> Tensor:
+        if number == layer:
+            gradients.append(gradient.clone())
+        return cuts.attention(number, gradient)
+
+    cuts.effects([start.seeds], keep)
+    n_heads = len(cuts.model.blocks[layer].W_O)
+    moved = torch.zeros(n_heads, cuts.n_positions, device=cuts.model.device)
+    if not gradients or query >= len(gradients[0]):
+        return _numpy(moved)
+    only = torch.zeros_like(gradients[0])
+    only[query] = gradients[0][query]
+    by_head = cuts.backward.attention[layer].by_head(only)[:, :, 0]
+    stop = by_head.shape[1]
+    moved[:, :stop] = (by_head * cuts.constants.residual[layer, :stop]).sum(dim=2)
+    return _numpy(moved)
 
 
 def _no_attention(layer: int, gradient: Tensor) -> None:

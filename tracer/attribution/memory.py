@@ -89,6 +89,20 @@ def check_forward(model: Model, n_pos: int, limit: int | None) -> int:
     return needed
 
 
+def expected_bytes(
+    model: Model, n_pos: int, n_active: int, max_features: int | None, limit: int | None = None
+) -> tuple[int, int]:
+    """Return the bytes that a trace of ``n_pos`` tokens is expected to take, and those it may use.
+
+    Counts the forward pass and the rows of the features that are expanded, of ``n_active`` active
+    ones. Batches fill what remains, so they do not count.
+    """
+    n_expanded = n_active if max_features is None else min(max_features, n_active)
+    n_sources = n_active + (model.n_layers + 1) * n_pos
+    rows = int(n_expanded * n_sources * _FILL) * _ENTRY_BYTES
+    return _forward_bytes(model, n_pos) + rows, _room(model.device, limit)
+
+
 def check_decoders(model: Model, frozen: FrozenPass, limit: int | None) -> None:
     """Check that the decoder vectors of active features can be read from their files.
 

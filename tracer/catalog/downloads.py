@@ -19,6 +19,7 @@ from tracer import hub, paths
 from tracer.errors import CacheFolderError, ModelError, TranscoderError
 from tracer.files import atomic_write
 from tracer.transcoders.config import CONFIG, HUB_ENTRY, SetConfig, read_config
+from tracer.transcoders.other_tools import config_of_other_tool, is_set, settings_and_tensors
 from tracer.types import Progress
 
 _TEXTS: Final = (".json", ".txt", ".model", ".jinja")
@@ -68,7 +69,7 @@ def known(reference: str) -> Download | None:
         download = _DOWNLOAD.validate_json(_note(reference).read_bytes())
     except (OSError, ValueError):
         return None  # never downloaded, or the note is damaged: the files are looked up again
-    described = any(paths.is_file(download.folder / name) for name in (CONFIG, "config.json"))
+    described = paths.is_file(download.folder / "config.json") or is_set(download.folder)
     return download if described and all(map(paths.is_file, download.files)) else None
 
 
@@ -178,6 +179,9 @@ def plan_set(reference: str, progress: Progress | None = None, update: bool = Fa
     config_path = str(PurePosixPath(place.folder) / CONFIG)
     size = next((file.size for file in listing.files if file.path == config_path), None)
     if size is None:
+        plan = _plan_of_other_tool(reference, place, listing, progress)
+        if plan is not None:
+            return plan
         raise TranscoderError(
             f"{reference} is not a transcoder set: it has no {CONFIG}{_searched(listing)}"
             f"{_sets_in(listing)}"
@@ -196,6 +200,38 @@ def plan_set(reference: str, progress: Progress | None = None, update: bool = Fa
     part = Part(place.repo, listing.commit, paths)
     sizes = {(place.repo, f.path): f.size for f in chosen}
     return Plan(reference, place, part, (), sizes, listing.complete)
+
+
+def _plan_of_other_tool(
+    reference: str, place: hub.Reference, listing: hub.Listing, progress: Progress | None
+) -> Plan | None:
+    """Return the plan of a set of sparsify or SAELens, which has settings for each layer.
+
+    The settings, which are small, are downloaded first, so that a set of another kind is refused
+    before its tensors are. None for any other repository.
+    """
+    sizes = {file.path: file.size for file in listing.files}
+    inside = [path for path in sizes if PurePosixPath(path).is_relative_to(place.folder)]
+    names = {PurePosixPath(path).relative_to(place.folder).as_posix(): path for path in inside}
+    both = {names[s]: names[t] for s, t in settings_and_tensors(names).items()}
+    if not both:
+        return None
+    settings = {path: sizes[path] for path in both}
+    root = hub.fetch(place, list(settings), progress, listing.commit, settings)
+    folder = root / place.folder
+    config = config_of_other_tool(folder, {root / path for path in both.values()})
+    if config is None:
+        return None
+    files = [(folder / name).relative_to(root).as_posix() for name in config.transcoders]
+    part = Part(place.repo, listing.commit, (*settings, *files))
+    return Plan(
+        reference,
+        place,
+        part,
+        tuple((part, path) for path in files),
+        {(place.repo, path): sizes[path] for path in part.paths},
+        listing.complete,
+    )
 
 
 def _searched(listing: hub.Listing) -> str:

@@ -18,9 +18,10 @@ from tracer import hub
 from tracer.catalog.downloads import Plan
 from tracer.catalog.resolve import ModelSource
 from tracer.errors import BrokenTransferError
+from tracer.transcoders.other_tools import SAELENS
 
 _FIRST: Final = ("layer_0.safetensors", "W_enc_0.safetensors")
-_FEATURE_AXES: Final = {"W_enc": 0, "W_enc_0": 0, "w_enc": -1}
+_FEATURE_AXES: Final = {"W_enc": 0, "W_enc_0": 0, "w_enc": -1, "encoder.weight": 0}
 """Name of an encoder -> the axis of its features."""
 _LONGEST_HEADER: Final = 2**24  # bytes
 _SHAPE: Final = TypeAdapter(list[NonNegativeInt])
@@ -42,7 +43,8 @@ def features_planned(plan: Plan) -> int | None:
         if length > _LONGEST_HEADER:
             return None
         header = from_json(hub.read_range(part.repo, path, part.commit, 8, 8 + length))
-        return _features({name: header[name]["shape"] for name in _FEATURE_AXES if name in header})
+        shapes = {name: header[name]["shape"] for name in _FEATURE_AXES if name in header}
+        return _features(shapes, Path(path).name)
     except (BrokenTransferError, ValueError, KeyError, TypeError):
         return None  # damaged: the error is raised when the set is opened
 
@@ -57,15 +59,17 @@ def features_here(source: ModelSource) -> int | None:
     try:
         with safe_open(files[0], framework="np") as file:
             names = _FEATURE_AXES.keys() & set(file.keys())
-            return _features({name: file.get_slice(name).get_shape() for name in names})
+            shapes = {name: file.get_slice(name).get_shape() for name in names}
+            return _features(shapes, files[0].name)
     except (OSError, SafetensorError):
         return None  # missing or damaged: the error is raised when the set is opened
 
 
-def _features(shapes: dict[str, Any]) -> int | None:
+def _features(shapes: dict[str, Any], file: str) -> int | None:
     """Return the size of the feature axis; raises ``ValueError`` for a malformed shape."""
     for name, axis in _FEATURE_AXES.items():
         if name in shapes:
             shape = _SHAPE.validate_python(shapes[name], strict=True)
-            return shape[axis] if shape else None
+            features = -1 if file == SAELENS else axis  # SAELens stores the transposed matrix
+            return shape[features] if shape else None
     return None

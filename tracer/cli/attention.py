@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tracer.cli.options import add_command, add_json, add_model_options, open_model, print_json
@@ -34,6 +35,7 @@ def add(commands: Any) -> None:
   python -m tracer attention "The capital of the state containing Dallas is" --head 4:0 --key 7
   python -m tracer attention "The capital of the state containing Dallas is" --head 4:0 --key 7 \\
       --versus rest
+  python -m tracer attention "The capital of the state containing Dallas is" --head 4:0 --remove 3
 """,
     )
     parser.add_argument("prompt", help="the text that the model continues")
@@ -77,6 +79,13 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--top", type=int, default=8, metavar="N", help="list N entries of each kind (default: 8)"
     )
+    parser.add_argument(
+        "--remove",
+        type=int,
+        metavar="N",
+        help="with --head: take the N strongest pairs out of the score and run the model, next to "
+        "random pairs and other heads",
+    )
     add_json(parser)
     add_model_options(parser)
     parser.set_defaults(run=_attention)
@@ -86,7 +95,7 @@ def _attention(options: argparse.Namespace) -> None:
     if options.top < 1:
         raise AttentionError(f"--top is {options.top}: list at least 1 entry")
     if options.head is None:
-        for name in ("key", "versus"):
+        for name in ("key", "versus", "remove"):
             if getattr(options, name) is not None:
                 raise AttentionError(f"--{name} is part of a question about a head: add --head")
         report = _carried(options)
@@ -204,13 +213,14 @@ def _looked(options: argparse.Namespace) -> dict[str, Any]:
     if versus not in (None, "rest", "sink"):
         (versus,) = _numbers(versus, 1, "--versus", "6, rest or sink")
     model = open_model(options)
-    key = options.key
-    if key is None:
-        own = tracer.explain_attention(model, options.prompt, layer, head, options.query,
-                                       options.query)  # fmt: skip
-        key = int(own.pattern.argmax())
-    why = tracer.explain_attention(model, options.prompt, layer, head, options.query, key, versus)
-    return _head_report(model, options.prompt, why, options.top)
+    why = tracer.explain_attention(
+        model, options.prompt, layer, head, options.query, options.key, versus
+    )
+    report = _head_report(model, options.prompt, why, options.top)
+    if options.remove is not None:
+        check = tracer.check_pairs(model, options.prompt, why, options.remove)
+        report["removed"] = {**asdict(check), "pairs": options.remove}
+    return report
 
 
 def _head_report(model: Model, prompt: str, why: AttentionExplanation, top: int) -> dict[str, Any]:
@@ -265,6 +275,31 @@ def _print_looked(report: dict[str, Any]) -> None:
     print("pairs:")
     for pair in report["pairs"]:
         print(f"  {pair['weight']:+7.2f}  {pair['query']} × {pair['key']}")
+    if "removed" in report:
+        _print_removed(report["removed"])
+
+
+def _print_removed(removed: dict[str, Any]) -> None:
+    print(
+        f"without the {removed['pairs']} strongest pairs its attention falls from "
+        f"{removed['attention_before']:.0%} to {removed['attention_after']:.0%}; logit of "
+        f"{removed['target'].strip()}:"
+    )
+    for name, title in (
+        ("predicted", "predicted, everything else frozen"),
+        ("direct", "measured, everything else frozen"),
+        ("frozen", "measured, other attention frozen"),
+        ("free", "measured, nothing frozen"),
+    ):
+        print(f"  {removed[name]:+8.4f}  {title}")
+    largest = max(removed["random_pairs"], key=abs)
+    print(
+        f"  {largest:+8.4f}  the largest of {len(removed['random_pairs'])} random choices of pairs"
+    )
+    if removed["other_heads"]:
+        head, largest = max(removed["other_heads"], key=lambda entry: abs(entry[1]))
+        count = len(removed["other_heads"])
+        print(f"  {largest:+8.4f}  the same change at {head}, the largest of {count} other heads")
 
 
 def _strongest(weights: Any, top: int) -> list[int]:

@@ -167,7 +167,10 @@ docs/.
         "it was read, pins,\nsupernodes and unknown keys included; it is pruned only when a "
         "threshold is given.",
         examples="""  python -m tracer export dallas.safetensors dallas.json
-  python -m tracer export published.json smaller.json --node-threshold 0.6""",
+  python -m tracer export published.json smaller.json --node-threshold 0.6
+  python -m tracer export dallas.safetensors dallas.json \\
+      --marks "https://www.neuronpedia.org/gemma-2-2b/graph?slug=dallas&pinnedIds=…"
+""",
     )
     export.add_argument("graph", help=_GRAPH)
     export.add_argument("file", help="the JSON file to write")
@@ -185,6 +188,12 @@ docs/.
         "--edge-threshold",
         type=float,
         help="share of what flows into them that the kept edges carry, 0 to 1 (0.98, likewise)",
+    )
+    export.add_argument(
+        "--marks",
+        metavar="LINK",
+        help="also write the pins, supernodes and labels of a link that was copied from "
+        "Neuronpedia or circuit-tracer",
     )
     add_json(export)
     export.set_defaults(run=_export)
@@ -237,23 +246,38 @@ def _export(options: argparse.Namespace) -> None:
     import tracer
     from tracer.interchange.export import exported_file, exported_graph
     from tracer.interchange.graph_json import write_graph_json
+    from tracer.interchange.labels import with_labels
+    from tracer.interchange.links import add_marks, link_marks, marks_sentence, read_link
+    from tracer.interchange.marks import external_annotations
     from tracer.interchange.notes import import_notes
 
+    link = read_link(options.marks) if options.marks is not None else None
     target, thresholds = Path(options.file), _thresholds(options)
     if Path(options.graph).suffix == ".json":
         external = tracer.read_graph_json(options.graph)
         graph = tracer.graph_from_external(external)
-        external = exported_file(external, thresholds=thresholds, slug=options.slug)
+        marks = link_marks(link, graph) if link else None
+        if marks is None:
+            external = exported_file(external, thresholds=thresholds, slug=options.slug)
+        else:
+            both = add_marks(*external_annotations(external), marks)
+            external = exported_file(external, both, thresholds, options.slug)
+            external = with_labels(external, marks.labels)
     else:
         graph = open_graph(options.graph)
         slug = options.slug or target.stem
-        external = exported_graph(graph, slug, thresholds=thresholds, names=_labels)
+        marks = link_marks(link, graph) if link else None
+        pins = (marks.pinned, marks.supernodes) if marks else ((), ())
+        labels = marks.labels if marks else {}
+        external = exported_graph(
+            graph, slug, pins, thresholds, lambda pruned: {**_labels(pruned), **labels}
+        )
     try:
         size = len(write_graph_json(external, target))
     except OSError as error:
         raise write_error(options.file, error) from error
     n_links = len(external.links) or len(external.weights)
-    notes = import_notes(graph)
+    notes = (*import_notes(graph), *([marks_sentence(marks)] if marks else []))
     if options.json:
         counts = {"nodes": len(external.nodes), "links": n_links, "bytes": size}
         print_json({**counts, "notes": notes})

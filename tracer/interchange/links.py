@@ -7,15 +7,15 @@ follows a link; it is text from outside, and read with limits.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from tracer.errors import ExternalGraphError, short
 from tracer.graph.graph import AttributionGraph
 from tracer.interchange.labels import labelled
-from tracer.interchange.marks import annotations_by_id
+from tracer.interchange.marks import annotations_by_id, distinct
 from tracer.interchange.placing import published_id
 from tracer.interchange.reader_state import Groups, read_groups, read_ids, read_labels
 from tracer.types import FeatureId, NodeId, Supernode
@@ -175,6 +175,57 @@ def link_marks(link: GraphLink, graph: AttributionGraph) -> LinkMarks:
         labels.setdefault(node.feature, label)
     missing = tuple(dict.fromkeys(name for name in named if name not in place))
     return LinkMarks(pinned, supernodes, labels, missing)
+
+
+def add_marks(
+    pinned: Sequence[NodeId], supernodes: Sequence[Supernode], marks: LinkMarks
+) -> tuple[tuple[NodeId, ...], tuple[Supernode, ...]]:
+    """Return pins and supernodes with those of a link added; nothing that is there is lost.
+
+    A node stays in the supernode it is in, and a supernode whose name is taken gets a number.
+
+    >>> a, b = NodeId("feature", 0, 1, 7), NodeId("feature", 1, 2, 9)
+    >>> marks = LinkMarks((b,), (Supernode("size", (a, b)),), {}, ())
+    >>> pins, groups = add_marks([a], [Supernode("size", (b,))], marks)
+    >>> pins, [(group.name, group.nodes == (a,)) for group in groups]
+    ((), [('size', False), ('size (2)', True)])
+    """
+    taken = {node for group in supernodes for node in group.nodes}
+    members = [tuple(n for n in group.nodes if n not in taken) for group in marks.supernodes]
+    added = [
+        replace(group, nodes=nodes)
+        for group, nodes in zip(marks.supernodes, members, strict=True)
+        if nodes
+    ]
+    names = distinct([group.name for group in (*supernodes, *added)])[len(supernodes) :]
+    groups = (
+        *supernodes,
+        *(replace(group, name=name) for group, name in zip(added, names, strict=True)),
+    )
+    grouped = {node for group in groups for node in group.nodes}
+    pins = dict.fromkeys((*pinned, *marks.pinned))
+    return tuple(node for node in pins if node not in grouped), groups
+
+
+def marks_sentence(marks: LinkMarks) -> str:
+    """Say what a link marks in a graph, and what of it is not there.
+
+    >>> marks_sentence(LinkMarks((), (Supernode("size", ()),), {}, ("9_9_9",)))
+    'The link has 1 supernode. 1 node of the link is not in this graph.'
+    """
+    counts = (
+        (len(marks.pinned), "pin"),
+        (len(marks.supernodes), "supernode"),
+        (len(marks.labels), "label"),
+    )
+    parts = [f"{count:,} {noun}{'' if count == 1 else 's'}" for count, noun in counts if count]
+    listed = " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+    text = f"The link has {listed}." if parts else "The link marks nothing in this graph."
+    missing = len(marks.missing)
+    if missing:
+        verb = "node of the link is" if missing == 1 else "nodes of the link are"
+        text += f" {missing:,} {verb} not in this graph."
+    return text
 
 
 def _places(graph: AttributionGraph) -> Iterator[tuple[str, NodeId]]:

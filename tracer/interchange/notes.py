@@ -54,14 +54,26 @@ def import_notes(graph: AttributionGraph) -> tuple[str, ...]:
     )
 
 
+def unplaced_nodes(graph: AttributionGraph) -> int:
+    """Return how many nodes of a graph's file have no layer or position, and are left out.
+
+    >>> import tracer
+    >>> unplaced_nodes(tracer.trace(tracer.load("atlas"), "The opposite of hot is"))
+    0
+    """
+    stored = graph.provenance.get(LEFT_OUT)
+    kinds = stored.get("nodes") if isinstance(stored, Mapping) else None
+    return sum(n for n in kinds.values() if _is_count(n)) if isinstance(kinds, Mapping) else 0
+
+
 def _generic_note(graph: AttributionGraph) -> str:
     kinds = Counter(node.node.kind for node in graph.generic)
     if not kinds:
         return ""
     listed = _listed([f"{n:,} {kind_name(kind, n)}" for kind, n in sorted(kinds.items())])
     note = (
-        f"The graph has {listed}, which only the tool that wrote it computes: they take part in "
-        "influence, pruning and scores"
+        f"The graph has {listed}, which only the tool that wrote it computes: "
+        f"{'it takes' if kinds.total() == 1 else 'they take'} part in influence, pruning and scores"
     )
     errors = sorted({node.node.kind for node in graph.generic if node.is_error})
     if errors:

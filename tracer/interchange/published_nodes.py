@@ -198,8 +198,9 @@ def _index(stored: Mapping[str, Any], what: str) -> int:
     middle = _id_index(stored)
     if middle.isdecimal():
         return int(middle)
-    if stored["feature_type"] == "logit" and middle[:1] == "-" and middle[1:].isdecimal():
-        return int(middle)  # a target written by us that is not a single token
+    written_here = stored["feature_type"] in ("logit", "embedding")
+    if written_here and middle[:1] == "-" and middle[1:].isdecimal():
+        return int(middle)  # a target that is not a single token, or a token whose id is unknown
     feature = stored.get("feature")
     if type(feature) is not int or feature < 0:
         raise ExternalGraphError(f"{what} has an index neither in its id nor in 'feature'")

@@ -23,6 +23,7 @@ from tracer.interventions.edit_rows import (
     prompt_groups,
 )
 from tracer.interventions.feature_rows import FeatureRows, on_device
+from tracer.interventions.head_hooks import HeadHooks, layers_to_capture, pattern_hook
 from tracer.interventions.watching import Watch
 from tracer.model.bridge import Hook
 from tracer.model.model import Model
@@ -35,16 +36,12 @@ def names_to_capture(model: Model, rows: Sequence[EditedRow]) -> list[str]:
     with_skip = {layer for layer in constrained if model.transcoders[layer].W_skip is not None}
     edited = frozenset[int]().union(*(row.layers for row in rows))
     names = [model.read_hook(layer) for layer in sorted(edited | with_skip)]
-    if any(row.freezes_patterns for row in rows):
-        names += [_pattern_hook(layer) for layer in layers]
+    frozen = set(layers) if any(row.freezes_patterns for row in rows) else layers_to_capture(rows)
+    names += [pattern_hook(layer) for layer in sorted(frozen)]
     names += [model.write_hook(layer) for layer in sorted(constrained)]
     if any(row.freezes_norms(layers) for row in rows):
         names += scale_names(model)
     return list(dict.fromkeys(names))
-
-
-def _pattern_hook(layer: int) -> str:
-    return f"blocks.{layer}.attn.hook_pattern"
 
 
 def scale_names(model: Model) -> list[str]:
@@ -154,13 +151,15 @@ class EditedRun:
             },
             model.device,
         )
+        self._heads = HeadHooks(model, rows, unedited)
         self.hooks = self._all_hooks()
 
     def _all_hooks(self) -> list[tuple[str, Hook]]:
         model, layers = self._model, range(self._model.n_layers)
         hooks: list[tuple[str, Hook]] = [LAST_LOGITS]
         if len(self._index["patterns"]):
-            hooks += [(_pattern_hook(layer), self._freeze_pattern) for layer in layers]
+            hooks += [(pattern_hook(layer), self._freeze_pattern) for layer in layers]
+        hooks += self._heads.hooks
         if len(self._index["norms"]):
             hooks += [(name, self._freeze_scale) for name in scale_names(model)]
         edited = {*self._at_prompt, *self._persistent}
@@ -193,7 +192,7 @@ class EditedRun:
         return self._model.bridge.step(token_ids, self.hooks, cache)
 
     def _start(self, offset: int) -> None:
-        self._offset = offset
+        self._offset = self._heads.offset = offset
         self._inputs.clear()
         self._changes.clear()
 

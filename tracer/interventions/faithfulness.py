@@ -139,8 +139,8 @@ def check_target(
     """
     outcomes = _outcomes(run)
     logit = graph.targets[target]
-    before = _target_logit(run, run.baseline, logit)
-    measured = [_target_logit(run, outcome, logit) - before for outcome in outcomes]
+    before = target_logit(run, run.baseline, logit)
+    measured = [target_logit(run, outcome, logit) - before for outcome in outcomes]
     row = graph.index.logit_rows.start + target
     edges = slice(graph.indptr[row], graph.indptr[row + 1])
     direct = np.bincount(graph.sources[edges], graph.weights[edges], graph.n_nodes)
@@ -184,7 +184,7 @@ def _outcomes(run: ScenarioRun) -> list[Outcome]:
     return [outcome for outcome in run.outcomes if not isinstance(outcome, InterventionError)]
 
 
-def _target_logit(run: ScenarioRun, outcome: Outcome, target: Target) -> float:
+def target_logit(run: ScenarioRun, outcome: Outcome, target: Target) -> float:
     """Return the logit as the graph counts it: before the final soft cap, and for a single token
     relative to the mean of all."""
     logits = outcome.logits.astype(np.float64)

@@ -24,6 +24,8 @@ from tracer.interventions.edit_rows import (
     edited_features,
 )
 from tracer.interventions.generation import Continuation
+from tracer.interventions.head_edit import HeadEdit
+from tracer.interventions.head_hooks import check_heads
 from tracer.interventions.memory import plan_run
 from tracer.interventions.results import (
     InterventionResult,
@@ -135,7 +137,9 @@ def _run_scenarios(
     outcomes: dict[int, Outcome | InterventionError] = {}
     for number, scenario in enumerate(scenarios):
         try:
-            rows[number] = check_row(model, scenario, n_pos)
+            row = check_row(model, scenario, n_pos)
+            check_heads(model, row)
+            rows[number] = row
         except InterventionError as error:
             outcomes[number] = error
     plan = plan_run(
@@ -298,6 +302,7 @@ def intervene(
     watch: Sequence[NodeId] | Literal["all"] = (),
     progress: Progress | None = None,
     memory_limit: int | None = None,
+    head_edits: Sequence[HeadEdit] = (),
 ) -> InterventionResult:
     """Run the prompt with features set to given values: one scenario of :func:`run_scenarios`.
 
@@ -307,7 +312,7 @@ def intervene(
     layers. ``generate`` adds that many most likely tokens, with the edits kept at their positions.
     ``watch`` names features whose activations are returned; ``"all"`` returns those of every
     feature that is active before or after. ``progress`` and ``memory_limit`` are those of
-    :func:`run_scenarios`.
+    :func:`run_scenarios`. ``head_edits`` change heads in the same run.
 
     Raises :class:`InterventionError` for an edit of a layer, position or feature that does not
     exist, or when the edits drive the model to numbers that are not finite,
@@ -327,7 +332,7 @@ def intervene(
         for e in checked
     )
     layers = None if constrained_layers is None else tuple(constrained_layers)
-    scenario = Scenario("edited", edits, freeze_attention, layers)
+    scenario = Scenario("edited", edits, freeze_attention, layers, head_edits=tuple(head_edits))
     run = run_scenarios(
         model,
         prompt,

@@ -1,4 +1,6 @@
-"""Scenarios for one prompt as plain values: edits of features, and what is frozen. No torch.
+"""Scenarios for one prompt as plain values: edits of features and heads, and what is frozen.
+
+No torch is needed.
 
 An edit names a feature and its positions. "scale" and "add" are relative to the feature's
 activation at that position in the unedited prompt; for generated tokens, to the present activation.
@@ -12,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self, get_args
 
 from tracer.errors import InterventionError
+from tracer.interventions.head_edit import HeadEdit
 from tracer.types import FeatureId, NodeId
 
 Operation = Literal["set", "scale", "add"]
@@ -102,6 +105,8 @@ class Scenario:
     layers. All of this applies to the prompt alone: generated tokens run freely, and edits of them
     write to all layers.
 
+    ``head_edits`` change attention heads in the same run.
+
     >>> from tracer import Edit, FeatureId, Scenario
     >>> push = Scenario("push", (Edit(FeatureId(3, 417), -1, None, "set", 5.0),))
     >>> [push.scaled(step).edits[0].value for step in (0.5, 1, 2)]
@@ -115,6 +120,7 @@ class Scenario:
     freeze_attention: bool = True
     constrained_layers: tuple[int, ...] | None = None
     freeze_norms: bool = False
+    head_edits: tuple[HeadEdit, ...] = ()
 
     def moved(self, by: int) -> Scenario:
         """Return the scenario for a prompt that has ``by`` more tokens before the same ending.
@@ -122,16 +128,24 @@ class Scenario:
         Positions that count from the end stay the same. Raises :class:`InterventionError` when an
         edit would leave the prompt or reach its beginning-of-text token.
         """
-        return replace(self, edits=tuple(edit.moved(by) for edit in self.edits))
+        return replace(
+            self,
+            edits=tuple(edit.moved(by) for edit in self.edits),
+            head_edits=tuple(edit.moved(by) for edit in self.head_edits),
+        )
 
     def scaled(self, factor: float) -> Scenario:
         """Return the scenario with every edit's value multiplied by ``factor``."""
         edits = tuple(replace(edit, value=edit.value * factor) for edit in self.edits)
-        return replace(self, edits=edits)
+        head_edits = tuple(edit.scaled(factor) for edit in self.head_edits)
+        return replace(self, edits=edits, head_edits=head_edits)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; :meth:`from_dict` is the inverse."""
-        return asdict(self)
+        stored = asdict(self)
+        if not self.head_edits:  # links stay short
+            del stored["head_edits"]
+        return stored
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
@@ -157,8 +171,9 @@ class Scenario:
                 bool(stored["freeze_attention"]),
                 None if layers is None else tuple(int(layer) for layer in layers),
                 bool(stored.get("freeze_norms", False)),
+                tuple(HeadEdit.from_dict(edit) for edit in stored.get("head_edits", ())),
             )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise InterventionError(f"not a stored scenario ({error!r}): {stored!r}") from error
 
 

@@ -26,10 +26,11 @@ def python_script(
     True
     """
     listed = "".join(_scenario(scenario) for scenario in scenarios)
+    imported = "HeadEdit, " if any(scenario.head_edits for scenario in scenarios) else ""
     return f'''"""Interventions on one prompt, exported from the dashboard."""
 
 import tracer
-from tracer import Edit, FeatureId, Scenario
+from tracer import Edit, FeatureId, {imported}Scenario
 
 PROMPT = {prompt!r}
 SCENARIOS = [
@@ -61,5 +62,8 @@ def _scenario(scenario: Scenario) -> str:
         f"        {name}={getattr(scenario, name)!r},\n"
         for name in ("freeze_attention", "constrained_layers", "freeze_norms")
     )
+    if scenario.head_edits:
+        heads = "".join(f"            {edit!r},\n" for edit in scenario.head_edits)
+        options += f"        head_edits=(\n{heads}        ),\n"
     named = f"        {scenario.name!r},\n        (\n{edits}        ),\n"
     return f"    Scenario(\n{named}{options}    ),\n"

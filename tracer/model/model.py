@@ -14,6 +14,7 @@ from torch import Tensor
 from tracer.catalog.registry import listed
 from tracer.catalog.resolve import ModelSource, obtain
 from tracer.errors import (
+    ChatNeededError,
     EmptyPromptError,
     ModelError,
     PromptError,
@@ -187,7 +188,7 @@ class Model:
         return joined_text(self.bridge.tokenizer, self._checked_ids(prompt))
 
     def check_chat(self, token_ids: Sequence[int]) -> None:
-        """Raise :class:`PromptError` if the model needs a chat and these tokens do not begin one.
+        """Raise :class:`ChatNeededError` if the model needs a chat and these tokens begin none.
 
         They begin one if they begin with the special tokens of the chat template, and with all that
         it writes in positions without features.
@@ -205,7 +206,7 @@ class Model:
             first = max(n_special, self.first_position)
             begins = tuple(token_ids[:first]) == ids[:first]
         if not begins:
-            raise PromptError(
+            raise ChatNeededError(
                 f"the transcoders of {self.source.name} were trained on chats, and this prompt "
                 "does not begin one, so that features of its first words would be lost; give a "
                 "chat ([{'role': 'user', 'content': …}], or --chat), or force=True (--force) to "

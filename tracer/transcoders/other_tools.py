@@ -7,9 +7,9 @@ what it reads, would give wrong numbers, so it is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
 from tracer import paths
@@ -20,6 +20,8 @@ from tracer.transcoders.config import CONFIG, ReadPoint, SetConfig, WritePoint, 
 SETTINGS: Final = "cfg.json"
 SPARSIFY: Final = "sae.safetensors"
 SAELENS: Final = "sae_weights.safetensors"
+TENSORS: Final = (SPARSIFY, SAELENS)
+"""Files that hold the tensors of one layer."""
 _SPARSIFY_FOLDER: Final = re.compile(r"(?:[\w.]{1,80}\.)?(?:layers|h|blocks)\.([0-9]{1,4})\.mlp")
 _SAELENS_HOOK: Final = re.compile(r"blocks\.([0-9]{1,4})\.([\w.]+)")
 _READS: Final = {
@@ -51,8 +53,7 @@ def is_set(folder: Path) -> bool:
     """Return whether a folder looks like a transcoder set in any layout."""
     if paths.is_file(folder / CONFIG):
         return True
-    names = (SPARSIFY, SAELENS)
-    return any(paths.is_file(path.with_name(name)) for path in _inside(folder) for name in names)
+    return any(paths.is_file(path.with_name(name)) for path in _inside(folder) for name in TENSORS)
 
 
 def read_set_config(folder: Path) -> SetConfig:
@@ -68,12 +69,31 @@ def read_set_config(folder: Path) -> SetConfig:
     return read_config(folder)
 
 
-def config_of_other_tool(folder: Path) -> SetConfig | None:
+def settings_and_tensors(names: Collection[str]) -> dict[str, str]:
+    """Return the settings of a layer and its tensors, for each layer among the names of files.
+
+    The names are relative to the folder of the set, with ``/``.
+
+    >>> settings_and_tensors(["README.md", "layers.0.mlp/cfg.json", "layers.0.mlp/sae.safetensors"])
+    {'layers.0.mlp/cfg.json': 'layers.0.mlp/sae.safetensors'}
+    """
+    known, found = set(names), {}
+    for name in sorted(known):
+        path = PurePosixPath(name)
+        tensors = next((f"{path.parent}/{t}" for t in TENSORS if f"{path.parent}/{t}" in known), "")
+        if path.name == SETTINGS and len(path.parts) in (2, 3) and tensors:
+            found[name] = tensors
+    return found
+
+
+def config_of_other_tool(folder: Path, tensors: Collection[Path] | None = None) -> SetConfig | None:
     """Return the configuration of a set of sparsify or SAELens; None for any other folder.
+
+    ``tensors`` are the files of tensors that are there, or will be; None looks on the disk.
 
     Raises :class:`TranscoderError` when the set is not of per-layer MLP transcoders.
     """
-    layers = sorted(_layers(folder), key=lambda layer: layer.number)
+    layers = sorted(_layers(folder, tensors), key=lambda layer: layer.number)
     if not layers:
         return None
     first = layers[0]
@@ -111,12 +131,15 @@ def _inside(folder: Path) -> list[Path]:
         return []
 
 
-def _layers(folder: Path) -> Iterator[_Layer]:
+def _layers(folder: Path, tensors: Collection[Path] | None) -> Iterator[_Layer]:
+    def is_there(path: Path) -> bool:
+        return paths.is_file(path) if tensors is None else path in tensors
+
     for settings in _inside(folder):
         inside = settings.parent
-        if paths.is_file(inside / SPARSIFY):
+        if is_there(inside / SPARSIFY):
             yield _sparsify(folder, inside, _settings(settings))
-        elif paths.is_file(inside / SAELENS):
+        elif is_there(inside / SAELENS):
             yield _saelens(folder, inside, _settings(settings))
 
 

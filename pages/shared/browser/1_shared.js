@@ -38,7 +38,7 @@ function loadPlotly(source, askForLoader) {
 
 async function importFirst(path) {
   if (!path) throw new Error('no path');
-  // Relative to the page, then to the server: a base path may stand before the page's own name.
+  // Relative to the page, then to the server: a base path may come before the page's own name.
   for (const base of [document.baseURI, location.origin]) {
     try {
       await import(new URL(path, base).href);

@@ -57,12 +57,13 @@ class Graph {
     if (this.digest !== digest) return;    // overtaken by newer data meanwhile
     const kept = this.side ? this.chosenIds() : null;
     this.name = content.name;
+    const seen = isFirst ? null : this.zoomed();
     this.use(content.side);
     this.fixedHeight = content.fixed_height ?? 0;
     const { width } = this.space(), height = this.heightFor(width);
     this.root.style.height = `${height}px`;
     const layout = { ...content.figure.layout, width, height, hovermode: false, autosize: false };
-    this.setRanges(layout, isFirst, width);
+    this.setRanges(layout, isFirst, width, seen);
     const config = { displayModeBar: false, scrollZoom: true, doubleClick: false, showTips: false };
     await (isFirst ? Plotly.newPlot : Plotly.react)(this.plot, content.figure.data, layout, config);
     if (isFirst) {
@@ -186,20 +187,34 @@ class Graph {
   }
 
   // A prompt wider than the window starts at its end, where the answer is; others are shown whole.
-  setRanges(layout, isFirst, width) {
-    const kept = isFirst ? shared.views.get(this.name) : null;
-    layout.uirevision = `${this.side.width}x${this.side.height}`;
-    if (kept?.digest === this.digest && kept.view) {
-      layout.xaxis = { ...layout.xaxis, range: kept.view[0] };
-      layout.yaxis = { ...layout.yaxis, range: kept.view[1] };
-    } else if (this.side.width > 1.02 * this.side.asked[0]) {
-      layout.xaxis = { ...layout.xaxis, range: [this.side.width - width, this.side.width] };
+  // What a visitor zoomed to stays, as a share of the layout, whose size may have changed.
+  setRanges(layout, isFirst, width, seen) {
+    const { side } = this, kept = isFirst ? shared.views.get(this.name) : null;
+    layout.uirevision = `${side.width}x${side.height}`;
+    const start = side.width > 1.02 * side.asked[0] ? side.width - width : 0;
+    this.atRest = [[start, side.width], [0, side.height]];
+    let view = start ? this.atRest : null;
+    if (seen) {
+      view = [seen[0].map(x => x * side.width), seen[1].map(y => y * side.height)];
+    } else if (kept?.digest === this.digest && kept.view) {
+      view = kept.view;
     }
+    if (!view) return;
+    layout.xaxis = { ...layout.xaxis, range: view[0] };
+    layout.yaxis = { ...layout.yaxis, range: view[1] };
   }
 
   ranges() {
     const layout = this.plot._fullLayout;
     return layout && [[...layout.xaxis.range], [...layout.yaxis.range]];
+  }
+
+  // Which part of the layout a visitor zoomed to, as shares of its size; null before any zoom.
+  zoomed() {
+    const now = this.side && this.ranges(), { width, height } = this.side ?? {};
+    const near = (values, others) => values.every((v, i) => Math.abs(v - others[i]) < 1);
+    if (!now || now.every((range, i) => near(range, this.atRest[i]))) return null;
+    return [now[0].map(x => x / width), now[1].map(y => y / height)];
   }
 
   showWhole() {

@@ -71,18 +71,23 @@ Object.assign(Graph.prototype, {
       : `stroke="${colours.background}" stroke-width="1"`;
     const style = `style="fill:${side.colour[i]}" ${line}`;
     const point = (dx, dy) => `${(x + dx).toFixed(1)},${(y + dy).toFixed(1)}`;
-    const r = radius + 1, half = 0.87 * r;
-    switch (side.kind[i]) {
-      case 'feature':
+    const r = radius + 1;
+    switch (side.symbol[i]) {
+      case 'circle':
         return `<circle cx="${x.toFixed(1)}" cy="${y.toFixed(1)}" r="${radius}" ${style}/>`;
-      case 'error':
+      case 'diamond':
         return `<polygon points="${point(0, -r)} ${point(r, 0)} ${point(0, r)} ${point(-r, 0)}" ${style}/>`;
-      case 'token': case 'logit':
+      case 'square':
         return `<rect x="${(x - radius).toFixed(1)}" y="${(y - radius).toFixed(1)}" `
           + `width="${2 * radius}" height="${2 * radius}" ${style}/>`;
-      default:
-        return `<polygon points="${point(0, -r)} ${point(half, -r / 2)} ${point(half, r / 2)} `
-          + `${point(0, r)} ${point(-half, r / 2)} ${point(-half, -r / 2)}" ${style}/>`;
+      default: {
+        const corners = { 'triangle-up': 3, pentagon: 5 }[side.symbol[i]] ?? 6, points = [];
+        for (let corner = 0; corner < corners; corner++) {
+          const turn = 2 * Math.PI * corner / corners;
+          points.push(point(r * Math.sin(turn), -r * Math.cos(turn)));
+        }
+        return `<polygon points="${points.join(' ')}" ${style}/>`;
+      }
     }
   },
 
@@ -125,7 +130,7 @@ Object.assign(Graph.prototype, {
     const inner = i => side.kind[i] !== 'token' && side.kind[i] !== 'logit';
     if (named.length && inner(named[0])) write(named[0], 'main', true);
     for (const i of new Set(named.slice(1))) {
-      if (inner(i) && side.kind[i] !== 'error') write(i, 'near', false);
+      if (inner(i) && side.symbol[i] !== 'diamond') write(i, 'near', false);
     }
     const isZoomed = map.zoom > 1.25;
     const isClose = isZoomed || map.width < 0.97 * Math.min(side.width, map.x1 - map.x0);
@@ -141,7 +146,7 @@ Object.assign(Graph.prototype, {
     }
     let count = 0;
     for (const i of visible) {
-      if (!inner(i) || side.kind[i] === 'error' || !(isZoomed || side.named[i])) continue;
+      if (!inner(i) || side.symbol[i] === 'diamond' || !(isZoomed || side.named[i])) continue;
       if (write(i, 'extra', false, true) && ++count >= NAMED_WHEN_ZOOMED) break;
     }
   },

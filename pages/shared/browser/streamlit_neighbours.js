@@ -29,6 +29,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const head = add(parent, 'div', 'head');
     add(head, 'b', '', list.title);
     add(head, 'span', '', list.note);
+    if (list.count) add(parent, 'div', 'count', list.count);
     for (const entry of isOpen ? list.rows : list.rows.slice(0, FIRST)) {
       const row = add(parent, 'button', 'entry');
       row.dataset.node = entry.id;

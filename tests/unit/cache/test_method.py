@@ -14,6 +14,8 @@ from import_graph import read_imports
 
 from cache import InterveneRequest, ScenarioRequest, TraceRequest
 from cache.method import (
+    ATTENTION_ROOMS,
+    HEAD_CHECK_ROOMS,
     INTERVENTION_ROOMS,
     LIBRARIES,
     TRACE_ROOMS,
@@ -220,6 +222,10 @@ def is_in(module: str, rooms: tuple[str, ...]) -> bool:
         ("tracer.attribution.trace", TRACE_ROOMS),
         ("tracer.model.model", TRACE_ROOMS),
         ("tracer.interventions.run", INTERVENTION_ROOMS),
+        ("tracer.attention.split", ATTENTION_ROOMS),
+        ("tracer.attention.split_edges", ATTENTION_ROOMS),
+        ("tracer.attention.explain", ATTENTION_ROOMS),
+        ("tracer.interventions.head_check", HEAD_CHECK_ROOMS),
     ],
 )
 def test_everything_that_computes_is_in_the_key(entry: str, rooms: tuple[str, ...]) -> None:

@@ -38,6 +38,7 @@ def test_equal_requests_have_equal_digests() -> None:
         replace(TRACE, targets=(" Austin",)),
         replace(TRACE, targets=()),
         replace(TRACE, max_features=100),
+        replace(TRACE, force=True),
     ],
 )
 def test_every_part_of_a_trace_request_changes_its_digest(changed: TraceRequest) -> None:
@@ -46,7 +47,11 @@ def test_every_part_of_a_trace_request_changes_its_digest(changed: TraceRequest)
 
 @pytest.mark.parametrize(
     "changed",
-    [replace(TRACE, targets=(" Austin",)), replace(TRACE, max_features=100)],
+    [
+        replace(TRACE, targets=(" Austin",)),
+        replace(TRACE, max_features=100),
+        replace(TRACE, force=True),
+    ],
 )
 def test_every_option_changes_the_key_of_the_graph(changed: TraceRequest) -> None:
     assert graph_key("f", (1, 2), changed) != graph_key("f", (1, 2), TRACE)

@@ -146,7 +146,7 @@ def test_a_node_kind_that_is_not_computed_here_has_a_shape_of_its_own() -> None:
         for node in drawing.nodes
     )
     figure = graph_figure(type(drawing)(**{**vars(drawing), "nodes": nodes}))
-    (trace,) = [trace for trace in markers(figure) if trace.name == "lorsa"]
+    (trace,) = [trace for trace in markers(figure) if trace.name == "attention features (Lorsa)"]
     assert trace.marker.symbol == "hexagon" and trace.marker.color[0] == LIGHT.other
 
 

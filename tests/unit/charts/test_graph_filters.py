@@ -89,6 +89,23 @@ def test_the_strongest_neighbours_come_first_with_their_share() -> None:
     assert len(dallas().outputs(TEXAS, None)) == 2
 
 
+def test_a_neighbour_below_the_edge_threshold_is_listed_but_not_drawn() -> None:
+    everything = dallas(filter=GraphFilter(negative_only=True))
+    assert [neighbour.is_drawn for neighbour in dallas().inputs(TEXAS)] == [True, True]
+    assert [n.is_drawn == (n.weight < 0) for n in everything.inputs(TEXAS)] == [True, True]
+    view = GraphView(prune(dallas_graph(), 1.0, 0.5), NAMES)
+    index = view.pruned.graph.index
+    for node in drawn(view):
+        drawn_sources = {
+            index.node(int(view.pruned.graph.sources[edge]))
+            for edge in view.edges
+            if int(view.pruned.graph.rows[edge]) == index.row(node)
+        }
+        inputs = view.inputs(node, None)
+        assert {n.node for n in inputs if n.is_drawn} == drawn_sources
+    assert any(not n.is_drawn for node in drawn(view) for n in view.inputs(node, None))
+
+
 @pytest.mark.parametrize(
     "event",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,10 @@ def switch(app: AppTest):
 
 def prompt_box(app: AppTest):
     return app.text_area(key="prompt box")
+
+
+def test_the_graph_says_where_it_was_computed(app: AppTest) -> None:
+    assert re.search(r"Computed on the CPU in float32", caption_with(app, "nodes shown"))
 
 
 def test_the_first_visit_shows_the_first_prompt(app: AppTest) -> None:

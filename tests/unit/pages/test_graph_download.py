@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import streamlit as st
+from large_graphs import large_graph
 
 from cache import Annotations, StoreError, TraceRequest
 from charts.thumbnail import thumbnail_svg
@@ -63,6 +64,21 @@ def test_a_shared_file_is_complete_small_and_asks_nobody(key: str) -> None:
     assert data["next_tokens"][0][0] == "Austin"
     graph = embedded(page, "graph-data")
     assert "<i>Texas</i>" in json.dumps(graph)
+
+
+def test_a_file_has_the_pins_that_are_shown_when_they_are_not_saved(key: str) -> None:
+    shown = Annotations((TEXAS,), ())
+    page = graph_download.shared_file(key, Thresholds(), shown).decode()
+    data = embedded(page, "page-data")
+    assert data["pinned"] == [str(TEXAS)] and data["groups"] == []
+
+
+def test_a_published_graph_of_hundreds_of_nodes_fits_into_a_file(key: str) -> None:
+    content = large_graph(n_tokens=11, n_features=300)
+    job = resources.backend().import_graph(content, "large.json")
+    page = graph_download.shared_file(job.result(60), resources.WHOLE)
+    assert len(embedded(page.decode(), "graph-data")["side"]["id"]) == 323
+    assert len(page) < 8_000_000
 
 
 def test_texts_of_a_shared_file_are_never_markup(key: str) -> None:

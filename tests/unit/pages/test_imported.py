@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,17 @@ def test_an_imported_graph_is_drawn_unpruned_with_its_origin(key: str) -> None:
     assert not any(box.key == "prompt box" for box in app.text_area)
 
 
+def test_a_link_without_thresholds_shows_the_graph_as_its_file_has_it(key: str) -> None:
+    app = opened(graph=key)
+    assert "6 of 6 nodes of the file shown." in shown(app)
+    assert (app.query_params["nodes"], app.query_params["edges"]) == ("1", "1")
+    app = opened(graph=key, nodes="0.1", edges="0.98")
+    assert app.slider(key="node threshold").value == 0.1
+    app.slider(key="node threshold").set_value(0.8).run()
+    app.slider(key="edge threshold").set_value(0.98).run()
+    assert (app.query_params["nodes"], app.query_params["edges"]) == ("0.8", "0.98")
+
+
 def test_its_pins_and_supernodes_are_shown_and_can_be_changed(key: str) -> None:
     app = opened(graph=key)
     assert "**size** :gray[1 node]" in shown(app)
@@ -116,6 +128,25 @@ def test_a_feature_shows_what_the_file_contains_and_has_no_switch(
     assert "No examples: this graph was imported without its model" in text
     assert "https://example.org/set" in text
     assert not any("Turn this feature off" in toggle.label for toggle in app.toggle)
+
+
+@pytest.mark.parametrize(
+    ("provenance", "expected"),
+    [
+        ({"imported": True}, ""),
+        ({"device": "cpu", "dtype": "float32"}, "Computed on the CPU in float32."),
+        (
+            {"device": "H100", "dtype": "bfloat16", "forward_dtype": "float32", "tf32": True},
+            "Computed on H100 in bfloat16, forward pass in float32, with TF32 products.",
+        ),
+    ],
+)
+def test_the_device_and_data_types_are_shown_where_known(
+    key: str, provenance: dict[str, Any], expected: str
+) -> None:
+    graph = resources.backend().graph(key)
+    assert graph is not None
+    assert stored_graph.computed_sentence(replace(graph, provenance=provenance)) == expected
 
 
 def test_no_model_is_opened_for_it(key: str) -> None:
@@ -180,6 +211,7 @@ def test_a_traced_graph_opens_with_its_prompt_and_model(store: None) -> None:
 
     app = opened()
     app.switch_page(str(MAIN.parents[1] / "library" / "page.py")).run()
+    assert "computed on the CPU in float32" in shown(app)
     app.button(key=f"open {keys[0]}").click().run()  # the prompt leads to it
     assert "graph" not in app.query_params
     assert app.text_area(key="prompt box").value == prompt

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+from example_graphs import dallas_graph
 from streamlit.testing.v1 import AppTest
 
 from cache.graph_files import ImportedGraph, read_import
@@ -176,9 +177,29 @@ def test_graphs_are_described_found_deleted_and_restored(visitor: Callable[[], A
     app.button(key=f"delete {first}").click().run()
     assert "“Alpha” was deleted." in app.info[0].value.replace("\\", "")
     assert all(entry.key != first for entry in backend.stored())
+    app.run()
+    app.switch_page(str(ROOT / "pages" / "about" / "page.py")).run()
+    app.switch_page(str(ROOT / "pages" / "library" / "page.py")).run()
     app.button(key="undo delete").click().run()
     assert not app.exception and not app.info
     entry = next(entry for entry in backend.stored() if entry.key == first)
     assert (entry.title, entry.notes, entry.tags) == ("Alpha", "barks <b>loud</b>", ("odd", "a b"))
     app.text_input(key=f"title {first}").set_value("").run()  # its title protects an import
     assert next(entry for entry in backend.stored() if entry.key == first).title == "Alpha"
+
+
+def test_a_damaged_graph_is_listed_with_its_reason_and_place(
+    visitor: Callable[[], AppTest], tmp_path: Path
+) -> None:
+    store = resources.backend().store
+    store.save("a" * 32, dallas_graph())
+    app = visitor()
+    assert not any("damaged" in each.label for each in app.expander)
+    (file,) = (tmp_path / "store").rglob("a" * 32 + ".*")
+    file.write_bytes(file.read_bytes()[:-40])
+    assert store.load("a" * 32) is None
+    app.run()
+    assert any(each.label == "1 damaged file set aside" for each in app.expander)
+    text = "\n".join(each.value for each in [*app.markdown, *app.caption]).replace("\\", "")
+    assert re.search(r"a{32}\.\w+\S* set aside on .*, because .+\.", text)
+    assert str(tmp_path / "store" / "damaged") in text

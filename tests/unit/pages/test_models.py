@@ -17,7 +17,7 @@ from pages.shared import resources
 
 ROOT = Path(__file__).resolve().parents[3]
 TWO_GPUS = (
-    Device("auto", "cuda", "CUDA is available"),
+    Device("auto", "cuda", "auto: CUDA is available"),
     Device("cpu", "16 cores"),
     Device("cuda:0", "NVIDIA H100, 85.0 GB"),
     Device("cuda:1", "NVIDIA A100, 42.5 GB"),

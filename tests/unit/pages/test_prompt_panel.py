@@ -16,12 +16,6 @@ from cache.request import trace_digest
 from charts.palette import LIGHT
 from pages.shared import resources
 from pages.shared.explaining import Explain, explain_from_query, explain_to_query
-from pages.shared.many_prompts import (
-    MOST_PROMPTS,
-    PromptFileError,
-    prompts_of,
-    prompts_of_file,
-)
 from pages.shared.token_bytes import with_bytes
 from pages.shared.token_chips import chips
 from tracer.types import Contrast, FeatureTarget
@@ -139,6 +133,10 @@ def test_a_text_keeps_its_line_breaks(app: AppTest) -> None:
 
 def test_words_that_atlas_does_not_know_get_the_nearest(app: AppTest) -> None:
     app.text_area(key="prompt box").set_value("The captial of Texas is").run()
+    for _ in range(20):
+        if app.error:
+            break
+        app.run()
     assert "captial" in app.error[0].value
     app.button(key="instead of captial: capital").click().run()
     assert app.session_state["session"].prompt == "The capital of Texas is"
@@ -203,36 +201,63 @@ def test_a_vocabulary_that_is_gone_leaves_the_tokens(tmp_path: Path) -> None:
     assert with_bytes(("\ufffd",), (1,), tmp_path / "gone") == ("\ufffd",)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("p.csv", b"prompt,answer\nDallas is,1\nBoston is,2\n", ("Dallas is", "Boston is")),
-        ("p.csv", b"Dallas is\nBoston is\n", ("Dallas is", "Boston is")),
-        ("p.csv", b'text\n"two\nlines"\n', ("two\nlines",)),
-        ("p.jsonl", b'"a"\n\n{"text": "b"}\n"a"', ("a", "b")),
-        ("p.txt", "\ufeffa\r\nb".encode(), ("a", "b")),
-    ],
-)
-def test_files_of_prompts_are_read(name: str, content: bytes, expected: tuple[str, ...]) -> None:
-    assert prompts_of_file(content, name) == expected
+def test_a_file_is_traced_with_its_targets_and_what_cannot_be_read_is_named(app: AppTest) -> None:
+    lines = (
+        'prompt,label,target\n"The opposite of hot is",a, cold\n,b,\nThe capital of Texas is,,\n'
+    )
+    app.file_uploader(key="prompt file").set_value([("p.csv", lines.encode(), "text/csv")])
+    app.button(key="trace many").click().run()
+    for job in list(resources.backend().queue):
+        job.wait(120)
+    drawn(app)
+    assert "Prompt 1 of 2. Skipped: line 3 (it has no prompt)." in text_of(app)
+    assert app.session_state["session"].explain.targets == (" cold",)
+    app.button(key="next").click().run()
+    assert app.session_state["session"].explain == Explain()
+    rows = app.session_state["many prompts"].rows
+    assert [(row.label, row.target, row.state) for row in rows] == [
+        ("a", " cold", "done"),
+        ("", "", "done"),
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.jsonl", b"{", "line 1 of p.jsonl is not JSON"),
-        ("p.jsonl", b"[" * 100_000, "line 1 of p.jsonl is not JSON"),
-        ("p.jsonl", b'{"other": 1}', "has no prompt"),
-        ("p.txt", b"\xff\xfe", "not UTF-8"),
-        ("p.csv", b"a" * 200_000, "CSV|characters"),
-        ("p.txt", b"a" * 30_000, "30,000 characters"),
-        ("p.txt", "\n".join(map(str, range(MOST_PROMPTS + 1))).encode(), "501 prompts"),
+        ("p.jsonl", b"[" * 100_000, "p.jsonl has no prompt (line 1: it is not JSON"),
+        ("p.csv", b"\xff\xfe", "p.csv is not UTF-8"),
+        ("p.csv", b"prompt\n" + b"\n".join(b"%d" % n for n in range(501)), "at most 500 can be"),
     ],
 )
-def test_a_file_that_is_not_prompts_is_refused(name: str, content: bytes, message: str) -> None:
-    with pytest.raises(PromptFileError, match=message):
-        prompts_of_file(content, name)
+def test_a_file_that_is_not_prompts_is_refused(
+    app: AppTest, name: str, content: bytes, message: str
+) -> None:
+    app.file_uploader(key="prompt file").set_value([(name, content, "text/csv")])
+    app.button(key="trace many").click().run()
+    assert message in text_of(app) and not app.exception
+    assert app.session_state["session"].prompt == PROMPT
 
 
-def test_pasted_lines_are_prompts() -> None:
-    assert prompts_of(" a \n\nb\na") == ("a", "b")
+def test_a_long_trace_says_what_it_takes_and_waits(
+    app: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.forecast.LONG_SECONDS", 0.0001)
+    monkeypatch.setattr("cache.backend.LONG_SECONDS", 0.0001)
+    app.text_area(key="prompt box").set_value("The opposite of old is").run()
+    while not any("long trace" in box.value for box in app.info):
+        app.run()
+    assert re.search(
+        r"long trace: 6 tokens, about [\d.]+ [kMG]B of [\d.]+ GB and \d+ seconds?", text_of(app)
+    )
+    assert resources.backend().key_of(TraceRequest("The opposite of old is")) is None
+    app.button(key="fewer features").click().run()
+    assert app.session_state["session"].explain.max_features == 1000
+    app.button(key="agree").click().run()
+    drawn(app)
+    assert app.session_state["session"].explain.max_features == 1000
+
+
+def test_a_known_graph_is_not_asked_about(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.backend.LONG_SECONDS", 0.0)
+    app.run()
+    assert not app.info and not app.exception

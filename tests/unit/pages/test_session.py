@@ -43,6 +43,8 @@ TEXAS = NodeId("feature", 1, 7, 887)
         Session(annotations=Annotations((TEXAS,), (Supernode('"Texas", & <b>', (TEXAS,)),))),
         Session(compared=Compared("calc: 17+25=", "cross-layer", "feature", " a", "b")),
         Session(graph="0123abcd", thresholds=Thresholds(1.0, 1.0), selected=TEXAS),
+        Session(graph="0123abcd"),
+        Session(graph="0123abcd", as_stored=True),
         Session(compared=Compared(graph="0123abcd")),
         Session(run=RunOptions("Sacramento", 12, 0.7, 3)),
         Session(choice=ModelChoice("lab/tiny@v1", "/sets/mine", "bfloat16")),

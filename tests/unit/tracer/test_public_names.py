@@ -14,6 +14,7 @@ from tracer import errors
 
 ERRORS = """
     TracerError PromptError EmptyPromptError PromptTooLongError UnknownTokenError ModelError
+    ChatNeededError
     DeviceLostError NotDownloadedError TranscoderError RegistryError NoActiveFeaturesError
     TargetError ThresholdError InterventionError FeatureIndexError FeatureLookupError
     SourceUnavailableError CorpusError ComparisonError ExternalGraphError GraphFileError
@@ -23,9 +24,10 @@ ERRORS = """
     TrainingError AttentionError
 """
 VALUES = """
-    AttentionExplanation AttributionGraph Comparison Contrast Direction EdgePaths Edit FeatureId
-    HeadSplit FeatureIndex FeatureMatch FeatureTarget IndexSummary Intervention
-    InterventionResult Model NodeId NodeIndex Outcome
+    AttentionExplanation AttributionGraph Comparison Contrast Direction EdgeHeads EdgePaths Edit
+    FeatureId
+    HeadEdit HeadSplit FeatureIndex FeatureMatch FeatureTarget IndexSummary Intervention
+    InterventionResult Model NodeId NodeIndex Outcome PairCheck
     PrunedGraph Scenario ScenarioRun Supernode Target Thresholds TokenProbability
     TrainingReport
 """
@@ -35,7 +37,8 @@ FUNCTIONS = """
     feature_activations features_on_text features_promoting features_reading neighbours
     search_examples search_labels load_graph progress_bar prune read_graph_json read_graph_pt
     run_scenarios trace write_graph_json evaluate_transcoders train_transcoders
-    explain_attention head_paths split_by_head
+    explain_attention head_paths split_by_head split_edges
+    check_pairs without_pairs
 """
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from attention_graphs import LAST, feature, france, leaf, random_attention_graph
-from published_graphs import read
+from published_graphs import published, read
 
 import tracer
 from tracer.errors import ExternalGraphError
@@ -299,3 +299,10 @@ def test_exports_are_valid_against_the_published_schema(seed: int) -> None:
     graph = graph_from_external(read(france()))
     content = write_graph_json(external_from_pruned(without_pruning(graph), "france"))
     jsonschema.validate(json.loads(content), schema)
+
+
+def test_a_single_node_of_another_kind_is_told_in_the_singular() -> None:
+    assert import_notes(graph_from_external(read(published()))) == (
+        "The graph has 1 attention feature (Lorsa), which only the tool that wrote it computes: it "
+        "takes part in influence, pruning and scores.",
+    )

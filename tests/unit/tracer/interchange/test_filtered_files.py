@@ -115,3 +115,15 @@ def test_the_command_line_prunes_only_when_a_threshold_is_given(tmp_path: Path) 
     assert out["qParams"] == stored["qParams"]
     (first,) = (entry for entry in out["nodes"] if entry["node_id"] == "0_7_1")
     assert first == stored["nodes"][1], "unknown keys included"
+
+
+def test_a_graph_without_all_embeddings_can_be_written_and_read_again(tmp_path: Path) -> None:
+    """The ids of its tokens are unknown; the file written for it was refused."""
+    graph = graph_from_external(read(published()))
+    assert graph.token_ids == (-1, 5, -3)
+    graph.save(tmp_path / "graph.safetensors")
+    out = tmp_path / "out.json"
+    assert main(["export", str(tmp_path / "graph.safetensors"), str(out)]) == 0
+    again = graph_from_external(tracer.read_graph_json(out))
+    assert again.token_ids == graph.token_ids and again.tokens == graph.tokens
+    assert (again.to_dense() == graph.to_dense()).all()

@@ -10,10 +10,17 @@ from urllib.parse import quote
 import pytest
 from published_graphs import published, read
 
+from tracer.__main__ import main
 from tracer.errors import ExternalGraphError
 from tracer.interchange.convert import graph_from_external
 from tracer.interchange.graph_json import cantor_pair, write_graph_json
-from tracer.interchange.links import GraphLink, link_marks, read_link
+from tracer.interchange.links import (
+    GraphLink,
+    add_marks,
+    link_marks,
+    marks_sentence,
+    read_link,
+)
 from tracer.interchange.marks import external_annotations, with_annotations
 from tracer.interchange.nodes import stored_labels
 from tracer.types import FeatureId, NodeId, Supernode
@@ -109,3 +116,46 @@ def test_a_link_that_cannot_be_read_is_one_sentence(link: str, message: str) -> 
     with pytest.raises(ExternalGraphError, match=message) as caught:
         read_link(link)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_marks_of_a_link_are_added_to_those_that_are_there() -> None:
+    """Pins go on, a supernode keeps its nodes, and adding the same link twice changes nothing."""
+    graph = graph_from_external(read(published()))
+    marks = link_marks(read_link(LINK), graph)
+    mine = Supernode("size", (DOG,), "#aa0000")
+    pins, groups = add_marks([BIG], [mine], marks)
+    assert pins == (ERROR,)
+    assert groups == (mine, Supernode("size (3)", (BARK,)), Supernode("size (2)", (BIG,)))
+    assert add_marks(pins, groups, marks) == (pins, groups)
+    assert marks_sentence(marks) == (
+        "The link has 1 pin, 2 supernodes and 1 label. 1 node of the link is not in this graph."
+    )
+    nothing = link_marks(GraphLink("s"), graph)
+    assert marks_sentence(nothing) == "The link marks nothing in this graph."
+
+
+@pytest.mark.parametrize("kind", ["json", "safetensors"])
+def test_the_command_line_writes_the_marks_of_a_link(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / f"graph.{kind}", tmp_path / "out.json"
+    stored = published()
+    stored["qParams"] = {"pinnedIds": ["3_11_2"], "unknown": 7}
+    external = read(stored)
+    if kind == "json":
+        file.write_bytes(json.dumps(stored).encode())
+    else:
+        graph_from_external(external).save(file)
+    assert main(["export", str(file), str(out), "--marks", LINK]) == 0
+    assert "The link has 1 pin, 2 supernodes and 1 label. 1 node" in capsys.readouterr().err
+    written = json.loads(out.read_bytes())
+    again = read(written)
+    pins, groups = external_annotations(again)
+    assert pins == (ERROR,)
+    assert groups == (Supernode("size", (DOG, BARK)), Supernode("size (2)", (BIG,)))
+    assert stored_labels(graph_from_external(again))[FeatureId(1, 9)] == "barks"
+    if kind == "json":
+        assert written["qParams"]["unknown"] == 7 and written["nodes"] == stored["nodes"]
+        assert [name for name, *_ in written["qParams"]["supernodes"]] == ["size", "size (2)"]
+    assert main(["export", str(file), str(out), "--marks", "https://example.org"]) == 2
+    assert "is not a link to a graph" in capsys.readouterr().err
