@@ -18,7 +18,7 @@ from load import Visitor, free_port, start
 
 from cache.store import Store
 
-_FIRST: float = 60.0
+_FIRST: float = 240.0
 """Seconds that the first graph may take, on a busy machine."""
 
 
