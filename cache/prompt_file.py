@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +31,7 @@ class Prompt:
     prompt: str
     label: str = ""
     target: str = ""
-    messages: tuple[tuple[str, str], ...] = ()
+    messages: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Role and content of each message of a chat, in place of ``prompt``."""
 
 

@@ -39,7 +39,7 @@ FLAGS = [
     "--disable-sync",
 ]
 
-PATIENCE = 300_000  # milliseconds: a busy machine is slow, and a passing test does not wait
+PATIENCE = 90_000  # milliseconds: a busy machine is slow, and a passing test does not wait
 # Streamlit opens an expander in half a second, during which its contents move. On a busy machine,
 # what was under the mouse at the press is elsewhere at the release, and the click is lost.
 NO_ANIMATION = """

@@ -101,7 +101,7 @@ def test_a_model_is_downloaded_used_labelled_and_unloaded(networked: App, page: 
     page.get_by_role("button", name="Use this model").click()
     box = page.get_by_role("textbox", name="Prompt")
     box.fill("w1 w7 w2 w30 w11")
-    box.press("Enter")
+    box.press("Control+Enter")
     expect(page.get_by_text("Most influential features")).to_be_visible()
     named = page.locator(".neighbours .entry", has_text="named ").first
     expect(named).to_be_visible()  # labels load in the background, then the page is redrawn

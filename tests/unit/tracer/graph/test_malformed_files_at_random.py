@@ -68,4 +68,4 @@ def test_some_accidents_leave_a_valid_graph_and_some_do_not_change_it(tmp_path: 
             continue
         same += graph.to_bytes() == CONTENT
         other += graph.to_bytes() != CONTENT
-    assert same > 5 and other > 20
+    assert same > 5 and other > 5

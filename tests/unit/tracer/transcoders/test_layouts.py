@@ -315,7 +315,7 @@ def test_instruction_tuned_gemma_3_has_no_features_at_its_first_four_tokens(
 ) -> None:
     folder = changed(LAYOUTS["Gemma Scope 2"](tmp_path / "set"), model_name="google/gemma-3-1b-it")
     model = tracer.load(str(model_folders("gemma3")), str(folder), device="cpu")
-    graph = tracer.trace(model, tiny.IDS)
+    graph = tracer.trace(model, tiny.IDS, force=True)
     assert model.first_position == 4
     assert int(graph.features[:, 1].min()) == 4
     sources = {graph.index.node(int(row)) for row in graph.sources}

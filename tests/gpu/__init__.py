@@ -1,1 +1,0 @@
-"""A package, so that its modules can have the names of modules in other test folders."""
