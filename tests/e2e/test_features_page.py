@@ -58,7 +58,10 @@ def test_the_dictionary_is_searched_and_a_neighbour_opened(app: App, page: Page)
     click_row(page, 0)
     expect(page.get_by_text("L0/67 · ")).to_be_visible()
     settled(page)
-    page.get_by_role("button", name="z +").first.click()
+    neighbour = page.get_by_role("button", name="z +").first
+    expect(neighbour).to_be_visible()
+    settled(page)  # the neighbours come after the rest, and redraw the page
+    neighbour.click()
     expect(page.get_by_text("L0/67 · ")).to_have_count(0)
     settled(page)
     text = page.get_by_role("textbox", name="Try your own text")
