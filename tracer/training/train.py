@@ -216,7 +216,7 @@ class _Run:
         self.checkpoint_seconds, self.progress = 60 * checkpoint_minutes, progress
         self.identity = _identity(model, recipe, texts, options)
         checkpoint = load_checkpoint(output.work, self.identity)
-        with output.writing():
+        with output.disk_errors():
             self.store = self._tokens(texts)
         training, self.held_out = split_windows(self.store, options.validation, recipe.seed)
         self.plan = checkpoint.values["plan"] if checkpoint else self._plan(training)
@@ -315,7 +315,7 @@ class _Run:
         now = time.monotonic()
         values, tensors = self.trainer.state()
         values |= {"plan": self.plan, "seconds": self.seconds + now - self._started}
-        with self.output.writing():
+        with self.output.disk_errors():
             save_checkpoint(self.output.work, Checkpoint(self.identity, values, tensors))
         self._saved = time.monotonic()
 
@@ -331,7 +331,7 @@ class _Run:
         name = _published_name(model)
         points = model.transcoders.read_point, model.transcoders.write_point
         finished = output.work / "set"
-        with output.writing():
+        with output.disk_errors():
             shutil.rmtree(finished, ignore_errors=True)
             save_transcoders(
                 dictionary.to_transcoders(*points, scan=output.folder.name, model_name=name),
@@ -339,7 +339,7 @@ class _Run:
             )
         trained = load_transcoders(finished, model.n_layers, model.bridge.d_model, model.device)
         report = self._report(trained, seconds)
-        with output.writing():
+        with output.disk_errors():
             atomic_write(finished / "report.json", json.dumps(report.to_dict(), indent=1))
             card = model_card(report, self.recipe.kind, *(point.value for point in points))
             atomic_write(finished / "README.md", card)

@@ -28,6 +28,7 @@ from tracer.errors import (
 from tracer.model.bridge import Bridge
 from tracer.model.model import Model
 from tracer.training import open_model
+from tracer.training.output_folder import OutputFolder
 from tracer.training.trainer import Trainer
 
 Train = Callable[..., tracer.TrainingReport]
@@ -183,7 +184,9 @@ def test_a_disk_that_is_full_at_a_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr("tracer.training.checkpoint.save_file", full)
-        with pytest.raises(TrainingError, match=r"cannot be written \(No space left on device\)"):
+        with pytest.raises(
+            TrainingError, match=r"cannot be written to .* \(No space left on device\)"
+        ):
             train(checkpoint_minutes=0)
 
 
@@ -249,3 +252,18 @@ def test_every_refusal_is_one_sentence(train: Train, bare: Callable[..., Model])
     message = str(raised.value)
     assert "\n" not in message and not message.endswith(".")
     assert open_model(bare().source.name, "cpu").n_layers == 3
+
+
+def test_a_disk_that_is_full_at_the_start_leaves_the_folder_unlocked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tracer.training.output_folder.atomic_write", full)
+        with pytest.raises(TrainingError, match="No space left"), OutputFolder(tmp_path / "set"):
+            pass
+    assert list(tmp_path.iterdir()) == []
+    with OutputFolder(tmp_path / "set"):
+        pass
