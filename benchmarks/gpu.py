@@ -55,7 +55,7 @@ CHECKED: Final = 32
 
 
 class Clock:
-    """What is left of the time, and the lines of the table."""
+    """The time that remains, and the lines of the table."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
@@ -79,7 +79,7 @@ class Clock:
 
 
 class Device:
-    """The device measured on; on the CPU there is no peak to read."""
+    """The device under test. The CPU has no peak to read."""
 
     def __init__(self, name: str) -> None:
         self.choice = choose_device(name)

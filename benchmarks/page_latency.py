@@ -156,7 +156,7 @@ def made_graph(n_nodes: int = 1_000, n_edges: int = 10_000, seed: int = 0) -> by
 
 
 def measure_heads(page: Page, rounds: int) -> list[float]:
-    """Click nodes whose heads nobody has asked for yet."""
+    """Click nodes whose heads have not been asked for yet."""
     times = []
     for node in page.evaluate(_NODES)[:rounds]:
         page.evaluate("() => { measure.pressed = 0; }")

@@ -1,4 +1,4 @@
-"""The part of `Catalogue` that notices and undoes changes that nobody made.
+"""The part of `Catalogue` that notices and undoes changes that no visitor made.
 
 SQLite does not notice a flipped bit in a text. So every graph has a checksum of its rows in each
 table, and what people wrote is written a second time, to files.

@@ -1,7 +1,7 @@
 """Read a file of many prompts: CSV with a header, or one JSON object a line.
 
 Columns: ``prompt`` or ``messages`` (a chat: a list of objects with ``role`` and ``content``; in
-CSV as JSON), and if wanted ``label`` (a name for the row) and ``target`` (a token to explain, for
+CSV as JSON), and optionally ``label`` (a name for the row) and ``target`` (a token to explain, for
 example `` Austin``). A line that cannot be read is reported and skipped.
 """
 

@@ -166,7 +166,7 @@ def _options() -> columns.Tracked:
         on_change=_option_changed,
         args=("seed", "seed"),
         disabled=options.temperature == 0,
-        help="Start of the random numbers; used at temperatures above 0.",
+        help="Seed for sampling; used at temperatures above 0.",
     )
     return _tracked_token(options.follow)
 

@@ -39,7 +39,7 @@ def sentence(error: Exception | str) -> str:
     return capitalised if capitalised.endswith((".", "!", "?", "…")) else f"{capitalised}."
 
 
-def example_html(example: Example, strongest: float, palette: Palette, around: int = 12) -> str:
+def example_html(example: Example, strongest: float, palette: Palette, around: int) -> str:
     """Return an example's tokens shaded by activation, at most ``around`` either side of the peak.
 
     An activation of ``strongest`` gets the full shade.

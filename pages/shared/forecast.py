@@ -58,12 +58,12 @@ def sentence(forecast: Forecast) -> str:
     >>> sentence(Forecast(212, 5_200_000_000, 9_000_000_000, 190.0))
     '212 tokens, about 5.2 GB of 9.0 GB and 3 minutes'
     >>> sentence(Forecast(212, 5_200_000_000, 9_000_000_000, None))
-    '212 tokens, at least 5.2 GB of 9.0 GB; the first trace of a model tells its speed'
+    '212 tokens, at least 5.2 GB of 9.0 GB; the first trace of a model measures its speed'
     """
     tokens = plural(forecast.n_tokens, "token")
     memory = f"{format_bytes(forecast.n_bytes)} of {format_bytes(forecast.free_bytes)}"
     if forecast.seconds is None:
-        return f"{tokens}, at least {memory}; the first trace of a model tells its speed"
+        return f"{tokens}, at least {memory}; the first trace of a model measures its speed"
     return f"{tokens}, about {memory} and {duration(forecast.seconds)}"
 
 

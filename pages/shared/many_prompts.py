@@ -63,7 +63,7 @@ def draw_input() -> None:
     with st.expander("Many prompts"):
         st.text_area("One prompt per line", key=_TEXT, height=100)
         st.file_uploader(
-            "Or a file: CSV or JSON lines with “prompt”, and if wanted “label” and “target”",
+            "Or a file: CSV or JSON lines with “prompt”, and optionally “label” and “target”",
             type=["csv", "jsonl", "ndjson"],
             key=_FILE,
             help="“target” is a token to explain, such as “ Austin”; without it the likeliest "

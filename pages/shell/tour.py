@@ -31,7 +31,7 @@ STEPS: Final = (
     (
         "Test it",
         "On the Interventions page, switch features off or steer them, and see whether the answer "
-        "changes as the graph says.",
+        "changes as the graph predicts.",
     ),
     (
         "Keep and share",

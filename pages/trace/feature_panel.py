@@ -1,46 +1,28 @@
-"""The card of the selected feature: examples, promoted tokens, activation distribution."""
+"""The card of the selected feature, arranged for the panel next to the graph."""
 
 from __future__ import annotations
 
-import math
+from typing import Final
 
 import streamlit as st
 
-from charts.distributions import histogram_figure
 from charts.palette import Palette
-from pages.shared.escape import chips_html, example_html, plain
-from pages.trace.next_token import STATIC
+from pages.shared import feature_card
+from pages.shared.escape import plain
 from tracer.features.cards import FeatureCard
+
+_TOKENS: Final = 6
 
 
 def draw(card: FeatureCard, activation: float, palette: Palette) -> None:
     """Draw a feature card; ``activation`` is the feature's activation in this prompt."""
-    groups = [group for group in card.groups if group.examples]
-    for number, group in enumerate(groups):
-        strongest = max(max(example.activations) for example in group.examples)
-        html = "".join(
-            example_html(example, card.act_max or strongest, palette) for example in group.examples
-        )
+    for number, group in enumerate(feature_card.groups_of(card)):
+        html = feature_card.group_html(card, group, palette)
         if number == 0:
             st.markdown(f"**{plain(group.name)}**")
             st.html(html)
         else:
             with st.expander(plain(group.name)):
                 st.html(html)
-    if card.promoted:
-        st.markdown(
-            "**Promoted and suppressed tokens**",
-            help="The tokens whose logits the feature raises and lowers most through its direct "
-            "path to the output.",
-        )
-        st.html(chips_html(card.promoted[:6], palette.positive))
-        st.html(chips_html(card.suppressed[:6], palette.negative))
-    if card.histogram:
-        st.markdown(
-            "**Activation distribution** :gray[the line marks this prompt]",
-            help="How many tokens of the index's corpus have which activation, on a logarithmic "
-            "scale.",
-        )
-        marked = None if math.isnan(activation) else activation
-        figure = histogram_figure(card.histogram, card.histogram_top, palette, marked)
-        st.plotly_chart(figure, key="histogram", theme=None, config=STATIC)
+    feature_card.draw_tokens(card, palette, _TOKENS)
+    feature_card.draw_distribution(card, palette, activation, " :gray[the line marks this prompt]")

@@ -23,7 +23,7 @@ def draw(graph: AttributionGraph) -> None:
     """Draw the box for the link."""
     with st.popover("Add marks from a link", key="marks from link", type="tertiary"):
         st.text_input(
-            "Link to the same graph on Neuronpedia, or on a server of circuit-tracer",
+            "Link to the same graph on Neuronpedia, or on a circuit-tracer server",
             key=_BOX,
             max_chars=MAX_LENGTH,
             placeholder="https://www.neuronpedia.org/gemma-2-2b/graph?slug=…&pinnedIds=…",

@@ -72,7 +72,7 @@ def draw(key: str, view: GraphView, session: Session) -> None:
 
 def _undo_buttons() -> None:
     for label, act, possible, title in (
-        ("↶", undo, can_undo(), "Undo the last change of the pins"),
+        ("↶", undo, can_undo(), "Undo the last change to the pins"),
         ("↷", redo, can_redo(), "Redo"),
     ):
         st.button(

@@ -1,4 +1,4 @@
-"""Links to graphs on Neuronpedia, or on a server of circuit-tracer, and the marks they carry.
+"""Links to graphs on Neuronpedia, or on a circuit-tracer server, and the marks they carry.
 
 The front ends keep what a reader marked in the address: pins, supernodes and labels. Nothing here
 follows a link; it is text from outside, and read with limits.
@@ -39,7 +39,7 @@ class GraphLink:
     slug: str
     """The short name of the graph."""
     model: str | None = None
-    """Neuronpedia's name of the model; None on a server of circuit-tracer, which has one model."""
+    """Neuronpedia's name of the model; None on a circuit-tracer server, which has one model."""
     pinned: tuple[str, ...] = ()
     """Published ids of the pinned nodes."""
     supernodes: Groups = ()
@@ -61,7 +61,7 @@ class LinkMarks:
 
 
 def read_link(text: str) -> GraphLink:
-    """Read a link that was copied from Neuronpedia, or from a server of circuit-tracer.
+    """Read a link that was copied from Neuronpedia, or from a circuit-tracer server.
 
     Raises :class:`ExternalGraphError` for anything else, also for one that is too long or damaged.
 

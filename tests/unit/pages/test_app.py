@@ -3,37 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import streamlit as st
 from page_components import choose_node, listed
 from streamlit.testing.v1 import AppTest
 
 MAIN = Path(__file__).resolve().parents[3] / "pages" / "shell" / "main.py"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("CIRCUIT_STORE", str(tmp_path_factory.mktemp("app") / "store"))
-    st.cache_resource.clear()
-    yield
-    patch.undo()
-    st.cache_resource.clear()
-
-
-@pytest.fixture
-def app(store: None) -> AppTest:
-    """The app with its first graph drawn; loading the model takes seconds."""
-    test = AppTest.from_file(str(MAIN), default_timeout=60)
-    for _ in range(60):
-        test.run()
-        assert not test.exception
-        if any("nodes shown" in caption.value for caption in test.caption):
-            return test
-    pytest.fail("the first graph was never drawn")
 
 
 def caption_with(app: AppTest, words: str) -> str:

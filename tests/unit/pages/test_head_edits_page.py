@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from pages.shared import resources
 from tracer.interventions.scenario import Scenario
 
 PAGES = Path(__file__).resolve().parents[3] / "pages"
-
-
-@pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppTest]:
-    """The app, which has traced its first prompt."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("CIRCUIT_STORE", str(tmp_path_factory.mktemp("heads") / "store"))
-    st.cache_resource.clear()
-    app = AppTest.from_file(str(PAGES / "shell" / "main.py"), default_timeout=60).run()
-    for job in resources.backend().queue:
-        job.wait(60)
-    yield app.run()
-    patch.undo()
-    st.cache_resource.clear()
 
 
 def scenarios(app: AppTest) -> tuple[Scenario, ...]:

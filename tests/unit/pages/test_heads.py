@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import streamlit as st
 from page_components import choose_node
 from streamlit.testing.v1 import AppTest
 
@@ -22,27 +20,6 @@ from pages.trace.heads_view import KEY, with_heads
 from tracer.types import NodeId
 
 MAIN = Path(__file__).resolve().parents[3] / "pages" / "shell" / "main.py"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("CIRCUIT_STORE", str(tmp_path_factory.mktemp("heads") / "store"))
-    st.cache_resource.clear()
-    yield
-    patch.undo()
-    st.cache_resource.clear()
-
-
-@pytest.fixture
-def app(store: None) -> AppTest:
-    test = AppTest.from_file(str(MAIN), default_timeout=60)
-    for _ in range(60):
-        test.run()
-        assert not test.exception
-        if any("nodes shown" in caption.value for caption in test.caption):
-            return test
-    pytest.fail("the first graph was never drawn")
 
 
 def lists(app: AppTest) -> dict[str, list[dict[str, Any]]]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import tracer
@@ -18,16 +16,6 @@ from cache import TraceRequest
 from pages.shared import resources, stored_graph
 
 MAIN = Path(__file__).resolve().parents[3] / "pages" / "shell" / "main.py"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("CIRCUIT_STORE", str(tmp_path_factory.mktemp("imported") / "store"))
-    st.cache_resource.clear()
-    yield
-    patch.undo()
-    st.cache_resource.clear()
 
 
 def published() -> dict[str, Any]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from cache import Backend, StoreError
@@ -22,20 +20,6 @@ from tracer.types import NodeId
 
 PAGES = Path(__file__).resolve().parents[3] / "pages"
 TEXAS = NodeId("feature", 1, 7, 887)
-
-
-@pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppTest]:
-    """The app, which has traced its first prompt."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("CIRCUIT_STORE", str(tmp_path_factory.mktemp("interventions") / "store"))
-    st.cache_resource.clear()
-    app = AppTest.from_file(str(PAGES / "shell" / "main.py"), default_timeout=60).run()
-    for job in resources.backend().queue:
-        job.wait(60)
-    yield app.run()
-    patch.undo()
-    st.cache_resource.clear()
 
 
 def visit(app: AppTest, page: str) -> AppTest:

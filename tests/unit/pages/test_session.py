@@ -110,13 +110,15 @@ def test_blank_lines_do_not_start_a_code_block() -> None:
 
 def test_tokens_are_escaped_in_html() -> None:
     example = Example(("<script>", ' "x" onload=', " &", " ok"), (2.0, 1.0, 0.0, 0.0))
-    html = example_html(example, 2.0, LIGHT) + chips_html(["<img src=x>"], LIGHT.positive)
+    html = example_html(example, 2.0, LIGHT, around=12) + chips_html(
+        ["<img src=x>"], LIGHT.positive
+    )
     assert "<script" not in html and "<img" not in html and '"x"' not in html
     assert "&lt;script&gt;" in html and "&quot;x&quot;" in html and "&amp;" in html
 
 
 def test_stronger_tokens_are_shaded_more_and_inactive_ones_not_at_all() -> None:
-    html = example_html(Example((" a", " b", " c"), (2.0, 1.0, 0.0)), 2.0, LIGHT)
+    html = example_html(Example((" a", " b", " c"), (2.0, 1.0, 0.0)), 2.0, LIGHT, around=12)
     assert html.count("<span") == 2
     strong, weak = (float(part.split(",")[3].split(")")[0]) for part in html.split("rgba(")[1:])
     assert strong > weak > 0
