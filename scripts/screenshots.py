@@ -32,12 +32,37 @@ MARKS = {
     "pinned": ["feature-4-8-1008"],
     "supernodes": [["Texas", TEXAS, "feature-2-7-859", "feature-2-7-529"]],
 }
-OFF = {
-    "name": "Texas off",
-    "edits": [{"feature": [1, 887], "start": 7, "stop": 8, "operation": "scale", "value": 0}],
-    "freeze_attention": True,
-    "constrained_layers": None,
-}
+TEXAS_FEATURES = ((0, 183, 7), (1, 887, 7), (2, 529, 7), (2, 859, 7), (1, 887, 8), (4, 1008, 8))
+"""Layer, number and position of features about Texas in that graph."""
+CALIFORNIA_FEATURES = ((0, 171, 0.77), (1, 347, 1.52), (1, 904, 2.21), (2, 410, 2.07))
+"""Layer, number and activation of features about California at Oakland, in the same sentence."""
+
+
+def edit(
+    layer: int, feature: int, position: int, operation: str, value: float
+) -> dict[str, object]:
+    """Return one edit of a scenario, as links have it."""
+    return {
+        "feature": [layer, feature],
+        "start": position,
+        "stop": position + 1,
+        "operation": operation,
+        "value": value,
+    }
+
+
+def scenarios() -> list[dict[str, object]]:
+    """Return the columns of the Interventions page: against Texas, and California in its place."""
+    against = [edit(*place, "scale", -2.0) for place in TEXAS_FEATURES]
+    removed = [edit(*place, "scale", -1.0) for place in TEXAS_FEATURES]
+    put_in = [edit(layer, name, 7, "set", value) for layer, name, value in CALIFORNIA_FEATURES]
+    return [
+        {"name": name, "edits": edits, "freeze_attention": True, "constrained_layers": None}
+        for name, edits in (
+            ("Texas steered against", against),
+            ("California for Texas", removed + put_in),
+        )
+    ]
 
 
 def fill(store: Path, files: list[Path]) -> dict[str, str]:
@@ -63,7 +88,7 @@ def addresses(url: str, keys: dict[str, str]) -> Iterator[tuple[str, str]]:
     yield "heads", with_query(url, prompt=PROMPT, view="heads", head="4:0:8:7")
     for name, key in keys.items():
         yield f"graph-{name}", with_query(url, graph=key, nodes="1", edges="1")
-    yield "interventions", with_query(f"{url}/interventions", scenarios=[OFF], marks=MARKS)
+    yield "interventions", with_query(f"{url}/interventions", prompt=PROMPT, scenarios=scenarios())
     yield "features", with_query(f"{url}/features", prompt=PROMPT)
     yield "feature", with_query(f"{url}/features", prompt=PROMPT, feature="L1/887")
     for page in ("compare", "library", "models", "guide", "about"):
