@@ -49,7 +49,7 @@ _MOST_EDGES: Final = 400
 _CARRIED_HELP: Final = (
     "A head is named by its layer and number. Each one counts for what it moved last, before the "
     "node read it: direct and all heads add up to the input. Click a head to see why it looks "
-    "where it looks."
+    "where it looks. In the graph, an edge has a bead if one head carries more than half of it."
 )
 
 

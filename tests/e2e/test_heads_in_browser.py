@@ -52,9 +52,7 @@ def test_an_edge_that_one_head_carries_has_a_bead(app: App, page: Page) -> None:
     assert state(page)["selected"] == "feature-1-7-887"
     page.get_by_text("Carried by attention heads").click()
     expect(painted).to_have_count(len(beads))
-    click_node(
-        page, "feature-4-8-1008"
-    )  # until its own are known, those of the other are not drawn
+    click_node(page, "feature-4-8-1008")
     page.wait_for_function(
         "() => circuitGraphs.graphs.get('trace').beads[0]"
         " && circuitGraphs.beads.get('trace').node === 'feature-4-8-1008'"
