@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,9 +155,23 @@ def test_another_query_starts_where_it_looks_most(app: AppTest) -> None:
     assert any("L4 H0 looks from “Dallas” at" in m.value for m in app.markdown)
 
 
-def test_a_head_that_does_not_exist_is_one_sentence_with_a_way_out(app: AppTest) -> None:
-    show(app, head=(99, 0))
-    assert any("Layer 99 does not exist" in error.value for error in app.error)
+@pytest.mark.parametrize(
+    ("shown", "sentence"),
+    [
+        ({"head": (99, 0)}, "Layer 99 does not exist: atlas has layers 0 to 4."),
+        ({"head": (4, 9)}, "Head 9 does not exist: layer 4 of atlas has heads 0 to 3."),
+        ({"head": (4, 0), "query": 99}, "Query position 99 does not exist: the prompt has 9 "),
+        ({"head": (4, 0), "query": 2, "key": 7}, "Key position 7 comes after query position 2: "),
+        ({"head": (4, 0), "key": 7, "versus": 7}, "Versus is position 7, which is the key itself"),
+        ({"head": (4, 0), "key": 7, "versus": "sink"}, "Atlas has no attention sinks: "),
+    ],
+)
+def test_a_link_to_what_does_not_exist_is_one_sentence_with_a_way_out(
+    app: AppTest, shown: dict[str, Any], sentence: str
+) -> None:
+    show(app, **shown)
+    assert not app.exception and len(app.error) == 1
+    assert re.sub(r"\\(.)", r"\1", app.error[0].value).startswith(sentence)
     app.button(key="close head").click().run()
     assert not app.error
 
