@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 AUTO: Final = "auto"
 
+# OpenMP reads this once, when torch is imported. By default its threads spin while they wait for
+# each other. When the machine is busy with anything else, a thread that has no core is waited for
+# by one that burns its own, and a question that takes 50 ms takes seconds.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 class OpenModel(Protocol):
     """The part of an open model that the backend itself uses."""

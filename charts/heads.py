@@ -71,6 +71,35 @@ def carrier_rows(
     return rows
 
 
+def edge_beads(answer: NodeHeads, drawn: Iterable[NodeId]) -> list[dict[str, str]]:
+    """Return the beads of a node's input edges: of each that one head carries by more than half.
+
+    ``drawn`` are the nodes at the other ends of the edges that the graph draws.
+    """
+    beads = []
+    for source in drawn:
+        row = answer.row(source)
+        main = None if row is None else answer.main_head(row)
+        if main is not None:
+            text = f"{percent(abs(main.share))} through head {main.label}"
+            beads.append(
+                {"source": str(source), "head": head_id(main.layer, main.head), "text": text}
+            )
+    return beads
+
+
+def bead_sentence(beads: int, drawn: int) -> str:
+    """Say how many of a node's drawn inputs have a bead; empty for none.
+
+    >>> bead_sentence(3, 27)
+    'A bead on 3 of 27 drawn inputs: one head carries more than half of the edge.'
+    """
+    if not beads:
+        return ""
+    inputs = f"{drawn} drawn input{'s' if drawn != 1 else ''}"
+    return f"A bead on {beads} of {inputs}: one head carries more than half of the edge."
+
+
 def hop_sentence(hops: Iterable[float]) -> str:
     """Say how many attention steps the weight took.
 

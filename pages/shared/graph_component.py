@@ -100,7 +100,8 @@ def draw_graph(name: str, payload: bytes, chosen: Mapping[str, Any], on_event: O
 
     ``chosen`` has ``selected`` (a node id or None), ``pinned`` and ``off`` (node ids), ``groups``
     (supernodes with a colour) and ``serial``, that of the last event heard. ``on_event`` is called
-    with what the visitor did: ``{"type": "select" | "pin" | "pin-all" | "group" | "size", …}``.
+    with what the visitor did: ``{"type": "select" | "pin" | "pin-all" | "group" | "size", …}``, and
+    with ``"head"`` where :func:`draw_beads` put beads on edges.
     """
     key = f"graph {name}"
 
@@ -114,6 +115,17 @@ def draw_graph(name: str, payload: bytes, chosen: Mapping[str, Any], on_event: O
     _component("remote")(key=f"remote {name}", data={"name": name, **chosen})
     if st.session_state.get(_NEEDS_LOADER):
         _component("loader")(key=_NEEDS_LOADER)
+
+
+def draw_beads(name: str, node: str, edges: Sequence[Mapping[str, str]]) -> None:
+    """Put beads on the edges into ``node`` in the graph of that name, while it is selected.
+
+    Each edge has ``source`` (a node id), ``text`` (for the tooltip) and ``head``, which a click
+    sends as the ``id`` of a ``{"type": "head"}`` event to the graph's ``on_event``. The beads go
+    when this is not drawn again.
+    """
+    data = {"name": name, "beads": {"node": node, "edges": list(edges)}}
+    _component("remote")(key=f"beads {name}", data=data)
 
 
 def _listener(key: str, on_event: OnEvent) -> Callable[[], None]:

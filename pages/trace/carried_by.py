@@ -10,11 +10,13 @@ import streamlit as st
 
 from cache import WhoCarried, WhyLook, WithoutPairs
 from charts.attention_figures import pairs_figure, pattern_figure, strip_figure
-from charts.graph_view import GraphView
+from charts.graph_view import GraphView, Neighbour
 from charts.heads import (
+    bead_sentence,
     carrier_rows,
     check_sentence,
     check_table,
+    edge_beads,
     head_of,
     hop_sentence,
     part_rows,
@@ -24,7 +26,7 @@ from charts.palette import Palette
 from charts.text import percent, place, signed, token_text
 from pages.shared import progress, resources, selection
 from pages.shared.escape import plain, sentence
-from pages.shared.graph_component import draw_neighbours
+from pages.shared.graph_component import draw_beads, draw_neighbours
 from pages.shared.heads_state import HeadsShown, Versus
 from pages.shared.session import heard, read_session, set_widget, update_session, visitor_id
 from pages.shared.session_state import Session
@@ -40,10 +42,14 @@ _SCORE: Final = "nothing"
 _REST: Final = "all other tokens"
 _SINK: Final = "its sink"
 _REMOVED: Final = 3
+_OFFERED: Final = 40
+"""Edges to choose from."""
+_MOST_EDGES: Final = 400
+"""As many as the graph draws of a node's own edges."""
 _CARRIED_HELP: Final = (
     "A head is named by its layer and number. Each one counts for what it moved last, before the "
     "node read it: direct and all heads add up to the input. Click a head to see why it looks "
-    "where it looks."
+    "where it looks. In the graph, an edge has a bead if one head carries more than half of it."
 )
 
 
@@ -74,7 +80,8 @@ def draw(key: str, view: GraphView, node: NodeId, session: Session, palette: Pal
     except TracerError as error:
         st.error(plain(sentence(error)))
         return
-    row = _edge(answer, view, node)
+    inputs = view.inputs(node, _MOST_EDGES)
+    row = _edge(answer, view, node, inputs[:_OFFERED])
     lists = [
         {
             "title": "Carried by",
@@ -83,7 +90,13 @@ def draw(key: str, view: GraphView, node: NodeId, session: Session, palette: Pal
         }
     ]
     draw_neighbours("trace", lists, "", _head_event, name="carriers")
-    st.caption(plain(hop_sentence(answer.hops[row])))
+    sentences = [hop_sentence(answer.hops[row])]
+    if not (session.heads.as_view or session.as_table):
+        drawn = [entry.node for entry in inputs if entry.is_drawn]
+        beads = edge_beads(answer, drawn)
+        draw_beads("trace", str(node), beads)
+        sentences.append(bead_sentence(len(beads), len(drawn)))
+    st.caption(plain(" ".join(filter(None, sentences))))
     draw_head(key, view, session, palette)
 
 
@@ -94,10 +107,10 @@ def _switched() -> None:
         update_session(heads=replace(shown, carried=bool(is_on)))
 
 
-def _edge(answer: NodeHeads, view: GraphView, node: NodeId) -> int:
+def _edge(answer: NodeHeads, view: GraphView, node: NodeId, inputs: tuple[Neighbour, ...]) -> int:
     """Draw the choice of one edge and return its row in the answer."""
     options = {_COMPLETE: 0}
-    for entry in view.inputs(node, 40):
+    for entry in inputs:
         row = answer.row(entry.node)
         if row is not None:
             name = f"{entry.name} · {place(view.pruned.graph, entry.node)} · {signed(entry.weight)}"
@@ -106,10 +119,23 @@ def _edge(answer: NodeHeads, view: GraphView, node: NodeId) -> int:
     return options.get(chosen or _COMPLETE, 0)
 
 
+def graph_event(event: dict[str, Any]) -> None:
+    """Open the head whose bead was clicked in the graph; hand anything else on."""
+    if event["type"] == "head":
+        _open_named(event.get("id"))
+    else:
+        selection.graph_event(event)
+
+
 def _head_event(event: dict[str, Any]) -> None:
     """Open or close the head that was clicked; ignore anything else."""
-    head = head_of(event.get("id"))
-    if event["type"] == "select" and head is not None:
+    if event["type"] == "select":
+        _open_named(event.get("id"))
+
+
+def _open_named(text: object) -> None:
+    head = head_of(text)
+    if head is not None:
         open_head(head)
 
 

@@ -16,7 +16,7 @@ from pages.shared.graph_component import draw_graph
 from pages.shared.graph_payloads import view_payload
 from pages.shared.session import heard, read_session, set_widget, update_session
 from pages.shared.session_state import Session
-from pages.trace import heads_view
+from pages.trace import carried_by, heads_view
 from tracer.types import Thresholds
 
 REPLACEMENT: Final = (
@@ -56,7 +56,7 @@ def draw(key: str, view: GraphView, session: Session) -> None:
         _table(view)
     else:
         payload = view_payload("trace", key, view, selection.size())
-        draw_graph("trace", payload, selection.chosen(view, session), selection.graph_event)
+        draw_graph("trace", payload, selection.chosen(view, session), carried_by.graph_event)
     kinds.draw_legend(view.pruned)
     computed = stored_graph.computed_sentence(view.pruned.graph)
     st.caption(plain(f"{shown_sentence(view)} {computed}"))

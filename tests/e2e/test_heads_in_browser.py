@@ -6,10 +6,61 @@ import re
 
 import pytest
 from conftest import App, settled
-from graph_actions import click_node, expect_graph
+from graph_actions import click_node, expect_graph, state
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
+
+
+_BEADS = """() => {
+    const graph = circuitGraphs.graphs.get('trace'), box = graph.root.getBoundingClientRect();
+    return { painted: graph.overlay.querySelectorAll('rect.bead').length,
+        beads: graph.beads.map(bead => ({ ...bead, x: box.x + bead.x, y: box.y + bead.y,
+            source: graph.side.id[graph.side.source[bead.edge]],
+            target: graph.side.id[graph.side.target[bead.edge]] })),
+        figures: circuitGraphs.timings.filter(([what]) => what === 'drawn').length };
+}"""
+
+
+def test_an_edge_that_one_head_carries_has_a_bead(app: App, page: Page) -> None:
+    page.goto(app.url)
+    expect_graph(page, "Austin")
+    before = page.evaluate(_BEADS)
+    assert before["painted"] == 0
+    click_node(page, "feature-1-7-887")
+    painted = page.locator(".st-key-graph-trace rect.bead")
+    expect(painted.first).to_be_attached()
+    settled(page)
+    shown = page.evaluate(_BEADS)
+    beads = shown["beads"]
+    assert shown["painted"] == len(beads) >= 2
+    assert {bead["target"] for bead in beads} == {"feature-1-7-887"}
+    assert shown["figures"] == before["figures"]  # the figure is not drawn again
+
+    page.mouse.move(beads[0]["x"], beads[0]["y"])
+    tip = page.locator(".st-key-graph-trace .tip")
+    expect(tip).to_contain_text(re.compile(r"\d+ % through head L\d H\d"))
+    expect(tip).to_contain_text(beads[0]["text"])
+    page.mouse.click(beads[0]["x"], beads[0]["y"])
+    head = beads[0]["text"].rpartition("head ")[2]
+    expect(page.get_by_role("heading", name=re.compile(f"{head} looks from"))).to_be_visible()
+    settled(page)
+    assert state(page)["selected"] == "feature-1-7-887"
+
+    page.get_by_text("Carried by attention heads").click()
+    expect(painted).to_have_count(0)
+    assert state(page)["selected"] == "feature-1-7-887"
+    page.get_by_text("Carried by attention heads").click()
+    expect(painted).to_have_count(len(beads))
+    click_node(page, "feature-4-8-1008")
+    page.wait_for_function(
+        "() => circuitGraphs.graphs.get('trace').beads[0]"
+        " && circuitGraphs.beads.get('trace').node === 'feature-4-8-1008'"
+    )
+    settled(page)
+    page.keyboard.press("Escape")
+    expect(painted).to_have_count(0)
+    expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
 def test_a_click_leads_from_a_node_to_the_pairs_that_made_a_head_look(app: App, page: Page) -> None:

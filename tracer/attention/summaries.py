@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -43,9 +44,21 @@ class NodeHeads:
 
     def row(self, source: NodeId | None) -> int | None:
         """Return the row of a source, of the complete input for None; None if it is not kept."""
-        if source is None:
-            return 0
-        return next((1 + i for i, one in enumerate(self.sources) if one.node == source), None)
+        return 0 if source is None else self._rows.get(source)
+
+    @cached_property
+    def _rows(self) -> dict[NodeId, int]:
+        nodes = (source.node for source in self.sources)
+        return {node: row for row, node in enumerate(nodes, start=1) if node is not None}
+
+    def main_head(self, row: int) -> Carrier | None:
+        """Return the head that carried more than half of a row's absolute weight, or None."""
+        sizes = np.abs(self.parts[row])
+        column, total = int(sizes[1:].argmax()) + 1, float(sizes.sum())
+        if sizes[column] <= total / 2:
+            return None
+        weight = float(self.parts[row, column])
+        return Carrier(*divmod(column - 1, self.n_heads), weight, weight / total)
 
     def carried_by(self, row: int = 0) -> tuple[Carrier, ...]:
         """Return ``direct`` and the heads, the strongest first."""

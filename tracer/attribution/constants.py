@@ -42,6 +42,12 @@ class Constants:
     def n_columns(self) -> int:
         return len(self.positions) + len(self.start) + 1
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the tensors."""
+        tensors = (self.after_mlp, self.after_attention, self.start, self.positions, self.residual)
+        return sum(tensor.nbytes for tensor in tensors)
+
     def score_mlp(
         self, layer: int, gradient: Tensor, scores: Float[Tensor, "columns rows"]
     ) -> None:

@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tracer.attribution.backward import FrozenBackward
-from tracer.attribution.constants import gather_constants
-from tracer.attribution.frozen import frozen_pass
+from tracer.attribution.constants import Constants, gather_constants
+from tracer.attribution.frozen import FrozenPass, frozen_pass
 from tracer.model.model import Model
 from tracer.model.precision import float32_products
 from tracer.transcoders.config import WritePoint
@@ -27,6 +28,8 @@ _VALUES_AT_ONCE: Final = 2**25
 """Numbers of gradients, or of effects of one layer, that are computed at a time."""
 _VALUES_KEPT: Final = 2**26
 """Numbers of source vectors that are laid out once; more of them are laid out anew every time."""
+_BYTES_KEPT: Final = 2**26
+"""Memory for what each open model's last prompt froze; that of a larger one is not kept."""
 
 Carry = Callable[[int, Tensor], Tensor | None]
 """Takes a layer and the gradient ``(pos, rows, d_model)`` on the output of its attention; returns
@@ -61,6 +64,23 @@ class Swept:
         return (gradient * self.cuts[cut, : gradient.shape[-2]]).sum(dim=(-2, -1))
 
 
+_prompts: WeakKeyDictionary[Model, tuple[FrozenPass, Constants]] = WeakKeyDictionary()
+
+
+def _prompt(model: Model, token_ids: tuple[int, ...]) -> tuple[FrozenPass, Constants]:
+    """Run a prompt twice, unless it is the last one: questions come several to a prompt."""
+    kept = _prompts.get(model)
+    if kept is not None and kept[0].token_ids == token_ids:
+        return kept
+    frozen = frozen_pass(model, token_ids)
+    prompt = frozen, gather_constants(model, frozen)
+    if sum(part.n_bytes for part in prompt) <= _BYTES_KEPT:
+        _prompts[model] = prompt
+    else:
+        _prompts.pop(model, None)
+    return prompt
+
+
 class CutModel:
     """The linear replacement model of one prompt, in float32 whatever the model's data type.
 
@@ -72,8 +92,7 @@ class CutModel:
     def __init__(self, model: Model, token_ids: tuple[int, ...]) -> None:
         self.model = model
         with model.bridge.exact(), float32_products():
-            self.frozen = frozen_pass(model, token_ids)
-            self.constants = gather_constants(model, self.frozen)
+            self.frozen, self.constants = _prompt(model, token_ids)
             exact = model.bridge.dtype == torch.float32 and not model.bridge.tf32
             self.backward = FrozenBackward(model, self.frozen, reference=not exact)
         self.sources = self.backward.sources

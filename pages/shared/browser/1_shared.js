@@ -8,6 +8,7 @@ const shared = (globalThis.circuitGraphs ??= {
   graphs: new Map(),    // name -> Graph, for lists and remotes that name one
   views: new Map(),     // name -> zoom of a graph whose page was left
   wanted: new Map(),    // name -> state that came before its graph was drawn
+  beads: new Map(),     // name -> edges into the selected node that one attention head carries
   timings: [],          // what the benchmarks read
 });
 

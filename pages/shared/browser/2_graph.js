@@ -26,6 +26,7 @@ class Graph {
     this.pinned = new Set();
     this.marked = new Set();    // by lasso, before they become a supernode
     this.off = new Set();
+    this.beads = [];            // on the selected node's edges, as they were painted
     this.groups = [];           // supernodes: { colour, nodes }
     this.serial = 0;
     this.makeToolbar();

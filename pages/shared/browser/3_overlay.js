@@ -6,6 +6,10 @@ const HOVERED_EDGES = 24;
 const NAMED_NEIGHBOURS = 7;
 const NAMED_WHEN_ZOOMED = 90;
 
+// How far an edge between nodes above each other bends to the side, so that it passes those between.
+const bowOf = (x0, y0, x1, y1) =>
+  Math.abs(x1 - x0) < 14 ? Math.min(34, 5 + 0.09 * Math.abs(y1 - y0)) : 0;
+
 Object.assign(Graph.prototype, {
   paint() {
     if (!this.side || !this.plot._fullLayout) return;
@@ -14,6 +18,7 @@ Object.assign(Graph.prototype, {
     const at = i => [map.x(side.x[i]), map.y(side.y[i])];
     this.root.classList.toggle('has-selection', this.selected !== null);
     let named = [];
+    this.beads = [];
     if (focus !== null) {
       const own = [...this.inputs[focus], ...this.outputs[focus]].sort((a, b) => a - b);
       const shown = own.slice(0, this.selected !== null ? MOST_OWN_EDGES : HOVERED_EDGES);
@@ -23,6 +28,8 @@ Object.assign(Graph.prototype, {
         const ends = new Set(shown.flatMap(edge => [side.source[edge], side.target[edge]]));
         ends.add(focus);
         for (const i of ends) parts.push(this.dot(i, at(i), false));
+        this.beads = this.placeBeads(shown, at);
+        for (const bead of this.beads) parts.push(this.bead(bead));
         named = [focus, ...this.inputs[focus].slice(0, NAMED_NEIGHBOURS).map(e => side.source[e]),
           ...this.outputs[focus].slice(0, NAMED_NEIGHBOURS).map(e => side.target[e])];
       }
@@ -45,14 +52,41 @@ Object.assign(Graph.prototype, {
     shared.paint = performance.now() - started;
   },
 
+  // A bead in the middle of a curve: one attention head carries more than half of the edge. Where
+  // two would touch, the stronger edge has it; zooming in makes room for both.
+  placeBeads(edges, at) {
+    const { node, edges: carried } = shared.beads.get(this.name) ?? {}, side = this.side;
+    if (node !== side.id[this.selected]) return [];
+    const heads = new Map(carried.map(entry => [entry.source, entry])), beads = [];
+    for (const edge of edges) {
+      const entry = side.target[edge] === this.selected && heads.get(side.id[side.source[edge]]);
+      if (!entry) continue;
+      const [x0, y0] = at(side.source[edge]), [x1, y1] = at(this.selected);
+      const x = (x0 + x1) / 2 - 0.75 * bowOf(x0, y0, x1, y1), y = (y0 + y1) / 2;
+      const isFree = beads.every(other => Math.abs(other.x - x) > 11 || Math.abs(other.y - y) > 8);
+      if (isFree) beads.push({ ...entry, edge, x, y });
+    }
+    return beads;
+  },
+
+  bead({ edge, x, y }) {
+    return `<rect class="bead" x="${(x - 5).toFixed(1)}" y="${(y - 3).toFixed(1)}" width="10" `
+      + `height="6" rx="3" style="fill:${this.edgeColour(edge)}" `
+      + `stroke="${this.side.palette.background}" stroke-width="1.5"/>`;
+  },
+
+  edgeColour(edge) {
+    const side = this.side;
+    if (side.edge_colour.length) return side.edge_colour[edge];
+    return side.weight[edge] > 0 ? side.palette.positive : side.palette.negative;
+  },
+
   curve(edge, at, strongest) {
     const side = this.side;
     const [x0, y0] = at(side.source[edge]), [x1, y1] = at(side.target[edge]);
     const weight = side.weight[edge], share = Math.abs(weight) / (strongest || 1);
-    const bend = Math.abs(y1 - y0) / 2;
-    const bow = Math.abs(x1 - x0) < 14 ? Math.min(34, 5 + 0.18 * bend) : 0;
-    const colour = side.edge_colour.length ? side.edge_colour[edge]
-      : weight > 0 ? side.palette.positive : side.palette.negative;
+    const bend = Math.abs(y1 - y0) / 2, bow = bowOf(x0, y0, x1, y1);
+    const colour = this.edgeColour(edge);
     const dash = weight < 0 && !side.edge_colour.length ? ' stroke-dasharray="5 3"' : '';
     const points = [x0, y0, x0 - bow, y0 - bend, x1 - bow, y1 + bend, x1, y1].map(v => v.toFixed(1));
     return `<path d="M${points[0]},${points[1]}C${points.slice(2).join(',')}" stroke="${colour}"`

@@ -9,7 +9,10 @@ Object.assign(Graph.prototype, {
     const root = this.root;
     root.onpointerdown = event => this.press(event);
     root.onpointermove = event => this.move(event);
-    root.onpointerleave = () => { if (this.side) this.hover(null); };
+    root.onpointerleave = () => {
+      this.tip.style.display = 'none';
+      if (this.side) this.hover(null);
+    };
     root.addEventListener('wheel', event => this.wheel(event), { capture: true, passive: false });
     root.addEventListener('touchstart', event => this.pinchStart(event), { passive: true });
     root.addEventListener('touchmove', event => this.pinchMove(event), { passive: false });
@@ -85,6 +88,13 @@ Object.assign(Graph.prototype, {
     return best;
   },
 
+  hitBead(event) {
+    const box = this.root.getBoundingClientRect();
+    const x = event.clientX - box.left, y = event.clientY - box.top;
+    const reach = event.pointerType === 'touch' ? FINGER : NEAR;
+    return this.beads.find(bead => Math.hypot(bead.x - x, bead.y - y) < reach) ?? null;
+  },
+
   press(event) {
     if (event.button !== 0 || !this.side) return;
     if (event.target.closest?.('.list, .finder, .naming, .toolbar, .overview')) return;
@@ -93,6 +103,7 @@ Object.assign(Graph.prototype, {
     if (this.isLasso) { this.lassoFrom(event); return; }
     const { clientX, clientY, shiftKey, ctrlKey, metaKey } = event, pressed = performance.now();
     const isTouch = event.pointerType === 'touch', target = this.hit(event);
+    const bead = target ? null : this.hitBead(event);
     // Plotly covers the page while the button is down: the root never sees the release.
     window.addEventListener('pointerup', release => {
       if (Math.hypot(release.clientX - clientX, release.clientY - clientY) > (isTouch ? 12 : 4)) return;
@@ -102,6 +113,7 @@ Object.assign(Graph.prototype, {
       else if (target && (shiftKey || long)) this.pin(target.node);
       else if (target && (ctrlKey || metaKey)) this.mark(target.node);
       else if (target) this.select(target.node);
+      else if (bead) this.send({ type: 'head', id: bead.head });
       else this.pressedNothing();
     }, { once: true, capture: true });
   },
@@ -120,9 +132,10 @@ Object.assign(Graph.prototype, {
     if (event.target.closest?.('.list, .finder, .naming, .toolbar')) return;
     cancelAnimationFrame(this.frame);
     this.frame = requestAnimationFrame(() => {
-      const target = this.hit(event);
-      this.plot.style.cursor = this.isLasso ? 'crosshair' : target ? 'pointer' : '';
+      const target = this.hit(event), bead = target ? null : this.hitBead(event);
+      this.plot.style.cursor = this.isLasso ? 'crosshair' : target || bead ? 'pointer' : '';
       this.hover(target?.node ?? null);
+      if (!target) this.tipOfBead(bead);
     });
   },
 
@@ -158,6 +171,22 @@ Object.assign(Graph.prototype, {
         line.style.color = side.weight[edge] > 0 ? side.palette.positive : side.palette.negative;
       }
     }
+    this.placeTip(x, y);
+  },
+
+  tipOfBead(bead) {
+    if (!bead) { this.tip.style.display = 'none'; return; }
+    const { side } = this;
+    this.tip.replaceChildren();
+    make(this.tip, 'b', '', bead.text);
+    make(this.tip, 'span', '', `${this.name_(side.source[bead.edge])} → `
+      + `${this.name_(side.target[bead.edge])}  ${signed(side.weight[bead.edge])}`);
+    make(this.tip, 'span', '', 'Click to open the head');
+    this.placeTip(bead.x, bead.y);
+  },
+
+  placeTip(x, y) {
+    const map = this.map();
     this.tip.style.display = 'block';
     const { offsetWidth, offsetHeight } = this.tip;
     this.tip.style.left = `${x + 18 + offsetWidth > map.width ? x - offsetWidth - 18 : x + 18}px`;

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import inspect
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -95,6 +96,22 @@ def test_the_backend_returns_the_intervention_that_tracer_computes(
         direct = tracer.intervene(model, tiny.PROMPT, [edit], freeze_attention=freeze)
         np.testing.assert_allclose(results[freeze].edited_logits, direct.edited_logits, atol=1e-5)
     assert results[True].kl > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the OpenMP of Linux")
+@pytest.mark.parametrize(("chosen", "spins"), [(None, False), ("ACTIVE", True)])
+def test_threads_do_not_spin_while_they_wait_unless_asked(chosen: str | None, spins: bool) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP", "GOMP"))}
+    environment["OMP_DISPLAY_ENV"] = "VERBOSE"
+    if chosen is not None:
+        environment["OMP_WAIT_POLICY"] = chosen
+    code = "from cache.engine import TracerEngine; TracerEngine('cpu').start()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    count = re.search(r"GOMP_SPINCOUNT = '(\w+)'", result.stderr)
+    assert count is not None, result.stderr
+    assert (count[1] != "0") == spins
 
 
 @pytest.mark.parametrize(

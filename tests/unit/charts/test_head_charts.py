@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from example_graphs import dallas_graph
 from charts.attention_figures import pairs_figure, pattern_figure, strip_figure
 from charts.edit_groups import head_line
 from charts.heads import (
+    bead_sentence,
     carrier_rows,
     check_sentence,
     check_table,
     does_text,
+    edge_beads,
     head_edges_table,
     head_id,
     head_of,
@@ -83,6 +86,37 @@ def test_carriers_say_their_share_and_the_word_they_moved_most_from() -> None:
     (only, rest) = carrier_rows(node_answer(), 1, TOKENS)
     assert only["where"] == "100 %" and only["id"] == "head-1-1"
     assert rest["name"] == "direct" and rest["weight"] == 0
+
+
+def test_an_edge_has_a_bead_if_one_head_carries_more_than_half() -> None:
+    features = [Source("feature", 0, 1, number) for number in range(5)]
+    answer = replace(
+        node_answer(),
+        sources=(*features, Source("bias", -1, -1, -1)),
+        parts=np.array(
+            [
+                [0.0, 0.0, 0.0, 0.0, 9.0],  # the complete input, which is not an edge
+                [0.4, 0.0, 0.6, 0.0, 0.0],
+                [0.5, 0.5, 0.0, 0.0, 0.0],  # half is not more than half
+                [2.0, 0.5, 0.0, 0.0, 0.0],  # direct
+                [0.1, 0.3, 0.0, -0.9, 0.2],  # negative, against the others
+                [0.0, 0.0, 1.0, 0.0, 0.0],  # not drawn
+                [0.0, 0.0, 1.0, 0.0, 0.0],  # biases are not in the graph
+            ]
+        ),
+    )
+    drawn = [source.node for source in features[:4]] + [NodeId("token", -1, 0, 1)]
+    assert edge_beads(answer, [node for node in drawn if node]) == [
+        {"source": "feature-0-1-0", "head": "head-0-1", "text": "60 % through head L0 H1"},
+        {"source": "feature-0-1-3", "head": "head-1-0", "text": "60 % through head L1 H0"},
+    ]
+    assert edge_beads(answer, []) == []
+
+
+def test_beads_are_counted_in_a_sentence() -> None:
+    assert bead_sentence(0, 9) == ""
+    sentence = "A bead on 1 of 1 drawn input: one head carries more than half of the edge."
+    assert bead_sentence(1, 1) == sentence
 
 
 def test_ids_of_heads_survive_the_browser_and_nothing_else_does() -> None:

@@ -21,6 +21,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch.setenv("CIRCUIT_STORE", str(tmp_path_factory.mktemp("pages") / "store"))
     st.cache_resource.clear()
     yield
+    resources.backend().close(30)  # a trace that runs while the interpreter ends would abort it
     patch.undo()
     st.cache_resource.clear()
 

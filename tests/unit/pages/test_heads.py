@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from page_components import choose_node
 from streamlit.testing.v1 import AppTest
 
+import tracer
 from cache import WhoCarriedEdges
+from charts.graph_view import GraphView
+from charts.text import percent
 from pages.shared import resources
 from pages.shared.heads_state import HeadsShown, heads_from_query, heads_to_query
 from pages.shared.session_state import Session
 from pages.shared.url_state import from_query, to_query
+from pages.trace import carried_by
 from pages.trace.heads_view import KEY, with_heads
-from tracer.types import NodeId
+from tracer.types import NodeId, Thresholds
 
 MAIN = Path(__file__).resolve().parents[3] / "pages" / "shell" / "main.py"
 
@@ -71,6 +77,57 @@ def test_one_edge_has_carriers_of_its_own(app: AppTest) -> None:
     assert sum(row["weight"] for row in rows) == pytest.approx(edge, abs=0.02)
 
 
+def beads(app: AppTest) -> dict[str, Any] | None:
+    """What the page sent to put beads on edges, if it did."""
+    sent = [
+        json.loads(element.proto.json)
+        for element in app.get("bidi_component")
+        if element.proto.component_name == "circuit_remote"
+    ]
+    return next((data["beads"] for data in sent if "beads" in data), None)
+
+
+def test_beads_have_the_heads_and_shares_of_the_split(app: AppTest) -> None:
+    assert beads(app) is None
+    node, backend = logit(app), resources.backend()
+    choose_node(app, node)
+    key = backend.stored()[0].key
+    graph = backend.graph(key)
+    assert graph is not None
+    split = tracer.split_by_head(tracer.load("atlas", device="cpu"), graph, node)
+    inputs = GraphView(resources.pruned_graph(key, Thresholds())).inputs(node, None)
+    nodes, expected = [entry.node for entry in inputs if entry.is_drawn], []
+    for drawn in nodes:
+        column = graph.index.row(drawn)
+        heads = np.abs(split.last_head[:, :, column])
+        share = heads.max() / (abs(split.direct[column]) + heads.sum())
+        if share > 0.5:
+            layer, head = np.unravel_index(heads.argmax(), heads.shape)
+            text = f"{percent(float(share))} through head L{layer} H{head}"
+            expected.append({"source": str(drawn), "head": f"head-{layer}-{head}", "text": text})
+    sent = beads(app)
+    assert sent == {"node": str(node), "edges": expected} and len(expected) == 3
+    assert any(f"A bead on 3 of {len(nodes)}" in c.value for c in app.caption)
+
+
+def test_beads_go_with_the_switch_and_the_selection(app: AppTest) -> None:
+    choose_node(app, logit(app))
+    assert beads(app) is not None
+    app.toggle(key="carried").set_value(False).run()
+    assert beads(app) is None
+    app.toggle(key="carried").set_value(True).run()
+    app.session_state["session"] = replace(app.session_state["session"], selected=None)
+    assert beads(app.run()) is None
+
+
+def test_a_click_on_a_bead_opens_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[int, int] | None] = []
+    monkeypatch.setattr(carried_by, "open_head", opened.append)
+    for event in ({"id": "head-4-0"}, {"id": "head-4"}, {"id": None}, {}):
+        carried_by.graph_event({"type": "head", **event})
+    assert opened == [(4, 0)]
+
+
 def test_a_head_opens_with_why_it_looks_at_dallas(app: AppTest) -> None:
     choose_node(app, logit(app))
     show(app, head=(4, 0), query=8, key=7)
@@ -98,9 +155,23 @@ def test_another_query_starts_where_it_looks_most(app: AppTest) -> None:
     assert any("L4 H0 looks from “Dallas” at" in m.value for m in app.markdown)
 
 
-def test_a_head_that_does_not_exist_is_one_sentence_with_a_way_out(app: AppTest) -> None:
-    show(app, head=(99, 0))
-    assert any("Layer 99 does not exist" in error.value for error in app.error)
+@pytest.mark.parametrize(
+    ("shown", "sentence"),
+    [
+        ({"head": (99, 0)}, "Layer 99 does not exist: atlas has layers 0 to 4."),
+        ({"head": (4, 9)}, "Head 9 does not exist: layer 4 of atlas has heads 0 to 3."),
+        ({"head": (4, 0), "query": 99}, "Query position 99 does not exist: the prompt has 9 "),
+        ({"head": (4, 0), "query": 2, "key": 7}, "Key position 7 comes after query position 2: "),
+        ({"head": (4, 0), "key": 7, "versus": 7}, "Versus is position 7, which is the key itself"),
+        ({"head": (4, 0), "key": 7, "versus": "sink"}, "Atlas has no attention sinks: "),
+    ],
+)
+def test_a_link_to_what_does_not_exist_is_one_sentence_with_a_way_out(
+    app: AppTest, shown: dict[str, Any], sentence: str
+) -> None:
+    show(app, **shown)
+    assert not app.exception and len(app.error) == 1
+    assert re.sub(r"\\(.)", r"\1", app.error[0].value).startswith(sentence)
     app.button(key="close head").click().run()
     assert not app.error
 

@@ -230,3 +230,13 @@ def test_imported_graphs_can_be_compared_and_missing_activations_are_unknown(key
     app = opened(with_graph="f" * 32)
     app.switch_page(str(MAIN.parents[1] / "compare" / "page.py")).run()
     assert any("no longer in the library" in error.value for error in app.error)
+
+
+def test_its_attention_is_not_split_because_it_comes_without_its_model(key: str) -> None:
+    app = opened(graph=key, node="logit-2-2-11", head="0:0")
+    text = shown(app)
+    assert "Attention is not split by heads: this graph was imported without its model." in text
+    assert not any(toggle.key == "carried" for toggle in app.toggle)
+    assert not app.error  # the head of the link is not asked about
+    text = shown(opened(graph=key, view="heads"))
+    assert "This graph was imported without its model, so its edges cannot be split" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +16,7 @@ import tracer
 from tracer import NodeId
 from tracer.attention.results import HeadSplit
 from tracer.attention.split import feature_start, split_node, start_of
+from tracer.attribution import cuts
 from tracer.attribution.cuts import CutModel
 from tracer.errors import AttentionError
 from tracer.graph.graph import AttributionGraph
@@ -239,3 +242,48 @@ def test_a_graph_of_some_features_has_the_columns_of_all(model: Model) -> None:
     split = tracer.split_by_head(model, graph, node)
     assert len(split.sources) > graph.index.logit_rows.start + 10
     assert relative(split.weights[split.sources.columns(graph)], row_of(graph, node)) < 1e-5
+
+
+def split_of_the_answer(model: Model, prompt: object) -> HeadSplit:
+    graph = tracer.trace(model, prompt, max_logits=1, max_features=5)  # type: ignore[arg-type]
+    return tracer.split_by_head(model, graph, graph.index.node(graph.index.logit_rows.start))
+
+
+def test_questions_about_one_prompt_run_it_once(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuts._prompts.clear()
+    runs: list[tuple[int, ...]] = []
+    run = cuts.frozen_pass
+    monkeypatch.setattr(cuts, "frozen_pass", lambda m, ids: runs.append(ids) or run(m, ids))
+    first = split_of_the_answer(model, tiny.IDS)
+    other = split_of_the_answer(model, tiny.IDS[:-1])
+    again = split_of_the_answer(model, tiny.IDS)
+    assert [len(ids) for ids in runs] == [len(tiny.IDS), len(tiny.IDS) - 1, len(tiny.IDS)]
+    tracer.explain_attention(model, tiny.IDS, 1, 0, query=-1)
+    kept = split_of_the_answer(model, tiny.IDS)
+    assert len(runs) == 3
+    assert len(other.weights) != len(first.weights)
+    for split in (again, kept):
+        np.testing.assert_array_equal(split.last_head, first.last_head)
+
+
+def test_a_prompt_that_takes_much_memory_is_not_kept(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split_of_the_answer(model, tiny.IDS)
+    assert model in cuts._prompts
+    monkeypatch.setattr(cuts, "_BYTES_KEPT", 100)
+    split_of_the_answer(model, tiny.IDS[:-1])
+    assert model not in cuts._prompts
+
+
+def test_a_kept_prompt_does_not_keep_its_model(open_tiny: Callable[..., Model]) -> None:
+    shared = open_tiny()
+    model = Model(shared.source, shared.bridge, shared.transcoders, shared.device_choice)
+    split_of_the_answer(model, tiny.IDS)
+    assert model in cuts._prompts
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
