@@ -18,6 +18,7 @@ import torch
 import tracer
 from tracer.indexing.ray_shards import RayShard, RayShards
 from tracer.indexing.shards import ShardSetup
+from tracer.types import Progress
 
 ray = pytest.importorskip("ray")
 OPTIONS: dict[str, Any] = {"context": 24, "batch_tokens": 48, "shard_tokens": 60}
@@ -68,6 +69,16 @@ def file_bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def within(seconds: float) -> Progress:
+    """Return a progress that ends a build which takes longer."""
+    limit = time.monotonic() + seconds
+
+    def report(done: int, total: int, what: str) -> None:
+        assert time.monotonic() < limit, f"{what} {done} of {total} after {seconds:.0f} s"
+
+    return report
+
+
 def test_two_actors_write_the_bytes_of_one_process_although_one_is_killed(
     one_core: None, tmp_path: Path
 ) -> None:
@@ -78,7 +89,14 @@ def test_two_actors_write_the_bytes_of_one_process_although_one_is_killed(
     alone = tracer.build_index(model, corpus, tmp_path / "alone", **OPTIONS)
     begun = time.perf_counter()
     workers = Watched("local", "atlas", "per-layer")
-    shared = tracer.build_index(model, corpus, tmp_path / "shared", workers=workers, **OPTIONS)
+    shared = tracer.build_index(
+        model,
+        corpus,
+        tmp_path / "shared",
+        workers=workers,
+        progress=within(300),
+        **OPTIONS,
+    )
     print(f"two actors, one killed: {time.perf_counter() - begun:.1f} s")
     assert len(workers.started) == 3, "two actors, and one in place of the killed one"
     assert shared == alone and shared.tokens > 4 * OPTIONS["shard_tokens"]
