@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from cache.engine import TracerEngine
@@ -21,6 +22,8 @@ from tracer.cluster import calling
 from tracer.errors import Cancelled, TracerError
 
 _PROGRESS_SECONDS: Final = 2.0
+_ROOT: Final = Path(__file__).resolve().parents[1]
+"""The folder that `cache` is in; an installed `tracer` is in another one."""
 
 
 class TraceActor:
@@ -123,5 +126,5 @@ def connect(address: str) -> tuple[Callable[[], RayTracer], int]:
 
     Raises :class:`TracerError` when Ray is not installed, or the cluster does not answer.
     """
-    cluster = cluster_room.connect(address)
+    cluster = cluster_room.connect(address, _ROOT)
     return lambda: RayTracer(cluster.start(TraceActor)), cluster.count

@@ -19,7 +19,8 @@ VARIABLE: Final = "CIRCUIT_RAY"
 ACTORS: Final = "CIRCUIT_RAY_ACTORS"
 CORES: Final = "CIRCUIT_RAY_CORES"
 _CORES: Final = 4
-_ROOT: Final = Path(__file__).resolve().parents[2]
+_TRACER: Final = Path(__file__).resolve().parents[2]
+"""The folder that `tracer` is in."""
 
 
 class WorkerLost(Exception):
@@ -73,8 +74,10 @@ def calling() -> Iterator[None]:
         ) from error
 
 
-def connect(address: str) -> Cluster:
+def connect(address: str, *folders: Path) -> Cluster:
     """Connect to a cluster: ``local``, or an address.
+
+    Actors import from the folder of `tracer`, from ``folders``, and from ``PYTHONPATH``.
 
     Raises :class:`TracerError` when Ray is not installed, or the cluster does not answer.
     """
@@ -86,7 +89,8 @@ def connect(address: str) -> Cluster:
             f"pip install -r requirements-ray.txt, or unset {VARIABLE}"
         ) from error
     cores = _number(CORES, _CORES)
-    path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    known = filter(None, [os.environ.get("PYTHONPATH")])
+    path = os.pathsep.join([*map(str, dict.fromkeys([*folders, _TRACER])), *known])
     options: dict[str, Any] = {
         "runtime_env": {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": str(cores)}},
         "log_to_driver": False,
