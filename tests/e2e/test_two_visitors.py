@@ -19,15 +19,13 @@ CITIES = ("Dallas", "Oakland", "Seattle", "Lyon", "Osaka", "Recife")
 PINNED = ("feature-1-7-232", "feature-0-7-171")
 OAKLAND = "The capital of the state containing Oakland is"
 BOX = "Prompt (the graph explains its next token)"
-
-
-def long_prompt(number: int) -> str:
-    """Return a prompt that takes seconds, another one for each number."""
-    words = [CITIES[number // 6**place % 6] for place in range(REPEATS)]
-    return " ".join(f"The capital of the state containing {city} is" for city in words)
-
-
 REPEATS = 7
+
+
+def long_prompt(number: int, repeats: int = REPEATS) -> str:
+    """Return a prompt that takes seconds, another one for each number."""
+    words = [CITIES[number // 6**place % 6] for place in range(repeats)]
+    return " ".join(f"The capital of the state containing {city} is" for city in words)
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +102,18 @@ def test_one_cancel_leaves_the_run_of_the_other_visitor_alone(
     for page in two:
         page.goto(with_query(app.url, prompt=OAKLAND, transcoders="cross-layer"))
         expect_graph(page, "Sacramento")
-    first, shared = long_prompt(100), long_prompt(101)
+    first, shared = long_prompt(100, 6), long_prompt(101, 6)
     before = len(ended(app.log))
     trace_in_turn(patient, [first, shared])
     patient.keyboard.press("Escape")
     hasty.get_by_label(BOX).fill(shared)
     hasty.get_by_role("button", name="Trace", exact=True).click()
-    hasty.get_by_role("button", name="Cancel", exact=True).click()
+    cancel = hasty.get_by_role("button", name="Cancel", exact=True)
+    agree = hasty.get_by_role("button", name="Trace it")  # a slow machine asks first
+    expect(cancel.or_(agree)).to_be_visible()
+    if agree.is_visible():
+        agree.click()
+    cancel.click()
     expect(hasty.get_by_label(BOX)).to_have_value(OAKLAND)
     expect_graph(hasty, "Sacramento")
     expect(patient.get_by_text("Prompt 1 of 2.")).to_be_visible(timeout=3 * PATIENCE)
@@ -118,6 +121,7 @@ def test_one_cancel_leaves_the_run_of_the_other_visitor_alone(
     expect(patient.get_by_text("Prompt 2 of 2.")).to_be_visible()
     expect(patient.get_by_label(BOX)).to_have_value(shared)
     expect_graph(patient, "Austin")
-    runs = [line for line in ended(app.log)[before:] if line["seconds"] > 0]
-    assert [run["message"] for run in runs] == ["done", "done"]
-    assert runs[0]["sessions"] == runs[1]["sessions"] and len(runs[0]["sessions"]) == 1
+    later = ended(app.log)[before:]
+    traces = [line["sessions"] for line in later if "direct effects" in line["phases"]]
+    assert len(traces) == 2 and traces[0] == traces[1], "both ran once, for the same visitor"
+    assert len(traces[0]) == 1 and {line["message"] for line in later} == {"done"}
