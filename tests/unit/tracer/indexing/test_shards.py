@@ -286,3 +286,25 @@ def test_a_missing_ray_is_one_sentence(
     error = capsys.readouterr().err
     assert "Ray is not installed: pip install -r requirements-ray.txt" in error
     assert "Traceback" not in error and len(error.strip().splitlines()) == 1
+
+
+def test_the_command_hands_the_workers_what_it_opens_itself(
+    model: Model, corpus: Path, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    near = NearWorkers(model)
+
+    def workers(address: str, name: str, transcoders: str | None, **options: Any) -> NearWorkers:
+        asked.append((address, name, transcoders, options["dtype"]))
+        return near
+
+    monkeypatch.setattr("tracer.indexing.ray_shards.RayShards", workers)
+    monkeypatch.chdir(model.source.model_folder.parent)
+    folders = model.source.model_folder, model.source.transcoder_folder
+    command = ["index", "--model", folders[0].name, "--transcoders", str(folders[1])]
+    command += ["--corpus", str(corpus), "--context", str(CONTEXT), "--device", "cpu"]
+    assert main([*command, "--output", str(tmp_path / "shared"), "--ray", "auto"]) == 0
+    assert asked == [("auto", str(folders[0]), str(folders[1]), "float32")]
+    assert len(near.sizes) == 1, "the corpus is smaller than a shard"
+    assert main([*command, "--output", str(tmp_path / "alone")]) == 0
+    assert file_bytes(tmp_path / "shared") == file_bytes(tmp_path / "alone") and len(asked) == 1
