@@ -1,7 +1,5 @@
-"""Workers on a Ray cluster, for `TracePool`: one actor per GPU, or per several CPU cores.
+"""Workers on a Ray cluster, for `TracePool`; see `tracer.cluster`.
 
-Ray is optional (``requirements-ray.txt``) and imported only when ``CIRCUIT_RAY`` asks for it:
-``local`` for actors on this machine, or the address of a cluster, such as ``ray://head:10001``.
 An actor opens models itself, by name and revision, so every machine needs their files.
 """
 
@@ -16,16 +14,16 @@ from typing import Any, Final
 
 from cache.engine import TracerEngine
 from cache.request import ModelChoice, TraceRequest, identity
-from cache.trace_pool import Traced, WorkerLost
+from cache.trace_pool import Traced
+from tracer import cluster as cluster_room
 from tracer import errors
-from tracer.errors import Cancelled, TracerError, one_line
+from tracer.cluster import VARIABLE as VARIABLE
+from tracer.cluster import calling
+from tracer.errors import Cancelled, TracerError
 
-VARIABLE: Final = "CIRCUIT_RAY"
-ACTORS: Final = "CIRCUIT_RAY_ACTORS"
-CORES: Final = "CIRCUIT_RAY_CORES"
-_CORES: Final = 4
 _PROGRESS_SECONDS: Final = 2.0
 _ROOT: Final = Path(__file__).resolve().parents[1]
+"""The folder that `cache` is in; an installed `tracer` is in another one."""
 
 
 class TraceActor:
@@ -86,15 +84,15 @@ class RayTracer:
         self._running: Any = None
 
     def submit(self, request: TraceRequest) -> None:
-        self._running = self._call(lambda: self.actor.trace.remote(asdict(request)))
+        with calling():
+            self._running = self.actor.trace.remote(asdict(request))
 
     def progress(self) -> tuple[int, int, str]:
         import ray
 
         try:
-            done, total, what = self._call(
-                lambda: ray.get(self.actor.progress.remote(), timeout=_PROGRESS_SECONDS)
-            )
+            with calling():
+                done, total, what = ray.get(self.actor.progress.remote(), timeout=_PROGRESS_SECONDS)
         except ray.exceptions.GetTimeoutError:
             return (0, 0, "working")
         return (done, total, what)
@@ -102,37 +100,25 @@ class RayTracer:
     def result(self, timeout: float) -> Traced | None:
         import ray
 
-        ready, _ = self._call(lambda: ray.wait([self._running], timeout=timeout))
-        if not ready:
-            return None
-        answer = self._call(lambda: ray.get(self._running))
+        with calling():
+            ready, _ = ray.wait([self._running], timeout=timeout)
+            if not ready:
+                return None
+            answer = ray.get(self._running)
         if "error" in answer:
             kind = getattr(errors, answer["kind"], TracerError)
             raise kind(answer["error"])
         return Traced(answer["files"], tuple(answer["token_ids"]), answer["content"])
 
     def cancel(self) -> None:
-        self._call(self.actor.cancel.remote)
+        with calling():
+            self.actor.cancel.remote()
 
     def close(self) -> None:
         import ray
 
-        self._call(lambda: ray.kill(self.actor))
-
-    @staticmethod
-    def _call(call: Callable[[], Any]) -> Any:
-        import ray
-
-        try:
-            return call()
-        except ray.exceptions.GetTimeoutError:
-            raise
-        except (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError) as error:
-            raise WorkerLost(one_line(error)) from error
-        except ray.exceptions.RayTaskError as error:
-            raise TracerError(
-                f"a worker failed with an unexpected error ({one_line(error.cause)}): see Ray's log"
-            ) from error
+        with calling():
+            ray.kill(self.actor)
 
 
 def connect(address: str) -> tuple[Callable[[], RayTracer], int]:
@@ -140,44 +126,5 @@ def connect(address: str) -> tuple[Callable[[], RayTracer], int]:
 
     Raises :class:`TracerError` when Ray is not installed, or the cluster does not answer.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise TracerError(
-            f"{VARIABLE} is set and Ray is not installed: pip install -r requirements-ray.txt"
-        ) from error
-    cores = _number(CORES, _CORES)
-    path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    options: dict[str, Any] = {
-        "runtime_env": {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": str(cores)}},
-        "log_to_driver": False,
-        "ignore_reinit_error": True,
-    }
-    if address == "local":
-        os.environ.setdefault("RAY_worker_niceness", "0")  # else all other work comes first
-        options |= {"include_dashboard": False, "num_cpus": cores * _number(ACTORS, 1)}
-        options["num_cpus"] = max(options["num_cpus"], os.cpu_count() or 1)
-    else:
-        options["address"] = address
-    try:
-        ray.init(**options)
-        resources = ray.cluster_resources()
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise TracerError(
-            f"the Ray cluster at {address} does not answer ({one_line(error)}): check {VARIABLE}"
-        ) from error
-    gpus = int(resources.get("GPU", 0))
-    count = _number(ACTORS, gpus or max(1, int(resources.get("CPU", 1)) // cores))
-    remote = ray.remote(TraceActor).options(
-        num_gpus=1 if gpus else 0, num_cpus=0 if gpus else cores, max_concurrency=4
-    )
-    return lambda: RayTracer(remote.remote(cores, bool(gpus))), count
-
-
-def _number(variable: str, default: int) -> int:
-    text = os.environ.get(variable, "")
-    if not text:
-        return default
-    if not text.isdecimal() or int(text) < 1:
-        raise TracerError(f"{variable} is {text!r}: expected a number from 1")
-    return int(text)
+    cluster = cluster_room.connect(address, _ROOT)
+    return lambda: RayTracer(cluster.start(TraceActor)), cluster.count

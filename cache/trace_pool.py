@@ -18,6 +18,7 @@ from cache.jobs import Job
 from cache.logs import log_job
 from cache.request import TraceRequest
 from cache.turns import Turns
+from tracer.cluster import WorkerLost
 from tracer.errors import Cancelled, TracerError
 from tracer.graph.graph import AttributionGraph
 
@@ -28,10 +29,6 @@ ATTEMPTS: Final = 3
 _POLL: Final = 0.1
 _STOPPING_SECONDS: Final = 60.0
 _FAILURES_KEPT: Final = 256
-
-
-class WorkerLost(Exception):
-    """The process of a remote worker has ended, or its machine is gone."""
 
 
 @dataclass(frozen=True)

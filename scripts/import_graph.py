@@ -25,6 +25,7 @@ ROOMS: Final = (
     "tracer/paths",
     "tracer/parsing",
     "tracer/progress",
+    "tracer/cluster",
     "tracer/graph",
     "tracer/hub",
     "tracer/transcoders",

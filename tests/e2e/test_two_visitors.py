@@ -1,13 +1,14 @@
-"""Two visitors of one server take turns and keep each other's pins."""
+"""Two visitors of one server take turns, and keep each other's pins and runs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import App, settled, unfold, visitor, with_query
+from conftest import PATIENCE, App, settled, unfold, visitor, with_query
 from graph_actions import expect_graph
 from playwright.sync_api import Browser, Page, expect
 
@@ -17,15 +18,14 @@ SHORT = "The opposite of hot is"
 CITIES = ("Dallas", "Oakland", "Seattle", "Lyon", "Osaka", "Recife")
 PINNED = ("feature-1-7-232", "feature-0-7-171")
 OAKLAND = "The capital of the state containing Oakland is"
-
-
-def long_prompt(number: int) -> str:
-    """Return a prompt that takes seconds, another one for each number."""
-    words = [CITIES[number // 6**place % 6] for place in range(REPEATS)]
-    return " ".join(f"The capital of the state containing {city} is" for city in words)
-
-
+BOX = "Prompt (the graph explains its next token)"
 REPEATS = 7
+
+
+def long_prompt(number: int, repeats: int = REPEATS) -> str:
+    """Return a prompt that takes seconds, another one for each number."""
+    words = [CITIES[number // 6**place % 6] for place in range(repeats)]
+    return " ".join(f"The capital of the state containing {city} is" for city in words)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,17 @@ def two(browser: Browser) -> Iterator[tuple[Page, Page]]:
         context.close()
 
 
-def ended(log: Path) -> list[dict[str, float]]:
+def trace_in_turn(page: Page, prompts: list[str]) -> None:
+    """Trace prompts with the box for many, and wait until they are under way."""
+    more = page.get_by_text("Many prompts")
+    unfold(page.get_by_role("button", name="Options"), more)
+    more.click()
+    page.get_by_role("textbox", name="One prompt per line").fill("\n".join(prompts))
+    page.get_by_role("button", name="Trace them in turn").click()
+    expect(page.get_by_text(f"of {len(prompts)} prompts traced")).to_be_visible()
+
+
+def ended(log: Path) -> list[dict[str, Any]]:
     """Return the log's lines about ended requests."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     return [line for line in lines if line["logger"] == "cache.requests"]
@@ -70,15 +80,9 @@ def test_a_short_prompt_waits_for_at_most_one_of_thirty_long_ones(
     for page in two:
         page.goto(with_query(app.url, prompt=OAKLAND))
         expect_graph(page, "Sacramento")
-    more = busy.get_by_text("Many prompts")
-    unfold(busy.get_by_role("button", name="Options"), more)
-    more.click()
-    lines = busy.get_by_role("textbox", name="One prompt per line")
-    lines.fill("\n".join(map(long_prompt, range(30))))
-    busy.get_by_role("button", name="Trace them in turn").click()
-    expect(busy.get_by_text("of 30 prompts traced")).to_be_visible()
+    trace_in_turn(busy, [*map(long_prompt, range(30))])
     before = len(ended(app.log))
-    quick.get_by_label("Prompt (the graph explains its next token)").fill(SHORT)
+    quick.get_by_label(BOX).fill(SHORT)
     quick.get_by_role("button", name="Trace", exact=True).click()
     expect_graph(quick, "cold")
     busy.keyboard.press("Escape")
@@ -88,3 +92,36 @@ def test_a_short_prompt_waits_for_at_most_one_of_thirty_long_ones(
     long_ones = [line for line in ended(app.log) if line["sessions"] != own["sessions"]]
     assert own["waited"] <= max(line["seconds"] for line in long_ones) + 0.2
     assert len(later) < 29, "the others were still waiting"
+
+
+def test_one_cancel_leaves_the_run_of_the_other_visitor_alone(
+    app: App, two: tuple[Page, Page]
+) -> None:
+    """Both want the second of two long traces; one has it in a list, the other cancels it."""
+    patient, hasty = two
+    for page in two:
+        page.goto(with_query(app.url, prompt=OAKLAND, transcoders="cross-layer"))
+        expect_graph(page, "Sacramento")
+    first, shared = long_prompt(100, 6), long_prompt(101, 6)
+    before = len(ended(app.log))
+    trace_in_turn(patient, [first, shared])
+    patient.keyboard.press("Escape")
+    hasty.get_by_label(BOX).fill(shared)
+    hasty.get_by_role("button", name="Trace", exact=True).click()
+    cancel = hasty.get_by_role("button", name="Cancel", exact=True)
+    agree = hasty.get_by_role("button", name="Trace it")  # a slow machine asks first
+    expect(cancel.or_(agree)).to_be_visible()
+    if agree.is_visible():
+        agree.click()
+    cancel.click()
+    expect(hasty.get_by_label(BOX)).to_have_value(OAKLAND)
+    expect_graph(hasty, "Sacramento")
+    expect(patient.get_by_text("Prompt 1 of 2.")).to_be_visible(timeout=3 * PATIENCE)
+    patient.get_by_role("button", name="▶").click()
+    expect(patient.get_by_text("Prompt 2 of 2.")).to_be_visible()
+    expect(patient.get_by_label(BOX)).to_have_value(shared)
+    expect_graph(patient, "Austin")
+    later = ended(app.log)[before:]
+    traces = [line["sessions"] for line in later if "direct effects" in line["phases"]]
+    assert len(traces) == 2 and traces[0] == traces[1], "both ran once, for the same visitor"
+    assert len(traces[0]) == 1 and {line["message"] for line in later} == {"done"}

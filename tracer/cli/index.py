@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracer.cli.options import (
+    absolute_name,
     add_command,
     add_json,
     add_memory_option,
     add_model_options,
+    model_name,
     open_model,
     print_json,
 )
 from tracer.progress import progress_bar
+
+if TYPE_CHECKING:
+    from tracer.indexing.ray_shards import RayShards
 
 
 def add(commands: Any) -> None:
@@ -58,6 +64,12 @@ layout of published indexes, in the folder where the app and 'trace' look for it
     parser.add_argument(
         "--limit-tokens", type=int, metavar="N", help="stop after this many tokens (default: all)"
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="run the corpus on a Ray cluster, for example ray://head:10001; local for this "
+        "machine (default: the environment variable CIRCUIT_RAY)",
+    )
     parser.add_argument("--no-labels", action="store_true", help="do not label features")
     add_memory_option(parser)
     add_json(parser)
@@ -68,6 +80,7 @@ layout of published indexes, in the folder where the app and 'trace' look for it
 def _index(options: argparse.Namespace) -> None:
     from tracer.indexing import LabelRule, build_index
 
+    workers = _workers(options)  # a missing cluster is reported before the model opens
     model = open_model(options)
     folder = Path(options.output) if options.output else model.source.index_folder
     with progress_bar() as progress:
@@ -81,9 +94,29 @@ def _index(options: argparse.Namespace) -> None:
             label=None if options.no_labels else LabelRule(),
             limit_tokens=options.limit_tokens,
             memory_limit=options.memory,
+            workers=workers,
             progress=progress,
         )
     if options.json:
         print_json(summary.__dict__ | {"folder": str(folder)})
     else:
         print(f"{summary} in {folder}")
+
+
+def _workers(options: argparse.Namespace) -> RayShards | None:
+    """Return the workers that ``--ray`` or ``CIRCUIT_RAY`` asks for; None for this process."""
+    from tracer.cluster import VARIABLE
+
+    address = options.ray or os.environ.get(VARIABLE)
+    if not address:
+        return None
+    from tracer.indexing.ray_shards import RayShards
+
+    return RayShards(
+        address,
+        absolute_name(model_name(options)),
+        options.transcoders and absolute_name(options.transcoders),
+        dtype=options.dtype,
+        forward_dtype=options.forward_dtype,
+        tf32=options.tf32,
+    )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tracer.cli.app import dashboard_script
+from tracer.cli.options import absolute_name
 from tracer.errors import PromptError
 
 
@@ -31,7 +32,7 @@ def trace_file(options: argparse.Namespace) -> None:
     for name in ("model", "transcoders", "dtype", "device", "max_features", "ray"):
         value = getattr(options, name)
         if value is not None:
-            command += [f"--{name.replace('_', '-')}", _absolute(str(value))]
+            command += [f"--{name.replace('_', '-')}", absolute_name(str(value))]
     if options.summary:
         command += ["--summary", str(Path(options.summary).resolve())]
     if options.json:
@@ -39,8 +40,3 @@ def trace_file(options: argparse.Namespace) -> None:
     code = subprocess.run(command, cwd=dashboard_script().parent, check=False).returncode
     if code:
         raise SystemExit(code)
-
-
-def _absolute(name: str) -> str:
-    """Return a folder's absolute path; any other name as it is."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else name

@@ -172,6 +172,11 @@ def model_name(options: argparse.Namespace) -> str:
     return known[0] if known else "atlas"
 
 
+def absolute_name(name: str) -> str:
+    """Return a folder's absolute path, for a process elsewhere; any other name unchanged."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
 def prompt_of(options: argparse.Namespace) -> Prompt:
     """Return the prompt of a command, as a chat with one message if that is asked for."""
     if options.chat:

@@ -9,18 +9,17 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from tracer.errors import CorpusError, ModelError
+from tracer.errors import CorpusError
 from tracer.indexing.checkpoint import (
     CHECKPOINT_VERSION,
     BuildState,
-    TokenLog,
     load_checkpoint,
     load_tensors,
     save_checkpoint,
 )
 from tracer.indexing.corpus import Corpus, open_corpus
+from tracer.indexing.gather import Arrays, Gatherer
 from tracer.indexing.labels import (
     LabelRule,
     Labels,
@@ -32,18 +31,17 @@ from tracer.indexing.labels import (
 from tracer.indexing.logit_effects import promoted_and_suppressed
 from tracer.indexing.memory import N_PREFIXES, check_memory, index_memory
 from tracer.indexing.output_folder import OutputFolder
-from tracer.indexing.prefixes import PrefixSet, prefix_hashes
+from tracer.indexing.plan import MAX_TOKENS, Planner, Shard
+from tracer.indexing.prefixes import Hashes, PrefixSet
 from tracer.indexing.records import CorpusTokens, LayerWriter, write_json_gz
-from tracer.indexing.statistics import BatchTokens, LayerStatistics, window_width
-from tracer.indexing.windows import Position, Window, WindowReader, padded
+from tracer.indexing.shards import ShardSetup, ShardWorkers, model_identity, run_shards
+from tracer.indexing.windows import Position, WindowReader
 from tracer.model.failures import as_tracer_errors
 from tracer.model.model import Model
 from tracer.types import Progress
 
 VERSION: Final = 1
 """Version of what an index contains; an unfinished build of another version is not resumed."""
-_MAX_TOKENS: Final = 2**31 - 2**20
-"""Offsets in the corpus are stored in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,8 @@ def build_index(
     label: LabelRule | None = LabelRule(),  # noqa: B008  (frozen)
     limit_tokens: int | None = None,
     checkpoint_tokens: int | None = 2**20,
+    shard_tokens: int = 2**20,
+    workers: ShardWorkers | None = None,
     memory_limit: int | None = None,
     progress: Progress | None = None,
 ) -> IndexSummary:
@@ -96,10 +96,16 @@ def build_index(
     when it is started again with the same model, corpus and options, and ends with the same bytes.
     ``progress`` counts tokens, then features; it may raise :class:`tracer.errors.Cancelled`.
 
+    ``workers`` run the batches in other processes (:class:`tracer.indexing.ray_shards.RayShards`),
+    ``shard_tokens`` at a time; this process reads the corpus and merges. The index has the bytes
+    that one process writes, if both use the CPU and the same number of cores. A build can be
+    stopped with workers and resumed without, and the reverse.
+
     Raises :class:`CorpusError` if the corpus or an option cannot be used,
     :class:`FeatureIndexError` if the folder has other files than an index, cannot be written, or an
     unfinished index of another build is next to it, and :class:`MemoryLimitError` if the statistics
-    would not fit, before anything runs.
+    would not fit, before anything runs. With workers, :class:`TracerError` if they are lost time
+    and again.
 
     >>> import pathlib, tempfile, tracer
     >>> folder = pathlib.Path(tempfile.mkdtemp())
@@ -116,6 +122,7 @@ def build_index(
         ("batch_tokens", batch_tokens, 1),
         ("limit_tokens", limit_tokens, 1),
         ("checkpoint_tokens", checkpoint_tokens, 1),
+        ("shard_tokens", shard_tokens, 1),
     ):
         if value is not None and value < least:
             raise CorpusError(f"{name} is {value}: it must be at least {least}")
@@ -127,12 +134,13 @@ def build_index(
             output,
             min(context, model.bridge.n_context),
             batch_tokens,
-            min(limit_tokens or _MAX_TOKENS, _MAX_TOKENS),
+            min(limit_tokens or MAX_TOKENS, MAX_TOKENS),
+            shard_tokens,
             memory_limit,
         )
         advice = "lower batch_tokens or memory_limit, or use another device"
         with build.log, as_tracer_errors("indexing a corpus", model.device, advice):
-            build.read(checkpoint_tokens, progress or _no_progress)
+            build.read(checkpoint_tokens, workers, progress or _no_progress)
             with output.disk_errors():
                 return build.write(label, progress or _no_progress)
 
@@ -152,67 +160,48 @@ class _Build:
         context: int,
         batch_tokens: int,
         limit: int,
+        shard_tokens: int,
         memory_limit: int | None,
     ) -> None:
         self._model, self._output, self._corpus = model, output, corpus
-        self._batch_tokens, self._limit = batch_tokens, limit
-        self._identity = _identity(model, corpus, context, batch_tokens, limit)
+        self._context, self._limit = context, limit
+        self._identity = _identity(model, corpus, context, batch_tokens, limit, shard_tokens)
         self._tags, self._groups = corpus.tags()
         needed = index_memory(model, context, batch_tokens, len(self._tags))
         check_memory(needed, model, memory_limit)
-        # Apple GPUs lack some of the operations that the statistics need.
-        self._device = torch.device("cpu") if model.device.type == "mps" else model.device
         effects = [promoted_and_suppressed(model, layer) for layer in range(model.n_layers)]
         self._suppressed = [suppressed for _, suppressed in effects]
-        self._layers = [
-            LayerStatistics(
-                layer,
-                promoted.to(self._device),
-                len(self._tags),
-                window_width(context),
-                self._device,
-            )
-            for layer, (promoted, _) in enumerate(effects)
-        ]
-        state, prefixes = self._resumed()
-        self._prefixes = PrefixSet(N_PREFIXES, prefixes)
-        self._n_counted = state.n_counted
-        self._tag_totals = np.array(state.tag_totals, np.int64)
-        self._reader = WindowReader(model, corpus, context, self._tags, limit, state.position)
-        with output.disk_errors():
-            self.log = TokenLog(output.work, state.n_tokens, state.n_windows)
+        promoted = [tokens for tokens, _ in effects]
+        self._gatherer = Gatherer(model, promoted, len(self._tags), context)
+        state, hashes = self._resumed()
+        reader = WindowReader(model, corpus, context, self._tags, limit, state.position)
+        prefixes = PrefixSet(N_PREFIXES, hashes)
+        self._plan = Planner(model, reader, output, batch_tokens, shard_tokens, state, prefixes)
+        self._saved = state.position.tokens
+        self.log = self._plan.log
 
-    def _resumed(self) -> tuple[BuildState, np.ndarray | None]:
+    def _resumed(self) -> tuple[BuildState, Hashes | None]:
         """Return the state and prefixes of the checkpoint, its statistics filled in; or a start."""
         checkpoint = load_checkpoint(self._output.work, self._identity)
         if checkpoint is None:
-            return BuildState(Position(), 0, 0, 0, (0,) * len(self._tags)), None
+            start = BuildState(Position(), 0, 0, 0, (0,) * len(self._tags), ends_shard=True)
+            return start, None
         state, file = checkpoint
-        hashes = load_tensors(self._output.work, file, self._tensors())
+        hashes = load_tensors(self._output.work, file, self._gatherer.tensors())
         return state, hashes.numpy().view(np.uint64)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {
-            f"{number}.{name}": tensor
-            for number, layer in enumerate(self._layers)
-            for name, tensor in layer.tensors()
-        }
-
-    def read(self, checkpoint_tokens: int | None, progress: Progress) -> None:
+    def read(
+        self, checkpoint_tokens: int | None, workers: ShardWorkers | None, progress: Progress
+    ) -> None:
         """Run the rest of the corpus."""
-        position = self._reader.position
-        saved = position.tokens
-        while batch := self._reader.batch(self._batch_tokens):
-            self._add(batch)
-            if checkpoint_tokens is not None and position.tokens - saved >= checkpoint_tokens:
-                self._save()
-                saved = position.tokens
-            estimate = int(position.tokens / max(position.share, 1e-9))
-            total = max(position.tokens, min(estimate, self._limit))
-            progress(position.tokens, total, "reading")
-        if position.tokens > saved:
-            self._save()
-        if not self._n_counted:
+        self._read_here(checkpoint_tokens, workers is not None, progress)
+        if workers is not None:
+            self._read_elsewhere(checkpoint_tokens, workers, progress)
+        self._gatherer.end_shard()
+        position = self._plan.reader.position
+        if position.tokens > self._saved:
+            self._save(self._plan.state(), self._plan.prefixes())
+        if not self._plan.n_counted:
             reason = ""
             if position.unknown:
                 reason = f": {position.unknown:,} documents have unknown words"
@@ -222,102 +211,68 @@ class _Build:
                 f"{reason}; give documents with at least one word of its vocabulary"
             )
 
-    def _save(self) -> None:
-        state = BuildState(
-            self._reader.position,
-            self.log.n_tokens,
-            self.log.n_windows,
-            self._n_counted,
-            tuple(self._tag_totals.tolist()),
-        )
-        prefixes = torch.from_numpy(self._prefixes.hashes().view(np.int64))
+    def _read_here(
+        self, checkpoint_tokens: int | None, only_this_shard: bool, progress: Progress
+    ) -> None:
+        """Run the rest of the corpus in this process, or of a shard that was begun."""
+        if only_this_shard and self._plan.at_shard_end:
+            return
+        position = self._plan.reader.position
+        for batch in self._plan.batches():
+            if batch is not None:
+                self._gatherer.add(batch)
+            if self._plan.at_shard_end:
+                self._gatherer.end_shard()
+            if checkpoint_tokens is not None and position.tokens - self._saved >= checkpoint_tokens:
+                self._save(self._plan.state(), self._plan.prefixes())
+            progress(position.tokens, self._estimate(position.tokens), "reading")
+            if only_this_shard and self._plan.at_shard_end:
+                return
+
+    def _read_elsewhere(
+        self, checkpoint_tokens: int | None, workers: ShardWorkers, progress: Progress
+    ) -> None:
+        """Run the rest of the corpus on workers, and merge their shards."""
+        merged = self._plan.reader.position.tokens
+
+        def merge(shard: Shard, arrays: Arrays) -> None:
+            nonlocal merged
+            self._gatherer.merge(arrays)
+            merged = shard.state.position.tokens
+            if shard.prefixes is not None and merged - self._saved >= (checkpoint_tokens or 0):
+                self._save(shard.state, shard.prefixes)
+
+        def report(tokens: int) -> None:
+            progress(merged + tokens, self._estimate(merged + tokens), "reading")
+
+        promoted = tuple(layer.promoted.cpu().numpy() for layer in self._gatherer.layers)
+        setup = ShardSetup(model_identity(self._model), promoted, len(self._tags), self._context)
+        run_shards(self._plan.shards(checkpoint_tokens is not None), workers, setup, merge, report)
+
+    def _estimate(self, tokens: int) -> int:
+        """Return about how many tokens the corpus has; at least ``tokens``."""
+        position = self._plan.reader.position
+        estimate = int(position.tokens / max(position.share, 1e-9))
+        return max(tokens, min(estimate, self._limit))
+
+    def _save(self, state: BuildState, prefixes: Hashes) -> None:
+        hashes = torch.from_numpy(prefixes.view(np.int64))
         with self._output.disk_errors():
             self.log.flush()
-            tensors = {**self._tensors(), "prefixes": prefixes}
+            tensors = {**self._gatherer.tensors(), "prefixes": hashes}
             save_checkpoint(self._output.work, self._identity, state, tensors)
-
-    @torch.no_grad()
-    def _add(self, windows: list[Window]) -> None:
-        """Run a batch and add it to the statistics. Windows without a new prefix are left out."""
-        new = self._new_prefixes(windows)
-        windows = [window for window, is_new in zip(windows, new, strict=True) if is_new.any()]
-        if not windows:
-            return
-        counted = np.concatenate([is_new for is_new in new if is_new.any()])
-        ids, real = padded(windows)
-        device = self._model.device
-        mask = torch.from_numpy(real).to(device)
-        names = [self._model.read_hook(layer) for layer in range(self._model.n_layers)]
-        logits, inputs = self._model.bridge.capture_batch(torch.from_numpy(ids).to(device), names)
-        best = logits.max(-1)
-        del logits
-        if not torch.isfinite(best.values[mask]).all():
-            raise ModelError(
-                f"{self._model.source.name} produces NaN or Inf logits: its weights are damaged, "
-                "or the data type is too narrow; try dtype float32"
-            )
-        tokens = self._batch(windows, ids[real], best.indices[mask], counted)
-        for layer, (name, statistics) in enumerate(zip(names, self._layers, strict=True)):
-            active = self._model.transcoders[layer].activations(inputs.pop(name)[mask])
-            statistics.add(active.to(self._device), tokens)
-        with self._output.disk_errors():
-            self.log.append(ids[real].astype(np.int32), (len(window.ids) for window in windows))
-        self._n_counted += int(counted.sum())
-
-    def _new_prefixes(self, windows: list[Window]) -> list[np.ndarray]:
-        """Return, by window and token, whether the prefix that ends there is new.
-
-        Positions that have no features do not count.
-        """
-        ids, real = padded(windows)
-        has_features = real.copy()
-        has_features[:, : self._model.first_position] = False
-        new = np.zeros(real.shape, bool)
-        new[has_features] = self._prefixes.add(prefix_hashes(ids)[has_features])
-        return [row[: len(window.ids)] for row, window in zip(new, windows, strict=True)]
-
-    def _batch(
-        self, windows: list[Window], ids: np.ndarray, predicted: Tensor, counted: np.ndarray
-    ) -> BatchTokens:
-        lengths = np.array([len(window.ids) for window in windows])
-        stops = lengths.cumsum()
-        starts = stops - lengths
-        pairs = [
-            (start + position, number)
-            for window, start in zip(windows, starts.tolist(), strict=True)
-            for position, tags in enumerate(window.tags or ())
-            if tags and counted[start + position]
-            for number in tags
-        ]
-        rows, numbers = np.array(pairs, np.int64).reshape(-1, 2).T
-        self._tag_totals += np.bincount(numbers, minlength=len(self._tag_totals))
-
-        def to_device(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
-
-        positions = np.arange(len(ids)) - starts.repeat(lengths)
-        return BatchTokens(
-            first=self.log.n_tokens,
-            tokens=to_device(ids),
-            predicted=predicted.to(self._device),
-            starts=to_device(starts.repeat(lengths)),
-            stops=to_device(stops.repeat(lengths)),
-            has_features=to_device(positions >= self._model.first_position),
-            counted=to_device(counted),
-            tag_rows=to_device(rows),
-            tag_numbers=to_device(numbers),
-        )
+        self._saved = state.position.tokens
 
     def write(self, rule: LabelRule | None, progress: Progress) -> IndexSummary:
         """Write the index next to its folder, then move it there."""
         out = self._output.work / "finished"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        corpus = CorpusTokens(*self.log.read(), self._n_counted)
+        corpus = CorpusTokens(*self.log.read(), self._plan.n_counted)
         token_names: dict[int, str] = {}
         total, done = sum(layer.n_features for layer in self._model.transcoders.layers), 0
         index, labels, alive = [], {}, 0
-        for layer, statistics in enumerate(self._layers):
+        for layer, statistics in enumerate(self._gatherer.layers):
             writer = LayerWriter(
                 self._model, layer, statistics, self._suppressed[layer], corpus, token_names
             )
@@ -342,9 +297,9 @@ class _Build:
             features=total,
             alive=alive,
             labelled=sum(map(len, labels.values())),
-            tokens=self._n_counted,
-            documents=self._reader.position.documents,
-            skipped=self._reader.position.unknown,
+            tokens=self._plan.n_counted,
+            documents=self._plan.reader.position.documents,
+            skipped=self._plan.reader.position.unknown,
         )
 
     def _labels(self, rule: LabelRule, writer: LayerWriter) -> Labels:
@@ -355,7 +310,7 @@ class _Build:
             rule,
             list(self._tags),
             self._groups,
-            self._tag_totals,
+            self._plan.tag_totals,
             arrays["tag_sums"],
             arrays["tag_counts"],
             totals,
@@ -375,7 +330,7 @@ class _Build:
 
 
 def _identity(
-    model: Model, corpus: Corpus, context: int, batch_tokens: int, limit: int
+    model: Model, corpus: Corpus, context: int, batch_tokens: int, limit: int, shard_tokens: int
 ) -> dict[str, Any]:
     """Return everything that shapes the statistics, by names that messages can use."""
     return {
@@ -389,6 +344,7 @@ def _identity(
         "context": context,
         "batch_tokens": batch_tokens,
         "limit_tokens": limit,
+        "shard_tokens": shard_tokens,
         "data type": str(model.bridge.dtype),
         "device": model.device.type,
     }

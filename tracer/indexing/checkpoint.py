@@ -30,7 +30,7 @@ from tracer.indexing.windows import Position
 
 CHECKPOINT: Final = "checkpoint.json"
 TOKENS: Final = "tokens.bin"
-CHECKPOINT_VERSION: Final = 2
+CHECKPOINT_VERSION: Final = 3
 """Version of the statistics file: a checkpoint of another version cannot be resumed."""
 
 
@@ -106,6 +106,8 @@ class BuildState:
     """Tokens that were counted: whose prefix was new."""
     tag_totals: tuple[int, ...]
     """Counted tokens with each tag."""
+    ends_shard: bool
+    """Whether the last batch is the last one of a shard."""
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
@@ -117,7 +119,9 @@ class BuildState:
             int(stored[name]) for name in ("n_tokens", "n_windows", "n_counted")
         )
         tag_totals = tuple(int(total) for total in stored["tag_totals"])
-        return cls(Position(**counts, share=share), n_tokens, n_windows, n_counted, tag_totals)
+        ends_shard = bool(stored["ends_shard"])
+        position = Position(**counts, share=share)
+        return cls(position, n_tokens, n_windows, n_counted, tag_totals, ends_shard)
 
 
 def save_checkpoint(

@@ -52,9 +52,9 @@ def index_memory(
     width = window_width(min(context, model.bridge.n_context))
     strongest = N_STRONGEST * (12 + _FLOAT * width) + 4
     sample = N_SAMPLED * 8 + N_SAMPLED_WINDOWS * _FLOAT * width + 8
-    counts = 24 + 4 * (N_BINS + 1) + N_SHOWN * (4 + 4 + 8)
+    counts = 32 + 4 * (N_BINS + 1) + N_SHOWN * (4 + 4 + 16)
     layers = model.transcoders.layers
-    kept = sum(layer.n_features for layer in layers) * (strongest + sample + counts + 8 * n_tags)
+    kept = sum(layer.n_features for layer in layers) * (strongest + sample + counts + 12 * n_tags)
     largest = max(layer.n_features for layer in layers)
     d_model, item = model.transcoders.d_model, model.bridge.dtype.itemsize
     inputs = model.n_layers * batch_tokens * d_model * item

@@ -1,13 +1,15 @@
 """A few observations of each feature in fixed memory: the strongest ones, and a random sample.
 
-The choice depends only on the observations and their order in the corpus, never on batches.
-`Strongest` and `Sample` decide which old and new observations to keep, `Slots` stores them.
+The choice depends only on the observations and their order in the corpus, never on batches: what
+was kept of two parts of a corpus is enough to choose for both. `Strongest` and `Sample` decide
+which old and new observations to keep, `Slots` stores them. New ones come with their tokens and
+context from a `Source`: a batch, or another process's slots.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -33,15 +35,18 @@ class BatchActivations:
     stops: Int[Tensor, " tokens"]
     """Row after the end of each token's window."""
 
-    def context(
-        self, rows: Int[Tensor, " n"], features: Int[Tensor, " n"], width: int
-    ) -> Float[Tensor, "n width"]:
-        """Return a feature's activations from ``REACH`` tokens before each row, in its window."""
+    def tokens_of(self, observations: Observations) -> Int[Tensor, " n"]:
+        """Return the token of each observation."""
+        return self.tokens[observations.offsets - self.first].long()
+
+    def context(self, observations: Observations, width: int) -> Float[Tensor, "n width"]:
+        """Return a feature's activations from ``REACH`` tokens before each one, in its window."""
+        rows = observations.offsets - self.first
         start = torch.maximum(self.starts[rows], rows - REACH)
         columns = start[:, None] + torch.arange(width, device=rows.device)
         inside = columns < torch.minimum(self.stops[rows], rows + REACH + 1)[:, None]
-        values = self.activations[columns.clamp(max=len(self.tokens) - 1), features[:, None]]
-        return torch.where(inside, values, 0)
+        columns = columns.clamp(max=len(self.tokens) - 1)
+        return torch.where(inside, self.activations[columns, observations.features[:, None]], 0)
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,16 @@ class Observations:
     def take(self, chosen: Tensor) -> Observations:
         """Return the chosen observations, by index or mask."""
         return Observations(self.features[chosen], self.offsets[chosen], self.values[chosen])
+
+
+class Source(Protocol):
+    """Where new observations come from."""
+
+    def tokens_of(self, observations: Observations) -> Int[Tensor, " n"]:
+        """Return the token of each observation."""
+
+    def context(self, observations: Observations, width: int) -> Float[Tensor, "n width"]:
+        """Return the activations of its feature around each observation, in its window."""
 
 
 class Slots:
@@ -82,24 +97,52 @@ class Slots:
         kept: Observations,
         slots: Int[Tensor, " m"],
         before: Int[Tensor, " m"],
-        batch: BatchActivations,
+        source: Source,
     ) -> None:
         """Store ``kept`` in ``slots`` instead of the old observations of ``features``.
 
-        ``before`` is the slot that each observation was in, -1 for a new one from ``batch``.
+        ``before`` is the slot that each observation was in, -1 for a new one from ``source``.
         """
         with_window = slots < self.windows.shape[1]
         at, slot, old = kept.take(with_window), slots[with_window], before[with_window]
         new = old < 0
         windows = self.windows[at.features, old.clamp(min=0)]
-        fresh = at.take(new)
-        windows[new] = batch.context(fresh.offsets - batch.first, fresh.features, windows.shape[1])
+        windows[new] = source.context(at.take(new), windows.shape[1])
         self.values[features] = 0
         self.offsets[features] = 0
         self.windows[features] = 0
         self.values[kept.features, slots] = kept.values
         self.offsets[kept.features, slots] = kept.offsets.int()
         self.windows[at.features, slot] = windows
+
+
+class StoredObservations:
+    """The observations in another process's slots, a :class:`Source`."""
+
+    def __init__(self, slots: Slots) -> None:
+        features = torch.arange(len(slots.values), device=slots.values.device)
+        stored, slot = slots.of(features)
+        order = _places(stored).argsort()
+        self.observations, self._slot = stored.take(order), slot[order]
+        self._slots, self._sorted = slots, _places(self.observations)
+
+    def tokens_of(self, observations: Observations) -> Int[Tensor, " n"]:
+        """Return the token of each observation."""
+        if not isinstance(self._slots, Strongest):
+            raise TypeError("only the strongest observations are stored with their tokens")
+        return self._slots.tokens[observations.features, self._slot_of(observations)].long()
+
+    def context(self, observations: Observations, width: int) -> Float[Tensor, "n width"]:
+        """Return the stored activations around each observation."""
+        return self._slots.windows[observations.features, self._slot_of(observations)]
+
+    def _slot_of(self, observations: Observations) -> Int[Tensor, " n"]:
+        return self._slot[torch.searchsorted(self._sorted, _places(observations))]
+
+
+def _places(observations: Observations) -> Int[Tensor, " n"]:
+    """Return one number per observation: a feature has at most one at an offset."""
+    return observations.features << 32 | observations.offsets
 
 
 class Strongest(Slots):
@@ -115,7 +158,7 @@ class Strongest(Slots):
         self.floors = torch.zeros(n_features, device=device)
         """An observation must exceed this to be kept."""
 
-    def offer(self, new: Observations, batch: BatchActivations) -> None:
+    def offer(self, new: Observations, source: Source) -> None:
         """Keep the new observations that are stronger than the old ones."""
         new = new.take(new.values > self.floors[new.features])
         features = new.features.unique()
@@ -124,9 +167,7 @@ class Strongest(Slots):
         old, slot = self.of(features)
         both = _joined(old, new)
         before = torch.cat([slot, torch.full_like(new.features, -1)])
-        tokens = torch.cat(
-            [self.tokens[old.features, slot].long(), batch.tokens[new.offsets - batch.first].long()]
-        )
+        tokens = torch.cat([self.tokens[old.features, slot].long(), source.tokens_of(new)])
         strength = both.values.view(torch.int32).long()  # the bits of positive floats keep order
         by_strength = ((_LOW - strength) << 32 | both.offsets).argsort()
         pair = both.features << 32 | tokens
@@ -139,7 +180,7 @@ class Strongest(Slots):
         fits = rank < self.values.shape[1]
         order, rank = order[fits], rank[fits]
         kept = both.take(order)
-        self.replace(features, kept, rank, before[order], batch)
+        self.replace(features, kept, rank, before[order], source)
         self.tokens[features] = 0
         self.tokens[kept.features, rank] = tokens[order].int()
         last = (rank == self.values.shape[1] - 1) & (spare[order] == 0)
@@ -164,7 +205,7 @@ class Sample(Slots):
         """An observation must have a priority below this to be kept."""
         self._seed = seed
 
-    def offer(self, new: Observations, batch: BatchActivations) -> None:
+    def offer(self, new: Observations, source: Source) -> None:
         """Keep the new observations of lower priority than the old ones."""
         new = new.take(self._priority(new) < self.ceilings[new.features])
         features = new.features.unique()
@@ -180,7 +221,7 @@ class Sample(Slots):
         fits = rank < self.values.shape[1]
         order, rank = order[fits], rank[fits]
         kept = both.take(order)
-        self.replace(features, kept, rank, before[order], batch)
+        self.replace(features, kept, rank, before[order], source)
         last = rank == self.values.shape[1] - 1
         self.ceilings[kept.features[last]] = priority[order[last]]
 

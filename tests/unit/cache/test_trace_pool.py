@@ -14,7 +14,8 @@ from cache import Backend, ModelChoice, TraceRequest
 from cache.many import trace_many
 from cache.prompt_file import Prompt
 from cache.request import identity
-from cache.trace_pool import ATTEMPTS, Traced, WorkerLost
+from cache.trace_pool import ATTEMPTS, Traced
+from tracer.cluster import WorkerLost
 from tracer.errors import Cancelled, TracerError
 
 CHOICE = ModelChoice("fake", "set")

@@ -320,7 +320,7 @@ def test_a_build_that_does_not_fit_in_memory_is_refused_before_it_runs(
     model: Model, corpus: Path, tmp_path: Path
 ) -> None:
     needed = index_memory(model, CONTEXT)
-    assert index_memory(model, CONTEXT, n_tags=100).kept - needed.kept == 100 * 8 * 3 * 24
+    assert index_memory(model, CONTEXT, n_tags=100).kept - needed.kept == 100 * 12 * 3 * 24
     with pytest.raises(MemoryLimitError, match=r"72 features needs about [\d.]+ kB for its"):
         build_index(
             model,
