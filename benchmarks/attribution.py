@@ -1,4 +1,4 @@
-"""How long one attribution takes on a random model, alone or beside circuit-tracer.
+"""How long one attribution takes on a random model, alone or next to circuit-tracer.
 
     python benchmarks/attribution.py
     python benchmarks/attribution.py --peer peer/bin/python

@@ -20,73 +20,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "stand_ins")]
-LAYERS, D_MODEL, FEATURES, VOCABULARY = 26, 2304, 16_384, 256_000
-SHARD_VALUES = 5 * 10**8
-
-
-def save(folder: Path, dtype_name: str) -> None:
-    """The model in shards and a per-layer set, of random numbers."""
-    import torch
-    import yaml
-    from safetensors.torch import save_file
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
-
-    dtype = getattr(torch, dtype_name)
-    torch.manual_seed(0)
-    config = Gemma2Config(num_hidden_layers=LAYERS, hidden_size=D_MODEL, dtype=dtype)
-    assert config.vocab_size == VOCABULARY
-    with torch.device("meta"):
-        shapes = {name: p.shape for name, p in Gemma2ForCausalLM(config).named_parameters()}
-    model = folder / "model"
-    config.architectures = ["Gemma2ForCausalLM"]
-    config.save_pretrained(model)
-    places: dict[str, str] = {}
-    shard: dict[str, torch.Tensor] = {}
-    n_shards = 0
-
-    def write() -> None:
-        nonlocal n_shards
-        name = f"model-{n_shards:05d}.safetensors"
-        save_file(shard, model / name, {"format": "pt"})
-        places.update(dict.fromkeys(shard, name))
-        shard.clear()
-        n_shards += 1
-
-    for name, shape in shapes.items():
-        shard[name] = torch.empty(shape, dtype=dtype).uniform_(-0.03, 0.03)
-        if sum(tensor.numel() for tensor in shard.values()) > SHARD_VALUES:
-            write()
-    write()
-    index = {"metadata": {}, "weight_map": places}
-    (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    words = {word: i for i, word in enumerate(("<pad>", "<eos>", "<bos>", "<unk>", "a", "b", "c"))}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>",
-        pad_token="<pad>",
-    ).save_pretrained(model)  # fmt: skip
-    transcoders = folder / "transcoders"
-    transcoders.mkdir()
-    described = {
-        "model_name": "google/gemma-2-2b",
-        "model_kind": "transcoder_set",
-        "feature_input_hook": "ln2.hook_normalized",
-        "feature_output_hook": "hook_mlp_out",
-        "scan": "random",
-    }
-    (transcoders / "config.yaml").write_text(yaml.safe_dump(described))
-    for layer in range(LAYERS):
-        tensors = {
-            "W_enc": torch.empty(FEATURES, D_MODEL, dtype=dtype).uniform_(-0.03, 0.03),
-            "W_dec": torch.empty(FEATURES, D_MODEL, dtype=dtype).uniform_(-0.03, 0.03),
-            "b_enc": torch.zeros(FEATURES, dtype=dtype),
-            "b_dec": torch.zeros(D_MODEL, dtype=dtype),
-            "activation_function.threshold": torch.full((FEATURES,), 2.6, dtype=dtype),
-        }
-        save_file(tensors, transcoders / f"layer_{layer}.safetensors")
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 
 def memory(name: str) -> int:
@@ -142,7 +76,10 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         if not (folder / "model").exists():
-            save(folder, options.dtype)
+            import torch
+            from random_gemma import Shape, save
+
+            save(folder, Shape(active=14), getattr(torch, options.dtype))
         command = [sys.executable, __file__, "--one", "--folder", str(folder)]
         done = subprocess.run(
             [*command, "--dtype", options.dtype], capture_output=True, text=True, check=True

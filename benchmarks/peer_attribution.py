@@ -2,11 +2,13 @@
 
     peer/bin/python benchmarks/peer_attribution.py FOLDER MAX_FEATURES RANK_EVERY THREADS BATCH…
 
-Prints one JSON line: seconds per batch size. Leaves the graph in ``FOLDER/peer.safetensors``.
+Prints one JSON line: seconds per batch size, and the peak of the GPU's memory with ``--device
+cuda``, else of the process. Leaves the graph in ``FOLDER/peer.safetensors``. Run by `gpu.py`, too.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "parity"))
 
@@ -25,10 +28,11 @@ from peer import peer_model
 from safetensors.torch import save_file
 
 
-def load_set(folder: Path) -> Any:
+def load_set(folder: Path, device: str) -> Any:
     """The transcoder set in ``folder``, all of it in memory."""
-    options = {"device": torch.device("cpu"), "lazy_encoder": False, "lazy_decoder": False}
-    hooks = ("mlp.hook_in", "mlp.hook_out")
+    options = {"device": torch.device(device), "lazy_encoder": False, "lazy_decoder": False}
+    described = yaml.safe_load((folder / "config.yaml").read_text())
+    hooks = described["feature_input_hook"], described["feature_output_hook"]
     if (folder / "W_enc_0.safetensors").exists():
         return load_clt(str(folder), *hooks, scan="bench", dtype=torch.float32, **options)
     n_layers = len(list(folder.glob("layer_*.safetensors")))
@@ -37,14 +41,21 @@ def load_set(folder: Path) -> Any:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    max_features, rank_every, threads, *batches = map(int, sys.argv[2:])
-    torch.set_num_threads(threads)
-    transcoders = load_set(folder / "transcoders")
-    model = peer_model(folder / "model", transcoders)
-    ids = torch.tensor(json.loads((folder / "ids.json").read_text()))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("max_features", type=int)
+    parser.add_argument("rank_every", type=int)
+    parser.add_argument("threads", type=int)
+    parser.add_argument("batches", type=int, nargs="+")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    folder, max_features, rank_every = options.folder, options.max_features, options.rank_every
+    torch.set_num_threads(options.threads)
+    transcoders = load_set(folder / "transcoders", options.device)
+    model = peer_model(folder / "model", transcoders, options.device)
+    ids = torch.tensor(json.loads((folder / "ids.json").read_text()), device=options.device)
     seconds = {}
-    for batch in batches:
+    for batch in options.batches:
         start = time.perf_counter()
         graph = attribute(
             ids,
@@ -58,10 +69,13 @@ if __name__ == "__main__":
         seconds[batch] = time.perf_counter() - start
     save_file(
         {
-            "adjacency": graph.adjacency_matrix.contiguous(),
-            "features": graph.active_features[graph.selected_features].contiguous(),
+            "adjacency": graph.adjacency_matrix.cpu().contiguous(),
+            "features": graph.active_features[graph.selected_features].cpu().contiguous(),
         },
         folder / "peer.safetensors",
     )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if options.device.startswith("cuda"):
+        peak = torch.cuda.max_memory_allocated() / 2**30
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps({"seconds": seconds, "peak_gib": peak}))

@@ -20,7 +20,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tracer import AttributionGraph, Target, prune  # noqa: E402
+from tracer import AttributionGraph, Target, prune
 
 N_LAYERS, N_POSITIONS, N_FEATURES = 12, 12, 4096
 

@@ -1,4 +1,4 @@
-"""What ten scenarios cost beside one, on the embedded model and on a larger random one.
+"""What ten scenarios cost compared with one, on the embedded model and on a larger random one.
 
     python benchmarks/scenarios.py
 
@@ -22,10 +22,10 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from attribution import build  # noqa: E402
+from attribution import build
 
-import tracer  # noqa: E402
-from tracer.interventions.scenario import Scenario, edit_all  # noqa: E402
+import tracer
+from tracer.interventions.scenario import Scenario, edit_all
 
 RUNS = 15
 

@@ -1,20 +1,25 @@
-"""The SQLite side of the store: which graph is kept, how large, since when, and named what.
+"""`Catalogue`: the SQLite side of the store. It lists the graphs, their sizes, times and titles.
 
 Every change of a graph's file happens inside `Catalogue.transaction`, which takes SQLite's write
-lock: that is what keeps two processes from disagreeing about a file.
+lock, so two processes cannot disagree about a file. Reading never waits for that lock. What a
+person wrote has a checksum per graph, because SQLite does not notice a flipped bit in a text.
+Errors of SQLite pass through: the store translates them.
 """
 
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from cache.annotation_files import AnnotationFiles
+from cache.catalogue_checks import WRITTEN_BY_PEOPLE, CatalogueChecks
+from cache.database import Database, NewerVersion
 from tracer.errors import TracerError
 
 _SCHEMA: Final = """
@@ -41,20 +46,35 @@ CREATE TABLE runs (
 );
 """
 _IMPORTED: Final = "ALTER TABLE graphs ADD COLUMN imported INTEGER NOT NULL DEFAULT 0"
-_STEPS: Final = (_SCHEMA, _MARKS_AND_RUNS, _IMPORTED)
+_CHECKS_AND_DELETED: Final = """
+CREATE TABLE checks (
+    part TEXT NOT NULL, key TEXT NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (part, key)
+);
+CREATE TABLE deleted (key TEXT PRIMARY KEY)
+"""
+_LABELS_AND_TAGS: Final = """
+CREATE TABLE labels (
+    key TEXT NOT NULL, layer INTEGER NOT NULL, feature INTEGER NOT NULL,
+    label TEXT NOT NULL, dictionary TEXT NOT NULL, changed REAL NOT NULL,
+    PRIMARY KEY (key, layer, feature)
+) WITHOUT ROWID;
+ALTER TABLE annotations ADD COLUMN tags TEXT NOT NULL DEFAULT ''
+"""
+_STEPS: Final = (_SCHEMA, _MARKS_AND_RUNS, _IMPORTED, _CHECKS_AND_DELETED, _LABELS_AND_TAGS)
 SCHEMA_VERSION: Final = len(_STEPS)
+SALVAGED: Final = (*WRITTEN_BY_PEOPLE, "checks", "requests", "damaged", "deleted")
+"""Tables that are copied out of a damaged catalogue; the graphs are listed from their files."""
 _RUNS_KEPT: Final = 50
-"""Of one trace; the oldest make room."""
-_BUSY_SECONDS: Final = 30.0
+"""Per trace; the oldest runs make room."""
 
 
 class StoreError(TracerError):
-    """The store on disk cannot be opened or written."""
+    """The store on disk cannot be opened, read or written."""
 
 
 @dataclass(frozen=True)
 class StoredGraph:
-    """What the catalogue knows of one graph; times are seconds since 1970."""
+    """One graph as the catalogue lists it; times are seconds since 1970."""
 
     key: str
     sha256: str
@@ -66,7 +86,8 @@ class StoredGraph:
     title: str
     notes: str
     imported: bool = False
-    """Whether it came from a file of another tool, with no model behind it."""
+    """Whether it came from a file of another tool; no model is behind it then."""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,128 +100,136 @@ class DamagedFile:
     found: float
 
 
-class Catalogue:
-    """One SQLite file in WAL mode; one connection, shared by the threads behind a lock."""
+@dataclass(frozen=True)
+class StoreUse:
+    """Disk space that the store takes, in bytes."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or create; raises ``sqlite3.DatabaseError`` when ``path`` is no usable database."""
-        self._lock = threading.RLock()
-        self._db = sqlite3.connect(
-            path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
-        )
+    traced: int
+    """Graphs traced here; eviction keeps them within the quota."""
+    imported: int
+    """Imported graphs, with the files they came as."""
+    quota: int
+    """How much each of the two may take."""
+
+
+class Catalogue(CatalogueChecks):
+    """One SQLite file; see :class:`cache.database.Database`."""
+
+    def __init__(
+        self, path: Path, copies: AnnotationFiles | None = None, read_only: bool = False
+    ) -> None:
+        """Open or create; raises ``sqlite3.DatabaseError`` when ``path`` is not usable.
+
+        What people wrote is also written to ``copies``. Raises :class:`StoreError` for a catalogue
+        of a newer version.
+        """
+        self._copies = copies
         try:
-            (state,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
-            if state != "ok":
-                raise sqlite3.DatabaseError(state)
-            self._enter_wal_mode()
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._migrate()
-        except BaseException:
-            self._db.close()
-            raise
+            self._file = Database.read_only(path, _STEPS) if read_only else Database(path, _STEPS)
+        except NewerVersion as error:
+            raise StoreError(
+                f"the store's catalogue has version {error.version}, this program reads version "
+                f"{SCHEMA_VERSION}: set CIRCUIT_STORE to another folder"
+            ) from error
 
-    def _enter_wal_mode(self) -> None:
-        """SQLite does not wait for its lock here, unlike everywhere else: so this does."""
-        deadline = time.monotonic() + _BUSY_SECONDS
-        while True:
-            try:
-                self._db.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-            time.sleep(0.01)
-
-    def _migrate(self) -> None:
-        with self.transaction() as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version > SCHEMA_VERSION:
-                raise StoreError(
-                    f"the store's catalogue is of version {version}, this program reads version "
-                    f"{SCHEMA_VERSION}: set CIRCUIT_STORE to another folder"
-                )
-            for step in _STEPS[version:]:
-                for statement in step.split(";"):
-                    db.execute(statement)
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    @property
+    def is_writable(self) -> bool:
+        """False for a copy in memory of a catalogue that cannot be written."""
+        return self._file.writable
 
     def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        """Close the connections; the catalogue is not usable afterwards."""
+        self._file.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, and alone: no other thread or process writes meanwhile."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+    def checkpoint(self) -> None:
+        """Move the log into the file, so that damage to the log loses nothing."""
+        self._file.checkpoint()
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Apply all changes or none, while no other thread or process writes."""
+        return self._file.transaction()
 
     def key_of(self, digest: str) -> str | None:
-        """The key of the graph that answers a request, if it was ever answered."""
-        with self._lock:
-            row = self._db.execute(
-                "SELECT key FROM requests WHERE digest = ?", (digest,)
-            ).fetchone()
-        return None if row is None else str(row[0])
+        """Return the key of the graph that answers a request, if it was ever answered."""
+        rows = self._file.read("SELECT key FROM requests WHERE digest = ?", (digest,))
+        return str(rows[0][0]) if rows else None
+
+    def own_key(self, key: str) -> str:
+        """Return a graph's own key, given that or the digest of a request it answers."""
+        return self.key_of(key) or key
 
     def link(self, digest: str, key: str) -> None:
-        """Remember that the request ``digest`` is answered by the graph ``key``."""
-        with self._lock:
-            self._db.execute("INSERT OR REPLACE INTO requests VALUES (?, ?)", (digest, key))
+        """Remember that the graph ``key`` answers the request ``digest``."""
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO requests VALUES (?, ?)", (digest, key))
 
     def find(self, key: str) -> StoredGraph | None:
+        """Return the entry of a graph, or None."""
         entries = self._select("WHERE graphs.key = ?", (key,))
         return entries[0] if entries else None
 
     def entries(self) -> tuple[StoredGraph, ...]:
-        """Every graph, the most recently used first."""
+        """Return every graph, the most recently used first."""
         return tuple(self._select("ORDER BY used DESC, graphs.rowid DESC"))
 
     def _select(self, tail: str, values: tuple[str, ...] = ()) -> list[StoredGraph]:
         columns = "graphs.key, sha256, bytes, prompt, model, created, used"
         query = (
-            f"SELECT {columns}, coalesce(title, ''), coalesce(notes, ''), imported "
+            f"SELECT {columns}, coalesce(title, ''), coalesce(notes, ''), imported, "
+            "coalesce(tags, '') "
             f"FROM graphs LEFT JOIN annotations USING (key) {tail}"
         )
-        with self._lock:
-            rows = self._db.execute(query, values).fetchall()
-        return [replace(StoredGraph(*row), imported=bool(row[-1])) for row in rows]
+        return [
+            replace(StoredGraph(*row[:-2]), imported=bool(row[-2]), tags=_lines(str(row[-1])))
+            for row in self._file.read(query, values)
+        ]
 
     def add(
         self, key: str, sha256: str, size: int, prompt: str, model: str, imported: bool = False
     ) -> None:
+        """List a graph, created and used now."""
         now = time.time()
-        with self._lock:
-            self._db.execute(
+        with self.transaction() as db:
+            db.execute(
                 "INSERT OR REPLACE INTO graphs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (key, sha256, size, prompt, model, now, now, imported),
             )
+            db.execute("DELETE FROM deleted WHERE key = ?", (key,))
+            self._stamp(db, "graphs", key)
 
     def remove(self, key: str) -> None:
-        """Forget the graph and who asked for it, but not what a person wrote about it."""
-        with self._lock:
-            self._db.execute("DELETE FROM graphs WHERE key = ?", (key,))
-            self._db.execute("DELETE FROM requests WHERE key = ?", (key,))
+        """Remove a graph and its requests, but not its annotations."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM graphs WHERE key = ?", (key,))
+            db.execute("DELETE FROM requests WHERE key = ?", (key,))
+            self._stamp(db, "graphs", key)
 
-    def touch(self, key: str) -> None:
-        """Count the graph as used now."""
-        with self._lock:
-            self._db.execute("UPDATE graphs SET used = ? WHERE key = ?", (time.time(), key))
+    def note_deleted(self, key: str) -> None:
+        """List a graph whose files are to be deleted once that is committed."""
+        with self.transaction() as db:
+            db.execute("INSERT OR IGNORE INTO deleted VALUES (?)", (key,))
+
+    def deleted(self) -> tuple[str, ...]:
+        """Return the graphs that were deleted and whose files may still be there."""
+        return tuple(str(key) for (key,) in self._file.read("SELECT key FROM deleted"))
+
+    def files_deleted(self, key: str) -> None:
+        """Take a graph off the list of :meth:`deleted`."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM deleted WHERE key = ?", (key,))
+
+    def touch(self, key: str) -> bool:
+        """Mark the graph as used now; False when that could not be written at once."""
+        return self._file.note("UPDATE graphs SET used = ? WHERE key = ?", (time.time(), key))
 
     def total_bytes(self, imported: bool) -> int:
-        """Bytes of the files of all imported graphs, or of all that were traced here."""
+        """Return the size of all imported graphs, or of all graphs traced here."""
         query = "SELECT coalesce(sum(bytes), 0) FROM graphs WHERE imported = ?"
-        with self._lock:
-            (total,) = self._db.execute(query, (imported,)).fetchone()
+        ((total,),) = self._file.read(query, (imported,))
         return int(total)
 
     def evictable(self) -> tuple[StoredGraph, ...]:
-        """Graphs traced here that nobody annotated, the least recently used first."""
+        """Return the traced graphs without annotations, the least recently used first."""
         return tuple(
             self._select(
                 "WHERE annotations.key IS NULL AND NOT imported ORDER BY used, graphs.rowid"
@@ -208,62 +237,115 @@ class Catalogue:
         )
 
     def annotate(
-        self, key: str, title: str | None, notes: str | None, marks: str | None = None
+        self,
+        key: str,
+        title: str | None,
+        notes: str | None,
+        annotations: str | None = None,
+        tags: str | None = None,
     ) -> None:
-        """Set what is given; a graph for which all of it is empty is not annotated."""
+        """Set what is not None; a graph whose texts are all empty is not annotated."""
         with self.transaction() as db:
             db.execute("INSERT OR IGNORE INTO annotations (key) VALUES (?)", (key,))
             db.execute(
                 "UPDATE annotations SET title = coalesce(?, title), notes = coalesce(?, notes), "
-                "marks = coalesce(?, marks) WHERE key = ?",
-                (title, notes, marks, key),
+                "marks = coalesce(?, marks), tags = coalesce(?, tags) WHERE key = ?",
+                (title, notes, annotations, tags, key),
             )
             db.execute(
                 "DELETE FROM annotations "
-                "WHERE key = ? AND title = '' AND notes = '' AND marks = ''",
+                "WHERE key = ? AND title = '' AND notes = '' AND marks = '' AND tags = ''",
                 (key,),
             )
+            self._stamp(db, "annotations", key)
+        self._file.checkpoint()
 
     def is_annotated(self, key: str) -> bool:
-        query = "SELECT 1 FROM annotations WHERE key = ?"
-        with self._lock:
-            return self._db.execute(query, (key,)).fetchone() is not None
+        """Whether a graph has a title, notes, pins or supernodes."""
+        return bool(self._file.read("SELECT 1 FROM annotations WHERE key = ?", (key,)))
 
     def annotations(self, key: str) -> str:
-        """As :meth:`annotate` was given them; empty where nothing is marked."""
-        query = "SELECT marks FROM annotations WHERE key = ?"
-        with self._lock:
-            row = self._db.execute(query, (key,)).fetchone()
-        return "" if row is None else str(row[0])
+        """Return the annotations as :meth:`annotate` received them; empty if there are none."""
+        rows = self._file.read("SELECT marks FROM annotations WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else ""
 
-    def add_run(self, key: str, scenarios: str, said: str) -> None:
-        """Note a run now; the same scenarios again take the place of the earlier run."""
+    def texts(self, key: str) -> tuple[str, str]:
+        """Return a graph's title and notes; empty where there are none."""
+        rows = self._file.read("SELECT title, notes FROM annotations WHERE key = ?", (key,))
+        return (str(rows[0][0]), str(rows[0][1])) if rows else ("", "")
+
+    def change(self, key: str, merged: Callable[[str], str]) -> str:
+        """Replace the annotations by ``merged(stored annotations)``, which is returned.
+
+        No other thread or process can write in between.
+        """
+        with self.transaction():
+            annotations = merged(self.annotations(key))
+            self.annotate(key, None, None, annotations)
+        self._file.checkpoint()
+        return annotations
+
+    def labels(self, dictionary: str) -> tuple[tuple[int, int, str], ...]:
+        """Return (layer, feature, label) of every label in ``dictionary``."""
+        query = "SELECT layer, feature, label FROM labels WHERE key = ?"
+        rows = self._file.read(query, (_dictionary_key(dictionary),))
+        return tuple((int(layer), int(feature), str(label)) for layer, feature, label in rows)
+
+    def set_label(self, dictionary: str, layer: int, feature: int, label: str) -> None:
+        """Set the label of a feature; an empty one removes it."""
+        key = _dictionary_key(dictionary)
+        with self.transaction() as db:
+            place = (key, layer, feature)
+            db.execute("DELETE FROM labels WHERE key = ? AND layer = ? AND feature = ?", place)
+            if label:
+                row = (*place, label, dictionary, time.time())
+                db.execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?)", row)
+            self._stamp(db, "labels", key)
+        self._file.checkpoint()
+
+    def requests_of(self, key: str) -> tuple[str, ...]:
+        """Return the digests of the requests that a graph answers."""
+        rows = self._file.read("SELECT digest FROM requests WHERE key = ?", (key,))
+        return tuple(str(digest) for (digest,) in rows)
+
+    def add_run(self, key: str, scenarios: str, summary: str) -> None:
+        """Add a run now; it replaces an earlier run of the same scenarios."""
         with self.transaction() as db:
             db.execute(
                 "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)",
-                (key, scenarios, said, time.time()),
+                (key, scenarios, summary, time.time()),
             )
             db.execute(
                 "DELETE FROM runs WHERE key = ? AND rowid NOT IN "
                 "(SELECT rowid FROM runs WHERE key = ? ORDER BY ran DESC, rowid DESC LIMIT ?)",
                 (key, key, _RUNS_KEPT),
             )
+            self._stamp(db, "runs", key)
+        self._file.checkpoint()
 
     def runs(self, key: str) -> tuple[tuple[str, str, float], ...]:
-        """Scenarios, what was said and when, the latest first."""
+        """Return (scenarios, summary, time) of every run, the latest first."""
         query = "SELECT scenarios, said, ran FROM runs WHERE key = ? ORDER BY ran DESC, rowid DESC"
-        with self._lock:
-            return tuple(self._db.execute(query, (key,)))
+        return tuple((text, said, ran) for text, said, ran in self._file.read(query, (key,)))
 
     def note_damage(self, file: str, key: str, reason: str) -> None:
-        with self._lock:
-            self._db.execute(
+        """List a file that was set aside."""
+        with self.transaction() as db:
+            db.execute(
                 "INSERT OR REPLACE INTO damaged VALUES (?, ?, ?, ?)",
                 (file, key, reason, time.time()),
             )
 
     def damaged(self) -> tuple[DamagedFile, ...]:
-        """Every file that was set aside, the latest first."""
+        """Return every file that was set aside, the latest first."""
         query = "SELECT file, key, reason, found FROM damaged ORDER BY found DESC, rowid DESC"
-        with self._lock:
-            return tuple(DamagedFile(*row) for row in self._db.execute(query))
+        return tuple(DamagedFile(*row) for row in self._file.read(query))
+
+
+def _dictionary_key(dictionary: str) -> str:
+    """Return the key of a dictionary's labels, which names a file as well."""
+    return sha256(dictionary.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(text.split("\n")) if text else ()

@@ -1,9 +1,10 @@
-"""What this machine has to hold models with. No torch here."""
+"""The memory, disk and accelerator of this machine. Imports no torch."""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -20,27 +21,46 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class Device:
+    """A device that models can run on."""
+
+    name: str
+    """``auto``, ``cpu``, ``cuda:0`` …, ``mps``."""
+    description: str = ""
+    """What it is, e.g. its product name; for ``auto``, the device it chooses."""
+    reason: str = ""
+    """For ``auto``: why it chooses that device."""
+
+
+@dataclass(frozen=True)
 class Machine:
-    """Sizes in bytes."""
+    """What this machine has to hold models; sizes in bytes."""
 
     memory: int
     free_memory: int
     free_disk: int
-    """Where downloads go."""
+    """On the disk that downloads go to; 0 when that cannot be read."""
     device: str = ""
-    """Where models are opened; empty while nobody has looked."""
+    """The device that models are opened on; empty before it has been determined."""
     gpu: Gpu | None = None
 
     @property
     def room(self) -> int:
-        """What a model may take: the accelerator's free memory, or this machine's."""
+        """How much a model may take: the accelerator's free memory, or this machine's."""
         return self.gpu.free if self.gpu is not None else self.free_memory
 
 
-def looked_at() -> Machine:
-    """Memory and disk as they are now; the accelerator is not asked after."""
+def measured() -> Machine:
+    """Measure memory and disk, but not the accelerator."""
     memory = psutil.virtual_memory()
-    folder = cache_folder()
-    while not folder.exists():
-        folder = folder.parent
-    return Machine(int(memory.total), int(memory.available), shutil.disk_usage(folder).free)
+    return Machine(int(memory.total), int(memory.available), _free_disk(cache_folder()))
+
+
+def _free_disk(folder: Path) -> int:
+    """Return the free bytes on the disk of a folder that may not exist yet or be readable."""
+    for place in (folder, *folder.parents):
+        try:
+            return shutil.disk_usage(place).free
+        except OSError:
+            continue
+    return 0

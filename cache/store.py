@@ -1,175 +1,210 @@
-"""The file side of the store: content-addressed graphs, verified on read, bounded in size.
+"""`Store`: content-addressed graphs on disk, verified when read and bounded in size.
 
-    <root>/catalogue.sqlite                   titles, checksums, times (see `catalogue.py`)
-    <root>/graphs/<key[:2]>/<key>.safetensors
-    <root>/originals/<key>.json.gz            published graphs as they came, for those imported
-    <root>/damaged/                           files that failed their check, kept for a look
-
-A key names its content, so a file is never rewritten while its entry is good. Files move only
-inside a catalogue transaction; that makes the store safe under several threads and processes.
+`Catalogue` lists them (titles, checksums, times), `GraphFolder` holds the files. A key names its
+content, so a file is never rewritten while its entry is good. Files move only inside a catalogue
+transaction; that makes the store safe under several threads and processes. Files are deleted after
+the transaction that takes them off the list. Every public method raises :class:`StoreError` instead
+of the errors of the disk and of SQLite.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import logging
-import re
 import sqlite3
 import threading
 import time
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
-from cache.annotations import Annotations, StoredRun, scenarios_from_json, scenarios_to_json
-from cache.catalogue import Catalogue, DamagedFile, StoredGraph, StoreError
-from cache.files import StoreUse, sha256_of, write_synced
-from tracer.errors import GraphFileError
+from cache.annotation_files import AnnotationFiles
+from cache.annotations import Annotations
+from cache.catalogue import Catalogue, DamagedFile, StoredGraph, StoreError, StoreUse
+from cache.database import is_damage
+from cache.graph_folder import GraphFolder, is_key, packed
+from cache.store_repair import StoreRepair, open_catalogue
+from cache.stored_annotations import StoredAnnotations, failing_as
+from tracer.errors import GraphFileError, one_line
 from tracer.files import atomic_write, format_bytes
-from tracer.graph.graph import AttributionGraph, load_graph
-from tracer.interventions.scenario import Scenario
+from tracer.graph.graph import AttributionGraph
+from tracer.types import FeatureId
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_QUOTA: Final = 2 * 10**9
-_KEY: Final = re.compile(r"[0-9a-f]{32}")
-_PARTIAL_SECONDS: Final = 3600.0
-"""A partial file older than this belongs to a process that died while writing it."""
 _TOUCH_SECONDS: Final = 60.0
-"""How coarse "last used" is: finer would cost a database write on every hit."""
-_DAMAGED_KEPT: Final = 20
-_PACKED: Final = 6
-"""How hard an original is packed: 9 takes more than twice as long, for 2 % less."""
+"""Precision of "last used": a finer one would cost a database write on every hit."""
 
 
-class Store:
-    """Attribution graphs on disk. Safe to share between threads, and between processes."""
+class Store(StoredAnnotations):
+    """Attribution graphs on disk. Safe to share between threads and between processes."""
 
     def __init__(self, root: Path, quota_bytes: int = DEFAULT_QUOTA) -> None:
-        """Open the store in ``root``, creating it if need be.
+        """Open the store in ``root``, or create it.
 
-        Beyond ``quota_bytes`` of graphs that were traced here, those used longest ago are deleted,
-        except annotated ones. Imported graphs are never deleted; they may take as much again, and
-        what is more is not taken in.
+        When the graphs traced here take more than ``quota_bytes``, the least recently used ones
+        without annotations are deleted. Imported graphs are never deleted; they may take as much
+        again, and imports beyond that are refused.
 
         Raises :class:`StoreError` when the folder cannot be written.
         """
         self.root = root
         self.quota_bytes = quota_bytes
+        self.problem = ""
+        """Why nothing can be written, as one sentence; empty while all is well."""
+        self._folder = GraphFolder(root)
+        self._copies = AnnotationFiles(root / "annotations")
         self._touched: dict[str, float] = {}
         self._touch_lock = threading.Lock()
+        self._repair_lock = threading.Lock()
         try:
-            for folder in (self._graphs, self._damaged, self._originals):
-                folder.mkdir(parents=True, exist_ok=True)
-            self._catalogue = self._open_catalogue()
-            self._adopt_orphans()
+            self._folder.create()
+            self._catalogue = open_catalogue(root, self._folder, self._copies)
         except (OSError, sqlite3.Error) as error:
+            self._catalogue = self._readable_catalogue(error)
+            return
+        self._tidy()
+
+    def _readable_catalogue(self, error: Exception) -> Catalogue:
+        """Return a catalogue that can only be read, because of ``error``."""
+        sentence = f"the store in {self.root} cannot be opened ({one_line(error)})"
+        path = self.root / "catalogue.sqlite"
+        try:
+            if not path.is_file() or path.stat().st_size == 0:
+                raise FileNotFoundError(path)
+            catalogue = Catalogue(path, read_only=True)
+        except (OSError, sqlite3.Error):
             raise StoreError(
-                f"the store in {root} cannot be opened ({error}): make the folder writable, or set "
-                "CIRCUIT_STORE to one that is"
+                f"{sentence}: make the folder writable, or set CIRCUIT_STORE to one that is"
             ) from error
+        self._cannot_write(error)
+        return catalogue
+
+    def _cannot_write(self, error: Exception) -> None:
+        self.problem = (
+            f"the store in {self.root} cannot be written ({one_line(error).rstrip('.')}): what is "
+            "stored can be read, nothing new is kept; make room or make the folder writable, and "
+            "restart"
+        )
+        logger.warning("%s", self.problem)
+
+    def _tidy(self) -> None:
+        """Verify the catalogue and list graphs that it lacks; a disk that refuses is reported."""
+        try:
+            self._repair.verify_catalogue()
+            self._delete_files()
+            self._repair.adopt_orphans()
+            self._evict()
+        except (OSError, sqlite3.Error) as error:
+            self._cannot_write(error)
 
     @property
-    def _graphs(self) -> Path:
-        return self.root / "graphs"
+    def _repair(self) -> StoreRepair:
+        return StoreRepair(self.root, self._folder, self._catalogue, self._copies)
 
-    @property
-    def _damaged(self) -> Path:
-        return self.root / "damaged"
+    def is_repaired(self, error: sqlite3.Error) -> bool:
+        """Open the catalogue again, which repairs it, if ``error`` means that it is damaged."""
+        if not is_damage(error, self.root / "catalogue.sqlite") or self.problem:
+            return False
+        with self._repair_lock:
+            logger.error("the catalogue is damaged (%s): repairing it", error)
+            self._catalogue.close()
+            self._catalogue = open_catalogue(self.root, self._folder, self._copies)
+            self._tidy()
+        return True
 
-    @property
-    def _originals(self) -> Path:
-        return self.root / "originals"
-
+    @failing_as("the store could not be closed")
     def close(self) -> None:
         """Release the catalogue; the store is not usable afterwards."""
         self._catalogue.close()
 
     # Graphs
 
+    @failing_as("a graph could not be looked up")
     def key_of(self, digest: str) -> str | None:
-        """The key of the graph that answers the request ``digest``, if one ever did."""
+        """Return the key of the graph that answers the request ``digest``, if there is one."""
         return self._catalogue.key_of(digest)
 
+    @failing_as("a request could not be saved")
     def link(self, digest: str, key: str) -> None:
-        """Remember that the request ``digest`` is answered by the graph ``key``."""
+        """Remember that the graph ``key`` answers the request ``digest``."""
         self._catalogue.link(digest, key)
 
-    def load(self, key: str) -> AttributionGraph | None:
-        """The graph under ``key``, or None when there is none whose checksum holds.
+    @failing_as("a graph could not be read")
+    def load(self, key: str, touch: bool = True) -> AttributionGraph | None:
+        """Return the graph under ``key``, or None if there is none with a valid checksum.
 
-        A damaged file is set aside, logged, and listed by :meth:`damaged`.
+        Without ``touch`` it does not count as used. A damaged file is set aside, logged, and listed
+        by :meth:`damaged`.
         """
         entry = self._catalogue.find(key)
         if entry is None:
             return None
         graph: AttributionGraph | None
         try:
-            graph = self._read(entry)
-        except GraphFileError:
-            graph = self._read_alone(key)
-        if graph is not None:
+            graph = self._folder.read(key, entry.sha256)
+        except GraphFileError as error:
+            graph = self._read_alone(key, error)
+        if graph is not None and touch:
             self.touch(key)
         return graph
 
+    @failing_as("a graph could not be saved")
     def save(self, key: str, graph: AttributionGraph) -> None:
-        """Keep ``graph`` under ``key``; the file appears whole or not at all."""
-        if not _KEY.fullmatch(key):
-            raise ValueError(f"{key!r} is no key: expected 32 hexadecimal digits")
+        """Keep ``graph`` under ``key``; the file appears complete or not at all."""
+        if not is_key(key):
+            raise ValueError(f"{key!r} is not a key: expected 32 hexadecimal digits")
         content = graph.to_bytes()
         if len(content) > self.quota_bytes:
             logger.warning(
-                "graph %s has %d bytes, the store may hold %d: not kept",
-                key, len(content), self.quota_bytes,
+                "graph %s takes %s, more than the store's quota of %s: not kept",
+                key, format_bytes(len(content)), format_bytes(self.quota_bytes),
             )  # fmt: skip
             return
         self._put(key, graph, content)
 
     def _put(self, key: str, graph: AttributionGraph, content: bytes) -> None:
-        path = self._path(key)
-        path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{key}.{uuid4().hex}.part")
+        # Written before the transaction: a large graph must not hold up every reader.
+        partial = self._folder.write_partial(key, content)
         try:
-            write_synced(partial, content)
             with self._catalogue.transaction():
+                path = self._folder.path(key)
                 if self._catalogue.find(key) is None or not path.exists():
                     partial.replace(path)
                     digest = hashlib.sha256(content).hexdigest()
-                    self._enter(key, digest, len(content), graph)
-                self._evict()
+                    self._repair.enter(key, digest, len(content), graph)
+            self._evict()
         finally:
             partial.unlink(missing_ok=True)
 
+    @failing_as("the graph could not be kept")
     def add_import(
         self,
         key: str,
         graph: AttributionGraph,
         original: bytes | None,
         title: str,
-        marks: Annotations,
+        annotations: Annotations,
     ) -> None:
         """Keep a graph of another tool, with the published JSON it came as, and never evict it.
 
-        What a person had already changed of it, its title or its pins, stays as it is.
+        A title or pins that a visitor already changed stay as they are.
 
         Raises :class:`StoreError` when imported graphs would take more than the quota with it;
         nothing is kept then.
         """
         content = graph.to_bytes()
-        packed = None if original is None else gzip.compress(original, _PACKED, mtime=0)
+        file = None if original is None else packed(original)
         is_new = self._catalogue.find(key) is None
         if is_new:
-            self._check_room(title, len(content) + len(packed or b""))
+            self._check_room(title, len(content) + len(file or b""))
         annotated = self._catalogue.is_annotated(key)
-        path = self._original_path(key)
+        path = self._folder.original_path(key)
         try:
-            if packed is not None:
-                atomic_write(path, packed)
+            if file is not None:
+                atomic_write(path, file)
             if not annotated:
-                self._catalogue.annotate(key, title, None, marks.to_json())
+                self._catalogue.annotate(key, title, None, annotations.to_json())
             self._put(key, graph, content)
         except BaseException:
             if is_new:
@@ -179,40 +214,37 @@ class Store:
             raise
 
     def _check_room(self, title: str, size: int) -> None:
-        """Refuse a graph with which imported ones would take more than they may."""
         taken = self.use.imported
         if taken + size > self.quota_bytes:
             raise StoreError(
                 f"{title!r} needs {format_bytes(size)}, and imported graphs already take "
                 f"{format_bytes(taken)} of {format_bytes(self.quota_bytes)}: delete some in the "
-                "Library, or set CIRCUIT_STORE_GB to more"
+                "Library, or raise CIRCUIT_STORE_GB"
             )
 
+    @failing_as("the original file could not be read")
     def original(self, key: str) -> bytes | None:
-        """The published JSON that an imported graph came as, if it came as one.
+        """Return the published JSON that an imported graph came as, if it came as JSON.
 
         Raises :class:`StoreError` when it is damaged.
         """
-        path = self._original_path(key)
-        try:
-            return gzip.decompress(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, EOFError, zlib.error) as error:
-            raise StoreError(
-                f"{path} is damaged ({error}): import the graph's file again"
-            ) from error
+        return self._folder.read_original(key)
 
+    @failing_as("the graph could not be deleted")
     def forget(self, key: str) -> None:
-        """Delete a graph and all that was kept with it."""
+        """Delete a graph, its original file and its annotations."""
         with self._catalogue.transaction():
-            self._path(key).unlink(missing_ok=True)
-            self._original_path(key).unlink(missing_ok=True)
+            self._catalogue.note_deleted(key)
             self._catalogue.remove(key)
-        self._catalogue.annotate(key, "", "", "")
+            self._catalogue.annotate(key, "", "", "", "")
+        self._delete_files()
 
     def touch(self, key: str) -> None:
-        """Count ``key`` as used now (to the minute), so that it is evicted later."""
+        """Mark ``key`` as used now, to the minute, so that it is evicted later.
+
+        Does nothing while another process writes, or where nothing can be written: whoever reads a
+        graph does not wait for that, and never fails because of it.
+        """
         now = time.monotonic()
         with self._touch_lock:
             if now - self._touched.get(key, -_TOUCH_SECONDS) < _TOUCH_SECONDS:
@@ -220,163 +252,97 @@ class Store:
             if len(self._touched) > 10_000:
                 self._touched.clear()
             self._touched[key] = now
-        self._catalogue.touch(key)
+        if self._catalogue.is_writable:
+            self._catalogue.touch(key)
 
-    # The library
+    # Labels of features, shared by all graphs
 
-    def annotate(self, key: str, *, title: str | None = None, notes: str | None = None) -> None:
-        """Set the title or the notes of a graph; annotated graphs are never evicted.
+    @failing_as("the labels could not be read")
+    def labels(self, dictionary: str) -> dict[FeatureId, str]:
+        """Return the labels that people gave to features of a dictionary."""
+        rows = self._catalogue.labels(dictionary)
+        return {FeatureId(layer, feature): label for layer, feature, label in rows}
 
-        None leaves a text as it is; with both texts empty the graph counts as not annotated.
-        """
-        self._catalogue.annotate(key, title, notes)
+    @failing_as("the label could not be saved")
+    def set_label(self, dictionary: str, feature: FeatureId, label: str) -> None:
+        """Set the label of a feature; an empty one removes it."""
+        self._catalogue.set_label(dictionary, feature.layer, feature.index, label)
 
-    def annotations(self, key: str) -> Annotations:
-        """Pins and supernodes of a graph; raises ``ValueError`` when they are damaged."""
-        return Annotations.from_json(self._catalogue.annotations(key))
+    @failing_as("a graph could not be looked up")
+    def requests_of(self, key: str) -> tuple[str, ...]:
+        """Return the digests of the requests that a graph answers."""
+        return self._catalogue.requests_of(key)
 
-    def save_annotations(self, key: str, marks: Annotations) -> None:
-        """Keep pins and supernodes with a graph; a graph that has some is never evicted."""
-        self._catalogue.annotate(key, None, None, marks.to_json())
+    # What is stored
 
-    def remember_run(self, key: str, scenarios: tuple[Scenario, ...], said: str) -> None:
-        """Keep what was tried on a graph; at most the latest 50 runs of it."""
-        self._catalogue.add_run(key, scenarios_to_json(scenarios), said)
-
-    def runs(self, key: str) -> tuple[StoredRun, ...]:
-        """What was tried on a graph, the latest first; raises ``ValueError`` when damaged."""
-        return tuple(
-            StoredRun(scenarios_from_json(scenarios), said, ran)
-            for scenarios, said, ran in self._catalogue.runs(key)
-        )
-
+    @failing_as("the stored graphs could not be listed")
     def entries(self) -> tuple[StoredGraph, ...]:
-        """Every graph that is kept, the most recently used first."""
+        """Return every stored graph, the most recently used first."""
         return self._catalogue.entries()
 
+    @failing_as("the damaged files could not be listed")
     def damaged(self) -> tuple[DamagedFile, ...]:
-        """Every file that was set aside, with the reason, the latest first."""
+        """Return every file that was set aside, the latest first."""
         return self._catalogue.damaged()
 
     @property
     def use(self) -> StoreUse:
-        """What the kept graphs take."""
-        originals = sum(file.stat().st_size for file in self._originals.glob("*.json.gz"))
+        """The disk space that the stored graphs take."""
+        return self._measured_use()
+
+    @failing_as("the store could not be measured")
+    def _measured_use(self) -> StoreUse:
         return StoreUse(
             traced=self._catalogue.total_bytes(imported=False),
-            imported=self._catalogue.total_bytes(imported=True) + originals,
+            imported=self._catalogue.total_bytes(imported=True) + self._folder.original_bytes(),
             quota=self.quota_bytes,
         )
 
+    @failing_as("the store could not be checked")
+    def verify(self) -> list[str]:
+        """Read everything and return what is wrong, one sentence each; changes nothing."""
+        return self._repair.problems()
+
     # Reading
 
-    def _path(self, key: str) -> Path:
-        return self._graphs / key[:2] / f"{key}.safetensors"
-
-    def _original_path(self, key: str) -> Path:
-        return self._originals / f"{key}.json.gz"
-
-    def _enter(self, key: str, sha256: str, size: int, graph: AttributionGraph) -> None:
-        made = graph.provenance
-        model = str(made.get("model") or made.get("scan") or "")
-        self._catalogue.add(key, sha256, size, graph.prompt, model, bool(_imported(graph)))
-
-    def _read(self, entry: StoredGraph) -> AttributionGraph:
-        """The graph of an entry; raises :class:`GraphFileError` when its file is not whole."""
-        path = self._path(entry.key)
+    def _read_alone(self, key: str, error: GraphFileError) -> AttributionGraph | None:
+        """Read again while no process writes: was it a race, or is the file damaged?"""
+        if not self._catalogue.is_writable:
+            logger.warning("%s", error)
+            return None
         try:
-            found = sha256_of(path)
-        except OSError as error:
-            raise GraphFileError(f"{path} cannot be read: {error.strerror}") from error
-        if found != entry.sha256:
-            raise GraphFileError(f"{path} has SHA-256 {found[:12]}…, expected {entry.sha256[:12]}…")
-        return load_graph(path)
+            return self._repair.read_or_set_aside(key)
+        except sqlite3.OperationalError as failure:  # the disk is full, or the file locked
+            logger.warning("%s; it could not be set aside (%s)", error, failure)
+            return None
 
-    def _read_alone(self, key: str) -> AttributionGraph | None:
-        """Read again while nobody else writes: was it a race, or is the file damaged?"""
-        with self._catalogue.transaction():
-            entry = self._catalogue.find(key)
-            if entry is None:
-                return None
-            try:
-                return self._read(entry)
-            except GraphFileError as error:
-                self._set_aside(self._path(key), key, str(error))
-                return None
-
-    def _set_aside(self, path: Path, key: str, reason: str) -> None:
-        """Move a file out of the way and say so; call it inside a transaction."""
-        target = self._damaged / f"{key}.{uuid4().hex[:8]}.safetensors"
-        if path.exists():
-            path.replace(target)
-        self._catalogue.remove(key)
-        self._catalogue.note_damage(target.name, key, reason)
-        logger.warning("graph %s is damaged (%s): set aside as %s", key, reason, target)
-        kept = sorted(self._damaged.iterdir(), key=lambda file: file.stat().st_mtime)
-        for old in kept[:-_DAMAGED_KEPT]:
-            old.unlink(missing_ok=True)
-
-    # Keeping house
+    # Housekeeping
 
     def _evict(self) -> None:
-        """Delete what was used longest ago until the quota holds; call it inside a transaction."""
-        excess = self._catalogue.total_bytes(imported=False) - self.quota_bytes
-        if excess <= 0:
+        """Delete the least recently used graphs beyond the quota."""
+        if self._catalogue.total_bytes(imported=False) <= self.quota_bytes:
             return
-        for entry in self._catalogue.evictable():
-            self._path(entry.key).unlink(missing_ok=True)
-            self._catalogue.remove(entry.key)
-            excess -= entry.bytes
-            if excess <= 0:
-                return
-        logger.warning(
-            "the store in %s is %d bytes over its quota, all of it annotated", self.root, excess
-        )
-
-    def _open_catalogue(self) -> Catalogue:
-        path = self.root / "catalogue.sqlite"
-        try:
-            return Catalogue(path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) or not path.exists():
-                raise  # locked, or not ours to write: nothing is wrong with the content
-            stamp = uuid4().hex[:8]
-            for part in self.root.glob("catalogue.sqlite*"):
-                part.replace(self._damaged / f"{part.name}.{stamp}")
-            logger.warning("%s is damaged (%s): set aside, starting a new one", path, error)
-            catalogue = Catalogue(path)
-            catalogue.note_damage(f"{path.name}.{stamp}", "", str(error))
-            return catalogue
-
-    def _adopt_orphans(self) -> None:
-        """Enter graphs that the catalogue does not know (it was lost, or a process died)."""
-        adopted: list[tuple[str, str]] = []
         with self._catalogue.transaction():
-            for path in self._orphans():
-                key = path.stem
-                try:
-                    graph = load_graph(path)
-                except (GraphFileError, KeyError, TypeError) as error:  # not a graph of ours
-                    self._set_aside(path, key, str(error))
-                    continue
-                size = path.stat().st_size
-                self._enter(key, sha256_of(path), size, graph)
-                if _imported(graph) and not self._catalogue.is_annotated(key):
-                    adopted.append((key, _imported(graph)))
-            self._evict()
-        for key, title in adopted:
-            self._catalogue.annotate(key, title, None)
+            excess = self._catalogue.total_bytes(imported=False) - self.quota_bytes
+            for entry in self._catalogue.evictable():
+                if excess <= 0:
+                    break
+                self._catalogue.note_deleted(entry.key)
+                self._catalogue.remove(entry.key)
+                excess -= entry.bytes
+        self._delete_files()
+        if excess > 0:
+            logger.warning(
+                "annotated graphs alone exceed the quota of the store in %s by %s",
+                self.root, format_bytes(excess),
+            )  # fmt: skip
 
-    def _orphans(self) -> Iterator[Path]:
-        known = {entry.key for entry in self._catalogue.entries()}
-        for path in sorted([*self._graphs.glob("*/*"), *self._originals.glob("*.part")]):
-            if path.suffix == ".part":
-                if time.time() - path.stat().st_mtime > _PARTIAL_SECONDS:
-                    path.unlink(missing_ok=True)
-            elif _KEY.fullmatch(path.stem) and path.stem not in known:
-                yield path
-
-
-def _imported(graph: AttributionGraph) -> str:
-    """What an imported graph was called where it came from; empty for one that was traced here."""
-    return str(graph.provenance.get("imported") or "")
+    def _delete_files(self) -> None:
+        """Delete the files of graphs that are off the list, unless they were stored again."""
+        if not self._catalogue.deleted():
+            return
+        with self._catalogue.transaction():
+            for key in self._catalogue.deleted():
+                if self._catalogue.find(key) is None and is_key(key):
+                    self._folder.delete(key)
+                self._catalogue.files_deleted(key)

@@ -1,4 +1,4 @@
-"""Two compared graphs as one merged figure, as dumbbells, as a table, and as edits."""
+"""Two compared graphs as a merged figure, as dumbbells and as a table."""
 
 from __future__ import annotations
 
@@ -9,105 +9,19 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from charts.graph_frame import (
-    FONT,
-    SYMBOLS,
-    column_label,
-    curves,
-    diameter,
-    frame,
-    node_label,
-)
-from charts.graph_layout import GraphLayout, LayoutNode, PlacedNode, layout_graph
-from charts.palette import LIGHT, Palette, translucent
-from charts.text import percent, plotly_text, target_number, token_text, truncate
+from charts.comparison_drawing import column_text
+from charts.graph_figure import FONT
+from charts.palette import LIGHT, Palette
+from charts.text import percent, plotly_text, plural, truncate
 from tracer.graph.comparison import ComparedNode, Comparison, Side
-from tracer.graph.nodes import FloatArray
-from tracer.interventions.scenario import Edit
-from tracer.types import NodeId
 
-SIDES: Final[Mapping[Side, str]] = {"both": "in both", "left": "only left", "right": "only right"}
-STRONGEST_INPUTS: Final = 3
+SIDES: Final[Mapping[Side, str]] = {"both": "both", "left": "left only", "right": "right only"}
 Name = Callable[[ComparedNode], str]
 
 
 def side_colours(palette: Palette) -> dict[Side, str]:
-    """Dark for what is shared, two hues apart for what is not."""
+    """Return the colour of shared nodes, and of those in only one graph."""
     return {"both": palette.text, "left": palette.feature, "right": palette.selected}
-
-
-def merged_figure(
-    comparison: Comparison,
-    name: Name,
-    palette: Palette = LIGHT,
-    width: float = 1050.0,
-    max_labels: int = 40,
-) -> go.Figure:
-    """Both graphs in one: columns are aligned tokens, rows layers, the colour says whose it is.
-
-    Of each node the three strongest inputs are drawn, in the colour of the graph that has them.
-    Every marker carries the number of its node in ``comparison.nodes`` as ``customdata``.
-    """
-    layout = _layout(comparison, name, width, max_labels)
-    # Two tokens of one column stand side by side.
-    at = {placed.node.index: placed for placed in _apart(comparison, layout)}
-    figure = go.Figure()
-    _add_edges(figure, comparison, at, palette)
-    for side, colour in side_colours(palette).items():
-        numbers = [i for i, node in enumerate(comparison.nodes) if node.side == side]
-        figure.add_scatter(
-            x=[at[i].x for i in numbers],
-            y=[at[i].y for i in numbers],
-            mode="markers",
-            name=SIDES[side],
-            showlegend=False,
-            customdata=numbers,
-            hovertext=[_hover(comparison.nodes[i], name) for i in numbers],
-            hovertemplate="%{hovertext}<extra></extra>",
-            marker={
-                "symbol": [SYMBOLS[comparison.nodes[i].kind] for i in numbers],
-                "size": [_size(comparison.nodes[i]) for i in numbers],
-                "color": colour,
-                "line": {"color": palette.background, "width": 1},
-            },
-        )
-    _dress(figure, comparison, layout, at, palette)
-    return figure
-
-
-def _layout(comparison: Comparison, name: Name, width: float, max_labels: int) -> GraphLayout:
-    nodes = []
-    for number, node in enumerate(comparison.nodes):
-        label = name(node) if node.kind in ("feature", "logit") else ""
-        if node.kind == "logit":
-            label = f"{label} {_probabilities(comparison, node)}"
-        own = NodeId(node.kind, node.layer, node.slot, number)
-        nodes.append(LayoutNode(own, max(node.influence), label))
-    n_layers = max(comparison.left.graph.n_layers, comparison.right.graph.n_layers)
-    return layout_graph(nodes, comparison.columns, n_layers, width, max_labels)
-
-
-def _probabilities(comparison: Comparison, node: ComparedNode) -> str:
-    """Of an answer: in both graphs where both explain it."""
-    found = []
-    for pruned, nodes in ((comparison.left, node.left), (comparison.right, node.right)):
-        graph = pruned.graph
-        found += [percent(graph.targets[target_number(graph, n)].probability) for n in nodes]
-    return " / ".join(found)
-
-
-def _apart(comparison: Comparison, layout: GraphLayout) -> list[PlacedNode]:
-    shift = {"both": 0.0, "left": -8.0, "right": 8.0}
-    return [
-        PlacedNode(p.node, p.x + shift[comparison.nodes[p.node.index].side], p.y, p.label)
-        if p.node.kind == "token"
-        else p
-        for p in layout.nodes
-    ]
-
-
-def _size(node: ComparedNode) -> float:
-    return diameter(node.kind, max(node.influence))
 
 
 def _hover(node: ComparedNode, name: Name) -> str:
@@ -124,80 +38,10 @@ def _number(activation: float) -> str:
     return "unknown" if np.isnan(activation) else f"{activation:.2f}"
 
 
-def _add_edges(
-    figure: go.Figure, comparison: Comparison, at: Mapping[int, PlacedNode], palette: Palette
-) -> None:
-    left, right = comparison.left_weights, comparison.right_weights
-    weights: FloatArray = np.where(np.abs(left) >= np.abs(right), left, right)
-    chosen = _strongest_inputs(comparison.targets, weights)
-    if not len(chosen):
-        return
-    strongest = np.abs(weights).max()
-    colours = side_colours(palette)
-    sides = np.where(left == 0, "right", np.where(right == 0, "left", "both"))
-    for side, colour in colours.items():
-        for positive in (True, False):
-            for strong in (False, True):
-                part = [
-                    i
-                    for i in chosen
-                    if sides[i] == side
-                    and (weights[i] > 0) == positive
-                    and (abs(weights[i]) > 0.3 * strongest) == strong
-                ]
-                if not part:
-                    continue
-                x, y = curves(
-                    [at[int(comparison.sources[i])] for i in part],
-                    [at[int(comparison.targets[i])] for i in part],
-                )
-                figure.add_scatter(
-                    x=x,
-                    y=y,
-                    mode="lines",
-                    hoverinfo="skip",
-                    showlegend=False,
-                    line={
-                        "color": translucent(colour, 0.75 if strong else 0.35),
-                        "width": 2.2 if strong else 1.0,
-                        "dash": "solid" if positive else "4px,3px",
-                    },
-                )
-
-
-def _strongest_inputs(targets: np.ndarray, weights: FloatArray) -> list[int]:
-    seen: dict[int, int] = {}
-    chosen = []
-    for edge in np.argsort(-np.abs(weights), kind="stable"):
-        target = int(targets[edge])
-        if seen.get(target, 0) < STRONGEST_INPUTS:
-            seen[target] = seen.get(target, 0) + 1
-            chosen.append(int(edge))
-    return chosen
-
-
-def _dress(
-    figure: go.Figure,
-    comparison: Comparison,
-    layout: GraphLayout,
-    at: Mapping[int, PlacedNode],
-    palette: Palette,
-) -> None:
-    labels = [
-        column_label(layout, number, truncate(_column_text(tokens, " / "), 22), palette)
-        for number, tokens in enumerate(comparison.columns)
-    ]
-    for placed in at.values():
-        if placed.label:
-            size = _size(comparison.nodes[placed.node.index])
-            labels.append(node_label(placed, size, palette))
-    frame(figure, layout, labels, palette)
-
-
 def difference_figure(
     comparison: Comparison, name: Name, palette: Palette = LIGHT, limit: int = 14
 ) -> go.Figure:
-    """The features whose influence differs most: a dot for the left graph, one for the right."""
+    """Draw the features whose influence differs most: a dot per graph."""
     features = [node for node in comparison.nodes if node.kind == "feature"]
     features.sort(key=lambda node: -abs(node.influence[1] - node.influence[0]))
     shown = features[:limit]
@@ -235,7 +79,7 @@ def difference_figure(
             + (
                 ""
                 if comparison.alignment == "feature"
-                else f" · {_column_text(columns[node.slot])}"
+                else f" · {column_text(columns[node.slot], '/')}"
             )
         )
         for node in shown
@@ -271,21 +115,18 @@ def difference_figure(
     return figure
 
 
-def _column_text(column: str, between: str = "/") -> str:
-    return between.join(token_text(part) for part in column.split(" / "))
-
-
 def comparison_table(comparison: Comparison, name: Name) -> pd.DataFrame:
-    """A row per feature of either graph: where it is, how active, how influential, and for whom."""
+    """Return a row per feature of either graph: place, activations and influences."""
     features = [node for node in comparison.nodes if node.kind == "feature"]
     features.sort(key=lambda node: -abs(node.influence[1] - node.influence[0]))
     anywhere = comparison.alignment == "feature"
     return pd.DataFrame(
         {
             "feature": [name(node) for node in features],
-            "in": [SIDES[node.side] for node in features],
+            "graph": [SIDES[node.side] for node in features],
             "token": [
-                "" if anywhere else _column_text(comparison.columns[node.slot]) for node in features
+                "" if anywhere else column_text(comparison.columns[node.slot], "/")
+                for node in features
             ],
             "layer": [node.layer for node in features],
             "index": [node.index for node in features],
@@ -298,40 +139,17 @@ def comparison_table(comparison: Comparison, name: Name) -> pd.DataFrame:
 
 
 def comparison_sentence(comparison: Comparison) -> str:
-    """``"34 features in both, 12 only left, 15 only right."``"""
+    """Count features: ``"34 features in both graphs, 12 only left, 15 only right."``"""
     counts = {side: len(comparison.features(side)) for side in SIDES}
-    both = counts["both"]
     return (
-        f"{both} feature{'' if both == 1 else 's'} in both, {counts['left']} only left, "
-        f"{counts['right']} only right."
+        f"{plural(counts['both'], 'feature')} in both graphs, {counts['left']:,} only left, "
+        f"{counts['right']:,} only right."
     )
 
 
-def what_differs(comparison: Comparison, against: float = -1.0) -> tuple[tuple[Edit, ...], int]:
-    """Edits that give the left prompt what is the right one's own, and how many found no place.
-
-    Features that only the left graph keeps go to ``against`` times their activation, those that
-    only the right one keeps to the values they have there, in the same column.
-    """
-    edits, lost = [], 0
-    for node in comparison.features("left"):
-        edits += [Edit.at(place, "scale", against) for place in node.left]
-    places = {slot: position for position, slot in enumerate(comparison.slots.left)}
-    graph = comparison.right.graph
-    for node in comparison.features("right"):
-        for place in node.right:
-            position = places.get(comparison.slots.right[place.position])
-            if not position:  # a column the left prompt lacks, or its beginning of text
-                lost += 1
-                continue
-            value = float(graph.activations[graph.index.row(place)])
-            edits.append(Edit(place.feature, position, position + 1, "set", value))
-    return tuple(edits), lost
-
-
 def edge_sentence(comparison: Comparison) -> str:
-    """How much of the merged graph's edges both graphs have, by weight."""
+    """Say which share of the merged graph's edge weight both graphs have."""
     both = np.minimum(np.abs(comparison.left_weights), np.abs(comparison.right_weights)).sum()
     either = np.maximum(np.abs(comparison.left_weights), np.abs(comparison.right_weights)).sum()
     share = float(both / either) if either else 0.0
-    return f"{percent(share)} of the edges' weight is shared."
+    return f"{percent(share)} of the edge weight is shared."

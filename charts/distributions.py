@@ -1,27 +1,35 @@
-"""Small figures: what the model says next, before and after an edit, and a feature's histogram."""
+"""Small figures: next-token probabilities before and after an edit, a feature's histogram."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import isnan
 from typing import Any, Final
 
 import plotly.graph_objects as go
 
-from charts.graph_frame import FONT
+from charts.graph_figure import FONT
 from charts.palette import LIGHT, Palette, translucent
 from charts.text import percent, plotly_text, token_text, truncate
 from tracer.types import TokenProbability
 
 _BAR: Final = 27
-"""Height in px that a bar takes, or a pair of them is given one and a half times."""
+"""Height of a bar in px; a pair gets one and a half times as much."""
 
 
 def token_figure(
     tokens: Sequence[TokenProbability], palette: Palette = LIGHT, limit: int = 5
 ) -> go.Figure:
-    """The likeliest next tokens as horizontal bars, the first on top."""
-    shown = list(tokens)[:limit]
+    """Draw the most likely next tokens as horizontal bars, most likely first.
+
+    The figure is shared by all that ask for the same tokens: do not change it.
+    """
+    return _token_figure(tuple(tokens[:limit]), palette)
+
+
+@lru_cache(maxsize=64)
+def _token_figure(shown: tuple[TokenProbability, ...], palette: Palette) -> go.Figure:
     figure = go.Figure()
     figure.add_bar(
         x=[entry.probability for entry in shown],
@@ -44,14 +52,14 @@ def token_figure(
 def comparison_figure(
     changes: Sequence[Any], palette: Palette = LIGHT, limit: int = 5, edited: bool = True
 ) -> go.Figure:
-    """Next-token probabilities before (pale) and after (solid) an edit.
+    """Draw next-token probabilities before (pale) and after (solid) an edit.
 
-    ``changes`` carry ``token``, ``before`` and ``after``, as ``InterventionResult.compare`` gives.
-    Unless ``edited`` only those before are drawn, in the same places.
+    ``changes`` have ``token``, ``before`` and ``after``, like those of
+    ``InterventionResult.compare``. Without ``edited`` only those before are drawn.
     """
     shown = list(changes)[:limit]
     figure = go.Figure()
-    # Plotly draws the groups of a reversed axis from the top down: before above after
+    # on a reversed axis, Plotly draws the bars of a group from the top down: before above after
     pale = translucent(palette.feature, 0.35) if edited else palette.feature
     sides = [("before", pale, [entry.before for entry in shown])]
     if edited:
@@ -88,9 +96,9 @@ def comparison_figure(
 def histogram_figure(
     counts: Sequence[int], top: float, palette: Palette = LIGHT, activation: float | None = None
 ) -> go.Figure:
-    """How often a feature fires how strongly: equal bins from 0 to ``top``, log counts.
+    """Draw a feature's activation histogram: equal bins from 0 to ``top``, logarithmic counts.
 
-    ``activation`` marks where the traced prompt stands.
+    ``activation`` marks the feature's activation on the traced prompt.
     """
     figure = go.Figure()
     step = top / len(counts) if counts else 1.0
@@ -152,7 +160,7 @@ def _bars_layout(figure: go.Figure, tokens: Sequence[str], palette: Palette, hei
 
 
 def common_look(palette: Palette) -> dict[str, Any]:
-    """Layout of all small figures: transparent, quiet, without a toolbar's drag."""
+    """Return the layout options all small figures share."""
     return {
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",

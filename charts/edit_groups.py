@@ -1,4 +1,4 @@
-"""Groups of a graph's features that can be edited together: named by a person, or by a label."""
+"""Groups of features that can be edited together, named by the user or by their label."""
 
 from __future__ import annotations
 
@@ -7,51 +7,51 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from charts.graph_view import GraphView
-from charts.text import place, token_text
+from charts.text import place, signed, times, token_text
 from tracer.errors import InterventionError
-from tracer.graph.comparison import same_dictionary
 from tracer.graph.graph import AttributionGraph
+from tracer.interventions.head_edit import HeadEdit
 from tracer.interventions.scenario import Edit, Operation, Scenario
 from tracer.types import FeatureId, NodeId, Supernode
 
 
 @dataclass(frozen=True)
 class Group:
-    """Kept features of one graph that share a name."""
+    """Features of one graph under one name."""
 
     name: str
     nodes: tuple[NodeId, ...]
     influence: float
-    """Summed over its features, so that paths through several of them count several times."""
+    """Summed over the features, so a path through several of them counts several times."""
 
 
 def feature_groups(view: GraphView) -> tuple[Group, ...]:
-    """The kept features by name, the group of most influence first."""
-    found: dict[str, list[NodeId]] = {}
+    """Group the kept features by name, most influential group first."""
+    by_name: dict[str, list[NodeId]] = {}
     for node in view.pruned.nodes:
         if node.kind == "feature":
-            found.setdefault(view.name(node), []).append(node)
+            by_name.setdefault(view.name(node), []).append(node)
     groups = [
         Group(name, tuple(sorted(nodes)), sum(view.influence(node) for node in nodes))
-        for name, nodes in found.items()
+        for name, nodes in by_name.items()
     ]
     return tuple(sorted(groups, key=lambda group: (-group.influence, group.name)))
 
 
 def own_groups(view: GraphView, supernodes: Sequence[Supernode]) -> tuple[Group, ...]:
-    """What a person marked: supernodes, then each other pinned or selected feature alone.
+    """Return the supernodes, then each other pinned or selected feature as its own group.
 
-    Only features have activations, so a group holds only those; nodes that the graph does not have
-    (the link is from another one) are left out.
+    Only features have activations to edit, so other nodes are left out, as are nodes the graph
+    does not have (from a link to another graph).
     """
     index = view.pruned.graph.index
-    found = [(group.name, group.nodes) for group in supernodes]
-    grouped = {node for _, nodes in found for node in nodes}
+    named = [(group.name, group.nodes) for group in supernodes]
+    grouped = {node for _, nodes in named for node in nodes}
     chosen = [view.selected] if view.selected is not None else []
     alone = dict.fromkeys([*sorted(view.pinned - grouped), *chosen])
-    found += [(name, (node,)) for node, name in lone_names(view, alone).items()]
+    named += [(name, (node,)) for node, name in lone_names(view, alone).items()]
     groups = []
-    for name, nodes in found:
+    for name, nodes in named:
         features = tuple(n for n in nodes if n.kind == "feature" and n in index)
         if features:
             influence = sum(view.influence(node) for node in features)
@@ -60,7 +60,7 @@ def own_groups(view: GraphView, supernodes: Sequence[Supernode]) -> tuple[Group,
 
 
 def lone_names(view: GraphView, nodes: Iterable[NodeId]) -> dict[NodeId, str]:
-    """Names of nodes that stand for themselves: each with its place, and no two alike."""
+    """Return unique names of single nodes, each with its place."""
     graph = view.pruned.graph
     names = {node: f"{view.name(node)} · {place(graph, node)}" for node in nodes}
     counts = Counter(names.values())
@@ -71,50 +71,18 @@ def lone_names(view: GraphView, nodes: Iterable[NodeId]) -> dict[NodeId, str]:
 
 
 def group_of(groups: Sequence[Group], name: str) -> Group | None:
-    """The group called ``name``."""
+    """Return the group called ``name``, or None."""
     return next((group for group in groups if group.name == name), None)
-
-
-def transplant(
-    graph: AttributionGraph, nodes: Sequence[NodeId], into: AttributionGraph
-) -> tuple[Edit, ...]:
-    """Set features of ``graph`` to the values they have there, in another prompt.
-
-    Positions are matched from the end of both prompts. Raises :class:`InterventionError` when one
-    of them lies before the beginning of ``into``, or when its model or transcoders are others.
-    """
-    if not same_dictionary(graph, into):
-        raise InterventionError(
-            f"the features of {_set_name(graph)} mean nothing in {_set_name(into)}: trace both "
-            "prompts with the same model and transcoders"
-        )
-    index = graph.index
-    shift = len(into.tokens) - len(graph.tokens)
-    edits = []
-    for node in nodes:
-        position = node.position + shift
-        if position < 1:
-            raise InterventionError(
-                f"“{token_text(graph.tokens[node.position])}” stands {-shift} tokens before the "
-                "beginning of this prompt: choose one that is no longer"
-            )
-        value = float(graph.activations[index.row(node)])
-        edits.append(Edit(node.feature, position, position + 1, "set", value))
-    return tuple(edits)
-
-
-def _set_name(graph: AttributionGraph) -> str:
-    made = graph.provenance
-    return f"{made.get('model', 'a model')} with {made.get('transcoders', 'transcoders')}"
 
 
 @dataclass(frozen=True)
 class EditGroup:
-    """Edits of one scenario that do the same to features of one name at one place."""
+    """Edits of one scenario that change features of one name in the same way at one place."""
 
     operation: Operation
     value: float
-    """Of ``scale`` and ``add``; for ``set``, where every feature has its own, 0 or not."""
+    """The value of ``scale`` and ``add``. For ``set``, where each feature has its own: 0 or 1, for
+    whether they are zero."""
     name: str
     token: str
     edits: tuple[Edit, ...]
@@ -123,13 +91,13 @@ class EditGroup:
 def edit_groups(
     scenario: Scenario, graph: AttributionGraph, name_of: Callable[[FeatureId], str | None]
 ) -> tuple[EditGroup, ...]:
-    """What a scenario changes, by name, operation and place, in the order of the edits."""
-    found: dict[tuple[Operation, float, str, str], list[Edit]] = {}
+    """Group the edits of a scenario by operation, name and place, in the order of the edits."""
+    by_kind: dict[tuple[Operation, float, str, str], list[Edit]] = {}
     for edit in scenario.edits:
         value = edit.value if edit.operation != "set" else float(edit.value != 0)
         name = name_of(edit.feature) or str(edit.feature)
-        found.setdefault((edit.operation, value, name, _place(edit, graph)), []).append(edit)
-    return tuple(EditGroup(*key, tuple(edits)) for key, edits in found.items())
+        by_kind.setdefault((edit.operation, value, name, _place(edit, graph)), []).append(edit)
+    return tuple(EditGroup(*key, tuple(edits)) for key, edits in by_kind.items())
 
 
 def _place(edit: Edit, graph: AttributionGraph) -> str:
@@ -142,15 +110,26 @@ def _place(edit: Edit, graph: AttributionGraph) -> str:
 
 
 def edit_line(group: EditGroup) -> str:
-    """``"−2× about Texas at “Dallas” (3 features)"``."""
+    """Describe an edit: ``"−2× about Texas at “Dallas” (3 features)"``."""
     line = f"{_operation(group)} {group.name} at “{group.token}”"
     return line if len(group.edits) == 1 else f"{line} ({len(group.edits)} features)"
 
 
+def head_line(edit: HeadEdit, tokens: Sequence[str]) -> str:
+    """Describe an edit of a head: ``"off: head L4 H0"``."""
+    name = f"head L{edit.layer} H{edit.head}"
+    if edit.operation != "score":
+        return f"{'off' if edit.operation == 'off' else 'pattern frozen'}: {name}"
+    try:
+        query, key = (token_text(tokens[at]) for at in edit.positions(len(tokens)))
+    except InterventionError:
+        query, key = f"position {edit.query}", f"position {edit.key}"
+    return f"add {signed(edit.value)} to the score of {name} from “{query}” to “{key}”"
+
+
 def _operation(group: EditGroup) -> str:
-    value = f"{group.value:g}".replace("-", "−")
+    if group.value == 0 and group.operation != "add":
+        return "off:"
     if group.operation == "scale":
-        return "off:" if group.value == 0 else f"{value}×"
-    if group.operation == "set":
-        return "off:" if group.value == 0 else "put in:"
-    return f"add {value} to"
+        return times(group.value)
+    return "set:" if group.operation == "set" else f"add {signed(group.value)} to"

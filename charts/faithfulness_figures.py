@@ -1,4 +1,4 @@
-"""How much each feature matters when it is switched off, and whether the graph said so."""
+"""Measured effects of switching features off, next to what the graph's edges predict."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAME: Final = 34
 
 
 def ranked_figure(check: EffectCheck, palette: Palette = LIGHT) -> go.Figure:
-    """Bars of the measured effects, the largest first; a tick where the edges predict it."""
+    """Draw measured effects as bars, largest first, with a tick at each prediction."""
     order = np.argsort(-np.abs(check.measured), kind="stable")
     places = list(range(len(order)))
     measured = check.measured[order]
@@ -48,7 +48,7 @@ def ranked_figure(check: EffectCheck, palette: Palette = LIGHT) -> go.Figure:
         height=24 * len(order) + 66,
         margin={"l": 4, "r": 8, "t": 26, "b": 36},
         xaxis={
-            "title": {"text": f"change of the {plotly_text(check.unit)}", "standoff": 6},
+            "title": {"text": f"change in {plotly_text(check.unit)}", "standoff": 6},
             "gridcolor": palette.grid,
             "zerolinecolor": palette.muted,
             "zerolinewidth": 1,
@@ -72,7 +72,7 @@ def ranked_figure(check: EffectCheck, palette: Palette = LIGHT) -> go.Figure:
 
 
 def scatter_figure(check: EffectCheck, palette: Palette = LIGHT, ideal: bool = True) -> go.Figure:
-    """A dot for each effect: predicted to the right, measured upwards; dotted where they agree."""
+    """Draw a dot per effect, measured against predicted; on the dotted line they agree."""
     figure = go.Figure()
     ends = [
         float(min(check.predicted.min(), check.measured.min())),
@@ -83,7 +83,7 @@ def scatter_figure(check: EffectCheck, palette: Palette = LIGHT, ideal: bool = T
             x=ends,
             y=ends,
             mode="lines",
-            name="as predicted",
+            name="perfect agreement",
             line={"color": palette.muted, "width": 1, "dash": "dot"},
             hoverinfo="skip",
         )
@@ -95,7 +95,7 @@ def scatter_figure(check: EffectCheck, palette: Palette = LIGHT, ideal: bool = T
             x=across,
             y=[middle + slope * x for x in across],
             mode="lines",
-            name="fitted line",
+            name="least-squares fit",
             line={"color": palette.selected, "width": 2},
             hoverinfo="skip",
         )
@@ -133,9 +133,9 @@ def scatter_figure(check: EffectCheck, palette: Palette = LIGHT, ideal: bool = T
 
 
 def group_check(names: Sequence[str], predicted: FloatArray, measured: FloatArray) -> EffectCheck:
-    """All effects of one group on another as dots: the ``(n, n)`` shares of ``check_groups``.
+    """Return the effects of groups on each other, from the ``(n, n)`` shares of ``check_groups``.
 
-    Without those that cannot be (a group on itself, or on one below it).
+    Leaves out pairs without an effect by construction (a group and itself, or one below it).
     """
     pairs = [
         (i, j)
@@ -148,12 +148,12 @@ def group_check(names: Sequence[str], predicted: FloatArray, measured: FloatArra
         tuple(f"{names[j]} with {names[i]} off" for i, j in pairs),
         predicted[at] - 1,
         measured[at] - 1,
-        "share of its activation that a group gains or loses",
+        "relative change in activation",
     )
 
 
 def check_sentence(check: EffectCheck) -> str:
-    """``"r = 0.98, slope 0.62 over 21 features."``; what is missing when there is no line."""
+    """Describe the fit: ``"Correlation r = 0.98, slope 0.62."``"""
     if not np.isfinite(check.correlation):
-        return "Too few different effects for a correlation."
+        return "Too few distinct effects for a correlation."
     return f"Correlation r = {check.correlation:.2f}, slope {check.slope:.2f}."

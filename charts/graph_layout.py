@@ -1,64 +1,75 @@
-"""Where every node of a graph is drawn: pure geometry, in pixels, without Plotly.
+"""Where every node of a graph is drawn, inside a given width and height. Pure geometry, in pixels.
 
-Columns are tokens, rows are layers; embeddings stand at the bottom, logits on top. Inside a cell an
-important node has a line of its own with its label beside it, the others are packed in rows, so
-that nothing can overlap: a column is as wide as its longest line and a row as tall as its fullest
-cell. Columns without nodes shrink to their token.
+Columns are tokens, rows are layers; embeddings are at the bottom, answers on top. The whole graph
+fits: crowded layers get more lines as far as the height allows, columns share the width by how
+crowded they are, and what still finds no room in a cell is folded into a "+k" chip.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from charts.graph_cells import (
+    CHIP,
+    DOT,
+    PADDING,
+    READABLE,
+    CellShape,
+    Chip,
+    PlacedNode,
+    fill_cell,
+    name_width,
+)
 from charts.text import token_text, truncate
-from tracer.types import NodeId
 
-LINE: Final = 25.0
-"""Height of a line of a cell: the largest node and a little air."""
-DOT: Final = 21.0
-"""Pitch of packed nodes."""
-CHARACTER: Final = 6.1
-"""Mean width of a character at the size of the labels."""
-_BOLD_CHARACTER: Final = 7.4
-"""The same for the answers, which are bold and larger."""
-GUTTER: Final = 62.0
-"""Room for the layers' names, left of the first column."""
-STAGGER: Final = 9.0
-"""Every second line of a cell is indented, so that edges do not run through a whole stack."""
-_CELL_PADDING: Final = 8.0
-_ROW_PADDING: Final = 13.0
-_EMPTY_ROW: Final = 24.0
-_TOKEN_BAND: Final = 56.0
-_LABEL_GAP: Final = 13.0
-_LABEL_LENGTHS: Final = (34, 30, 26, 23, 20, 17, 14, 12, 10)
-_READABLE: Final = 20
-"""Characters of a label that should be seen at least."""
-_PACKED: Final = (8, 4, 3, 2)
-"""Nodes without a label that stand side by side at most; fewer where labels need the width."""
-_TOKEN_LENGTH: Final = 14
+GUTTER: Final = 34.0
+"""Room for the layers' numbers, left of the first column."""
+TOKEN_BAND: Final = 40.0
+ANSWER_BAND: Final = 46.0
+ANSWER_LENGTH: Final = 20
+"""Characters of an answer that are drawn at most."""
+_LOWEST_LINE: Final = 12.0
+_HIGHEST_LINE: Final = 30.0
+_EMPTY_ROW: Final = 7.0
+_LARGEST_GAP: Final = 40.0
+"""Free height that a layer gets where there is more of it than lines need."""
+_MORE_LINES: Final = ((4, 14.0, 5), (1, 24.0, 6))
+"""Rules for more lines in a layer: most nodes of a cell in one line, lowest line in pixels, most
+lines. The first rule is for crowded layers, the second shares out the rest of the height."""
+_LEAST_COLUMN: Final = 30.0
+_SQUEEZE: Final = 0.7
+"""How far columns shrink below what they need before the picture gets wider than the window."""
+_WIDEST_COLUMN: Final = 220.0
+"""Of a prompt that is too long to fit."""
+_LAST_COLUMN: Final = 0.30
+"""Share of the width that the last column may take before the others share; the answer is made
+there, so it is the fullest."""
+_TWO_NAMES: Final = 260.0
+"""Width of a column from which on a line may hold two names."""
+_TOKEN_CHARACTER: Final = 6.3
+_ANSWER_CHARACTER: Final = 6.2
+_ANSWER_START: Final = 420.0
+"""The answers begin at most this far from the right edge."""
 
 
 @dataclass(frozen=True)
 class LayoutNode:
-    """A node to place, how much it matters, and the text that should stand beside it."""
+    """A node to place."""
 
-    node: NodeId
+    kind: str
+    """``token`` and ``logit`` are drawn in the lower and upper band, all else in its cell."""
+    layer: int
+    """Below 0 for a node of the embeddings, which is drawn next to its token."""
+    position: int
     influence: float
-    label: str
-
-
-@dataclass(frozen=True)
-class PlacedNode:
-    """A node at the pixel ``(x, y)`` of its centre; ``label`` is empty where none is drawn."""
-
-    node: NodeId
-    x: float
-    y: float
-    label: str
+    name: str
+    """What may be drawn next to it; empty for a node that is always a dot."""
+    is_minor: bool = False
+    """Placed last and folded first, whatever its influence: an error node."""
 
 
 @dataclass(frozen=True)
@@ -79,220 +90,253 @@ class GraphLayout:
     """Positions of all nodes, in pixels from the lower left corner."""
 
     nodes: tuple[PlacedNode, ...]
+    chips: tuple[Chip, ...]
+    """Every node is either in ``nodes`` or a member of exactly one chip."""
     columns: tuple[Band, ...]
     rows: tuple[Band, ...]
-    """From the embeddings to the logits."""
+    """The tokens' band, the layers from 0 up, the answers' band."""
     width: float
     height: float
 
 
-Cell = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class _CellLines:
-    """One cell: nodes that get a line and a label, and nodes that are packed."""
-
-    labelled: tuple[LayoutNode, ...]
-    packed: tuple[LayoutNode, ...]
-
-    def height(self, per_line: int) -> float:
-        return LINE * len(self.labelled) + DOT * math.ceil(len(self.packed) / per_line)
+_Cells = Mapping[tuple[int, int], Sequence[int]]
 
 
 def layout_graph(
     nodes: Sequence[LayoutNode],
     tokens: Sequence[str],
     n_layers: int,
-    width: float = 760.0,
-    max_labels: int = 32,
+    width: float,
+    height: float,
+    keep: Collection[int] = (),
+    max_names: int = 36,
 ) -> GraphLayout:
-    """Place ``nodes``; ``tokens`` are all columns, also those without a node.
+    """Place ``nodes`` in a picture ``width`` wide and at most ``height`` high, in pixels.
 
-    ``width`` is what the layout tries to stay within by shortening labels; a prompt with very many
-    tokens becomes wider. The ``max_labels`` features of most influence are labelled.
+    A small graph takes less height, one whose layers would be lower than a line of text more; a
+    prompt with too many tokens takes more width.
+
+    ``tokens`` are all columns, also those without a node. The places in ``keep`` (selected or
+    pinned nodes) are never folded and are named first; the ``max_names`` nodes of most influence
+    are named where their name can be read.
     """
-    cells = _cells(nodes, max_labels)
-    for most_packed in _PACKED:
-        limits = _label_limits(cells, tokens, width - GUTTER, most_packed)
-        if not _is_cut_short(cells, limits):
-            break
-    widths = _column_widths(cells, tokens, limits, most_packed)
-    logits = sorted(
-        (n for n in nodes if n.node.kind == "logit"), key=lambda n: (-n.influence, n.label)
+    kept = set(keep)
+    cells = _cells(nodes, kept)
+    lines, unit, gap = _line_counts(cells, n_layers, height - TOKEN_BAND - ANSWER_BAND)
+    names = [node.name for node in nodes]
+    ranked = [i for members in cells.values() for i in members if names[i]]
+    ranked.sort(key=lambda i: (i not in kept, nodes[i].is_minor, -nodes[i].influence, i))
+    columns = _columns(nodes, cells, tokens, lines, set(ranked[:max_names]), width)
+    rows = [Band("tokens", 0.0, TOKEN_BAND)]
+    for layer, count in enumerate(lines):
+        rows.append(_after(rows[-1], str(layer), count * unit + gap if count else _EMPTY_ROW))
+    rows.append(_after(rows[-1], "next token", ANSWER_BAND))
+    if columns and columns[-1].stop > width + 1:
+        width = columns[-1].stop
+    named = _named(nodes, cells, columns, lines, ranked, max_names)
+    spines = {nodes[i].position for i in named}
+    placed = _tokens(nodes, columns)
+    chips: list[Chip] = []
+    for (layer, position), members in sorted(cells.items()):
+        column, row = columns[position], rows[layer + 1]
+        shape = CellShape(
+            layer, position, column.start, column.stop, row.middle,
+            max(1, lines[layer]), unit, position in spines,
+        )  # fmt: skip
+        in_cell, folded = fill_cell(shape, names, members, named, kept)
+        placed += in_cell
+        chips += folded
+    answers, folded = _answers(nodes, columns, rows[-1], n_layers, width)
+    return GraphLayout(
+        (*placed, *answers), (*chips, *folded), tuple(columns), tuple(rows), width, rows[-1].stop
     )
-    total = max(width, GUTTER + sum(widths))
-    _widen(widths, total - GUTTER, _occupied(cells))
-    columns = _stack([token_text(token) for token in tokens], widths, GUTTER)
-
-    per_line = [max(1, int((w - _CELL_PADDING) // DOT)) for w in widths]
-    heights = _row_heights(cells, per_line, n_layers)
-    logit_lines = _logit_lines(logits, total, columns[-1].start if columns else GUTTER)
-    names = ["tokens", *(f"layer {layer}" for layer in range(n_layers)), "next token"]
-    rows = _stack(
-        names, [_TOKEN_BAND, *heights, max(1, len(logit_lines)) * LINE + _ROW_PADDING], 0.0
-    )
-
-    placed = [
-        PlacedNode(n.node, columns[n.node.position].middle, rows[0].stop - 17.0, "")
-        for n in nodes
-        if n.node.kind == "token"
-    ]
-    for (layer, position), cell in cells.items():
-        placed += _place_cell(
-            cell, columns[position], rows[layer + 1], per_line[position], limits[position]
-        )
-    for number, line in enumerate(logit_lines):
-        y = rows[-1].stop - _ROW_PADDING / 2 - LINE * (number + 0.5)
-        placed += [PlacedNode(n.node, x, y, n.label) for n, x in line]
-    return GraphLayout(tuple(placed), columns, rows, total, rows[-1].stop)
 
 
-def _cells(nodes: Sequence[LayoutNode], max_labels: int) -> dict[Cell, _CellLines]:
-    inner = [n for n in nodes if n.node.kind in ("feature", "error")]
-    inner.sort(key=lambda n: (-n.influence, n.node))
-    features = [n for n in inner if n.node.kind == "feature" and n.label]
-    labelled = {n.node for n in features[:max_labels]}
-    by_cell: dict[Cell, list[LayoutNode]] = defaultdict(list)
-    for node in inner:
-        by_cell[node.node.layer, node.node.position].append(node)
-    return {
-        cell: _CellLines(
-            tuple(n for n in members if n.node in labelled),
-            tuple(n for n in members if n.node not in labelled),
-        )
-        for cell, members in by_cell.items()
-    }
+def _after(band: Band, name: str, size: float) -> Band:
+    return Band(name, band.stop, band.stop + size)
 
 
-def _label_limits(
-    cells: Mapping[Cell, _CellLines], tokens: Sequence[str], available: float, most_packed: int
-) -> list[int]:
-    """Longest label per column: one that fits everywhere, then more where labels are still cut."""
+def _cells(nodes: Sequence[LayoutNode], keep: set[int]) -> dict[tuple[int, int], list[int]]:
+    """Nodes by layer and position, the most important first."""
+    cells: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, node in enumerate(nodes):
+        if node.kind != "logit" and not _is_embedding(node):
+            cells[node.layer, node.position].append(i)
+    for members in cells.values():
+        members.sort(key=lambda i: (i not in keep, nodes[i].is_minor, -nodes[i].influence, i))
+    return cells
 
-    def fits(limits: list[int]) -> bool:
-        return sum(_column_widths(cells, tokens, limits, most_packed)) <= available
 
-    limits = [_LABEL_LENGTHS[-1]] * len(tokens)
-    for length in reversed(_LABEL_LENGTHS):
-        if fits([length] * len(tokens)):
-            limits = [length] * len(tokens)
-    cut: dict[int, int] = defaultdict(int)
-    for (_, position), cell in cells.items():
-        cut[position] += sum(len(n.label) > limits[position] for n in cell.labelled)
-    for position in sorted(cut, key=lambda position: -cut[position]):
-        for length in _LABEL_LENGTHS:
-            longer = [*limits[:position], length, *limits[position + 1 :]]
-            if length > limits[position] and fits(longer):
-                limits = longer
+def _line_counts(cells: _Cells, n_layers: int, available: float) -> tuple[list[int], float, float]:
+    """How many lines each layer has, the height of a line, and what a layer gets beyond that."""
+    fullest = [0] * n_layers
+    for (layer, _), members in cells.items():
+        fullest[layer] = max(fullest[layer], len(members))
+    lines = [1 if count else 0 for count in fullest]
+    empty = _EMPTY_ROW * lines.count(0)
+    for crowded, least, most in _MORE_LINES:
+        growing = [layer for layer in range(n_layers) if lines[layer]]
+        while growing and (sum(lines) + 1) * least + empty <= available:
+            layer = max(growing, key=lambda at: fullest[at] / lines[at])
+            if fullest[layer] / lines[layer] <= crowded:
                 break
-    return limits
+            if lines[layer] < most:
+                lines[layer] += 1
+            else:
+                growing.remove(layer)
+    unit = (available - empty) / max(1, sum(lines))
+    unit = max(_LOWEST_LINE, min(_HIGHEST_LINE, unit))
+    spare = available - empty - unit * sum(lines)
+    gap = spare / max(1, sum(1 for count in lines if count))
+    return lines, unit, max(0.0, min(_LARGEST_GAP, gap))
 
 
-def _is_cut_short(cells: Mapping[Cell, _CellLines], limits: Sequence[int]) -> bool:
-    """Whether a label loses more than a person can do without."""
-    return any(
-        limits[position] < min(len(node.label), _READABLE)
-        for (_, position), cell in cells.items()
-        for node in cell.labelled
-    )
-
-
-def _column_widths(
-    cells: Mapping[Cell, _CellLines],
+def _columns(
+    nodes: Sequence[LayoutNode],
+    cells: _Cells,
     tokens: Sequence[str],
-    limits: Sequence[int],
-    most_packed: int,
-) -> list[float]:
-    widths = [
-        len(truncate(token_text(token), _TOKEN_LENGTH)) * CHARACTER + 10.0 for token in tokens
+    lines: Sequence[int],
+    top: set[int],
+    width: float,
+) -> list[Band]:
+    """Share the width: a floor for each column, then room by how crowded it is."""
+    available = width - GUTTER
+    texts = [token_text(token) for token in tokens]
+    floors: list[float] = []
+    for most_dots in (4, 3, 2, 1):  # fewer dots in a line before anything gets too narrow
+        floors = [max(_LEAST_COLUMN, min(len(text), 9) * _TOKEN_CHARACTER + 6) for text in texts]
+        for (layer, position), members in cells.items():
+            shown = min(math.ceil(len(members) / lines[layer]), most_dots)
+            chip = CHIP if len(members) > most_dots * lines[layer] else 0.0
+            needed = shown * DOT + chip + 2 * PADDING
+            floors[position] = max(floors[position], needed)
+        if sum(floors) <= 0.62 * available:
+            break
+    weights, asked = [0.0] * len(texts), list(floors)
+    for (layer, position), members in cells.items():
+        weights[position] += sum(
+            math.sqrt(max(0.0, nodes[i].influence)) + 0.35 * (i in top) for i in members
+        )
+        widths = {i: name_width(nodes[i].name) for i in members if i in top}
+        in_a_line = sum(widths.get(i, DOT) for i in members) / lines[layer]
+        wanted = 1.1 * max(in_a_line, max(widths.values(), default=0.0)) + 2 * PADDING
+        asked[position] = max(asked[position], wanted)
+    if sum(floors) * _SQUEEZE > available:  # a long prompt: wider than the window, and panned
+        sizes = _scrolled(asked, {position for _, position in cells}, texts)
+    elif sum(floors) > available:
+        sizes = [floor * available / sum(floors) for floor in floors]
+    else:
+        if len(floors) > 1:
+            spare = available - sum(floors)
+            most = min(asked[-1], _LAST_COLUMN * available, floors[-1] + spare)
+            floors[-1] = max(floors[-1], most)
+        # damped: the last token has most of the influence, and need not have most of the width
+        sizes = _shared(floors, asked, [math.sqrt(weight) for weight in weights], available)
+    columns = [Band("", 0.0, GUTTER)]
+    for text, size in zip(texts, sizes, strict=True):
+        columns.append(_after(columns[-1], text, size))
+    return columns[1:]
+
+
+def _scrolled(asked: Sequence[float], occupied: set[int], texts: Sequence[str]) -> list[float]:
+    """Widths of columns that need not share a window: tokens without nodes shrink."""
+    return [
+        min(size, _WIDEST_COLUMN)
+        if position in occupied
+        else min(len(texts[position]), 4) * _TOKEN_CHARACTER + 6
+        for position, size in enumerate(asked)
     ]
-    for (_, position), cell in cells.items():
-        limit = limits[position]
-        longest = max((len(truncate(n.label, limit)) for n in cell.labelled), default=0)
-        line = longest and STAGGER + DOT / 2 + _LABEL_GAP + longest * CHARACTER
-        # squarish where nothing is labelled: as many columns as lines, roughly
-        packed = DOT * min(most_packed, math.ceil(math.sqrt(len(cell.packed))))
-        widths[position] = max(widths[position], line + _CELL_PADDING, packed + _CELL_PADDING)
-    return widths
 
 
-def _occupied(cells: Mapping[Cell, _CellLines]) -> list[int]:
-    return sorted({position for _, position in cells})
-
-
-def _widen(widths: list[float], available: float, occupied: Sequence[int]) -> None:
-    """Share, in place, what room is left: a little to every column, most to those with nodes."""
-    left = available - sum(widths)
-    if left <= 0 or not widths:
-        return
-    chosen = occupied or range(len(widths))
-    share = left * (0.5 if occupied else 0.0) / len(widths)
-    widths[:] = [w + share for w in widths]
-    rest = (available - sum(widths)) / len(chosen)
-    for position in chosen:
-        widths[position] += rest
-
-
-def _row_heights(
-    cells: Mapping[Cell, _CellLines], per_line: Sequence[int], n_layers: int
+def _shared(
+    floors: Sequence[float], asked: Sequence[float], weights: Sequence[float], available: float
 ) -> list[float]:
-    heights = [_EMPTY_ROW] * n_layers
-    for (layer, position), cell in cells.items():
-        needed = cell.height(per_line[position]) + _ROW_PADDING
-        heights[layer] = max(heights[layer], needed)
-    return heights
+    """Grow ``floors`` by ``weights`` until a column has what it asks for; share the rest evenly."""
+    sizes = list(floors)
+    for _ in sizes:
+        room = available - sum(sizes)
+        growing = [i for i, size in enumerate(sizes) if size < asked[i] - 0.5 and weights[i] > 0]
+        if room < 0.5 or not growing:
+            break
+        total = sum(weights[i] for i in growing)
+        for i in growing:
+            sizes[i] += min(room * weights[i] / total, asked[i] - sizes[i])
+    factor = max(1.0, available / sum(sizes))
+    return [size * factor for size in sizes]
 
 
-def _stack(names: Sequence[str], sizes: Sequence[float], start: float) -> tuple[Band, ...]:
-    bands = []
-    for name, size in zip(names, sizes, strict=True):
-        bands.append(Band(name, start, start + size))
-        start += size
-    return tuple(bands)
+def _named(
+    nodes: Sequence[LayoutNode],
+    cells: _Cells,
+    columns: Sequence[Band],
+    lines: Sequence[int],
+    ranked: Sequence[int],
+    max_names: int,
+) -> set[int]:
+    """Which nodes are named: by influence, one a line of a cell, two where the column is wide."""
+    named: set[int] = set()
+    budget = {
+        (layer, position): lines[layer]
+        * (2 if columns[position].stop - columns[position].start > _TWO_NAMES else 1)
+        for layer, position in cells
+    }
+    for i in ranked:
+        if len(named) >= max_names:
+            break
+        cell = nodes[i].layer, nodes[i].position
+        width = columns[cell[1]].stop - columns[cell[1]].start
+        least = 2 * PADDING + name_width(nodes[i].name, READABLE)
+        if len(cells[cell]) > lines[cell[0]]:
+            least += CHIP
+        if budget[cell] > 0 and width > least:
+            budget[cell] -= 1
+            named.add(i)
+    return named
 
 
-def _place_cell(
-    cell: _CellLines, column: Band, row: Band, per_line: int, limit: int
-) -> list[PlacedNode]:
-    """Labelled nodes from the top down, packed ones below them, centred in the row."""
-    placed = []
-    y = row.middle + cell.height(per_line) / 2
-    longest = max((len(truncate(n.label, limit)) for n in cell.labelled), default=0)
-    block = STAGGER + DOT / 2 + _LABEL_GAP + longest * CHARACTER if longest else 0.0
-    left = column.middle - block / 2 + DOT / 2
-    for number, node in enumerate(cell.labelled):
-        y -= LINE
-        x = left + STAGGER * (number % 2)
-        placed.append(PlacedNode(node.node, x, y + LINE / 2, truncate(node.label, limit)))
-    for start in range(0, len(cell.packed), per_line):
-        y -= DOT
-        line = cell.packed[start : start + per_line]
-        first = left if cell.labelled else column.middle - DOT * (len(line) - 1) / 2
-        # under labels the row starts where the stack does, but must not leave the column
-        first = min(first, column.stop - DOT * (len(line) - 0.5))
-        first = max(first, column.start + DOT / 2)
-        placed += [
-            PlacedNode(node.node, first + DOT * number, y + DOT / 2, "")
-            for number, node in enumerate(line)
-        ]
-    return placed
+def _is_embedding(node: LayoutNode) -> bool:
+    return node.kind == "token" or (node.layer < 0 and node.kind != "logit")
 
 
-def _logit_lines(
-    logits: Sequence[LayoutNode], width: float, preferred: float
-) -> list[list[tuple[LayoutNode, float]]]:
-    """Logits from left to right, over the last column if they fit, in as few lines as possible."""
-    lines: list[list[tuple[LayoutNode, float]]] = [[]]
-    x = GUTTER
-    for node in logits:
-        size = DOT + _LABEL_GAP + len(node.label) * _BOLD_CHARACTER
-        if lines[-1] and x + size > width:
-            lines.append([])
-            x = GUTTER
-        lines[-1].append((node, x + DOT / 2))
-        x += size
-    if len(lines) == 1 and lines[0]:
-        shift = min(max(preferred - GUTTER, 0.0), max(width - x, 0.0))
-        lines[0] = [(node, at + shift) for node, at in lines[0]]
-    return [line for line in lines if line]
+def _tokens(nodes: Sequence[LayoutNode], columns: Sequence[Band]) -> list[PlacedNode]:
+    """Tokens in the middle of their column; several nodes of one column are side by side."""
+    by_column: dict[int, list[int]] = defaultdict(list)
+    for i, node in enumerate(nodes):
+        if _is_embedding(node):
+            by_column[node.position].append(i)
+    return [
+        PlacedNode(
+            i, columns[position].middle + DOT * (number - (len(members) - 1) / 2), TOKEN_BAND - 9
+        )
+        for position, members in by_column.items()
+        for number, i in enumerate(members)
+    ]
+
+
+def _answers(
+    nodes: Sequence[LayoutNode], columns: Sequence[Band], row: Band, n_layers: int, width: float
+) -> tuple[list[PlacedNode], list[Chip]]:
+    """Answers over the last column, likeliest first, in at most two lines; the rest is folded."""
+    answers = [i for i, node in enumerate(nodes) if node.kind == "logit"]
+    answers.sort(key=lambda i: (-nodes[i].influence, i))
+    if not answers or not columns:
+        return [], []
+    start = min(columns[-1].start + PADDING, max(GUTTER, width - _ANSWER_START))
+    placed: list[PlacedNode] = []
+    lines = (row.stop - ANSWER_BAND / 4 - 2, row.start + ANSWER_BAND / 4)
+    x = start
+    for number, y in enumerate(lines):
+        x, is_last = start, number == len(lines) - 1
+        while len(placed) < len(answers):
+            i = answers[len(placed)]
+            name = truncate(nodes[i].name, ANSWER_LENGTH)
+            size = 22 + len(name) * _ANSWER_CHARACTER
+            chip = CHIP if is_last and len(answers) - len(placed) > 1 else 0.0
+            if x + size + chip > width and x > start:
+                break
+            placed.append(PlacedNode(i, x + 7, y, name))
+            x += size
+    folded = tuple(answers[len(placed) :])
+    if not folded:
+        return placed, []
+    return placed, [Chip(n_layers, len(columns) - 1, x + CHIP / 2, lines[-1], folded)]

@@ -1,7 +1,7 @@
-"""The colours of every figure, for a light and a dark page.
+"""The colours of all figures, for light and dark pages.
 
-Positive and negative effects differ in hue (bluish green against vermilion, told apart with every
-common colour blindness), in lightness, and in the graph also in dash.
+Positive and negative effects differ in hue (bluish green and vermilion, distinguishable with all
+common forms of colour blindness), in lightness, and in the graph also in dash.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ class Palette:
     muted: str
     grid: str
     band: str
-    """Fill of every second layer, barely different from the background."""
+    """Fill of every second layer, close to the background."""
     feature: str
     error: str
     anchor: str
-    """Tokens and logits, the two fixed ends of the graph."""
+    """Tokens and logits, the two ends of the graph."""
+    other: str
+    """Node kinds that only imported graphs have: attention features, biases, …"""
     positive: str
     negative: str
     selected: str
@@ -38,6 +40,7 @@ LIGHT: Final = Palette(
     feature="#4a6fa5",
     error="#a3a9b5",
     anchor="#27364d",
+    other="#8a5fb0",
     positive="#12876b",
     negative="#cc4a26",
     selected="#e08a00",
@@ -51,6 +54,7 @@ DARK: Final = Palette(
     feature="#7fa6dc",
     error="#7d8695",
     anchor="#d5dceb",
+    other="#b99ae0",
     positive="#3fc79f",
     negative="#f0835f",
     selected="#ffb340",
@@ -58,11 +62,11 @@ DARK: Final = Palette(
 
 
 def palette(theme: str | None) -> Palette:
-    """The palette of a page whose theme is ``"dark"``; the light one for anything else."""
+    """Return the palette for a page theme: dark for ``"dark"``, else light."""
     return DARK if theme == "dark" else LIGHT
 
 
 def translucent(colour: str, alpha: float) -> str:
-    """``#rrggbb`` as a CSS ``rgba()`` with the given opacity, 0..1."""
+    """Return ``#rrggbb`` as a CSS ``rgba()`` with the given opacity, 0..1."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha:g})"

@@ -1,4 +1,4 @@
-"""What several scenarios say, side by side: columns that share their tokens and axes."""
+"""Outcomes of scenarios side by side, with the same tokens and axes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import plotly.graph_objects as go
 
 from charts.distributions import comparison_figure
-from charts.graph_frame import FONT
+from charts.graph_figure import FONT
 from charts.palette import LIGHT, Palette, translucent
 from charts.text import percent, plotly_text, token_text, truncate
 from tracer.types import NodeId
@@ -26,7 +26,7 @@ class _Change(NamedTuple):
 
 
 def shared_tokens(outcomes: Sequence[Outcome], limit: int = 6) -> list[tuple[int, str]]:
-    """Ids and strings of the tokens that are likeliest anywhere, the baseline's order first."""
+    """Return ids and strings of the tokens most likely in any outcome, in the baseline's order."""
     best: dict[int, tuple[float, str]] = {}
     for outcome in outcomes:
         for entry in outcome.next_tokens:
@@ -44,9 +44,9 @@ def outcome_figure(
     tokens: Sequence[tuple[int, str]],
     palette: Palette = LIGHT,
 ) -> go.Figure:
-    """Probabilities of ``tokens`` in one scenario (solid) beside the baseline's (pale).
+    """Draw the probabilities of ``tokens`` in the baseline (pale) and in one scenario (solid).
 
-    Without an ``outcome`` the baseline's alone, in the same places.
+    Without an ``outcome``, draw the baseline alone with the same layout.
     """
     after = outcome or baseline
     changes = [
@@ -64,9 +64,9 @@ def activation_figure(
     outcome: Outcome,
     palette: Palette = LIGHT,
 ) -> go.Figure:
-    """What is left of each group's activation, as a dumbbell: from 1 (as it was) to where it went.
+    """Draw the remaining activation of each group as a dumbbell that starts at 100 %.
 
-    Watched nodes only; a group is the sum over its features.
+    A group's activation is the sum over its features, which must have been watched.
     """
     names = list(groups)
     left = [_share_left(groups[name], baseline, outcome) for name in names]
@@ -100,7 +100,7 @@ def activation_figure(
         textfont={"size": 11, "color": palette.text},
         cliponaxis=False,
         hovertext=[
-            f"{plotly_text(name)}: {_times(share)} of its activation"
+            f"{plotly_text(name)}: {_times(share)}{'' if share != share else ' of its activation'}"
             for name, share in zip(names, left, strict=True)
         ],
         hovertemplate="%{hovertext}<extra></extra>",
@@ -146,7 +146,7 @@ def _share_left(nodes: Sequence[NodeId], baseline: Outcome, outcome: Outcome) ->
 
 def _times(share: float) -> str:
     if share != share:  # it was not active before
-        return "was not active"
+        return "not active before"
     return percent(share) if 0 <= share < 9.995 else f"{share:.1f}×".replace("-", "−")
 
 
@@ -156,7 +156,7 @@ def dose_figure(
     tokens: Sequence[tuple[int, str]],
     palette: Palette = LIGHT,
 ) -> go.Figure:
-    """Probability of each token against the strength of an edit; a line where the answer flips."""
+    """Draw each token's probability against steering strength; mark where the top token flips."""
     figure = go.Figure()
     for number, (token, name) in enumerate(tokens):
         figure.add_scatter(
@@ -177,7 +177,7 @@ def dose_figure(
             annotation={
                 "text": f"→ {plotly_text(token_text(first.token))}",
                 "font": {"size": 11, "color": palette.muted},
-                "yshift": -14 * (number % 3),  # neighbours do not write over each other
+                "yshift": -14 * (number % 3),  # keeps neighbouring labels apart
             },
         )
     figure.update_layout(
@@ -188,7 +188,7 @@ def dose_figure(
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": FONT, "size": 12, "color": palette.text},
         xaxis={
-            "title": {"text": "strength: multiple of the features' own activation", "standoff": 8},
+            "title": {"text": "steering strength (× activation)", "standoff": 8},
             "gridcolor": palette.grid,
             "zeroline": False,
             "autorange": "reversed",
@@ -207,13 +207,13 @@ def dose_figure(
 
 
 def flips(outcomes: Sequence[Outcome]) -> list[int]:
-    """Places (1 and on) at which the likeliest token is another one than at the place before."""
+    """Return the indices (>= 1) at which the top token differs from the one before."""
     first = [outcome.next_tokens[0].token_id for outcome in outcomes]
     return [place for place in range(1, len(first)) if first[place] != first[place - 1]]
 
 
 def continuation_parts(outcome: Outcome) -> tuple[str, str, str]:
-    """A continuation in three: what it shares with the baseline's, where it parts, and the rest."""
+    """Split a continuation: shared with the baseline, first token that differs, the rest."""
     tokens, at = outcome.continuation_tokens, outcome.differs_at
     if at is None or at >= len(tokens):
         return "".join(tokens), "", ""
@@ -221,10 +221,10 @@ def continuation_parts(outcome: Outcome) -> tuple[str, str, str]:
 
 
 def outcome_sentence(baseline: Outcome, outcome: Outcome) -> str:
-    """``"Austin 99.9 % → 12 %; Sacramento is first (61 %)."``"""
+    """Describe an outcome: ``"Austin 99.9 % → 12 %; top token: Sacramento (61 %)."``"""
     was, now = baseline.next_tokens[0], outcome.next_tokens[0]
     after = outcome.probability(was.token_id)
     moved = f"{token_text(was.token)} {percent(was.probability)} → {percent(after)}"
     if now.token_id == was.token_id:
-        return f"{moved}, still first."
-    return f"{moved}; {token_text(now.token)} is first ({percent(now.probability)})."
+        return f"{moved}, still the top token."
+    return f"{moved}; top token: {token_text(now.token)} ({percent(now.probability)})."

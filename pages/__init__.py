@@ -1,1 +1,1 @@
-"""One file per page, each thin: read the session, ask `cache`, give it to `charts`, draw."""
+"""One folder per page, each thin: read the session, ask `cache`, draw with `charts`."""

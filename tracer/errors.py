@@ -1,61 +1,102 @@
-"""The errors this library raises on purpose.
+"""The errors that this library raises on purpose.
 
-    TracerError                 everything below; the pages and the command line catch only this
+    TracerError                 all of the below; the pages and the command line catch only this
     ├── PromptError             the prompt cannot be traced as written
     │   ├── EmptyPromptError
+    │   ├── ChatNeededError     plain text on transcoders that were trained on chats
     │   ├── PromptTooLongError
-    │   └── UnknownTokenError   words the tokenizer has no token for
+    │   └── UnknownTokenError   words that the tokenizer has no token for
     ├── ModelError              the model cannot be opened
-    │   └── NotDownloadedError  it is on the hub and not on this disk yet
+    │   ├── NotDownloadedError  it is on the Hub but not on this disk
+    │   └── DeviceLostError     the device failed; restart the process
     ├── TranscoderError         the transcoders cannot be read or do not fit the model
-    ├── RegistryError           a list of models cannot be read
+    ├── RegistryError           a list of models cannot be read or written
     ├── NoActiveFeaturesError   no transcoder feature is active on the prompt
     ├── TargetError             a target does not exist
-    ├── ThresholdError          a pruning threshold outside 0..1
-    ├── InterventionError       an edit on a layer, position or feature that is not there
-    ├── FeatureIndexError       the feature examples on disk cannot be read, or built on
-    │   └── FeatureLookupError        the examples of a feature cannot be fetched from elsewhere
-    │       └── SourceUnavailableError  their source cannot be asked now; later it may
+    ├── ThresholdError          a pruning threshold outside 0 to 1
+    ├── AttentionError          attention that does not exist or cannot be explained
+    ├── InterventionError       an edit of a layer, position or feature that does not exist
+    ├── FeatureIndexError       feature examples on disk cannot be read or built
+    │   └── FeatureLookupError      published examples of a feature cannot be fetched
+    │       └── SourceUnavailableError  their source does not answer; a later try may work
     ├── CorpusError             a corpus to build feature examples from cannot be read
-    ├── ComparisonError         two graphs cannot be compared as asked
-    ├── ExternalGraphError        a published graph is damaged or not in a form that is known
-    ├── GraphFileError          a saved graph is damaged or of another version
-    ├── MemoryLimitError        the work would not fit; raised before it starts
-    ├── HubError                a repository on the hub cannot be used as asked
-    │   ├── HubReferenceError       a text that names no place on the hub
-    │   ├── RepositoryMissingError  no such repository, or a private one
-    │   ├── RevisionMissingError    no such branch, tag or commit
-    │   ├── HubFileMissingError     no such file at that commit
+    ├── TrainingError           transcoders cannot be trained as requested
+    ├── SearchError             a search for features cannot be answered as asked
+    ├── ComparisonError         two graphs cannot be compared as requested
+    ├── ExternalGraphError      a graph of another tool is damaged or in an unknown format
+    ├── GraphFileError          a saved graph is damaged or has another format version
+    ├── MemoryLimitError        the work does not fit in memory; raised before it starts
+    ├── HubError                a repository on the Hub cannot be used as requested
+    │   ├── HubReferenceError       not a valid Hub reference
+    │   ├── RepositoryMissingError  the repository does not exist, or is private
+    │   ├── RevisionMissingError    the branch, tag or commit does not exist
+    │   ├── HubFileMissingError     the file does not exist at that commit
     │   ├── LicenceError            gated, and no access token was sent
-    │   ├── AccessError             gated, and the token's owner was not let in
-    │   ├── TokenError              the hub refuses the token itself
-    │   ├── HubUnreachableError     no answer from the hub, or it is overloaded
-    │   ├── NetworkOffError         the network is switched off and the cache lacks something
-    │   ├── HubAnswerError          an answer that no hub should give
-    │   ├── BrokenTransferError     a file did not arrive whole
-    │   └── CacheFolderError        the cache folder is full or cannot be written
-    │       └── DiskFullError
+    │   ├── AccessError             gated, and the token's owner has no access
+    │   ├── TokenError              the Hub rejects the access token
+    │   ├── HubUnreachableError     the Hub does not answer, or is overloaded
+    │   ├── NetworkOffError         the network is switched off and the cache lacks a file
+    │   ├── HubAnswerError          the answer is not one that a Hub gives
+    │   ├── BrokenTransferError     a file arrived incomplete
+    │   └── CacheFolderError        the cache folder cannot be written
+    │       └── DiskFullError       it is full
     └── Cancelled               the caller asked the work to stop
 
-Every message names the thing, what was found, what was expected and what to do.
+Every message is one sentence for a person: it names the thing, repeats the value that was found,
+and says what was expected and what to do.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final
+
+_LONGEST: Final = 300
+_QUOTED: Final = 100
+_LONGEST_MESSAGE: Final = 1500
+_LONG_WORD: Final = re.compile(r"\S{400,}")
 
 
 class TracerError(Exception):
-    """Base of every error raised on purpose; its message is one sentence meant for a person."""
+    """The base of every error raised on purpose; its message is one sentence for a person.
+
+    A word or path that nobody would read to its end is shortened.
+
+    >>> len(str(TracerError("no token for " + "x" * 100_000)))
+    316
+    """
+
+    def __str__(self) -> str:
+        return _readable(super().__str__())
 
 
-_LONGEST: Final = 300
+def _readable(message: str) -> str:
+    if len(message) <= _LONGEST:
+        return message
+    message = _LONG_WORD.sub(lambda word: f"{word[0][:200]} … {word[0][-100:]}", message)
+    if len(message) <= _LONGEST_MESSAGE:
+        return message
+    half = _LONGEST_MESSAGE // 2
+    return f"{message[:half]} … {message[-half:]}"
 
 
-def one_line(said: object) -> str:
-    """What another library says, fit to stand inside a sentence: no line breaks, not too long."""
-    text = " ".join(str(said).split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+def one_line(text: object) -> str:
+    """Return the message of another library as part of a sentence: one line, not too long.
+
+    >>> one_line(ValueError("bad value\\n  in line 3"))
+    'bad value in line 3'
+    """
+    line = " ".join(str(text).split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+
+
+def short(text: str) -> str:
+    """Return a text from a file, cut to the length that a message repeats.
+
+    >>> len(short("9" * 5000))
+    101
+    """
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
 
 
 class PromptError(TracerError):
@@ -63,15 +104,19 @@ class PromptError(TracerError):
 
 
 class EmptyPromptError(PromptError):
-    """The prompt holds no token."""
+    """The prompt has no tokens."""
 
 
 class PromptTooLongError(PromptError):
-    """The prompt has more tokens than the model's context."""
+    """The prompt has more tokens than the model's context window."""
+
+
+class ChatNeededError(PromptError):
+    """The prompt is plain text, and the transcoders were trained on chats only."""
 
 
 class UnknownTokenError(PromptError):
-    """The prompt holds words that the tokenizer has no token for."""
+    """The prompt has words that the tokenizer has no token for."""
 
 
 class ModelError(TracerError):
@@ -79,7 +124,11 @@ class ModelError(TracerError):
 
 
 class NotDownloadedError(ModelError):
-    """The model or its transcoders are on the hub, and not on this disk yet."""
+    """The model or its transcoders are on the Hub but not on this disk."""
+
+
+class DeviceLostError(ModelError):
+    """The device failed in a way that only a restart of the process repairs."""
 
 
 class RegistryError(TracerError):
@@ -91,27 +140,39 @@ class TranscoderError(TracerError):
 
 
 class NoActiveFeaturesError(TracerError):
-    """No transcoder feature is active anywhere on the prompt: there is nothing to attribute to."""
+    """No transcoder feature is active on the prompt, so there is nothing to attribute to."""
 
 
 class TargetError(TracerError):
-    """A target token does not exist in the model's vocabulary, or a target feature is silent."""
+    """A target token is not in the vocabulary, or a target feature is not active."""
 
 
 class ThresholdError(TracerError):
-    """A pruning threshold lies outside 0..1."""
+    """A pruning threshold is outside 0 to 1."""
+
+
+class AttentionError(TracerError):
+    """A head, layer or position does not exist, or its attention cannot be explained."""
 
 
 class InterventionError(TracerError):
-    """An edit names something that is not there, or a value that is no finite number."""
+    """An edit names something that does not exist, or a value that is not a finite number."""
 
 
 class FeatureIndexError(TracerError):
-    """Feature examples on disk cannot be read, or an unfinished build of them not gone on with."""
+    """Feature examples on disk cannot be read, or an unfinished build cannot be continued."""
+
+
+class SearchError(TracerError):
+    """A search for features has an empty query, or names something that does not exist."""
 
 
 class CorpusError(TracerError):
-    """A corpus to build feature examples from is missing, damaged, empty or of an unknown kind."""
+    """A corpus to build feature examples from is missing, damaged, empty or in no known format."""
+
+
+class TrainingError(TracerError):
+    """Transcoders cannot be trained as requested, or an unfinished training cannot be resumed."""
 
 
 class FeatureLookupError(FeatureIndexError):
@@ -119,79 +180,79 @@ class FeatureLookupError(FeatureIndexError):
 
 
 class SourceUnavailableError(FeatureLookupError):
-    """A source of examples does not answer now, or asks to be left alone for a while."""
+    """A source of examples does not answer, or asks for a pause; a later try may work."""
 
 
 class ComparisonError(TracerError):
-    """Two graphs cannot be compared in the way that was asked for."""
+    """Two graphs cannot be compared as requested."""
 
 
 class ExternalGraphError(TracerError):
-    """A graph of another tool is damaged, or in no form that is known."""
+    """A graph of another tool is damaged or in an unknown format."""
 
 
 class GraphFileError(TracerError):
-    """A saved graph is damaged, or was written by another version of the format."""
+    """A saved graph cannot be read, is damaged, or has another format version."""
 
 
 class MemoryLimitError(TracerError):
-    """The work would not fit in memory; raised, with the numbers, before it starts."""
+    """The work does not fit in memory; raised with the numbers before it starts."""
 
 
 class HubError(TracerError):
-    """A repository on the hub cannot be used as asked."""
+    """A repository on the Hub cannot be used as requested."""
 
 
 class HubReferenceError(HubError):
-    """The text names no place on the hub."""
+    """The text is not a valid Hub reference."""
 
 
 class RepositoryMissingError(HubError):
-    """The hub knows no such repository, or does not show it to this person."""
+    """The repository does not exist, or is private."""
 
 
 class RevisionMissingError(HubError):
-    """The repository has no such branch, tag or commit."""
+    """The repository does not have that branch, tag or commit."""
 
 
 class HubFileMissingError(HubError):
-    """The repository has no such file at that commit."""
+    """The repository does not have that file at that commit."""
 
 
 class LicenceError(HubError):
-    """The repository asks for its licence to be accepted, and no access token was sent."""
+    """The repository requires its licence to be accepted, and no access token was sent."""
 
 
 class AccessError(HubError):
-    """The access token's owner may not read the repository."""
+    """The owner of the access token does not have access to the repository."""
 
 
 class TokenError(HubError):
-    """The hub refuses the access token itself."""
+    """The Hub rejects the access token."""
 
 
 class HubUnreachableError(HubError):
-    """The hub does not answer, or says that it cannot answer now."""
+    """The Hub does not answer, or says that it is overloaded."""
 
 
 class NetworkOffError(HubError):
-    """The network is switched off, and what is asked for is not in the cache."""
+    """The network is switched off, and a file is not in the cache."""
 
 
 class HubAnswerError(HubError):
-    """What answered at the hub's address is in no form that a hub uses."""
+    """The server at the Hub's address gives an answer that a Hub does not give."""
 
 
 class BrokenTransferError(HubError):
-    """A file did not arrive whole."""
+    """A file arrived incomplete."""
 
 
 class CacheFolderError(HubError):
-    """The folder that downloads go to cannot be written."""
+    """The cache folder cannot be written."""
 
 
 class DiskFullError(CacheFolderError):
-    """The folder that downloads go to has no room for them."""
+    """The disk of the cache folder is full."""
 
 
 class Cancelled(TracerError):

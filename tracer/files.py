@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, and say how large something is. No torch here."""
+"""Write files atomically, and format sizes for a person. No torch."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from uuid import uuid4
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its name at the end of the block.
+    """Yield a temporary path next to ``path`` that replaces it at the end of the block.
 
-    What was written is flushed to the disk first. When the block raises, ``path`` is left as it was
-    and the temporary file is removed. The temporary name is unique, so threads and processes that
-    write the same file do not disturb each other: the last one wins.
+    The content is flushed to disk before the file is renamed. If the block raises, ``path`` is
+    unchanged and the temporary file is removed. The temporary name is unique, so threads and
+    processes can write the same file at the same time: the last one wins.
 
     Raises ``OSError`` when the folder cannot be written.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> with replacing(folder / "a.txt") as partial:
-    ...     _ = partial.write_text("whole")
+    ...     _ = partial.write_text("complete")
     >>> [file.name for file in folder.iterdir()]
     ['a.txt']
     """
@@ -37,22 +37,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write ``content`` (text as UTF-8) to ``path``, whole or not at all.
+    """Write ``content`` (text as UTF-8) to ``path``, all of it or nothing.
 
     Raises ``OSError`` when the folder cannot be written.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "note.txt"
-    >>> atomic_write(path, "kept")
+    >>> atomic_write(path, "remember")
     >>> path.read_text()
-    'kept'
+    'remember'
     """
     with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def format_bytes(size: float) -> str:
-    """Return a number of bytes for a person, in decimal units as disks and models are sold.
+    """Return a number of bytes as text, in the decimal units that disks and models are sold in.
 
     >>> format_bytes(512), format_bytes(2_340), format_bytes(14_400_000_000)
     ('512 bytes', '2.3 kB', '14.4 GB')

@@ -1,4 +1,4 @@
-"""The Compare page: two graphs side by side, and merged into one."""
+"""The Compare page: two graphs merged into one."""
 
 from pages.compare import view
 

@@ -1,4 +1,4 @@
-"""The Compare page's frame: which two graphs, how they are aligned, and what differs."""
+"""The layout of the Compare page: two graphs, how they are aligned, and what differs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any, Final, get_args
 
 import streamlit as st
 
-from cache import Job, ModelChoice, TraceRequest
+from cache import Job, ModelChoice, StoreError, TraceRequest
+from charts.comparison_drawing import comparison_drawing
 from charts.comparison_views import (
     SIDES,
     Name,
@@ -15,14 +16,14 @@ from charts.comparison_views import (
     comparison_table,
     difference_figure,
     edge_sentence,
-    merged_figure,
     side_colours,
-    what_differs,
 )
 from charts.palette import Palette, palette
-from charts.text import node_name, percent, token_text
-from pages.shared import progress, prompt_bar, resources, stored_graph
-from pages.shared.escape import plain
+from charts.text import node_name, percent, plural, token_text
+from pages.shared import kinds, progress, prompt_bar, resources, stored_graph
+from pages.shared.escape import plain, sentence
+from pages.shared.graph_component import draw_graph
+from pages.shared.graph_payloads import drawing_payload
 from pages.shared.model_choices import sets_of
 from pages.shared.navigation import page_script
 from pages.shared.session import (
@@ -31,6 +32,7 @@ from pages.shared.session import (
     set_text_widget,
     set_widget,
     update_session,
+    visitor_id,
 )
 from pages.shared.session_state import Session
 from tracer.atlas.gallery import gallery
@@ -45,18 +47,20 @@ from tracer.graph.comparison import (
 from tracer.graph.graph import AttributionGraph
 from tracer.graph.pruning import PrunedGraph
 from tracer.interventions.scenario import Scenario
+from tracer.interventions.transfer import difference_edits
 from tracer.types import FeatureId
 
+_SIZE: Final = "compare size"
 _STATIC: Final = {"displayModeBar": False, "staticPlot": False}
 _ALIGNMENTS: Final[dict[Alignment, str]] = {
     "token": "by token",
     "end": "from the end",
-    "feature": "by feature, anywhere",
+    "feature": "by feature",
 }
 
 
 def draw() -> None:
-    """Draw the page for the session as it stands."""
+    """Draw the page for the current session."""
     job = prompt_bar.traced()
     mirror_to_url()
     if job is None:
@@ -83,24 +87,46 @@ def draw() -> None:
     theme = palette(st.context.theme.type)
     _summary(comparison, by_name, theme)
     name = _naming(comparison, names)
-    figure = merged_figure(comparison, name, theme)
-    with st.container(key="merged frame"):
-        st.plotly_chart(figure, key="merged", theme=None, config=_STATIC)
+    _merged(comparison, name, (left, right), names)
     imported = any(resources.is_imported(side.graph) for side in (left, right))
     _send(comparison, not by_name and not imported)
-    st.markdown("#### What matters more on one side")
+    st.markdown("#### Largest differences in influence")
     figure = difference_figure(comparison, name, theme)
     st.plotly_chart(figure, key="differences", theme=None, config=_STATIC)
     _table(comparison, name)
 
 
+def _merged(
+    comparison: Comparison,
+    name: Name,
+    sides: tuple[PrunedGraph, PrunedGraph],
+    names: tuple[dict[FeatureId, str], dict[FeatureId, str]],
+) -> None:
+    """Draw the merged graph; a click lights a node's edges without asking the server."""
+    parts = tuple(
+        (side.graph.prompt, str(side.graph.provenance), side.thresholds, tuple(known.items()))
+        for side, known in zip(sides, names, strict=True)
+    )
+    size: tuple[float, float] = st.session_state.get(_SIZE, (1000.0, 640.0))
+    drawing = comparison_drawing(comparison, name)
+    payload = drawing_payload("compare", (parts, comparison.alignment), drawing, size)
+    draw_graph("compare", payload, {"selected": None, "pinned": [], "serial": 0.0}, _resized)
+    kinds.draw_symbols(*sides)
+
+
+def _resized(event: dict[str, Any]) -> None:
+    width, height = event.get("width"), event.get("height")
+    if isinstance(width, int | float) and isinstance(height, int | float):
+        st.session_state[_SIZE] = (float(width), float(height))
+
+
 def _right_prompt(session: Session) -> str:
-    """What the visitor chose; else a sister of the prompt in the gallery, or the prompt itself."""
+    """Return the chosen prompt, else a related prompt of the gallery, else the left prompt."""
     if session.compared.prompt:
         return session.compared.prompt
-    here = next((entry for entry in gallery() if entry.prompt == session.prompt), None)
-    sisters = [e.prompt for e in gallery() if here and e.group == here.group and e != here]
-    return sisters[0] if sisters else session.prompt
+    entry = next((entry for entry in gallery() if entry.prompt == session.prompt), None)
+    related = [e.prompt for e in gallery() if entry and e.group == entry.group and e != entry]
+    return related[0] if related else session.prompt
 
 
 def _right_choice(session: Session) -> ModelChoice:
@@ -114,21 +140,23 @@ def _choices(session: Session) -> None:
     right_prompt, right = _right_prompt(session), _right_choice(session)
     prompts = list(dict.fromkeys([right_prompt, *(entry.prompt for entry in gallery())]))
     set_widget("compared prompt", right_prompt)
-    st.selectbox(
-        "Compare it with",
+    with_prompt, with_graph = st.columns([1.6, 1], gap="medium")
+    with_prompt.selectbox(
+        "Compare with",
         prompts,
         key="compared prompt",
         accept_new_options=True,
         on_change=_changed,
         args=("prompt", "compared prompt"),
-        help="Choose one, or type another prompt and press Enter.",
+        help="Choose a prompt, or type one and press Enter.",
     )
-    _choose_stored(session)
+    with with_graph:
+        _choose_stored(session)
     how, which = st.columns([1.6, 1], gap="medium")
     if not session.compared.graph:
         set_widget("compared transcoders", right.transcoders)
         which.segmented_control(
-            "The other one traced with",
+            "Transcoders for the right graph",
             sets_of(session.choice),
             required=True,
             key="compared transcoders",
@@ -137,41 +165,48 @@ def _choices(session: Session) -> None:
         )
     set_widget("alignment", session.compared.alignment)
     how.segmented_control(
-        "Aligned",
+        "Alignment",
         get_args(Alignment),
         required=True,
         key="alignment",
         format_func=lambda alignment: _ALIGNMENTS[alignment],
         on_change=_changed,
         args=("alignment", "alignment"),
-        help="By token: equal words share a column. From the end: the last tokens do. By feature: "
-        "a feature counts once, wherever it stands.",
+        help="How positions of the two prompts are matched. By token: equal tokens share a column. "
+        "From the end: columns are counted from the last token. By feature: a feature counts once, "
+        "at whatever positions it is active.",
     )
     if session.graph or session.compared.graph:
-        return  # a stored graph explains what it explains
-    with st.expander("Explain another token than the likeliest ones", expanded=_aims(session)):
+        return  # the targets of a stored graph are fixed
+    with st.expander("Explain a specific next token", expanded=_has_targets(session)):
         sides = st.columns(2, gap="medium")
         for column, side in zip(sides, ("left", "right"), strict=True):
             set_text_widget(f"target {side}", getattr(session.compared, f"{side}_target"))
             column.text_input(
-                f"On the {side}",
+                f"{side.capitalize()} target token",
                 key=f"target {side}",
-                placeholder="for example Sacramento",
+                placeholder="for example: Sacramento",
                 on_change=_changed,
                 args=(f"{side}_target", f"target {side}"),
+                help="Empty: the most likely next tokens.",
             )
 
 
 def _choose_stored(session: Session) -> None:
-    """A graph of the library in the place of a prompt; nothing where there is none to choose."""
-    entries = {e.key: e for e in resources.backend().stored() if e.key != session.graph}
+    """Draw the choice of an imported graph for the right side, if there are any."""
+    try:
+        stored = resources.backend().stored()
+    except StoreError as error:
+        st.warning(plain(sentence(error)))
+        return
+    entries = {entry.key: entry for entry in stored if entry.key != session.graph}
     imported = [key for key, entry in entries.items() if entry.imported]
     chosen = session.compared.graph
     if not imported and not chosen:
         return
     set_widget("compared graph", chosen)
     st.selectbox(
-        "Or with a graph that was imported",
+        "Or with an imported graph",
         ["", *dict.fromkeys([*([chosen] if chosen else []), *imported])],
         key="compared graph",
         format_func=lambda key: (
@@ -183,14 +218,14 @@ def _choose_stored(session: Session) -> None:
 
 
 def _stored_graph(key: str) -> PrunedGraph | None:
-    """A graph of the library, pruned as it is first shown."""
-    found = stored_graph.pruned(key)
-    if found is None:
-        st.error("Right: this graph is not in the library any more. Choose another one above.")
-    return found
+    """Return a graph of the library, pruned as it is first shown."""
+    pruned = stored_graph.pruned(key)
+    if pruned is None:
+        st.error("Right: this graph is no longer in the library. Choose another one above.")
+    return pruned
 
 
-def _aims(session: Session) -> bool:
+def _has_targets(session: Session) -> bool:
     return bool(session.compared.left_target or session.compared.right_target)
 
 
@@ -205,44 +240,45 @@ def _changed(name: str, key: str) -> None:
 
 
 def _traced(prompt: str, choice: ModelChoice, target: str, side: str) -> PrunedGraph | None:
-    """One side's pruned graph; None when what there is to see instead has been drawn."""
+    """Return one side's pruned graph; draw the error and return None if it cannot be traced."""
     error: TracerError | None = None
+    explain = read_session().explain
     for targets in ((f" {target}",), (target,)) if target else (None,):
         job: Job[AttributionGraph] = resources.backend().trace(
-            TraceRequest(prompt, choice, targets)
+            TraceRequest(prompt, choice, targets, force=explain.forces(prompt)), visitor_id()
         )
-        progress.wait_for(job, side)
+        progress.wait_for(job, f"compare {side}", side, finish=True)
         try:
             job.result()
         except TracerError as refused:
             error = error or refused
             continue
         return resources.pruned_graph(job.key, read_session().thresholds)
-    st.error(plain(f"{side}: {error}"))
+    st.error(plain(sentence(f"{side}: {error}")))
     return None
 
 
 def _summary(comparison: Comparison, by_name: bool, theme: Palette) -> None:
-    """Both prompts with their answers, the counts, and what the three colours mean."""
-    for label, pruned in (("Left", comparison.left), ("Right", comparison.right)):
+    """Draw both prompts with their next tokens, the legend, and how much the graphs share."""
+    sides = st.columns(2, gap="medium")
+    pairs = (("Left", comparison.left), ("Right", comparison.right))
+    for column, (label, pruned) in zip(sides, pairs, strict=True):
         graph = pruned.graph
         first = graph.next_tokens[0]
-        st.markdown(
+        column.markdown(
             f":gray[{label}] {plain(graph.prompt)} **{plain(token_text(first.token))}** "
             f":gray[{percent(first.probability)}]"
         )
+    text = f"{comparison_sentence(comparison)} {edge_sentence(comparison)}"
+    if by_name:
+        text += " The graphs use different transcoders, so features are matched by their label."
     dots = "".join(
         f'<span style="color:{colour};font-size:1.1em">●</span> {SIDES[side]} &nbsp; '
         for side, colour in side_colours(theme).items()
     )
-    st.html(f'<div style="font-size:0.9rem">{dots}</div>')
-    said = f"{comparison_sentence(comparison)} {edge_sentence(comparison)}"
-    if by_name:
-        said += (
-            " The features of two transcoder sets are never the same; here they are matched by "
-            "name."
-        )
-    st.caption(plain(said))
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.html(f'<div style="font-size:0.9rem;white-space:nowrap">{dots}</div>', width="content")
+        st.caption(plain(text), width="stretch")
 
 
 def _naming(
@@ -256,27 +292,29 @@ def _naming(
 
 
 def _send(comparison: Comparison, possible: bool) -> None:
-    """Make the left prompt say what the right one says, with what is the right one's own."""
+    """Offer to run the left prompt with the features of the right graph."""
     if not possible:
         return
-    edits, lost = what_differs(comparison, against=0.0)
+    edits, dropped = difference_edits(comparison, left_factor=0.0)
     if not edits:
-        st.caption("Nothing differs that could be tried out.")
+        st.caption("The two graphs have no differing features to test.")
         return
     answer = token_text(comparison.right.graph.next_tokens[0].token)
-    scenario = Scenario(f"What differs from “{answer}”", edits)
+    scenario = Scenario(f"Difference to “{answer}”", edits)
     with st.container(horizontal=True, vertical_alignment="center"):
         sent = st.button(
-            "Send what differs to Interventions",
+            "Test the differences in Interventions",
             key="send differences",
             type="primary",
             on_click=update_session,
             kwargs={"scenarios": (*read_session().scenarios, scenario)},
-            help="A column there switches off what only the left graph has and puts in what only "
-            "the right one has: does the left prompt then say what the right one says?",
+            help="Adds a scenario that switches off the features found only in the left graph and "
+            "sets those found only in the right graph to their activations there. Does the left "
+            "prompt then get the right prompt's answer?",
         )
-        if lost:
-            st.caption(f"{lost} features stand at tokens that the left prompt does not have.")
+        if dropped:
+            left_out = f"{plural(dropped, 'feature')} left out"
+            st.caption(f"{left_out}: the left prompt has no token in their column.")
     if sent:
         st.switch_page(page_script("interventions"))
 

@@ -1,11 +1,9 @@
-"""What the graph shows, how to test it, and what it does not show."""
-
-from pathlib import Path
+"""The guide: what a graph shows, how to test it, and its limits."""
 
 import streamlit as st
 
+from pages.shared.navigation import project_text
 from pages.shared.session import mirror_to_url
 
 mirror_to_url()
-text = Path(__file__).resolve().parents[2] / "docs" / "guide.md"
-st.markdown(text.read_text(encoding="utf-8"), width=760)
+st.markdown(project_text("guide.md"), width=760)

@@ -1,4 +1,4 @@
-"""Adding edits to a column: groups of this graph's features, or features of another prompt."""
+"""Adding edits to a column: from this graph, from another prompt's graph, or any feature."""
 
 from __future__ import annotations
 
@@ -8,58 +8,70 @@ from typing import Final
 import streamlit as st
 
 from cache import TraceRequest
-from charts.edit_groups import Group, feature_groups, group_of, own_groups, transplant
-from charts.text import percent, token_text, truncate
-from pages.interventions.columns import STRONGEST_PUSH
+from charts.edit_groups import Group, feature_groups, group_of, own_groups
+from charts.graph_view import GraphView
+from charts.text import percent, plural, times, token_text, truncate
+from pages.interventions import graph_picker, heads
+from pages.interventions.columns import MAX_STRENGTH
 from pages.shared import progress, resources
-from pages.shared.escape import plain
+from pages.shared.escape import plain, sentence
 from pages.shared.graph_view import session_view
-from pages.shared.session import read_session, update_session
+from pages.shared.session import read_session, update_session, visitor_id
 from tracer.atlas.gallery import gallery
 from tracer.catalog.resolve import ATLAS
 from tracer.errors import InterventionError, TracerError
 from tracer.graph.graph import AttributionGraph
 from tracer.interventions.scenario import Edit, Scenario, edit_all
+from tracer.interventions.transfer import transplant
 from tracer.types import FeatureId
 
-NEW: Final = "a new column"
-_WAYS: Final = ("This graph", "Another prompt", "Any feature")
-_WHERE: Final = ("where they stand", "from there on")
+NEW: Final = "New column"
+_SOURCES: Final = ("This graph", "Another prompt", "All features", "Attention heads")
+_HERE, _ONWARD = "this position only", "this position onward"
+_POSITIONS_HELP: Final = (
+    "Onward: also at every later token of the prompt, and at every token the model generates."
+)
+_STRENGTH_HELP: Final = (
+    "0 switches the features off, 1 leaves them unchanged, negative values steer against them."
+)
 _SUGGESTED: Final = 3
 
 
-def scale(group: Group, factor: float) -> tuple[Edit, ...]:
-    """All features of a group at a multiple of their own activation."""
-    return edit_all(group.nodes, "scale", factor)
+def scale(group: Group, strength: float) -> tuple[Edit, ...]:
+    """Return edits that set all features of a group to a multiple of their own activation."""
+    return edit_all(group.nodes, "scale", strength)
 
 
-def draw(graph: AttributionGraph, groups: tuple[Group, ...]) -> None:
-    """Suggestions while there is no column yet, then the ways to add edits."""
+def draw(key: str, view: GraphView, groups: tuple[Group, ...]) -> None:
+    """Draw suggestions while there are no columns, then the ways to add edits."""
+    graph = view.pruned.graph
     scenarios = read_session().scenarios
     if not scenarios:
         _suggestions(graph, groups)
-    with st.expander("Add a what-if", expanded=bool(scenarios)):
-        here, there, search = st.tabs(_WAYS, key="ways")
-        with here:
-            _from_this_graph(groups, scenarios)
-        with there:
+    with st.expander("Add edits", expanded=bool(scenarios)):
+        this_graph, other_prompt, all_features, attention_heads = st.tabs(_SOURCES, key="ways")
+        with this_graph:
+            _from_this_graph(key, view, groups, scenarios)
+        with other_prompt:
             _from_another_prompt(graph, scenarios)
-        with search:
-            _from_a_search(graph, scenarios)
+        with all_features:
+            _from_all_features(graph, scenarios)
+        with attention_heads:
+            heads.draw(key, graph, scenarios)
 
 
 def _suggestions(graph: AttributionGraph, groups: tuple[Group, ...]) -> None:
-    """First clicks: push against the strongest groups, or put another prompt's in their place."""
+    """Scenarios to start with: steer against the strongest groups, or replace the strongest."""
     if not groups:
         return
-    st.markdown("**Start with one of these**")
+    st.markdown("**Suggested scenarios**")
     with st.container(horizontal=True):
         swap = _swap(graph, groups[0])
         if swap is not None:
             st.button(plain(swap.name), key="suggest swap", on_click=_add_all, args=((swap,),))
         for group in groups[:_SUGGESTED]:
             st.button(
-                plain(f"Push against “{truncate(group.name, 30)}”"),
+                plain(f"Steer against “{truncate(group.name, 30)}”"),
                 key=f"suggest {group.name}",
                 on_click=_add,
                 args=(f"−2×: {group.name}", scale(group, -2.0)),
@@ -67,92 +79,97 @@ def _suggestions(graph: AttributionGraph, groups: tuple[Group, ...]) -> None:
 
 
 def _swap(graph: AttributionGraph, strongest: Group) -> Scenario | None:
-    """Against the strongest group, with the strongest of a sister prompt in its place."""
+    """Replace the strongest group with the strongest of a related prompt of the gallery."""
     session = read_session()
-    here = next((entry for entry in gallery() if entry.prompt == session.prompt), None)
-    sisters = [e.prompt for e in gallery() if here and e.group == here.group and e != here]
-    if not sisters or session.choice.model != ATLAS:
-        return None
-    other, groups = _groups_of(sisters[0])
-    if not groups:
+    entry = next((entry for entry in gallery() if entry.prompt == session.prompt), None)
+    related = [e.prompt for e in gallery() if entry and e.group == entry.group and e != entry]
+    if not related or session.choice.model != ATLAS:
         return None
     try:
+        other, groups = _groups_of(related[0], "suggestion")
+        if not groups:
+            return None
         edits = scale(strongest, -1.0) + transplant(other, groups[0].nodes, graph)
-    except InterventionError:  # it stands where this prompt has no token
+    except TracerError:  # not traced, or without a matching position: there is nothing to suggest
         return None
-    return Scenario(f"Put “{groups[0].name}” in the place of “{strongest.name}”", edits)
+    return Scenario(f"Replace “{strongest.name}” with “{groups[0].name}”", edits)
 
 
-def _groups_of(prompt: str) -> tuple[AttributionGraph, tuple[Group, ...]]:
-    """Another prompt's graph and its groups.
+def _groups_of(prompt: str, slot: str) -> tuple[AttributionGraph, tuple[Group, ...]]:
+    """Trace another prompt; return its graph and feature groups, supernodes included.
 
-    Raises the error that its trace ended with.
+    Raises the error that the trace ended with.
     """
     session = read_session()
-    job = resources.backend().trace(TraceRequest(prompt, session.choice))
-    progress.wait_for(job, prompt)
+    job = resources.backend().trace(TraceRequest(prompt, session.choice), visitor_id())
+    progress.wait_for(job, slot, prompt, finish=True)
     graph = job.result()
     pruned = resources.pruned_graph(job.key, session.thresholds)
-    # What was marked there, too: a supernode of one prompt can be put into another.
-    marks = resources.backend().annotations(job.key)
-    there = replace(session, prompt=prompt, selected=None, edits=(), scenarios=(), marks=marks)
-    view = session_view(there, pruned)
-    return graph, (*own_groups(view, marks.supernodes), *feature_groups(view))
+    annotations = resources.backend().annotations(job.key)
+    other = replace(
+        session, prompt=prompt, selected=None, edits=(), scenarios=(), annotations=annotations
+    )
+    view = session_view(other, pruned)
+    return graph, (*own_groups(view, annotations.supernodes), *feature_groups(view))
 
 
 def _describe(group: Group) -> str:
-    count = f"{len(group.nodes)} features" if len(group.nodes) > 1 else "1 feature"
-    return f"{group.name} · {count}"
+    return f"{group.name} · {plural(len(group.nodes), 'feature')}"
 
 
 def _target(scenarios: tuple[Scenario, ...], key: str) -> None:
     columns = [f"{i + 1}: {scenario.name}" for i, scenario in enumerate(scenarios)]
     if columns:
-        st.selectbox("Put it into", [NEW, *columns], key=key)
+        st.selectbox("Add to column", [NEW, *columns], key=key)
 
 
-def _from_this_graph(groups: tuple[Group, ...], scenarios: tuple[Scenario, ...]) -> None:
+def _from_this_graph(
+    key: str, view: GraphView, groups: tuple[Group, ...], scenarios: tuple[Scenario, ...]
+) -> None:
     by_name = {_describe(group): group for group in groups}
+    graph_picker.draw(key, view, by_name, "groups")
     chosen = st.multiselect(
-        "Your pins and supernodes, and features that share a name",
+        "Features to edit",
         list(by_name),
         key="groups",
         placeholder="Search this graph's features",
+        help="Supernodes and pinned features come first, then the graph's features, grouped by "
+        "label.",
     )
-    strength, where = st.columns(2, gap="large")
+    strength, positions = st.columns(2, gap="large")
     strength.slider(
-        "Strength, times their own activation",
-        -STRONGEST_PUSH,
-        STRONGEST_PUSH,
+        "Steering strength (× activation)",
+        -MAX_STRENGTH,
+        MAX_STRENGTH,
         0.0,
         0.25,
         key="factor",
-        help="0 switches them off, 1 leaves them as they are, less than 0 pushes against them.",
+        help=_STRENGTH_HELP,
     )
-    with where:
-        _where()
+    with positions:
+        _positions("where")
     _target(scenarios, "target here")
     st.button("Add", key="add groups", disabled=not chosen, on_click=_add_groups, args=(by_name,))
 
 
-def _where() -> None:
+def _positions(key: str) -> None:
     st.segmented_control(
-        "Where",
-        _WHERE,
-        default=_WHERE[0],
+        "Positions",
+        (_HERE, _ONWARD),
+        default=_HERE,
         required=True,
-        key="where",
-        help="From there on: at every later token too, and while the model goes on writing.",
+        key=key,
+        help=_POSITIONS_HELP,
     )
 
 
 def _add_groups(by_name: dict[str, Group]) -> None:
-    """What the widgets say at the click: the last of them may not have been drawn anew yet."""
+    """Add what the widgets show at the click; a redraw with their last change may be pending."""
     picked = [by_name[name] for name in st.session_state["groups"] if name in by_name]
-    factor = float(st.session_state["factor"])
-    what = "Off" if factor == 0 else f"{factor:g}×".replace("-", "−")
-    edits = tuple(edit for group in picked for edit in scale(group, factor))
-    if st.session_state["where"] == _WHERE[1]:
+    strength = float(st.session_state["factor"])
+    what = "Off" if strength == 0 else times(strength)
+    edits = tuple(edit for group in picked for edit in scale(group, strength))
+    if st.session_state["where"] == _ONWARD:
         edits = tuple(replace(edit, stop=None) for edit in edits)
     _add(f"{what}: {' + '.join(group.name for group in picked)}", edits, "target here")
 
@@ -161,24 +178,28 @@ def _from_another_prompt(graph: AttributionGraph, scenarios: tuple[Scenario, ...
     session = read_session()
     prompts = [entry.prompt for entry in gallery() if entry.prompt != session.prompt]
     prompt = st.selectbox(
-        "The prompt they come from",
+        "Source prompt",
         prompts,
-        # Another model is asked only when a person asks: its traces may take minutes.
+        # Other models may take minutes to trace a prompt: wait until the visitor picks one.
         index=0 if session.choice.model == ATLAS else None,
         key=f"other prompt {session.choice.model}",
-        placeholder="Choose one, or type your own",
+        placeholder="Choose a prompt, or type one",
         accept_new_options=True,
+        help="Transplants features: sets them to the activations they have on this prompt.",
     )
     if not prompt:
         return
     try:
-        other, groups = _groups_of(prompt)
+        other, groups = _groups_of(prompt, "source prompt")
     except TracerError as error:
-        st.error(plain(str(error)))
+        st.error(plain(sentence(error)))
         return
     first = other.next_tokens[0]
-    st.caption(plain(f"It goes on with{first.token} ({percent(first.probability)})."))
-    name = st.selectbox("Group of its features", [group.name for group in groups], key="transplant")
+    next_token = f"Its next token: {token_text(first.token)} ({percent(first.probability)})."
+    st.caption(plain(next_token))
+    name = st.selectbox(
+        "Features to transplant", [group.name for group in groups], key="transplant"
+    )
     group = group_of(groups, name) if name else None
     _target(scenarios, "target there")
     if group is None:
@@ -186,71 +207,78 @@ def _from_another_prompt(graph: AttributionGraph, scenarios: tuple[Scenario, ...
     try:
         edits = transplant(other, group.nodes, graph)
     except InterventionError as error:
-        st.warning(plain(str(error)))
+        st.warning(plain(sentence(error)))
         return
     st.button(
-        "Put in",
+        "Transplant",
         key="add transplant",
         on_click=_add,
-        args=(f"Put in “{group.name}”", edits, "target there"),
-        help="Sets them to the values they have there, at the same place counted from the end.",
+        args=(f"Transplant “{group.name}”", edits, "target there"),
+        help="Positions are matched from the end of both prompts.",
     )
 
 
-def _from_a_search(graph: AttributionGraph, scenarios: tuple[Scenario, ...]) -> None:
-    """Any feature of the whole set, active on this prompt or not, at any token."""
+def _from_all_features(graph: AttributionGraph, scenarios: tuple[Scenario, ...]) -> None:
+    """Edit any feature of the transcoders, active on this prompt or not, at any token."""
     words = st.text_input(
-        "Search all features by label, or by number",
+        "Search all features by label or number",
         key="feature search",
         placeholder="Texas, or L1/887",
     )
     choice = read_session().choice
     try:
         index = resources.backend().library.features(choice)
-        found = index.search(words) if words else ()
+        matches = index.search(words) if words else ()
     except TracerError as error:
-        st.error(plain(str(error)))
+        st.error(plain(sentence(error)))
         return
-    if words and not found:
-        st.caption("No feature's label holds these words.")
-    if not found:
+    if words and not matches:
+        st.caption("No feature label matches this search.")
+    if not matches:
         return
-    names = {f"{resources.feature_name(choice, f) or 'feature'} · {f}": f for f in found}
+    names = {f"{resources.feature_name(choice, f) or 'feature'} · {f}": f for f in matches}
     left, right = st.columns(2, gap="large")
     picked = left.selectbox("Feature", list(names), key="found feature")
     tokens = {f"{i}: {token_text(token)}": i for i, token in enumerate(graph.tokens) if i}
-    where = right.selectbox("At", list(tokens), index=len(tokens) - 1, key="found position")
-    if picked not in names or where not in tokens:
+    token = right.selectbox("Token", list(tokens), index=len(tokens) - 1, key="found position")
+    if picked not in names or token not in tokens:
         return
     feature = names[picked]
-    card = resources.card(choice, feature)
+    try:
+        card = resources.card(choice, feature)
+    except TracerError as error:
+        st.warning(plain(sentence(error)))
+        card = None
     strongest = card.act_max if card is not None and card.act_max > 0 else 1.0
-    unit = "its largest activation" if card is not None and card.act_max > 0 else "units"
+    known = card is not None and card.act_max > 0
+    label = f"Activation (× its maximum, {strongest:.2f})" if known else "Activation"
     with left:
-        times = st.slider(
-            f"Set to this multiple of {unit} ({strongest:.2f})",
-            -STRONGEST_PUSH / 2,
-            STRONGEST_PUSH / 2,
+        factor = st.slider(
+            label,
+            -MAX_STRENGTH / 2,
+            MAX_STRENGTH / 2,
             1.0,
             0.1,
             key="found strength",
+            help="The feature is set to this value, whether it is active on this prompt or not.",
         )
     with right:
-        st.segmented_control("Where", _WHERE, default=_WHERE[0], required=True, key="where found")
+        _positions("where found")
     _target(scenarios, "target found")
     st.button(
-        "Set it",
+        "Add feature",
         key="add found",
         on_click=_add_found,
-        args=(picked, feature, tokens[where], strongest),
+        args=(picked, feature, tokens[token], strongest),
     )
-    st.caption(plain(f"{times:g} × {strongest:.2f} = {times * strongest:.2f}"))
+    if known:
+        st.caption(plain(f"{factor:g} × {strongest:.2f} = {factor * strongest:.2f}"))
 
 
 def _add_found(name: str, feature: FeatureId, position: int, strongest: float) -> None:
     value = float(st.session_state["found strength"]) * strongest
-    onwards = st.session_state["where found"] == _WHERE[1]
-    edit = Edit(feature, position, None if onwards else position + 1, "set", value)
+    onward = st.session_state["where found"] == _ONWARD
+    edit = Edit(feature, position, None if onward else position + 1, "set", value)
     _add(f"Set {name}", (edit,), "target found")
 
 
@@ -259,13 +287,13 @@ def _add_all(scenarios: tuple[Scenario, ...]) -> None:
 
 
 def _add(name: str, edits: tuple[Edit, ...], target_key: str | None = None) -> None:
-    """Into a new column, or the end of the one that was chosen under ``target_key``."""
+    """Add edits as a new column, or to the column chosen under ``target_key``."""
     scenarios = list(read_session().scenarios)
     target = str(st.session_state.get(target_key, NEW)) if target_key else NEW
-    if target == NEW:
+    number = len(scenarios) if target == NEW else int(target.split(":")[0]) - 1
+    if number >= len(scenarios):  # also when the column was removed meanwhile
         scenarios.append(Scenario(truncate(name, 48), edits))
     else:
-        number = int(target.split(":")[0]) - 1
         old = scenarios[number]
         scenarios[number] = replace(
             old, name=truncate(f"{old.name}, {name}", 48), edits=(*old.edits, *edits)

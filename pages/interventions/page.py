@@ -1,4 +1,4 @@
-"""The Interventions page: what-ifs about a prompt, side by side."""
+"""The Interventions page: scenarios on a prompt, side by side."""
 
 from pages.interventions import view
 

@@ -1,4 +1,4 @@
-"""The Interventions page's frame: the prompt, how to add a what-if, the columns, what follows."""
+"""The layout of the Interventions page: prompt, editor, columns, history, experiments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from charts.text import percent, token_text
 from pages.interventions import columns, editor, experiments, history
 from pages.shared import progress, prompt_bar, resources
 from pages.shared.annotations_sync import sync_annotations
-from pages.shared.escape import plain
+from pages.shared.escape import plain, sentence
 from pages.shared.graph_view import session_view
 from pages.shared.navigation import page_script
 from pages.shared.session import (
@@ -24,6 +24,7 @@ from pages.shared.session import (
     set_text_widget,
     set_widget,
     update_session,
+    visitor_id,
 )
 from pages.shared.session_state import MOST_GENERATED, MOST_RANDOM
 from tracer.errors import TracerError
@@ -33,11 +34,9 @@ from tracer.types import NodeId
 if TYPE_CHECKING:
     from tracer.interventions.run import ScenarioRun
 
-"""Seconds that scenarios are waited for; they are a few forward passes."""
-
 
 def draw() -> None:
-    """Draw the page for the session as it stands."""
+    """Draw the page for the current session."""
     job = prompt_bar.traced()
     if job is None:
         mirror_to_url()
@@ -59,89 +58,92 @@ def draw() -> None:
         f":gray[{percent(first.probability)}]"
     )
     st.caption(
-        "A graph is a hypothesis; here it is tested. Change features in one or several columns, "
-        "and see what the model would have said in each, beside what it says unchanged."
+        "A graph is a hypothesis about the model; test it here. Each column is a scenario: edit "
+        "some features, and compare what the model predicts with the baseline."
     )
-    editor.draw(graph, groups)
+    editor.draw(job.key, view, groups)
     if session.scenarios:
-        followed = _options(view)
-        watched = tuple(group for group in own if _is_marked(group, view))
+        tracked = _options()
+        watched = tuple(group for group in own if _is_pinned(group, view))
         options = session.run
         run = _run(
             session.scenarios,
+            "scenarios",
             watch=tuple(dict.fromkeys(node for group in watched for node in group.nodes)),
             generate=options.generate,
             temperature=options.temperature,
             seed=options.seed,
         )
         if run is not None:
-            columns.draw(run, graph, watched, followed, theme)
+            columns.draw(run, graph, watched, tracked, theme)
             history.remember(job.key, run)
             history.export(run)
             history.other_prompts(graph)
     history.history(job.key)
     if session.scenarios:
         experiments.sweep(groups, _run, theme)
-    experiments.switch_off_in_turn(view, _run, theme)
+    experiments.check_faithfulness(view, _run, theme)
 
 
 def _no_model() -> None:
-    """What to do with a graph that nothing can be tried on."""
+    """Say why nothing can be run on an imported graph."""
     st.info(
-        "This graph was imported: there is no model behind it that could be run with a feature "
-        "changed. Close it to try what-ifs on a prompt of your own, or look at it on the Trace "
-        "page."
+        "This graph was imported without its model, so its features cannot be edited. Close it to "
+        "run scenarios on a prompt of your own, or view it on the Trace page."
     )
-    if st.button("Look at it on the Trace page", key="to trace", type="primary"):
+    if st.button("View on the Trace page", key="to trace", type="primary"):
         st.switch_page(page_script("trace"))
 
 
-def _is_marked(group: Group, view: GraphView) -> bool:
-    """A person's own group; the selected node alone is none."""
+def _is_pinned(group: Group, view: GraphView) -> bool:
+    """Return whether all nodes of a group are pinned; the selected node alone need not be."""
     return all(node in view.pinned for node in group.nodes)
 
 
 def _run(
     scenarios: tuple[Scenario, ...],
+    slot: str,
     watch: tuple[NodeId, ...] = (),
     generate: int = 0,
     temperature: float = 0.0,
     seed: int = 0,
 ) -> ScenarioRun | None:
-    """The outcomes; None when an error or a note has been drawn in their place."""
+    """Run scenarios on the session's prompt; draw the error and return None if that fails."""
     session = read_session()
     request = ScenarioRequest(
         session.prompt, scenarios, session.choice, generate, watch, temperature, seed
     )
-    job = resources.backend().scenarios(request)
-    progress.wait_for(job)
+    job = resources.backend().scenarios(request, visitor_id())
+    progress.wait_for(job, slot)
     try:
         return job.result()
     except TracerError as error:
-        st.error(plain(str(error)))
+        st.error(plain(sentence(error)))
         return None
 
 
-def _options(view: GraphView) -> columns.Followed:
-    """What holds for all columns; the token that is followed, if there is one."""
+def _options() -> columns.Tracked:
+    """Draw the options of all columns; return the tracked token, if there is one."""
     options = read_session().run
-    follow, length, random, seed = st.columns([1.4, 1, 1, 0.8], gap="medium", border=False)
+    track, length, random, seed = st.columns([1.4, 1, 1, 0.8], gap="medium", border=False)
     set_text_widget("follow", options.follow)
-    follow.text_input(
-        "Follow the probability of",
+    track.text_input(
+        "Track token",
         key="follow",
-        placeholder="a token, for example Sacramento",
+        placeholder="for example: Sacramento",
         on_change=_option_changed,
         args=("follow", "follow"),
+        help="Shows the probability of this token in every column.",
     )
     set_widget("generate", options.generate)
     length.slider(
-        "Tokens to go on by",
+        "Tokens to generate",
         0,
         MOST_GENERATED,
         key="generate",
         on_change=_option_changed,
         args=("generate", "generate"),
+        help="Length of the continuation shown in every column.",
     )
     set_widget("temperature", options.temperature)
     random.slider(
@@ -152,8 +154,8 @@ def _options(view: GraphView) -> columns.Followed:
         key="temperature",
         on_change=_option_changed,
         args=("temperature", "temperature"),
-        help="0: the likeliest token each time. Above: drawn at random, with the same random "
-        "numbers in every column, so that a difference comes from the edits.",
+        help="0 always takes the most likely token. Above 0, tokens are sampled with the same "
+        "random numbers in every column, so that differences come from the edits.",
     )
     set_widget("seed", options.seed)
     seed.number_input(
@@ -164,8 +166,9 @@ def _options(view: GraphView) -> columns.Followed:
         on_change=_option_changed,
         args=("seed", "seed"),
         disabled=options.temperature == 0,
+        help="Seed for sampling; used at temperatures above 0.",
     )
-    return _followed(options.follow)
+    return _tracked_token(options.follow)
 
 
 def _option_changed(name: str, key: str) -> None:
@@ -175,17 +178,18 @@ def _option_changed(name: str, key: str) -> None:
     update_session(run=replace(read_session().run, **{name: value}))
 
 
-def _followed(text: str) -> columns.Followed:
-    """The token a person named: with a space before it, as in the middle of a text, or without."""
+def _tracked_token(text: str) -> columns.Tracked:
+    """Return the token the visitor typed, with a leading space as within a text, or without."""
     if not text:
         return None
     error: TracerError | None = None
     for candidate in (f" {text}", text):
-        job = resources.backend().token(read_session().choice, candidate)
-        progress.wait_for(job)
+        job = resources.backend().token(read_session().choice, candidate, visitor_id())
+        progress.wait_for(job, "tracked token")
         try:
             return job.result(), candidate
         except TracerError as refused:
             error = refused
-    st.warning(plain(str(error)))
+    if error is not None:
+        st.warning(plain(sentence(error)))
     return None

@@ -1,4 +1,4 @@
-"""The Library page: every graph that is kept."""
+"""The Library page: all stored graphs."""
 
 from pages.library import view
 

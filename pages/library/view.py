@@ -1,244 +1,217 @@
-"""The Library page: every graph that is kept, and how graphs come in and go out."""
+"""The layout of the Library page: all stored graphs, found, described, exported and imported."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 import streamlit as st
 
-from cache import Job, StoredGraph, StoreError, StoreUse
-from cache.graph_files import slug
-from charts.text import truncate
-from pages.shared import progress, resources, stored_graph
-from pages.shared.escape import plain
-from pages.shared.navigation import page_script
-from pages.shared.session import read_session, update_session
-from tracer.errors import TracerError
+from cache import DamagedFile, StoredGraph, StoreError, StoreUse
+from cache.undo import restore
+from charts.palette import palette
+from charts.text import plural
+from pages.library import entry_row, imports
+from pages.library.entry_row import UNDO
+from pages.shared import graph_download, resources
+from pages.shared.escape import plain, sentence
+from pages.shared.graph_download import Form
+from pages.shared.session import read_session
 from tracer.files import format_bytes
 
-_SHOWN: Final = 40
-_SEARCHED_FROM: Final = 8
-"""Graphs from which on a search box is worth its place."""
-_UPLOAD: Final = "graph files"
-_IMPORTS: Final = "imports"
-_TROUBLE: Final = "library trouble"
-
-
-@dataclass
-class _Import:
-    """A file that this visitor brought in; what became of it is found out once."""
-
-    job: Job[str]
-    key: str = ""
-    said: str = ""
+_PAGE: Final = 12
+"""Graphs shown at once."""
+_SEARCHED_FROM: Final = 5
+"""Number of graphs from which search and sorting are shown."""
+_ORDERS: Final = ("Last used", "Newest", "Title", "Model", "Size")
+_SHOWN: Final = "library shown"
+_DAMAGED: Final = 20
+"""Damaged files that are listed."""
+_FORMS: Final[dict[Form, str]] = {
+    "JSON": "JSON, as Neuronpedia and circuit-tracer read it",
+    "CSV": "CSV: a table of nodes and one of edges",
+    "HTML": "Interactive HTML files",
+}
 
 
 def draw() -> None:
-    """Draw the page."""
+    """Draw the page for the current session."""
     st.markdown("#### Library")
     st.caption(
-        "Every graph you traced is kept here, and graphs of other tools can be brought in. "
-        "**Open** shows one on the Trace page; **JSON** saves it, with its labels, pins and "
-        "supernodes, in the form that Neuronpedia and circuit-tracer read."
+        "All traced graphs are stored here, and you can import graphs from other tools. **Open** "
+        "shows a graph on the Trace page, **Share** downloads it as one interactive file."
     )
-    _upload()
+    imports.draw()
+    _undo()
     try:
-        entries, use = resources.backend().stored(), resources.backend().use()
+        backend = resources.backend()
+        entries, use, damaged = backend.stored(), backend.use(), backend.damaged()
     except StoreError as error:
-        st.error(plain(str(error)))
+        st.error(plain(sentence(error)))
         return
+    _set_aside(damaged)
     if not entries:
         st.info(
-            "Nothing is kept yet: trace a prompt on the Trace page, or drop a graph file into the "
+            "The library is empty: trace a prompt on the Trace page, or drop a graph file into the "
             "box above."
         )
         return
-    for entry in _found(entries):
-        _row(entry)
+    matches = _matching(entries)
+    theme = palette(st.context.theme.type)
+    shown = int(st.session_state.get(_SHOWN, _PAGE))
+    for entry in matches[:shown]:
+        entry_row.draw(entry, theme)
+    if len(matches) > shown:
+        st.button(
+            f"Show {min(_PAGE, len(matches) - shown)} more of {len(matches):,}",
+            key="show more",
+            on_click=_show_more,
+            args=(shown,),
+        )
     st.caption(plain(_use_sentence(entries, use)))
 
 
-def _upload() -> None:
-    st.file_uploader(
-        "Bring in a graph: published JSON (Neuronpedia, Anthropic's front end, circuit-tracer) or "
-        "circuit-tracer's .pt",
-        type=["json", "pt"],
-        accept_multiple_files=True,
-        key=f"{_UPLOAD} {st.session_state.get(_UPLOAD, 0)}",
-        on_change=_uploaded,
-        help="The file is read, never run, and stays on this machine.",
-    )
-    _outcomes()
+def _set_aside(files: tuple[DamagedFile, ...]) -> None:
+    """List the files that failed their check: where they are, and why."""
+    if not files:
+        return
+    with st.expander(plain(f"{plural(len(files), 'damaged file')} set aside"), key="damaged"):
+        st.caption(
+            plain(
+                f"Nothing is deleted: the files are in {resources.backend().store.root / 'damaged'}"
+                ". A graph that was traced here comes back when its prompt is traced again; "
+                "import the others again."
+            )
+        )
+        for file in files[:_DAMAGED]:
+            when = datetime.fromtimestamp(file.found).strftime("%d %b %Y, %H:%M")
+            st.markdown(plain(f"{file.file}: set aside on {when}, because {file.reason}."))
+        if len(files) > _DAMAGED:
+            st.caption(plain(f"and {plural(len(files) - _DAMAGED, 'older file')}"))
 
 
-def _uploaded() -> None:
-    """Have what was dropped read beside the page, once, and empty the box for the next files."""
-    number, backend = st.session_state.get(_UPLOAD, 0), resources.backend()
-    files = st.session_state[f"{_UPLOAD} {number}"] or []
-    # What is still being read stays; what was said of earlier files has been read.
-    going_on = [each for each in _imports() if progress.going_on(each.job)]
-    begun = [_Import(backend.import_graph(file.getvalue(), file.name)) for file in files]
-    st.session_state[_IMPORTS] = going_on + begun
-    st.session_state[_UPLOAD] = number + 1
-    until = time.monotonic() + progress.PATIENCE
-    for each in begun:
-        each.job.wait(max(0.0, until - time.monotonic()))
+def _show_more(shown: int) -> None:
+    st.session_state[_SHOWN] = shown + _PAGE
 
 
-def _outcomes() -> None:
-    """How far the files are, and what became of them."""
-    trouble = st.session_state.pop(_TROUBLE, "")
-    if trouble:
-        st.error(plain(trouble))
-    for number, each in enumerate(_imports()):
-        if progress.going_on(each.job):
-            progress.watch(each.job, each.job.title)
-            continue
-        if not each.said:
-            each.key, each.said = _outcome(each.job)
-        if not each.key:
-            st.error(plain(each.said))
-            continue
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.success(plain(each.said), width="stretch")
-            if st.button("Open it", key=f"open imported {number}", type="primary"):
-                _open(each.key)
+def _undo() -> None:
+    """Offer to bring back the graph that was deleted last."""
+    deleted = st.session_state.get(UNDO)
+    if deleted is None:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", key="undo bar"):
+        title = deleted.entry.title or deleted.entry.prompt
+        st.info(plain(f"“{title}” was deleted."), width="stretch")
+        st.button("Undo", key="undo delete", type="primary", on_click=_restored)
 
 
-def _imports() -> list[_Import]:
-    found: list[_Import] = st.session_state.get(_IMPORTS, [])
-    return found
-
-
-def _outcome(job: Job[str]) -> tuple[str, str]:
-    """The key of the graph that a file became, empty where it became none, and a sentence."""
+def _restored() -> None:
+    deleted = st.session_state.pop(UNDO)
     try:
-        key = job.result(0)
-    except TracerError as error:
-        return "", f"{job.title}: {error}."
-    graph = resources.backend().graph(key)
-    count = "" if graph is None else f" with {graph.index.n_features:,} features"
-    return key, f"{job.title} is in the library{count}."
+        restore(resources.backend().store, deleted)
+    except StoreError as error:
+        st.session_state[UNDO] = deleted
+        st.session_state[imports.TROUBLE] = str(error)
 
 
-def _found(entries: tuple[StoredGraph, ...]) -> list[StoredGraph]:
-    """What the search box leaves of the entries, the latest used first."""
-    wanted = ""
-    if len(entries) >= _SEARCHED_FROM:
-        wanted = st.text_input(
-            "Search titles and prompts",
+def _matching(entries: tuple[StoredGraph, ...]) -> list[StoredGraph]:
+    """Draw search, sorting and export; return the entries to show in their order."""
+    if len(entries) < _SEARCHED_FROM:
+        with st.container(horizontal=True, horizontal_alignment="right"):
+            _export(list(entries))
+        return list(entries)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        query = st.text_input(
+            "Search titles, prompts, models, tags and notes",
             key="library search",
-            placeholder="Search titles and prompts",
+            placeholder="Search titles, prompts, models, tags and notes",
             label_visibility="collapsed",
         )
-    words = wanted.lower().split()
-    found = [
-        entry
-        for entry in entries
-        if all(word in f"{entry.title} {entry.prompt} {entry.model}".lower() for word in words)
-    ]
-    if len(found) > _SHOWN:
-        st.caption(f"The latest {_SHOWN} of {len(found):,}: search to find the others.")
-    elif not found:
-        st.caption("No graph has these words in its title or prompt.")
-    return found[:_SHOWN]
+        order = st.selectbox(
+            "Sort by", _ORDERS, key="library order", label_visibility="collapsed", width=140
+        )
+        words = (query or "").casefold().split()
+        tags = sorted({tag for entry in entries for tag in entry.tags})
+        matches = [entry for entry in entries if _has(entry, words)]
+        place = st.container(width="content")
+    if tags:
+        chosen = st.pills(
+            "Tags", tags, selection_mode="multi", key="tags", label_visibility="collapsed"
+        )
+        matches = [entry for entry in matches if set(chosen) <= set(entry.tags)]
+    matches = _sorted(matches, order)
+    with place:
+        _export(matches)
+    if not matches:
+        st.caption("No graph matches this search.")
+    return matches
+
+
+def _has(entry: StoredGraph, words: list[str]) -> bool:
+    parts = (entry.title, entry.prompt, entry.model, entry.notes, *entry.tags)
+    text = "\n".join(parts).casefold()
+    return all(word in text for word in words)
+
+
+def _sorted(entries: list[StoredGraph], order: str | None) -> list[StoredGraph]:
+    if order == "Newest":
+        return sorted(entries, key=lambda entry: -entry.created)
+    if order == "Title":
+        return sorted(entries, key=lambda entry: (entry.title or entry.prompt).casefold())
+    if order == "Model":
+        return sorted(entries, key=lambda entry: entry.model.casefold())
+    if order == "Size":
+        return sorted(entries, key=lambda entry: -entry.bytes)
+    return entries
+
+
+def _export(matches: list[StoredGraph]) -> None:
+    """Offer all listed graphs in one zip."""
+    with st.popover("Export …", key="export", disabled=not matches):
+        titles = {entry.key: entry.title or entry.prompt for entry in matches}
+        chosen = st.multiselect(
+            "Graphs",
+            list(titles),
+            key="export graphs",
+            format_func=lambda key: titles.get(key, key),
+            placeholder=f"All {len(matches)} that are listed",
+        )
+        form = st.radio(
+            "Format", list(_FORMS), key="export form", format_func=lambda form: _FORMS[form]
+        )
+        kept = [entry for entry in matches if not chosen or entry.key in chosen]
+        thresholds = read_session().thresholds
+
+        def content() -> bytes:
+            """Build the zip, only when the button is clicked."""
+            return graph_download.archive(kept, form, thresholds)
+
+        count = f"{len(kept)} graph{'' if len(kept) == 1 else 's'}"
+        st.download_button(
+            f"Download {count}",
+            content,
+            "graphs.zip",
+            "application/zip",
+            key="export zip",
+            type="primary",
+            on_click="ignore",
+            help="Graphs traced here are pruned at the thresholds of the Trace page.",
+        )
 
 
 def _use_sentence(entries: tuple[StoredGraph, ...], use: StoreUse) -> str:
-    """What is kept, and for how long; each kind may take as much as the other."""
+    """Say how much space the graphs take and how long they stay; both kinds have a quota."""
     imported = sum(entry.imported for entry in entries)
-    traced, said, most = len(entries) - imported, [], format_bytes(use.quota)
+    traced, sentences, quota = len(entries) - imported, [], format_bytes(use.quota)
     if imported:
-        said.append(
-            f"Imported graphs ({imported:,}) take {format_bytes(use.imported)} of {most} and stay "
+        sentences.append(
+            f"Imported graphs ({imported:,}) use {format_bytes(use.imported)} of {quota} and stay "
             "until you delete them."
         )
     if traced:
-        said.append(
-            f"Graphs traced here ({traced:,}) take {format_bytes(use.traced)} of {most}. When that "
-            "is full, the least recently used are deleted; graphs with a title or pins stay."
+        sentences.append(
+            f"Traced graphs ({traced:,}) use {format_bytes(use.traced)} of {quota}. When that is "
+            "full, the least recently used are deleted; graphs with a title, tags, notes or pins "
+            "stay."
         )
-    return " ".join(said)
-
-
-def _row(entry: StoredGraph) -> None:
-    when = datetime.fromtimestamp(entry.created).strftime("%d %b %Y, %H:%M")
-    where = "imported" if entry.imported else "traced here"
-    title = truncate(entry.title or entry.prompt, 90)
-    about = [truncate(entry.prompt, 110)] if entry.title else []
-    about += [entry.model or "unknown model", where, when]
-    with st.container(border=True, key=f"graph {entry.key}"):
-        text, buttons = st.columns([1.9, 1], vertical_alignment="center")
-        text.markdown(f"**{plain(title)}**  \n:gray[{plain(' · '.join(about))}]")
-        with buttons.container(horizontal=True, horizontal_alignment="right", gap="small"):
-            if st.button("Open", key=f"open {entry.key}", type="primary"):
-                _open(entry.key)
-            _download(entry)
-            with st.popover("More", key=f"more {entry.key}"):
-                _more(entry)
-
-
-def _open(key: str) -> None:
-    stored_graph.open_in_session(key)
-    st.switch_page(page_script("trace"))
-
-
-def _download(entry: StoredGraph) -> None:
-    thresholds, backend = read_session().thresholds, resources.backend()
-
-    def content() -> bytes:
-        """Made only when it is asked for."""
-        return backend.export_graph(entry.key, thresholds)
-
-    st.download_button(
-        "JSON",
-        content,
-        f"{slug(entry.title or entry.prompt)}.json",
-        "application/json",
-        key=f"download {entry.key}",
-        on_click="ignore",
-        help="An imported graph goes out whole, as it came, with your pins and supernodes; one "
-        "traced here is pruned at the thresholds of the Trace page.",
-    )
-
-
-def _more(entry: StoredGraph) -> None:
-    key = f"title {entry.key}"
-    st.text_input(
-        "Title",
-        value=entry.title,
-        key=key,
-        placeholder=truncate(entry.prompt, 60),
-        on_change=_renamed,
-        args=(entry, key),
-    )
-    st.button(
-        "Delete this graph",
-        key=f"delete {entry.key}",
-        on_click=_deleted,
-        args=(entry.key,),
-        help="With its pins, supernodes and history. There is no way back.",
-    )
-
-
-def _renamed(entry: StoredGraph, key: str) -> None:
-    title = str(st.session_state[key]).strip()
-    if not title and entry.imported:  # its title keeps it from being evicted
-        return
-    try:
-        resources.backend().annotate(entry.key, title=title)
-    except StoreError as error:
-        st.session_state[_TROUBLE] = str(error)
-
-
-def _deleted(key: str) -> None:
-    try:
-        resources.backend().forget(key)
-    except StoreError as error:
-        st.session_state[_TROUBLE] = str(error)
-        return
-    if read_session().graph == key:
-        update_session(graph="")
+    return " ".join(sentences)

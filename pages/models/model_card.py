@@ -1,4 +1,4 @@
-"""What one model is, what it takes against what this machine has, and opening or fetching it."""
+"""One model: what it is, the memory it needs, and buttons to download or use it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pages.models import add_model
 from pages.shared import model_choices, progress, resources
 from pages.shared.escape import plain, sentence
 from pages.shared.navigation import page_script
-from pages.shared.session import update_session
+from pages.shared.session import update_session, visitor_id
 from pages.shared.session_state import Session
 from tracer.catalog.registry import KINDS, ListedModel, ListedSet, disk, memory
 from tracer.catalog.resolve import ATLAS, ATLAS_TRANSCODERS
@@ -25,11 +25,11 @@ _HUB: Final = "https://huggingface.co"
 
 
 def draw(name: str, session: Session, machine: Machine) -> None:
-    """The card of the model ``name``, with the choices of the session where it is in use."""
+    """Draw the card of the model ``name``, with the session's choices if it is in use."""
     if name == ATLAS:
         _atlas(session)
         return
-    model = model_choices.found(name)
+    model = model_choices.listed_model(name)
     if model is None:
         _unlisted(session if name == session.choice.model else None, name)
         return
@@ -44,11 +44,11 @@ def draw(name: str, session: Session, machine: Machine) -> None:
     entry, dtype = _chosen(model, session)
     choice = ModelChoice(model.name, entry.name, dtype)
     _about(model, entry)
-    here = resources.backend().library.is_here(choice)
+    downloaded = resources.backend().library.is_here(choice)
     if entry.features is None:
-        entry = replace(entry, features=_features(choice, here))
+        entry = replace(entry, features=_features(choice, downloaded))
     _needs(model, entry, dtype, machine)
-    if here:
+    if downloaded:
         _open_button(choice, session)
     else:
         _fetch(model, entry, choice, machine)
@@ -58,10 +58,10 @@ def draw(name: str, session: Session, machine: Machine) -> None:
 
 def _atlas(session: Session) -> None:
     st.markdown("##### atlas")
-    st.caption("The model that this project trained and brings along: 5 layers, width 128.")
+    st.caption("A small model trained for this project: 5 layers, width 128.")
     st.markdown(
-        "It answers questions about cities, states, countries, opposites in four languages and "
-        "sums, and every one of its features has examples. Nothing is downloaded."
+        "It knows about cities, states, countries, opposites in four languages, and addition. All "
+        "of its features have examples. It is part of the app: nothing is downloaded."
     )
     kept = session.choice.transcoders if session.choice.model == ATLAS else ATLAS_TRANSCODERS[0]
     chosen = st.segmented_control(
@@ -71,19 +71,19 @@ def _atlas(session: Session) -> None:
 
 
 def _unlisted(session: Session | None, name: str) -> None:
-    """A model that a link or a folder brought, which no list has."""
+    """Draw a model from a link that is not on the list."""
     st.markdown(f"##### {plain(model_choices.short(name))}")
     if session is None:
-        st.info("No list has this model: choose one on the left, or add it below.")
+        st.info("This model is not on the list: choose one on the left, or add it below.")
         return
-    st.caption(plain(f"In use, with {session.choice.transcoders}; it is on no list."))
+    st.caption(plain(f"In use with {session.choice.transcoders}. It is not on the list."))
     if not resources.backend().library.is_here(session.choice):
         _download(session.choice, "")
 
 
 def _chosen(model: ListedModel, session: Session) -> tuple[ListedSet, Dtype]:
     used = session.choice if session.choice.model in (model.name, model.reference) else None
-    first = (model_choices.found_set(model, used.transcoders) if used else None) or model.sets[0]
+    first = (model_choices.listed_set(model, used.transcoders) if used else None) or model.sets[0]
     name = st.segmented_control(
         "Transcoders",
         [entry.name for entry in model.sets],
@@ -92,84 +92,85 @@ def _chosen(model: ListedModel, session: Session) -> tuple[ListedSet, Dtype]:
         key=f"set of {model.name}",
     )
     dtype: Dtype = st.segmented_control(
-        "Weights in",
+        "Data type",
         get_args(Dtype),
         default=used.dtype if used else "float32",
         required=True,
         key=f"dtype of {model.name}",
-        help="bfloat16 takes half the memory; every graph then says how far its edges are from "
-        "float32 (well below one percent of their weight where it was measured).",
+        help="bfloat16 needs half the memory. Every graph then records how far its edges are from "
+        "float32: well below one percent of their weight in our measurements.",
     )
-    return model_choices.found_set(model, name) or first, dtype
+    return model_choices.listed_set(model, name) or first, dtype
 
 
 def _about(model: ListedModel, entry: ListedSet) -> None:
-    features = f"{entry.features:,} features a layer" if entry.features else ""
-    explained = "examples from its repository" if entry.examples else "no published examples"
+    features = f"{entry.features:,} features per layer" if entry.features else ""
+    examples = "examples in its repository" if entry.examples else "no published examples"
     if entry.neuronpedia:
-        explained += ", labels from Neuronpedia"
-    facts = [entry.reference, KINDS[entry.cross_layer], features, explained]
+        examples += ", labels from Neuronpedia"
+    facts = [entry.reference, KINDS[entry.cross_layer], features, examples]
     st.caption(plain(" · ".join(fact for fact in facts if fact)))
     if model.gated:
         address = f"{_HUB}/{model.reference.partition('@')[0]}"
         st.info(
             f"Gated ({plain(model.licence)}): accept the licence on [its page]({address}), then "
-            "give this machine your token once: `hf auth login`, or the variable `HF_TOKEN`.",
+            "log in on this machine with `hf auth login`, or set `HF_TOKEN`.",
             icon=":material/lock:",
         )
 
 
 def _needs(model: ListedModel, entry: ListedSet, dtype: Dtype, machine: Machine) -> None:
-    """Memory, line by line, and whether there is room for it."""
+    """Draw the memory the model needs, line by line, and whether it fits."""
     needs = memory(model, entry, dtype)
-    place = "the accelerator" if machine.gpu is not None else "this machine"
+    place = "the GPU" if machine.gpu is not None else "this machine"
     if needs.least is None:
-        known = f"{format_bytes(needs.model)} in {dtype}" if needs.model else "not known"
+        known = f"{format_bytes(needs.model)} in {dtype}" if needs.model else "unknown"
         st.markdown(
-            f"Memory of the model's weights: **{known}**. The transcoders' encoders come on top; "
-            "how many features they have, the hub says."
+            f"Memory for the model's weights: **{known}**. The transcoders' encoders come on top; "
+            "ask the Hub for their number of features."
         )
         if needs.model and needs.model > machine.room:
-            st.error(f"It does not fit: {format_bytes(machine.room)} are free on {place}.")
+            st.error(f"Does not fit: {format_bytes(machine.room)} free on {place}.")
         return
-    decoders = ("decoders of the transcoders", format_bytes(needs.decoders or 0))
-    stay = ("decoders, which stay on the disk", f":gray[{format_bytes(needs.decoders or 0)}]")
+    decoders = ("transcoder decoders", format_bytes(needs.decoders or 0))
+    stay = ("transcoder decoders, read from disk", f":gray[{format_bytes(needs.decoders or 0)}]")
     rows = [
-        ("the model's weights", format_bytes(needs.model or 0)),
-        ("encoders of the transcoders", format_bytes(needs.encoders or 0)),
+        ("model weights", format_bytes(needs.model or 0)),
+        ("transcoder encoders", format_bytes(needs.encoders or 0)),
         *([] if needs.decoders_stay else [decoders]),
-        ("**memory it takes**", f"**{format_bytes(needs.least)}**"),
+        ("**total memory**", f"**{format_bytes(needs.least)}**"),
         *([stay] if needs.decoders_stay else []),
     ]
     lines = "\n".join(f"| {what} | {size} |" for what, size in rows)
     st.markdown(f"| in {dtype} | |\n|:--|--:|\n{lines}")
     if not needs.decoders_stay:
         st.caption(
-            "Its files are read whole. Converted once, decoders stay on the disk: "
-            f"`python -m tracer convert {entry.reference} FOLDER`, then add the folder below."
+            "This layout can only be loaded completely. To read decoders from disk instead, "
+            f"convert it once: `python -m tracer convert {entry.reference} FOLDER`, then add the "
+            "folder below."
         )
     room = machine.room
     if needs.least > room:
         st.error(
-            f"It does not fit: it needs {format_bytes(needs.least)}, and {format_bytes(room)} are "
-            f"free on {place}. {_remedy(model, entry, dtype, room)}"
+            f"Does not fit: {format_bytes(needs.least)} needed, {format_bytes(room)} free on "
+            f"{place}. {_remedy(model, entry, dtype, room)}"
         )
     else:
         left = room - needs.least
-        st.success(f"It fits: {format_bytes(left)} are left on {place} for prompts.")
+        st.success(f"Fits: {format_bytes(left)} remain free on {place} for prompts.")
 
 
 def _remedy(model: ListedModel, entry: ListedSet, dtype: Dtype, room: int) -> str:
     narrow = memory(model, entry, "bfloat16").least
     if dtype == "float32" and narrow is not None and narrow <= room:
-        return "In bfloat16 it would."
-    return "Unload what is open, choose a smaller model, or run this on a larger machine."
+        return "It fits in bfloat16."
+    return "Unload open models, choose a smaller one, or use a larger machine."
 
 
 def _open_button(choice: ModelChoice, session: Session) -> None:
     if choice == session.choice:
         st.success("In use.", icon=":material/check:")
-        if st.button("Go to its graphs", key="to trace", type="primary"):
+        if st.button("Go to Trace", key="to trace", type="primary"):
             st.switch_page(page_script("trace"))
         return
     if st.button("Use this model", key=f"use {choice}", type="primary"):
@@ -183,40 +184,40 @@ def _fetch(model: ListedModel, entry: ListedSet, choice: ModelChoice, machine: M
         _progress(running)
         return
     if running is not None and running.state in ("failed", "cancelled"):
-        _say_why(running)
+        _explain_failure(running)
     if not network_allowed():
         st.warning(
-            "It is not on this disk, and the network is switched off: unset CIRCUIT_OFFLINE and "
+            "This model is not downloaded, and the app is offline: unset CIRCUIT_OFFLINE and "
             "HF_HUB_OFFLINE to download it."
         )
         return
-    found = _asked(choice)
-    if found is not None and found.n_bytes > machine.free_disk:
+    plan = _plan(choice)
+    if plan is not None and plan.n_bytes > machine.free_disk:
         st.error(
-            f"The download is {format_bytes(found.n_bytes)}, and only "
-            f"{format_bytes(machine.free_disk)} are free on the disk: make room, or point HF_HOME "
-            "to another disk."
+            f"Not enough disk space: the download needs {format_bytes(plan.n_bytes)}, "
+            f"{format_bytes(machine.free_disk)} are free. Free some space, or set HF_HOME to a "
+            "folder on another disk."
         )
     estimate = disk(model, entry).whole
     size = f" about {format_bytes(estimate)}" if estimate else ""
     with st.container(horizontal=True, vertical_alignment="center"):
-        _download(choice, f" {format_bytes(found.n_bytes)}" if found is not None else size)
-        if found is None:
+        _download(choice, f" {format_bytes(plan.n_bytes)}" if plan is not None else size)
+        if plan is None:
             _ask(choice)
 
 
 def _ask(choice: ModelChoice) -> None:
-    """A way to learn the exact size, and how far that is."""
+    """Draw the button that asks the Hub for the exact size, or that it is being asked."""
     key = _question(choice)
     if st.session_state.get(key) is not None:
         _asking(st.session_state[key])
-    elif st.button("Ask the hub for the exact size", key=f"ask {key}", type="tertiary"):
+    elif st.button("Ask the Hub for the exact size", key=f"ask {key}", type="tertiary"):
         st.session_state[key] = resources.backend().library.to_download(choice)
         st.rerun()
 
 
-def _asked(choice: ModelChoice) -> ToDownload | None:
-    """What the hub said of the download, once it was asked and has answered."""
+def _plan(choice: ModelChoice) -> ToDownload | None:
+    """Return the Hub's answer about the download; None if it was not asked or has not answered."""
     key = _question(choice)
     job: Job[ToDownload] | None = st.session_state.get(key)
     if job is None or not job.wait(progress.PATIENCE):
@@ -225,7 +226,7 @@ def _asked(choice: ModelChoice) -> ToDownload | None:
         return job.result()
     except TracerError as error:
         del st.session_state[key]
-        st.error(plain(str(error)))
+        st.error(plain(sentence(error)))
         return None
 
 
@@ -233,9 +234,9 @@ def _question(choice: ModelChoice) -> str:
     return f"size of {choice.model} {choice.transcoders}"
 
 
-def _features(choice: ModelChoice, here: bool) -> int | None:
-    """How many features a layer has, where the list does not say: by the files, here or there."""
-    if here:
+def _features(choice: ModelChoice, downloaded: bool) -> int | None:
+    """Return the features per layer if the list does not say: from files here or on the Hub."""
+    if downloaded:
         return resources.backend().library.features_here(choice)
     job: Job[ToDownload] | None = st.session_state.get(_question(choice))
     if job is None or job.state != "done":
@@ -245,9 +246,9 @@ def _features(choice: ModelChoice, here: bool) -> int | None:
 
 @st.fragment(run_every=progress.POLL)
 def _asking(job: Job[Any]) -> None:
-    if not progress.going_on(job):
+    if not progress.is_active(job):
         st.rerun()
-    st.caption("Asking the hub …")
+    st.caption("Asking the Hub …")
 
 
 def _download(choice: ModelChoice, size: str) -> None:
@@ -257,28 +258,28 @@ def _download(choice: ModelChoice, size: str) -> None:
         type="primary",
         on_click=_start_download,
         args=(choice,),
-        help="From the hub, at the commit that it has now; a download that stops goes on later.",
+        help="From the Hugging Face Hub, at its current commit. An interrupted download resumes.",
     )
 
 
 def _start_download(choice: ModelChoice) -> None:
-    resources.backend().library.download(choice)
+    resources.backend().library.download(choice, visitor_id())
 
 
-def _say_why(job: Job[Any]) -> None:
+def _explain_failure(job: Job[Any]) -> None:
     try:
         job.result()
     except TracerError as error:
         if job.state == "cancelled":
-            st.info("The download was stopped; what has arrived is kept for the next time.")
+            st.info("The download was stopped. It resumes from here when you start it again.")
         else:
             st.error(plain(sentence(error)))
 
 
 @st.fragment(run_every=progress.POLL)
 def _progress(job: Job[Any]) -> None:
-    """How far a download is; ends with a run of the whole page."""
-    if not progress.going_on(job):
+    """Show how far a download is; redraw the page when it has ended."""
+    if not progress.is_active(job):
         st.rerun()
     done, total, what = job.progress
     st.progress(min(done / total, 1.0) if total else 0.0, text=plain(f"{what} …"))
@@ -286,5 +287,7 @@ def _progress(job: Job[Any]) -> None:
         speed = f" · {format_bytes(int(done / job.seconds))}/s" if job.seconds and done else ""
         st.caption(f"{format_bytes(done)} of {format_bytes(total)}{speed}")
     if st.button("Stop", key="stop download"):
-        job.cancel()
+        progress.cancel(job)
+        if not job.wait(progress.POLL):
+            st.toast("The download continues: another visitor wants it too.")
         st.rerun()

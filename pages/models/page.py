@@ -1,4 +1,4 @@
-"""The Models page: what can be opened, and what it needs."""
+"""The Models page: which models can be opened, and what they need."""
 
 from pages.models import view
 

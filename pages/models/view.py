@@ -1,4 +1,4 @@
-"""The Models page: a list to choose from, and beside it what the chosen one is and takes."""
+"""The layout of the Models page: a list of models, and details of the selected one next to it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import streamlit as st
 
 from cache import Machine, ModelChoice, StoreError
 from charts.text import count_text
-from pages.models import add_model, model_card
+from pages.models import add_model, device_choice, model_card
 from pages.shared import model_choices, resources
-from pages.shared.escape import plain
+from pages.shared.escape import plain, sentence
 from pages.shared.session import mirror_to_url, read_session, update_session
 from tracer.catalog.registry import ListedModel, memory
 from tracer.catalog.resolve import ATLAS
@@ -17,45 +17,44 @@ from tracer.hub import network_allowed
 
 
 def draw() -> None:
-    """Draw the page for the session as it stands."""
+    """Draw the page for the current session."""
     session = read_session()
     mirror_to_url()
     st.markdown("#### Models")
     try:
         machine = resources.backend().library.machine()
     except StoreError as error:
-        st.error(plain(str(error)))
+        st.error(plain(sentence(error)))
         return
     _this_machine(machine)
+    device_choice.draw()
     _open_now()
     listed, trouble = model_choices.models()
     if trouble:
-        st.error(plain(trouble))
-    looked_at = session.look or session.choice.model
+        st.error(plain(sentence(trouble)))
+    shown = session.look or session.choice.model
     left, right = st.columns([1, 1.7], gap="large")
     with left:
-        st.markdown("##### Choose one")
-        _list(listed, looked_at, machine)
+        st.markdown("##### Available models")
+        _list(listed, shown, machine)
     with right:
-        model_card.draw(looked_at, session, machine)
+        model_card.draw(shown, session, machine)
     add_model.draw()
 
 
 def _this_machine(machine: Machine) -> None:
     parts = [
-        f"**{format_bytes(machine.free_memory)}** of {format_bytes(machine.memory)} memory free",
-        f"**{format_bytes(machine.free_disk)}** free on the disk that downloads go to",
+        f"**{format_bytes(machine.free_memory)}** of {format_bytes(machine.memory)} RAM free",
+        f"**{format_bytes(machine.free_disk)}** of disk space free for downloads",
     ]
     if machine.gpu is not None:
         gpu = machine.gpu
         parts.insert(
             0,
-            f"{plain(gpu.name)}, **{format_bytes(gpu.free)}** of {format_bytes(gpu.memory)} free",
+            f"**{format_bytes(gpu.free)}** of {format_bytes(gpu.memory)} free on {plain(gpu.name)}",
         )
-    elif machine.device:
-        parts.insert(0, f"models run on the **{plain(machine.device)}**")
     if not network_allowed():
-        parts.append("the network is switched off (CIRCUIT\\_OFFLINE or HF\\_HUB\\_OFFLINE)")
+        parts.append("offline (CIRCUIT\\_OFFLINE or HF\\_HUB\\_OFFLINE is set)")
     st.caption("This machine: " + " · ".join(parts))
 
 
@@ -77,31 +76,31 @@ def _open_now() -> None:
                     key=f"unload {choice}",
                     on_click=resources.backend().library.unload,
                     args=(choice,),
-                    help="Gives its memory back; it is opened again when it is asked for.",
+                    help="Frees its memory. The model is loaded again when it is needed.",
                 )
 
 
-def _list(listed: tuple[ListedModel, ...], looked_at: str, machine: Machine) -> None:
+def _list(listed: tuple[ListedModel, ...], shown: str, machine: Machine) -> None:
     with st.container(gap=None):
-        _entry(ATLAS, ":gray[embedded, always here]", looked_at == ATLAS)
+        _entry(ATLAS, ":gray[embedded]", shown == ATLAS)
         own = [model for model in listed if model.own]
         for model in (*own, *(m for m in listed if not m.own)):
-            here = looked_at in (model.name, model.reference)
-            _entry(model.name, _summary(model, machine), here)
+            selected = shown in (model.name, model.reference)
+            _entry(model.name, _summary(model, machine), selected)
 
 
-def _entry(name: str, about: str, chosen: bool) -> None:
+def _entry(name: str, summary: str, selected: bool) -> None:
     st.button(
-        f"**{plain(name)}**  {about}" if not chosen else plain(name),
+        f"**{plain(name)}**  {summary}" if not selected else plain(name),
         key=f"look at {name}",
-        type="primary" if chosen else "tertiary",
+        type="primary" if selected else "tertiary",
         on_click=update_session,
         kwargs={"look": name},
     )
 
 
 def _summary(model: ListedModel, machine: Machine) -> str:
-    """Its size, and whether its smallest set fits here in the narrower data type."""
+    """Return a model's size, and whether it fits with its smallest transcoder set in bfloat16."""
     if any(
         resources.backend().library.is_here(ModelChoice(model.name, entry.name))
         for entry in model.sets
@@ -113,7 +112,7 @@ def _summary(model: ListedModel, machine: Machine) -> str:
     if model.parameters:
         parts.append(count_text(model.parameters))
     if known and min(known) > machine.room:
-        parts.append("too large here")
+        parts.append("too large for this machine")
     elif model.gated:
         parts.append("gated")
     return f":gray[{plain(' · '.join(parts))}]" if parts else ""

@@ -1,1 +1,1 @@
-"""What several pages share: the session, the backend, the prompt bar, progress."""
+"""What several pages share: session, backend, prompt bar, progress."""

@@ -1,4 +1,4 @@
-"""Prompts, tokens and labels are text, never markup: how they get through Markdown and HTML."""
+"""Show prompts, tokens and labels as text: escape them for Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -12,30 +12,49 @@ from tracer.features.cards import Example
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$:<>&^=])")
 
+_ADDRESS = re.compile(r"://|www\.|@(?=\w)\w", re.IGNORECASE)
+"""What makes a text a web or mail address, which is broken before its last character."""
+
 
 def plain(text: str) -> str:
-    """``text`` as Streamlit's Markdown shows it literally, on one line.
+    """Escape ``text`` for Streamlit's Markdown, on one line.
 
-    A blank line and four spaces after it would make code of what follows.
+    A blank line followed by four spaces would otherwise start a code block. Addresses are made
+    inert with an invisible character: Streamlit turns even escaped ones into links.
     """
-    return _MARKDOWN.sub(r"\\\1", text).replace("\n", " ↵ ")
+    return _MARKDOWN.sub(r"\\\1", _ADDRESS.sub(_inert, text)).replace("\n", " ↵ ")
 
 
-def sentence(error: Exception) -> str:
-    """An error's message as a sentence; the name of a place keeps its small letter."""
-    text = str(error)
+def _inert(address: re.Match[str]) -> str:
+    return f"{address[0][:-1]}\u200b{address[0][-1]}"
+
+
+def sentence(error: Exception | str) -> str:
+    """Return an error message as a sentence: capitalised, unless it starts with a name or path,
+    and with a period."""
+    text = str(error).strip()
     first = text.partition(" ")[0]
-    is_name = any(mark in first for mark in "/._-")
-    return f"{text if is_name else text[:1].upper() + text[1:]}."
+    is_name = any(mark in first.rstrip(":,") for mark in "/._-'\"“")
+    capitalised = text if is_name else text[:1].upper() + text[1:]
+    return capitalised if capitalised.endswith((".", "!", "?", "…")) else f"{capitalised}."
 
 
-def example_html(example: Example, strongest: float, palette: Palette, around: int = 12) -> str:
-    """An example's tokens, shaded by activation; at most ``around`` either side of the peak.
+def example_html(example: Example, strongest: float, palette: Palette, around: int) -> str:
+    """Return an example's tokens shaded by activation, at most ``around`` either side of the peak.
 
-    ``strongest`` is the activation that gets the full shade.
+    An activation of ``strongest`` gets the full shade.
     """
     peak = max(range(len(example.tokens)), key=lambda i: example.activations[i])
     start, stop = max(0, peak - around), min(len(example.tokens), peak + around + 1)
+    return _shaded(example, start, stop, strongest, palette)
+
+
+def shaded_html(example: Example, strongest: float, palette: Palette) -> str:
+    """Return all tokens of a text shaded by activation."""
+    return _shaded(example, 0, len(example.tokens), strongest, palette)
+
+
+def _shaded(example: Example, start: int, stop: int, strongest: float, palette: Palette) -> str:
     spans = []
     for token, activation in zip(
         example.tokens[start:stop], example.activations[start:stop], strict=True
@@ -60,7 +79,7 @@ def example_html(example: Example, strongest: float, palette: Palette, around: i
 
 
 def chips_html(tokens: Sequence[str], colour: str) -> str:
-    """Tokens as small outlined words."""
+    """Return tokens as small outlined words."""
     style = (
         f"display:inline-block;border:1px solid {translucent(colour, 0.55)};border-radius:5px;"
         "padding:0 6px;margin:0 4px 4px 0;font-size:0.8125rem;white-space:pre"

@@ -1,4 +1,4 @@
-"""The pruned graph as the session looks at it: names, selection, pins."""
+"""The pruned graph as the session shows it: names, selection, pins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tracer.graph.pruning import PrunedGraph
 
 
 def session_view(session: Session, pruned: PrunedGraph) -> GraphView:
-    """The pruned graph as the session looks at it; nodes it does not have are dropped."""
+    """Return the view of a pruned graph; selected, edited or pinned nodes it lacks are dropped."""
     index = pruned.graph.index
     names = resources.names(session.choice, pruned)
     imported = resources.is_imported(pruned.graph)
@@ -25,4 +25,7 @@ def session_view(session: Session, pruned: PrunedGraph) -> GraphView:
     selected = session.selected if session.selected in index else None
     off = frozenset(node for node in session.off if node in index)
     pinned = frozenset(node for node in marked if node in index)
-    return GraphView(pruned, names, selected, off, pinned)
+    density = {}
+    if session.filter.max_density < 1:
+        density = resources.densities(session.choice, pruned)
+    return GraphView(pruned, names, selected, off, pinned, session.filter, density)

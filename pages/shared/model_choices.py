@@ -1,4 +1,4 @@
-"""Which models and transcoder sets a visitor can choose between, and what they are called."""
+"""Which models and transcoder sets a visitor can choose from, and how their names are shown."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ LONGEST: Final = 42
 
 
 def models() -> tuple[tuple[ListedModel, ...], str]:
-    """What can be opened by name beside atlas, and what is wrong with the visitor's own list."""
+    """Return the listed models besides atlas, and what is wrong with the user's own list."""
     try:
         return registry(), ""
     except RegistryError as error:
         return registry(own=False), str(error)
 
 
-def found(model: str) -> ListedModel | None:
-    """The entry of a model, by its name or its repository."""
+def listed_model(model: str) -> ListedModel | None:
+    """Return the entry of a model, by its name or its repository."""
     return next((m for m in models()[0] if model in (m.name, m.reference)), None)
 
 
-def found_set(model: ListedModel, name: str) -> ListedSet | None:
-    """The entry of a set, by its name or its repository."""
+def listed_set(model: ListedModel, name: str) -> ListedSet | None:
+    """Return the entry of a transcoder set, by its name or its repository."""
     return next((entry for entry in model.sets if name in (entry.name, entry.reference)), None)
 
 
 def sets_of(choice: ModelChoice) -> tuple[str, ...]:
-    """The sets that could be used with the model of a choice, the one in use among them."""
+    """Return the transcoder sets of a choice's model, including the one in use."""
     if choice.model == ATLAS:
         return ATLAS_TRANSCODERS
-    entry = found(choice.model)
+    entry = listed_model(choice.model)
     names = tuple(listed.name for listed in entry.sets) if entry is not None else ()
     return names if choice.transcoders in names else (*names, choice.transcoders)
 
 
 def short(name: str) -> str:
-    """A name that fits into a line: the end of a long path says most."""
+    """Shorten a name to fit on a line; of a long path, the end says most."""
     return name if len(name) <= LONGEST else f"…{name[-LONGEST + 1 :]}"

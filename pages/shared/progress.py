@@ -1,67 +1,122 @@
-"""Work that outlasts a person's patience: how far it is, while what was drawn before stays."""
+"""Wait for jobs: show their progress, keep the page usable, cancel those no longer needed."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import StopException
 
 from cache import Job
+from pages.shared import session
 from pages.shared.escape import plain
 
 PATIENCE: Final = 0.8
-"""Seconds to wait before progress is shown; a warm small model answers within."""
+"""Seconds to wait before progress is shown; a small model that is loaded answers faster."""
 POLL: Final = 1.0
-"""Seconds between two looks at work that goes on."""
+"""Seconds between two updates of a running job's progress."""
+_WAITS: Final = "waits"
 
 
-def going_on(job: Job[Any]) -> bool:
-    """Whether a job waits for its turn or is worked on."""
+@dataclass(frozen=True)
+class _Wait:
+    """Jobs that a place on a page waits for."""
+
+    jobs: tuple[Job[Any], ...]
+    finish: bool
+    """Whether they go on when the visitor leaves the page."""
+
+
+def is_active(job: Job[Any]) -> bool:
+    """Return whether a job is queued or running."""
     return job.state in ("queued", "running")
 
 
-def wait_for(job: Job[Any], what: str = "") -> None:
-    """Wait until a job has ended, well or badly; its progress is shown once that takes a while.
+def cancel(job: Job[Any]) -> None:
+    """Cancel a job for this visitor, and for visitors who have left.
 
-    The page keeps what was drawn below before, its open popovers too, and any click on it ends the
-    waiting.
+    The job goes on while another visitor wants it.
     """
-    place = st.empty()  # always there, so that what comes after it stays the same element
-    if job.wait(PATIENCE):
-        return
-    while not job.wait(POLL / 2):
-        with place:
-            bar(job, what)
-    place.empty()
+    for departed in session.departed_visitors():
+        job.cancel(departed)
+    job.cancel(session.visitor_id())
 
 
-def wait_for_all(jobs: Sequence[Job[Any]], what: str) -> None:
-    """The same for several jobs; what is shown is how many have ended."""
+def wait_for(job: Job[Any], slot: str, what: str = "", *, finish: bool = False) -> None:
+    """Wait until a job has ended, one way or another; show its progress if that takes a while.
+
+    Elements below stay on screen meanwhile, and any click interrupts the wait. ``slot`` names the
+    place on the page: when the next run waits for another job there, or for none, this one is
+    cancelled. With ``finish`` a job goes on when the visitor leaves the page, because its result
+    is stored.
+    """
+    _wait((job,), slot, finish, lambda: bar(job, what))
+
+
+def wait_for_all(jobs: Sequence[Job[Any]], slot: str, what: str, *, finish: bool = False) -> None:
+    """Wait for several jobs as :func:`wait_for` does, and show how many have ended."""
+
+    def show() -> None:
+        ended = sum(not is_active(job) for job in jobs)
+        current = next((job for job in jobs if is_active(job)), jobs[-1])
+        text = f"{what}: {ended} of {len(jobs)}, {current.title}: {current.progress[2]} …"
+        st.progress(ended / len(jobs), text=plain(text))
+
+    if jobs:
+        _wait(tuple(jobs), slot, finish, show)
+
+
+def _wait(jobs: tuple[Job[Any], ...], slot: str, finish: bool, show: Callable[[], None]) -> None:
+    waits: dict[str, _Wait] = st.session_state.setdefault(_WAITS, {})
+    if slot in waits:  # an earlier run was interrupted here
+        for job in waits[slot].jobs:
+            if not any(job is wanted for wanted in jobs):
+                cancel(job)
+    waits[slot] = _Wait(jobs, finish)
+    # drawn even when it stays empty, so that the elements below keep their identity
     place, until = st.empty(), time.monotonic() + PATIENCE
-    for job in jobs:
-        if job.wait(max(0.0, until - time.monotonic())):
-            continue
-        while not job.wait(POLL / 2):
-            done = sum(not going_on(job) for job in jobs)
-            text = f"{what}: {done} of {len(jobs)}, {job.title}: {job.progress[2]} …"
-            place.progress(done / len(jobs), text=plain(text))
+    try:
+        for job in jobs:
+            if job.wait(max(0.0, until - time.monotonic())):
+                continue
+            while not job.wait(POLL / 2):
+                with place:
+                    show()
+    except StopException:  # the visitor closed the page: no other run follows
+        if not finish:
+            for job in jobs:
+                cancel(job)
+        raise
     place.empty()
+    del waits[slot]
+
+
+def cancel_abandoned() -> None:
+    """Cancel what interrupted runs waited for and this run, which is complete, did not ask for."""
+    waits: dict[str, _Wait] = st.session_state.setdefault(_WAITS, {})
+    for slot, wait in list(waits.items()):
+        if not wait.finish:
+            for job in wait.jobs:
+                cancel(job)
+        if not wait.finish or not any(map(is_active, wait.jobs)):
+            del waits[slot]
 
 
 @st.fragment(run_every=POLL)
 def watch(job: Job[Any], what: str = "") -> None:
-    """How far a job is, beside the page: it is usable meanwhile, and drawn again at the end."""
-    if not going_on(job):
+    """Show the progress of a job without blocking the page; redraw the page when it ends."""
+    if not is_active(job):
         st.rerun()
     bar(job, what)
 
 
 def bar(job: Job[Any], what: str = "") -> None:
-    """How far a job is: what is done now, and how much of it."""
+    """Show what a job is doing, and how far it is."""
     done, total, doing = job.progress
-    said = f"{what}: {doing}" if what else doing
+    text = f"{what}: {doing}" if what else doing[:1].upper() + doing[1:]
     if total > 1:
-        said += f", {done:,} of {total:,}"
-    st.progress(min(done / total, 1.0) if total else 0.0, text=plain(f"{said} …"))
+        text += f", {done:,} of {total:,}"
+    st.progress(min(done / total, 1.0) if total else 0.0, text=plain(f"{text} …"))

@@ -1,77 +1,126 @@
-"""The prompt on top of a page, and its trace: waited for, shown in progress, or refused."""
+"""The prompt at the top of a page and its trace: finished, in progress, cancelled or refused."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import streamlit as st
 
 from cache import Job, ModelChoice, StoreError, TraceRequest
-from pages.shared import progress, resources, stored_graph
+from pages.shared import (
+    forecast,
+    many_prompts,
+    progress,
+    prompt_panel,
+    resources,
+    stored_graph,
+    visits,
+)
 from pages.shared.escape import plain, sentence
+from pages.shared.explaining import Explain
+from pages.shared.known_words import suggestions
 from pages.shared.navigation import page_script
-from pages.shared.session import read_session, set_text_widget, update_session
+from pages.shared.session import read_session, set_text_widget, update_session, visitor_id
+from pages.shared.without_chat import ask_for_chat
 from tracer.atlas.gallery import gallery
 from tracer.catalog.resolve import ATLAS
-from tracer.errors import ModelError, TracerError, TranscoderError
+from tracer.errors import (
+    ChatNeededError,
+    EmptyPromptError,
+    ModelError,
+    TargetError,
+    TracerError,
+    TranscoderError,
+    UnknownTokenError,
+)
 from tracer.graph.graph import AttributionGraph
 
-_BOX = "prompt box"
+_BOX: Final = "prompt box"
+_LAST: Final = "last traced"
+_CANCELLED: Final = "cancelled trace"
 
 
 def traced() -> Job[AttributionGraph] | None:
-    """Draw the prompt bar; the finished trace of the session's prompt, or the stored graph that is
-    looked at instead. None when what there is to see in its place (progress, an error) is drawn."""
+    """Draw the prompt bar and return the finished trace of the session's prompt.
+
+    A stored graph that is open takes its place. Returns None when something else was drawn in
+    place of a graph: progress, or an error.
+    """
     session = read_session()
     if session.graph:
         return stored_graph.opened(session.graph)
     _bar()
-    try:
-        job = resources.backend().trace(TraceRequest(session.prompt, session.choice))
-    except StoreError as error:
-        st.error(plain(str(error)))
+    request = session.request
+    if st.session_state.get(_CANCELLED) == request:
+        _cancelled()
         return None
+    st.session_state.pop(_CANCELLED, None)
+    if not forecast.agreed(request):
+        return None
+    try:
+        job = resources.backend().trace(request, visitor_id())
+    except StoreError as error:
+        st.error(plain(sentence(error)))
+        return None
+    visits.only_this(job, "trace")
     if not job.wait(progress.PATIENCE):
-        _progress(job)
+        _progress(job, request)
         return None
     try:
         job.result()
     except TracerError as error:
         _refused(error)
+        if job.key and not isinstance(error, EmptyPromptError):
+            visits.retry_button(job)
         return None
-    st.session_state["last traced"] = session.prompt
+    st.session_state[_LAST] = session.prompt
     return job
 
 
 def _bar() -> None:
-    """Free text, and a step to the previous or next prompt of the gallery."""
+    """Draw the text box with its buttons: previous and next prompt, options, many prompts."""
     session = read_session()
     # The box follows the session, which other widgets change too.
     set_text_widget(_BOX, session.prompt)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.text_input(
-            "Prompt: the text whose next token is explained",
+    with st.container(horizontal=True, vertical_alignment="center", key="prompt bar", gap="small"):
+        st.text_area(
+            "Prompt (the graph explains its next token)",
             key=_BOX,
             on_change=_prompt_typed,
-            placeholder="The capital of the state containing Dallas is",
+            height=68,
+            label_visibility="collapsed",
+            placeholder="Write a text; the graph explains its next token",
         )
-        st.button("◀", key="previous", help="Previous prompt", on_click=_step, args=(-1,))
-        st.button("▶", key="next", help="Next prompt", on_click=_step, args=(1,))
+        st.button("Trace", key="trace prompt", type="primary", on_click=_prompt_typed)
+        prompts = many_prompts.prompts() or tuple(entry.prompt for entry in gallery())
+        st.button("◀", key="previous", help="Previous prompt", on_click=_step, args=(-1, prompts))
+        st.button("▶", key="next", help="Next prompt", on_click=_step, args=(1, prompts))
+        prompt_panel.draw(session)
+    many_prompts.draw_progress()
+    said = session.explain.sentence()
+    if said:
+        st.caption(plain(f"This trace {said}."))
 
 
 def _prompt_typed() -> None:
-    # A click that comes before the browser has filled the box reports it as emptied; and a person
-    # who empties it gets the prompt back rather than a complaint.
-    if st.session_state[_BOX]:
-        update_session(prompt=st.session_state[_BOX])
+    # An empty box means that it was not filled yet when the visitor clicked, or that the visitor
+    # cleared it: keep the prompt rather than complain.
+    typed = st.session_state[_BOX]
+    if typed and typed != read_session().prompt:
+        update_session(prompt=typed)
 
 
-def _step(by: int) -> None:
-    prompts = [entry.prompt for entry in gallery()]
-    here = prompts.index(read_session().prompt) if read_session().prompt in prompts else -by
-    update_session(prompt=prompts[(here + by) % len(prompts)])
+def _step(by: int, prompts: tuple[str, ...]) -> None:
+    number = prompts.index(read_session().prompt) if read_session().prompt in prompts else -by
+    prompt = prompts[(number + by) % len(prompts)]
+    update_session(prompt=prompt, explain=many_prompts.explained(prompt))
 
 
 def _refused(error: TracerError) -> None:
-    """What is wrong with the prompt, in one sentence, and a way back."""
+    """Say in one sentence what is wrong with the prompt, and offer a way back."""
+    if isinstance(error, ChatNeededError):
+        ask_for_chat(read_session())
+        return
     st.error(plain(sentence(error)))
     if isinstance(error, ModelError | TranscoderError):
         with st.container(horizontal=True):
@@ -80,13 +129,45 @@ def _refused(error: TracerError) -> None:
             _back_to_atlas()
         return
     session = read_session()
-    last = st.session_state.get("last traced", gallery()[0].prompt)
+    last = st.session_state.get(_LAST, gallery()[0].prompt)
+    if isinstance(error, TargetError) and session.explain.targets is not None:
+        st.button(
+            "Explain the likeliest tokens",
+            key="explain likeliest",
+            on_click=update_session,
+            kwargs={"explain": Explain(), "prompt": session.prompt},
+        )
+        return
+    if isinstance(error, UnknownTokenError) and session.choice.model == ATLAS:
+        _known_words(session.prompt)
     if session.choice.model != ATLAS and last == session.prompt:
-        st.caption("The prompts on the left are made for atlas: type one that this model knows.")
+        st.caption(
+            "The prompts in the sidebar were written for atlas: type one that suits this model."
+        )
         _back_to_atlas()
         return
     st.button(
         plain(f"Back to “{last}”"), on_click=update_session, kwargs={"prompt": last}, key="go back"
+    )
+
+
+def _known_words(prompt: str) -> None:
+    """Offer the prompt with the nearest words that atlas knows in place of those it does not."""
+    for word, close in suggestions(prompt).items():
+        if not close:
+            continue
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.caption(plain(f"Instead of “{word[:40]}”:"), width="content")
+            for known in close:
+                st.button(
+                    plain(known),
+                    key=f"instead of {word[:40]}: {known}",
+                    type="tertiary",
+                    on_click=update_session,
+                    kwargs={"prompt": prompt.replace(word, known, 1)},
+                )
+    st.caption(
+        "Atlas is a small model with 1,584 words. The prompts in the sidebar use words it knows."
     )
 
 
@@ -99,15 +180,25 @@ def _back_to_atlas() -> None:
     )
 
 
+def _cancelled() -> None:
+    st.info("Tracing was cancelled.")
+    st.button("Trace this prompt", key="trace again", type="primary", on_click=_trace_again)
+
+
+def _trace_again() -> None:
+    st.session_state.pop(_CANCELLED, None)
+
+
 @st.fragment(run_every=progress.POLL)
-def _progress(job: Job[AttributionGraph]) -> None:
-    """How far the work is; ends with a run of the whole page."""
-    if not progress.going_on(job):
+def _progress(job: Job[AttributionGraph], request: TraceRequest) -> None:
+    """Show how far the trace is; redraw the page when it has ended."""
+    if not progress.is_active(job):
         st.rerun()
     progress.bar(job)
     if st.button("Cancel", key="cancel"):
-        job.cancel()
-        last = st.session_state.get("last traced")
-        if last is not None:
+        progress.cancel(job)
+        st.session_state[_CANCELLED] = request
+        last = st.session_state.get(_LAST)
+        if last is not None and last != read_session().prompt:
             update_session(prompt=last)
         st.rerun()

@@ -1,4 +1,4 @@
-"""A stored graph that is opened by its key: what stands in the place of the prompt above it."""
+"""A stored graph opened by its key, and the bar that replaces the prompt above it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ import streamlit as st
 from cache import Job, StoredGraph, StoreError
 from charts.text import percent, token_text
 from pages.shared import resources
-from pages.shared.escape import plain
+from pages.shared.escape import plain, sentence
 from pages.shared.navigation import page_script
 from pages.shared.session import read_session, update_session
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
 from tracer.graph.pruning import PrunedGraph, without_pruning
+from tracer.interchange.notes import import_notes
 from tracer.types import Thresholds
 
 _DRAWN_WHOLE: Final = 1200
-"""Nodes up to which an imported graph is first shown as its maker pruned it, not pruned again."""
+"""Nodes up to which an imported graph is first shown without pruning it again."""
 _SOURCES: Final = 4
 
 
 def opened(key: str) -> Job[AttributionGraph] | None:
-    """The stored graph as a job that is done, with a bar above it; None when there is none."""
+    """Draw the bar and return the stored graph as a finished job; None if there is no such graph,
+    which is drawn instead."""
     try:
         graph = resources.backend().graph(key)
         entry = entry_of(key)
     except StoreError as error:
-        st.error(plain(str(error)))
+        st.error(plain(sentence(error)))
         return None
     if graph is None:
         st.error(
@@ -40,6 +42,8 @@ def opened(key: str) -> Job[AttributionGraph] | None:
             if st.button("Open the library", key="to library"):
                 st.switch_page(page_script("library"))
         return None
+    if read_session().as_stored:
+        update_session(thresholds=first_thresholds(graph), as_stored=False)
     _follow(key, graph)
     title = entry.title if entry and entry.title else graph.prompt
     with st.container(horizontal=True, vertical_alignment="center", key="stored graph"):
@@ -49,16 +53,17 @@ def opened(key: str) -> Job[AttributionGraph] | None:
             f":gray[{percent(first.probability)}]",
             width="stretch",
         )
-        _close_button("✕ Close this graph", "tertiary")
+        _close_button("✕ Close graph", "tertiary")
     if resources.is_imported(graph):
-        st.caption(plain(f"{title}: {origin_sentence(graph)}"))
+        lines = (f"{title}: {origin_sentence(graph)}", *import_notes(graph))
+        st.caption("  \n".join(map(plain, lines)))
     else:
         st.caption(plain(f"From the library: {title}"))
     return Job.found(key, graph, graph.prompt)
 
 
 def _follow(key: str, graph: AttributionGraph) -> None:
-    """Where a model is behind the graph, have the session speak of its prompt: what-ifs run it."""
+    """Make the session's prompt and model those of the graph, so that interventions run them."""
     session, request = read_session(), resources.request_for(graph)
     if request and (session.prompt, session.choice) != (request.prompt, request.choice):
         update_session(
@@ -67,7 +72,7 @@ def _follow(key: str, graph: AttributionGraph) -> None:
             graph=key,
             thresholds=session.thresholds,
             selected=session.selected,
-            marks=session.marks,
+            annotations=session.annotations,
         )
 
 
@@ -78,62 +83,76 @@ def _close_button(label: str, kind: str) -> None:
         type=kind,  # type: ignore[arg-type]
         on_click=update_session,
         kwargs={"graph": ""},
-        help="Leaves the graph in the library and goes back to your prompt.",
+        help="Goes back to your prompt. The graph stays in the library.",
     )
 
 
 def entry_of(key: str) -> StoredGraph | None:
-    """What the catalogue knows of a stored graph."""
+    """Return the catalogue's entry of a stored graph."""
     return next((entry for entry in resources.backend().stored() if entry.key == key), None)
 
 
 def origin_sentence(graph: AttributionGraph) -> str:
-    """Which tool an imported graph is from, which model, and what its numbers are of."""
-    made = graph.provenance
-    text = f"imported, made by {made['tool']}" if made.get("tool") else "imported"
-    text += f" from the model {made['scan']}" if made.get("scan") != "unknown" else ""
-    text += f" with {made['transcoder_set']}" if made.get("transcoder_set") else ""
+    """Say which tool and model an imported graph is from, and what its scores refer to."""
+    provenance = graph.provenance
+    text = "imported"
+    text += f", created by {provenance['tool']}" if provenance.get("tool") else ""
+    text += f" from the model {provenance['scan']}" if provenance.get("scan") != "unknown" else ""
+    text += f" with {provenance['transcoder_set']}" if provenance.get("transcoder_set") else ""
     shares = []
     for name in ("node", "edge"):
-        share = made.get(f"{name}_threshold")
+        share = provenance.get(f"{name}_threshold")
         if isinstance(share, int | float) and 0 < share <= 1:
-            shares.append(f"{percent(share)} of the influence of {name}s")
+            shares.append(f"{percent(share)} of {name} influence")
     if shares:
-        text += f". It was pruned to {' and '.join(shares)}; influence and scores below are of "
+        text += f". It was pruned to {' and '.join(shares)}; influence and scores below refer to "
         text += "the part that was kept"
-    elif not made.get("unpruned"):
-        text += ". Influence and scores are of what the file holds, which may have been pruned"
+    elif not provenance.get("unpruned"):
+        text += ". Influence and scores refer to the nodes in the file, which may have been pruned"
     return text + "."
 
 
+def computed_sentence(graph: AttributionGraph) -> str:
+    """Say on which device and in which data types a graph was computed; empty if unknown."""
+    provenance = graph.provenance
+    if not (provenance.get("device") and provenance.get("dtype")):
+        return ""
+    device = "the CPU" if provenance["device"] == "cpu" else provenance["device"]
+    text = f"Computed on {device} in {provenance['dtype']}"
+    forward = provenance.get("forward_dtype")
+    text += f", forward pass in {forward}" if forward not in (None, provenance["dtype"]) else ""
+    return text + (", with TF32 products." if provenance.get("tf32") else ".")
+
+
 def sources(graph: AttributionGraph) -> str:
-    """Where the features of an imported graph can be looked up, as plain text."""
-    listed = [str(url) for url in graph.provenance.get("source_urls") or []]
-    if listed:
-        return "Its maker names these sources: " + ", ".join(listed[:_SOURCES]) + "."
-    return f"Its file names the model {graph.provenance.get('scan')}."
+    """Say where the features of an imported graph can be looked up, as plain text."""
+    urls = [str(url) for url in graph.provenance.get("source_urls") or []]
+    if urls:
+        return "The file lists these sources: " + ", ".join(urls[:_SOURCES]) + "."
+    return f"The file names the model {graph.provenance.get('scan')}."
 
 
 def first_thresholds(graph: AttributionGraph) -> Thresholds:
-    """How a stored graph is shown when it is opened: as it was pruned where that can be drawn."""
-    pruned = resources.is_imported(graph) and not graph.provenance.get("unpruned")
-    if pruned and len(without_pruning(graph).rows) <= _DRAWN_WHOLE:
+    """Return the thresholds a stored graph is opened with: no further pruning where the file is
+    already pruned and small enough to draw."""
+    is_pruned = resources.is_imported(graph) and not graph.provenance.get("unpruned")
+    if is_pruned and len(without_pruning(graph).rows) <= _DRAWN_WHOLE:
         return resources.WHOLE
     return Thresholds()
 
 
 def pruned(key: str) -> PrunedGraph | None:
-    """A stored graph, pruned as it is first shown; None when there is none."""
+    """Return a stored graph, pruned as it is first shown; None if there is no such graph."""
     graph = resources.backend().graph(key)
     return None if graph is None else resources.pruned_graph(key, first_thresholds(graph))
 
 
 def open_in_session(key: str) -> None:
-    """Have the session look at a stored graph: by its prompt where that leads to the same one."""
+    """Show a stored graph: by its prompt if tracing that gives the same graph, else by its key."""
     backend = resources.backend()
     graph = backend.graph(key)
     if graph is None:
-        update_session(graph=key)  # the page says that it is gone
+        update_session(graph=key)  # the page says that it is missing
         return
     request = resources.request_for(graph)
     if request is None:

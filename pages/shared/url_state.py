@@ -1,12 +1,19 @@
-"""The session as query parameters of the address bar, and back."""
+"""Convert the session to query parameters of the address bar, and back."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Final, get_args
+from urllib.parse import quote, unquote
 
 from cache import Annotations, Dtype, ModelChoice, scenarios_from_json, scenarios_to_json
+from charts.graph_view import DENSE, GraphFilter
+from pages.shared.explaining import explain_from_query, explain_to_query
+from pages.shared.finding import finding_from_query, finding_to_query
+from pages.shared.heads_state import heads_from_query, heads_to_query
+from pages.shared.link_problems import usable_prompt
 from pages.shared.model_choices import sets_of
 from pages.shared.session_state import (
     LARGEST_FACTOR,
@@ -19,10 +26,14 @@ from pages.shared.session_state import (
 from tracer.catalog.resolve import ATLAS, ATLAS_TRANSCODERS
 from tracer.errors import ThresholdError
 from tracer.graph.comparison import Alignment
+from tracer.graph.generic import MAX_KIND
 from tracer.types import NodeId, Thresholds
 
 _LONGEST_KEY: Final = 64
 _LONGEST_NAME: Final = 400
+_MOST_HIDDEN: Final = 40
+_KIND: Final = "kind:"
+"""Before the name of a hidden kind of generic nodes, which could be any text."""
 _COMPARED: Final = {
     "prompt": "with",
     "transcoders": "with_transcoders",
@@ -31,11 +42,11 @@ _COMPARED: Final = {
     "right_target": "with_explain",
     "graph": "with_graph",
 }
-"""Query parameters of a comparison."""
+"""Query parameters by field of `Compared`."""
 
 
 def to_query(session: Session) -> dict[str, str]:
-    """What differs from a fresh session, as query parameters."""
+    """Return what differs from a fresh session, as query parameters."""
     fresh, query = Session(), {"prompt": session.prompt}
     if session.graph:
         query["graph"] = session.graph
@@ -44,10 +55,23 @@ def to_query(session: Session) -> dict[str, str]:
     for name, value in asdict(session.choice).items():
         if value != getattr(fresh.choice, name):
             query[name] = value
-    if session.thresholds.node != fresh.thresholds.node:
+    always = bool(session.graph) and not session.as_stored  # without them, the graph's own apply
+    if always or session.thresholds.node != fresh.thresholds.node:
         query["nodes"] = f"{session.thresholds.node:g}"
-    if session.thresholds.edge != fresh.thresholds.edge:
+    if always or session.thresholds.edge != fresh.thresholds.edge:
         query["edges"] = f"{session.thresholds.edge:g}"
+    shown = session.filter
+    hidden = [] if shown.errors else ["errors"]
+    hidden += ["dense"] if shown.max_density < 1 else []
+    hidden += ["positive"] if shown.negative_only else []
+    hidden += [f"{_KIND}{quote(kind, safe='')}" for kind in sorted(shown.hidden_kinds)]
+    if hidden:
+        query["hide"] = ",".join(hidden)
+    if shown.layers is not None:
+        query["layers"] = "{}-{}".format(*shown.layers)
+    if session.as_table:
+        query["view"] = "table"
+    query |= heads_to_query(session.heads)
     if session.selected is not None:
         query["node"] = str(session.selected)
     if session.edits:
@@ -56,8 +80,11 @@ def to_query(session: Session) -> dict[str, str]:
         )
     if session.scenarios:
         query["scenarios"] = scenarios_to_json(session.scenarios)
-    if session.marks:
-        query["marks"] = session.marks.to_json()
+    if session.annotations:
+        query["marks"] = session.annotations.to_json()
+    if session.explain.forces(session.prompt):
+        query["force"] = "1"
+    query |= explain_to_query(session.explain) | finding_to_query(session.finding)
     for name, value in asdict(session.compared).items():
         if value != getattr(fresh.compared, name):
             query[_COMPARED[name]] = value
@@ -68,10 +95,10 @@ def to_query(session: Session) -> dict[str, str]:
 
 
 def from_query(query: Mapping[str, str]) -> Session:
-    """The inverse of :func:`to_query`; whatever makes no sense is left at its default."""
+    """Invert :func:`to_query`; invalid parameters keep their defaults."""
     session = Session()
-    if query.get("prompt"):
-        session = replace(session, prompt=query["prompt"])
+    if usable_prompt(query):
+        session = replace(session, prompt=usable_prompt(query))
     session = replace(session, choice=_choice(query))
     try:
         thresholds = Thresholds(
@@ -80,32 +107,54 @@ def from_query(query: Mapping[str, str]) -> Session:
         )
         session = replace(session, thresholds=thresholds)
     except (ThresholdError, ValueError):
-        pass  # a mistyped link opens at the defaults
+        pass  # keep the defaults
     try:
         scenarios = scenarios_from_json(query.get("scenarios", "[]"))
-    except ValueError:
-        scenarios = ()  # as for any mistyped link
+    except (ValueError, RecursionError):
+        scenarios = ()
     try:
-        marks = Annotations.from_json(query.get("marks", ""))
-    except ValueError:
-        marks = Annotations()
+        annotations = Annotations.from_json(query.get("marks", ""))
+    except (ValueError, RecursionError):
+        annotations = Annotations()
     graph = query.get("graph", "")
     edits = (_edit(part) for part in query.get("off", "").split(","))
     return replace(
         session,
         graph=graph[:_LONGEST_KEY],
+        as_stored=bool(graph) and not query.keys() & {"nodes", "edges"},
         look=query.get("look", "")[:_LONGEST_NAME],
         selected=_node(query.get("node", "")),
+        filter=_filter(query),
+        as_table=query.get("view") == "table",
+        heads=heads_from_query(query),
         edits=tuple(dict(edit for edit in edits if edit is not None).items()),
         scenarios=scenarios,
-        marks=marks,
+        annotations=annotations,
+        explain=explain_from_query(query),
+        finding=finding_from_query(query),
         compared=_compared(query, session.choice),
         run=_run_options(query),
     )
 
 
+def _filter(query: Mapping[str, str]) -> GraphFilter:
+    hidden = query.get("hide", "").split(",")
+    match = re.fullmatch(r"(\d{1,4})-(\d{1,4})", query.get("layers", ""))
+    return GraphFilter(
+        errors="errors" not in hidden,
+        max_density=DENSE if "dense" in hidden else 1.0,
+        layers=(int(match[1]), int(match[2])) if match else None,
+        negative_only="positive" in hidden,
+        hidden_kinds=frozenset(
+            unquote(name.removeprefix(_KIND))[:MAX_KIND]
+            for name in hidden[:_MOST_HIDDEN]
+            if name.startswith(_KIND)
+        ),
+    )
+
+
 def _choice(query: Mapping[str, str]) -> ModelChoice:
-    """The model of a link, whether it can be opened here or not: the page says so."""
+    """Return the model of a link. Whether it can be opened is checked by the page."""
     fresh = ModelChoice()
     model = query.get("model", fresh.model)[:_LONGEST_NAME]
     transcoders = query.get("transcoders", fresh.transcoders)[:_LONGEST_NAME]

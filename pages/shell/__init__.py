@@ -1,1 +1,1 @@
-"""Navigation, sidebar and style: what surrounds every page."""
+"""Navigation, sidebar and style, which surround every page."""

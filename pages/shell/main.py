@@ -1,4 +1,4 @@
-"""The main script: page configuration, sidebar and navigation. Nothing else."""
+"""The main script: page configuration, navigation and sidebar. Nothing else."""
 
 from __future__ import annotations
 
@@ -7,29 +7,44 @@ from pathlib import Path
 
 import streamlit as st
 
+NAME = "Tracer"
 ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from pages.shared import progress  # noqa: E402
 from pages.shared.navigation import page_script  # noqa: E402
-from pages.shell import sidebar, style  # noqa: E402
+from pages.shell import sidebar, style, tour  # noqa: E402
 
-st.set_page_config(page_title="Circuit tracing", layout="wide", initial_sidebar_state="expanded")
+IMAGES = Path(__file__).with_name("images")
+st.set_page_config(
+    page_title=NAME,
+    page_icon=str(IMAGES / "mark.svg"),
+    layout="wide",
+    initial_sidebar_state="expanded",
+)
+st.logo(str(IMAGES / "wordmark.svg"), size="medium", icon_image=str(IMAGES / "mark.svg"))
 trace = st.Page(page_script("trace"), title="Trace", default=True, url_path="start")
 models = st.Page(page_script("models"), title="Models", url_path="models")
 page = st.navigation(
     [
         trace,
-        # Streamlit serves its default page at / alone: /trace has to be a page of its own.
+        # Streamlit serves its default page only at /, so /trace has to be a separate page.
         st.Page(page_script("trace"), title="Trace", url_path="trace", visibility="hidden"),
         st.Page(page_script("interventions"), title="Interventions", url_path="interventions"),
         st.Page(page_script("compare"), title="Compare", url_path="compare"),
+        st.Page(page_script("features"), title="Features", url_path="features"),
         st.Page(page_script("library"), title="Library", url_path="library"),
         models,
         st.Page(page_script("guide"), title="How to read a graph", url_path="guide"),
+        st.Page(page_script("about"), title="About", url_path="about"),
     ],
     position="top",
 )
 style.draw()
-sidebar.draw(trace, models, stays=page.title in ("Trace", "Interventions", "Compare"))
+sidebar.draw(trace, models, acts=page.title in ("Trace", "Interventions", "Compare", "Features"))
+sidebar.link_problems()
 page.run()
+with st.sidebar:  # what is on the page itself would be below the sidebar, and hidden by it
+    tour.draw()
+progress.cancel_abandoned()

@@ -1,55 +1,122 @@
-"""The sidebar: which transcoders, the prompts to click through, and what the machine is doing."""
+"""The sidebar: prompts to choose from, the model and its transcoders, and what is running."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from itertools import groupby
+from typing import Any, Final
 
 import streamlit as st
 
-from cache import ModelChoice, StoreError
-from pages.shared import resources
-from pages.shared.escape import plain
+from cache import Backend, Job, ModelChoice, StoreError
+from charts.text import percent, truncate
+from pages.shared import diagnostics, progress, resources
+from pages.shared.escape import plain, sentence
 from pages.shared.model_choices import sets_of, short
-from pages.shared.session import read_session, update_session
+from pages.shared.session import PROBLEMS, read_session, update_session
 from pages.shared.session_state import Session
 from tracer.atlas.gallery import gallery
 from tracer.catalog.resolve import ATLAS
+from tracer.graph.graph import AttributionGraph
+
+_LISTED: Final = 4
+"""Jobs named in the sidebar; of others only the number is shown."""
 
 
-def draw(trace_page: st.Page, models_page: st.Page, stays: bool) -> None:
-    """Draw it; called on every page. A prompt that is clicked leads to the Trace page, unless the
-    page ``stays`` because it shows the prompt itself."""
+def draw(trace_page: st.Page, models_page: st.Page, acts: bool) -> None:
+    """Draw the sidebar.
+
+    The prompts are shown only where a click on one ``acts``: on the pages that show a prompt.
+    """
     session = read_session()
     with st.sidebar:
-        st.markdown("#### Prompts")
-        st.caption("Click one, or type your own on the right.")
-        for group, entries in groupby(gallery(), key=lambda entry: entry.group):
-            prompts = list(entries)
-            here = not session.graph and any(e.prompt == session.prompt for e in prompts)
-            first = group == gallery()[0].group
-            with st.expander(group, expanded=here or first), st.container(gap=None):
-                for entry in prompts:
-                    clicked = st.button(
-                        plain(entry.title),
-                        key=f"gallery {entry.prompt}",
-                        type="primary" if here and entry.prompt == session.prompt else "tertiary",
-                        on_click=update_session,
-                        kwargs={"prompt": entry.prompt},
-                    )
-                    if clicked and not stays:
-                        st.switch_page(trace_page)
-        st.markdown("#### Model")
-        _choose_transcoders(session)
-        _machine()
-        st.page_link(models_page, label="Other models", icon=":material/deployed_code:")
+        graph = _open_graph(session)
+        if graph is not None and resources.is_imported(graph):
+            _imported(graph)
+        elif acts:
+            _prompts(session)
+        else:
+            st.page_link(trace_page, label="Trace a prompt", icon=":material/account_tree:")
+        if graph is None or not resources.is_imported(graph):
+            st.markdown("#### Model")
+            if acts:
+                _choose_transcoders(session)
+            _machine()
+        st.page_link(models_page, label="All models", icon=":material/deployed_code:")
+        _work()
+
+
+def _open_graph(session: Session) -> AttributionGraph | None:
+    """Return the stored graph that is open, if there is one."""
+    if not session.graph:
+        return None
+    try:
+        return resources.backend().graph(session.graph)
+    except StoreError:
+        return None  # said in place of the graph
+
+
+def _prompts(session: Session) -> None:
+    st.markdown("#### Prompts")
+    if session.choice.model != ATLAS:
+        st.caption("These were written for atlas. Type your own at the top of the page.")
+    else:
+        st.caption("Choose one, or type your own at the top of the page.")
+    for group, entries in groupby(gallery(), key=lambda entry: entry.group):
+        prompts = list(entries)
+        current = not session.graph and any(e.prompt == session.prompt for e in prompts)
+        first = group == gallery()[0].group
+        with st.expander(group, expanded=current or first), st.container(gap=None):
+            for entry in prompts:
+                chosen = current and entry.prompt == session.prompt
+                st.button(
+                    plain(entry.title),
+                    key=f"gallery {entry.prompt}",
+                    type="primary" if chosen else "tertiary",
+                    on_click=update_session,
+                    kwargs={"prompt": entry.prompt},
+                )
+
+
+def _imported(graph: AttributionGraph) -> None:
+    """Say which model an imported graph is from: it is not the one that prompts would run on."""
+    provenance = graph.provenance
+    st.markdown("#### Open graph")
+    facts = [f"**{plain(str(provenance.get('scan') or 'unknown model'))}**"]
+    source = provenance.get("transcoder_set") or provenance.get("source_set")
+    if source:
+        facts.append(plain(short(str(source))))
+    if provenance.get("tool"):
+        facts.append(plain(f"created by {provenance['tool']}"))
+    facts.append("imported: its model does not run here")
+    st.markdown("  \n".join(facts))
+    st.button(
+        "Back to the prompts",
+        key="sidebar close graph",
+        on_click=update_session,
+        kwargs={"graph": ""},
+    )
+
+
+def link_problems() -> None:
+    """Say what of the visitor's link could not be shown, until it is closed."""
+    problems: tuple[str, ...] = st.session_state.get(PROBLEMS, ())
+    if not problems:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", key="link problems"):
+        st.warning(plain(" ".join(map(sentence, problems))), width="stretch")
+        st.button("Close", key="close problems", on_click=_close_problems)
+
+
+def _close_problems() -> None:
+    st.session_state[PROBLEMS] = ()
 
 
 def _choose_transcoders(session: Session) -> None:
     choice = session.choice
     sets, key = sets_of(choice), f"transcoders of {choice.model}: {choice.transcoders}"
     st.segmented_control(
-        f"{short(choice.model)}, with transcoders",
+        f"Transcoders for {short(choice.model)}",
         sets,
         format_func=short,
         default=choice.transcoders,
@@ -57,13 +124,14 @@ def _choose_transcoders(session: Session) -> None:
         key=key,
         on_change=_transcoders_chosen,
         args=(key, choice),
-        help="Per-layer features write to their own layer only; cross-layer features write to "
-        "all later ones too, so a chain of copies becomes one node.",
+        help="Transcoders imitate the MLPs with sparse features, which become the nodes of the "
+        "graph. A per-layer feature writes to its own layer only. A cross-layer feature also "
+        "writes to all later layers, so a chain of copies becomes one node.",
     )
 
 
 def _transcoders_chosen(key: str, shown: ModelChoice) -> None:
-    # The browser may tell of a control of another model, which a click elsewhere has replaced.
+    # The event may belong to a control of another model, which a click elsewhere has replaced.
     chosen = st.session_state.get(key)
     if chosen is not None and read_session().choice == shown:
         update_session(choice=replace(shown, transcoders=chosen))
@@ -73,10 +141,42 @@ def _machine() -> None:
     try:
         backend = resources.backend()
     except StoreError as error:
-        st.error(plain(str(error)))
+        st.error(plain(sentence(error)))
         return
-    device, queue = backend.device, backend.queue
-    state = f"on {device}" if device else "not loaded yet"
-    work = f" · {len(queue)} in the queue" if queue else ""
-    kind = "Embedded model" if read_session().choice.model == ATLAS else "Model"
-    st.caption(f"{kind}, {state}{work}")
+    if backend.store_problem:
+        st.warning(plain(sentence(backend.store_problem)))
+    choice = read_session().choice
+    kind = "Embedded model" if choice.model == ATLAS else choice.model
+    state = f"on {backend.device}" if backend.device and backend.library.opened else "not loaded"
+    st.caption(plain(f"{short(kind)}, {state}"))
+    diagnostics.panel()
+
+
+def _work() -> None:
+    """List what is running and waiting, and keep the list fresh while there is something."""
+    try:
+        backend = resources.backend()
+    except StoreError:
+        return  # said above
+    if _jobs(backend):
+        _running()
+
+
+def _jobs(backend: Backend[Any]) -> list[Job[Any]]:
+    jobs = [*backend.queue, *backend.library.downloads, *backend.imports]
+    return [job for job in jobs if progress.is_active(job)]
+
+
+@st.fragment(run_every=2 * progress.POLL)
+def _running() -> None:
+    jobs = _jobs(resources.backend())
+    if not jobs:
+        return
+    st.markdown("#### Running")
+    for job in jobs[:_LISTED]:
+        done, total, doing = job.progress
+        how_far = f" · {percent(done / total)}" if total > 1 else ""
+        state = f"{doing}{how_far}" if job.state == "running" else "waiting"
+        st.caption(plain(f"{truncate(job.title, 46)}: {state}"))
+    if len(jobs) > _LISTED:
+        st.caption(f"and {len(jobs) - _LISTED:,} more in the queue")

@@ -1,4 +1,4 @@
-"""The little that Streamlit's theme cannot say."""
+"""CSS that Streamlit's theme options do not cover."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import streamlit as st
 
 _CSS = """
 <style>
-.stMainBlockContainer { padding: 3.6rem 2.2rem 2rem; max-width: 1500px; }
+.stMainBlockContainer { padding: 3.4rem 1.4rem 2rem; max-width: 1900px; }
+[data-testid="stSidebar"][data-collapsed="false"] { min-width: 230px; max-width: 230px; }
+:root { --circuit-positive: #12876b; --circuit-negative: #cc4a26; --circuit-feature: #4a6fa5; }
 [data-testid="stSidebarUserContent"] { padding-top: 0.5rem; }
-/* A list of places to go: left-aligned and close together. */
+/* Buttons in the first line of a page stay clear of the header. */
+.st-key-page-top, .st-key-prompt-bar, .st-key-link-problems { margin-top: 0.6rem; }
+/* Lists of links: left-aligned and close together. */
 button[data-testid="stBaseButton-tertiary"] { min-height: 1.9rem; padding: 0.1rem 0; }
 button[data-testid="stBaseButton-tertiary"] p { text-align: left; }
-/* Beside each other while there is room for both, else the panel below the graph. */
+/* Graph and panel side by side; in a narrow window the panel is below the graph. */
 @media (max-width: 1200px) {
   .st-key-workspace > [data-testid="stLayoutWrapper"] > [data-testid="stHorizontalBlock"] {
     flex-wrap: wrap;
@@ -19,13 +23,10 @@ button[data-testid="stBaseButton-tertiary"] p { text-align: left; }
   .st-key-workspace > [data-testid="stLayoutWrapper"] > [data-testid="stHorizontalBlock"]
     > [data-testid="stColumn"] { min-width: 100%; }
 }
-/* The merged graph keeps its size and is scrolled where the window is narrower. */
-.st-key-merged-frame { overflow-x: auto; }
-.st-key-merged-frame [data-testid="stFullScreenFrame"] { min-width: 980px; }
 </style>
 """
 
 
 def draw() -> None:
-    """Apply it to the page."""
+    """Apply the CSS to the page."""
     st.html(_CSS)

@@ -1,231 +1,272 @@
-"""The panel beside the graph: the next token, and the node that was clicked."""
+"""The panel next to the graph: next-token probabilities and details of the selected node."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 import streamlit as st
 
-from cache import InterveneRequest
-from charts.distributions import comparison_figure, histogram_figure, token_figure
-from charts.graph_view import GraphView, Neighbour
+from cache import ModelChoice
+from charts.graph_view import GraphView, Neighbour, generic_facts
 from charts.palette import Palette
-from charts.sentences import change_sentence
-from charts.text import activation_text, percent, place, signed, token_text
-from pages.shared import feature_examples, progress, resources, stored_graph
-from pages.shared.escape import chips_html, example_html, plain
+from charts.text import activation_text, percent, place, plural, target_number, times
+from pages.shared import (
+    feature_examples,
+    kinds,
+    label_box,
+    own_text,
+    resources,
+    selection,
+    stored_graph,
+)
+from pages.shared.escape import plain
+from pages.shared.graph_component import draw_neighbours
+from pages.shared.navigation import page_script
 from pages.shared.session import read_session, update_session
 from pages.shared.session_actions import toggle_pin
 from pages.shared.session_state import Session
+from pages.trace import carried_by, feature_panel, generic_panel, next_token
 from tracer.atlas.gallery import gallery
-from tracer.errors import TracerError
-from tracer.features.cards import FeatureCard
-from tracer.types import Intervention, NodeId
+from tracer.features.names import SOURCES
+from tracer.graph.graph import AttributionGraph
+from tracer.types import COMPUTED_KINDS, NodeId
 
-_STATIC = {"displayModeBar": False, "staticPlot": False}
-_FACTORS = (0.0, -1.0, -2.0, -4.0)
-"""Seconds that a small intervention is waited for; it is one forward pass."""
+_STRENGTHS: Final = (0.0, -1.0, -2.0, -4.0)
+_MOST_NEIGHBOURS: Final = 400
+INFLUENCE: Final = (
+    "Influence: share of all paths from the graph to its target tokens that pass through this "
+    "node, weighted by the size of the direct effects along them."
+)
+ERROR_NODE: Final = (
+    "An error node is the part of the MLP's output at this layer and token that the features do "
+    "not reconstruct. Its effects are known, its inputs are not."
+)
 
 
-def draw(view: GraphView, session: Session, palette: Palette) -> None:
-    """Next token first, then the selected node or, without one, where to begin."""
-    _next_token(view, session, palette)
+def draw(key: str, view: GraphView, session: Session, palette: Palette) -> None:
+    """Draw the selected node or, without one, the next token and where to start."""
     if view.selected is None:
-        _where_to_begin(view, session)
+        carried_by.draw_head(key, view, session, palette)
+    if view.selected is None or session.edits:
+        next_token.draw(view, session, palette)
+    if view.selected is None:
+        _where_to_start(view, session)
     else:
-        _node(view, view.selected, session, palette)
+        _node(key, view, view.selected, session, palette)
 
 
-def _next_token(view: GraphView, session: Session, palette: Palette) -> None:
-    graph = view.pruned.graph
-    index = graph.index
-    edits = [(node, factor) for node, factor in session.edits if node in index]
-    if not edits or resources.is_imported(graph):
-        st.markdown("##### Next token")
-        figure = token_figure(graph.next_tokens, palette)
-        st.plotly_chart(figure, key="next tokens", theme=None, config=_STATIC)
-        return
-    count = "1 feature" if len(edits) == 1 else f"{len(edits)} features"
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"##### Next token, {count} off", width="stretch")
-        st.button("All on again", key="all on", on_click=update_session, kwargs={"edits": ()})
-    interventions = tuple(
-        Intervention(
-            node.layer,
-            node.position,
-            node.index,
-            factor * float(graph.activations[index.row(node)]),
-        )
-        for node, factor in edits
-    )
-    job = resources.backend().intervene(
-        InterveneRequest(session.prompt, interventions, session.choice)
-    )
-    progress.wait_for(job)
-    try:
-        result = job.result()
-    except TracerError as error:
-        st.error(plain(str(error)))
-        return
-    st.plotly_chart(
-        comparison_figure(result.compare(), palette), key="comparison", theme=None, config=_STATIC
-    )
-    first = result.baseline[0]
-    moved = float(result.edited_logits[first.token_id]) - first.logit
-    st.caption(
-        f"{plain(change_sentence(result.baseline, result.edited))} "
-        f"Logit of {plain(token_text(first.token))} {plain(signed(moved))}, "
-        f"KL divergence {result.kl:.3f} nats; attention held."
-    )
-
-
-def _where_to_begin(view: GraphView, session: Session) -> None:
-    """What to look for, and the features most of the influence runs through."""
+def _where_to_start(view: GraphView, session: Session) -> None:
+    """Draw what to look for, and the most influential features."""
     note = next((entry.note for entry in gallery() if entry.prompt == session.prompt), None)
-    if session.graph:
-        note = None  # the prompt is another one
-    if note is not None:
+    if note is not None and not session.graph:
         st.markdown(f"##### What to look for\n{plain(note)}")
-    st.markdown("##### Most influential features")
-    with st.container(gap=None):
-        for node in view.most_influential(6):
-            where = plain(f"{place(view.pruned.graph, node)} · {percent(view.influence(node))}")
-            _jump(node, f"{plain(view.name(node))} :gray[{where}]", "begin")
+    rows = [
+        {
+            "id": str(node),
+            "name": view.name(node),
+            "where": place(view.pruned.graph, node),
+            "weight": view.influence(node),
+            "share": view.influence(node),
+        }
+        for node in view.most_influential(8)
+    ]
+    lists = [
+        {
+            "title": "Most influential features",
+            "note": "share of the paths to the targets",
+            "unit": "percent",
+            "rows": rows,
+        }
+    ]
+    draw_neighbours("trace", lists, "", selection.graph_event)
 
 
-def _node(view: GraphView, node: NodeId, session: Session, palette: Palette) -> None:
+def _node(key: str, view: GraphView, node: NodeId, session: Session, palette: Palette) -> None:
     graph = view.pruned.graph
-    st.divider()
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"#### {plain(view.name(node))}", width="stretch")
-        st.button(
-            "Unpin" if node in view.pinned else "Pin",
-            key=f"pin {node} {node in view.pinned}",
-            on_click=toggle_pin,
-            args=(node,),
-            help="Pinned nodes stay in view, have a diagram of their own, and can be named as one.",
-        )
+    _head(view, node)
     imported = resources.is_imported(graph)
-    asked = resources.asked_about(graph, session.choice)
-    facts = [place(graph, node)]
+    source = resources.feature_source(graph, session.choice)
+    facts = plain(" · ".join(_facts(view, node, source)))
+    about = "\n\n".join((INFLUENCE, *kinds.score_notes(view.pruned)))
+    st.caption(facts, help=None if node.kind == "logit" else about)
     if node.kind == "feature":
-        activation = float(graph.activations[graph.index.row(node)])
-        facts += [f"feature {node.index}", f"activation {activation_text(activation)}"]
-        covered = resources.label_precision(asked, node.feature)
-        if covered is not None:
-            facts.append(f"label covers {percent(covered)} of its activation")
-    if node.kind == "logit":
-        number = graph.index.row(node) - graph.index.logit_rows.start
-        facts.append(f"probability {percent(graph.targets[number].probability)}")
-    else:
-        facts.append(f"influence {percent(view.influence(node))}")
-    st.caption(plain(" · ".join(facts)))
-    if node not in view.pruned.nodes:
-        st.caption("Below the threshold: drawn because it is selected.")
+        _identity(node, source, graph)
+    if not view.pruned.node_mask[graph.index.row(node)]:
+        st.caption("Below the node threshold; shown because it is selected.")
     if node.kind == "feature" and not imported:
         _switch(node, session)
     if node.kind == "error":
+        st.caption(ERROR_NODE)
+    generic_panel.draw(view, node)
+    inputs, outputs = view.inputs(node, _MOST_NEIGHBOURS), view.outputs(node, _MOST_NEIGHBOURS)
+    lists = [
+        _list("Strongest inputs", "direct effects on it", inputs, view),
+        _list("Strongest outputs", "its direct effects", outputs, view),
+        *generic_panel.qk_lists(view, node),
+    ]
+    draw_neighbours("trace", lists, "", selection.graph_event)
+    carried_by.draw(key, view, node, session, palette)
+    if node.kind != "feature":
+        return
+    if source is None:
         st.caption(
-            "An error node is what the features of this layer do not explain of the MLP's output "
-            "here. It has effects, but nothing is known of its inputs."
+            "No examples: this graph was imported without its model and transcoders. "
+            f"{plain(stored_graph.sources(graph))}"
         )
-    _neighbours("Strongest inputs", "in", view.inputs(node, 6), view)
-    _neighbours("Strongest outputs", "out", view.outputs(node, 6), view)
-    if node.kind == "feature" and asked is None:
-        st.caption(
-            "There are no examples for the features of an imported graph: its model and "
-            f"transcoders are not here. {plain(stored_graph.sources(graph))}"
+        return
+    card = feature_examples.card(source, node.feature)
+    if card is not None:
+        feature_panel.draw(card, float(graph.activations[graph.index.row(node)]), palette)
+    if isinstance(source, ModelChoice):
+        own_text.draw(node.feature, source, card, palette)
+
+
+def _head(view: GraphView, node: NodeId) -> None:
+    """Draw the name, and buttons to go back and forward, to pin and to close."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="node head"):
+        st.markdown(f"#### {plain(view.name(node))}", width="stretch")
+        for label, by, title in (("←", -1, "Back"), ("→", 1, "Forward")):
+            st.button(
+                label,
+                key=f"trail {by}",
+                on_click=selection.step,
+                args=(by,),
+                disabled=not selection.can_step(by),
+                type="tertiary",
+                help=f"{title} through the nodes you selected",
+            )
+        is_pinned = node in view.pinned
+        st.button(
+            "Unpin" if is_pinned else "Pin",
+            key=f"pin {node} {is_pinned}",
+            on_click=toggle_pin,
+            args=(node,),
+            help="Pinned nodes stay visible at any threshold, have their own diagram, and can be "
+            "grouped into supernodes.",
         )
-    elif node.kind == "feature" and asked is not None:
-        card = feature_examples.card(asked, node.feature)
-        _what_it_is(card, float(graph.activations[graph.index.row(node)]), palette)
+        st.button(
+            "✕", key="deselect", on_click=selection.select, args=(None,), type="tertiary",
+            help="Show the full graph (Esc)",
+        )  # fmt: skip
+
+
+def _identity(
+    node: NodeId, source: resources.FeatureSource | None, graph: AttributionGraph
+) -> None:
+    """Say where the name is from; let the visitor change it, or read on elsewhere."""
+    named = resources.full_name(source, node.feature, graph).source
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="identity"):
+        st.caption(SOURCES[named].capitalize(), width="content")
+        with st.popover("Rename", key=f"rename {node.feature}", type="tertiary"):
+            label_box.draw(node.feature, graph)
+        if st.button("Feature page", key="feature page", type="tertiary"):
+            update_session(finding=replace(read_session().finding, feature=node.feature))
+            st.switch_page(page_script("features"))
+        url = label_box.published_page(node.feature, source)
+        if url:
+            st.markdown(f"[Neuronpedia]({url})", width="content")
+
+
+def _facts(view: GraphView, node: NodeId, source: resources.FeatureSource | None) -> list[str]:
+    graph = view.pruned.graph
+    facts = [place(graph, node)]
+    if node.kind == "feature":
+        activation = float(graph.activations[graph.index.row(node)])
+        facts += [str(node.feature), f"activation {activation_text(activation)}"]
+        density = resources.density(source, node.feature)
+        if density is not None:
+            facts.append(f"active on {percent(density)} of tokens")
+        covered = resources.label_precision(source, node.feature)
+        if covered is not None:
+            facts.append(f"label covers {percent(covered)} of its activation")
+    if node.kind not in COMPUTED_KINDS:
+        facts.append(generic_facts(graph, node))
+    if node.kind == "logit":
+        probability = graph.targets[target_number(graph, node)].probability
+        facts.append(f"probability {percent(probability)}")
+    else:
+        facts.append(f"influence {percent(view.influence(node))}")
+    return facts
+
+
+def _list(
+    title: str, note: str, neighbours: tuple[Neighbour, ...], view: GraphView
+) -> dict[str, Any]:
+    graph = view.pruned.graph
+    rows = [
+        {
+            "id": str(entry.node),
+            "name": entry.name,
+            "where": place(graph, entry.node),
+            "weight": round(entry.weight, 5),
+            "share": round(entry.share, 4),
+        }
+        for entry in neighbours
+    ]
+    return {"title": title, "note": note, "count": _count(title, neighbours, view), "rows": rows}
+
+
+def _count(title: str, neighbours: tuple[Neighbour, ...], view: GraphView) -> str:
+    """Say how many edges the list has and the graph draws; empty where it draws all of them."""
+    drawn = sum(neighbour.is_drawn for neighbour in neighbours)
+    if drawn == len(neighbours):
+        return ""
+    noun = title.rpartition(" ")[2].rstrip("s")
+    why = " that are negative" if view.filter.negative_only else ""
+    threshold = f"{view.pruned.thresholds.edge:g}"
+    return (
+        f"{plural(len(neighbours), noun)}, {drawn}{why} drawn at an edge threshold of {threshold}"
+    )
 
 
 def _switch(node: NodeId, session: Session) -> None:
-    """The switch, and how hard to push once it is off."""
-    factor = session.factor(node)
+    """Draw the switch and, once the feature is off, the steering strength."""
+    strength = session.factor(node)
+    key = f"off {node} {strength is not None}"
     st.toggle(
         "Turn this feature off",
-        value=factor is not None,
-        key=f"off {node} {factor is not None}",
+        value=strength is not None,
+        key=key,
         on_change=_switched,
-        args=(node,),
-        help="Sets it to zero at this token and runs the model again, attention held.",
+        args=(node, key),
+        help="Sets the feature to zero at this token and runs the model again with attention "
+        "frozen.",
     )
-    if factor is None:
+    if strength is None:
         return
-    key = f"factor {node} {factor:g}"
+    key = f"factor {node} {strength:g}"
     st.segmented_control(
-        "Set to this multiple of its activation",
-        _FACTORS,
-        default=factor if factor in _FACTORS else None,
-        format_func=lambda value: "off" if value == 0 else f"{value:g}×".replace("-", "−"),
+        "Steering strength (× its activation)",
+        _STRENGTHS,
+        default=strength if strength in _STRENGTHS else None,
+        format_func=lambda value: "off" if value == 0 else times(value),
         required=True,
         key=key,
-        on_change=_pushed,
+        on_change=_strength_chosen,
         args=(node, key),
-        help="Often several features carry the same thing, and the others make up for one that is "
-        "off. A negative multiple pushes against all of them.",
+        help="The feature is set to this multiple of its activation. Often several features carry "
+        "the same information and make up for one that is off; a negative strength steers against "
+        "all of them.",
     )
 
 
-def _switched(node: NodeId) -> None:
-    edits = dict(read_session().edits)
-    if edits.pop(node, None) is None:
-        edits[node] = 0.0
-    update_session(edits=tuple(edits.items()))
+def _switched(node: NodeId, key: str) -> None:
+    """Switch a feature off or back on, as its toggle says.
 
-
-def _pushed(node: NodeId, key: str) -> None:
-    edits = {**dict(read_session().edits), node: float(st.session_state[key])}
-    update_session(edits=tuple(edits.items()))
-
-
-def _neighbours(title: str, side: str, neighbours: Sequence[Neighbour], view: GraphView) -> None:
-    if not neighbours:
+    The browser may report a toggle that has left the page, unchanged: it must not count as a flip.
+    """
+    is_off, edits = st.session_state.get(key), dict(read_session().edits)
+    if is_off is None:
         return
-    st.markdown(f"**{title}**")
-    with st.container(gap=None):
-        for found in neighbours:
-            colour = "green" if found.weight > 0 else "red"
-            weight, where = plain(signed(found.weight)), plain(place(view.pruned.graph, found.node))
-            _jump(found.node, f":{colour}[{weight}] {plain(found.name)} :gray[{where}]", side)
+    if is_off:
+        edits.setdefault(node, 0.0)
+    else:
+        edits.pop(node, None)
+    update_session(edits=tuple(edits.items()))
 
 
-def _jump(node: NodeId, label: str, key: str) -> None:
-    st.button(
-        label,
-        key=f"{key} {node}",
-        type="tertiary",
-        on_click=update_session,
-        kwargs={"selected": node},
-    )
-
-
-def _what_it_is(card: FeatureCard | None, activation: float, palette: Palette) -> None:
-    if card is None:
-        return  # why, is said above
-    for number, group in enumerate(card.groups):
-        if not group.examples:
-            continue
-        strongest = max(max(example.activations) for example in group.examples)
-        html = "".join(
-            example_html(example, card.act_max or strongest, palette) for example in group.examples
-        )
-        if number == 0:
-            st.markdown(f"**{plain(group.name)}**")
-            st.html(html)
-        else:
-            with st.expander(plain(group.name)):
-                st.html(html)
-    if card.promoted:
-        st.markdown("**Promotes** :gray[and suppresses, when it writes straight to the output]")
-        st.html(chips_html(card.promoted[:6], palette.positive))
-        st.html(chips_html(card.suppressed[:6], palette.negative))
-    if card.histogram:
-        fires = f"fires on {percent(card.frequency)} of tokens" if card.frequency else ""
-        st.markdown(f"**Activations** :gray[{plain(fires)}; the line is this prompt]")
-        here = None if math.isnan(activation) else activation
-        figure = histogram_figure(card.histogram, card.histogram_top, palette, here)
-        st.plotly_chart(figure, key="histogram", theme=None, config=_STATIC)
+def _strength_chosen(node: NodeId, key: str) -> None:
+    strength, edits = st.session_state.get(key), dict(read_session().edits)
+    if strength is not None and node in edits:
+        update_session(edits=tuple({**edits, node: float(strength)}.items()))

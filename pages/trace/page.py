@@ -1,4 +1,4 @@
-"""The Trace page: a prompt, its graph, and what a feature of it is."""
+"""The Trace page: a prompt, its attribution graph, and details of a node."""
 
 from pages.trace import view
 

@@ -1,4 +1,4 @@
-"""The Trace page's frame: the prompt on top, then the graph beside the panel."""
+"""The layout of the Trace page: the prompt at the top, then the graph next to the panel."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import streamlit as st
 
 from cache import ModelChoice
 from charts.palette import palette
-from charts.text import percent, token_text
 from pages.shared import feature_examples, prompt_bar, resources
 from pages.shared.annotations_sync import sync_annotations
-from pages.shared.escape import plain
 from pages.shared.graph_view import session_view
-from pages.shared.session import mirror_to_url, read_session
-from pages.trace import graph_chart, node_panel, pins
+from pages.shared.session import mirror_to_url, read_session, visitor_id
+from pages.trace import graph_area, node_panel, pins
 from tracer.graph.graph import AttributionGraph
 
 
 def draw() -> None:
-    """Draw the page for the session as it stands."""
+    """Draw the page for the current session."""
     job = prompt_bar.traced()
     if job is None:
         mirror_to_url()
@@ -27,24 +25,14 @@ def draw() -> None:
     graph, session = job.result(), read_session()
     if not resources.is_imported(graph):
         _warm(session.choice)
-    if not session.graph:  # it has a headline of its own
-        _headline(graph)
     _graph_and_panel(job.key, graph)
 
 
 def _warm(choice: ModelChoice) -> None:
-    """Open the model while a cached graph is being read, so that the next prompt need not wait."""
+    """Open the model while the visitor reads a cached graph, so the next prompt starts sooner."""
     if st.session_state.get("warmed") != choice:
         st.session_state["warmed"] = choice
-        resources.backend().warm(choice)
-
-
-def _headline(graph: AttributionGraph) -> None:
-    first = graph.next_tokens[0]
-    st.markdown(
-        f"{plain(graph.prompt)} **{plain(token_text(first.token))}** "
-        f":gray[{percent(first.probability)}]"
-    )
+        resources.backend().warm(choice, visitor_id())
 
 
 def _graph_and_panel(key: str, graph: AttributionGraph) -> None:
@@ -53,12 +41,12 @@ def _graph_and_panel(key: str, graph: AttributionGraph) -> None:
     pruned = resources.pruned_graph(key, session.thresholds)
     view = session_view(session, pruned)
     with st.container(key="workspace"):
-        left, right = st.columns([2.1, 1], gap="medium")
+        left, right = st.columns([2.3, 1], gap="medium")
     with left:
-        graph_chart.draw(view, session, theme)
-        asked = resources.asked_about(graph, session.choice)
-        if asked is not None:
-            feature_examples.fetch_names(view, key, asked)
-        pins.draw(view, session, theme)
+        graph_area.draw(key, view, session)
+        source = resources.feature_source(graph, session.choice)
+        if source is not None:
+            feature_examples.fetch_names(view, key, source)
+        pins.draw(key, view, session)
     with right:
-        node_panel.draw(view, session, theme)
+        node_panel.draw(key, view, session, theme)

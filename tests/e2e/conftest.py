@@ -1,4 +1,4 @@
-"""Starts the app as a user does and drives a real browser against it."""
+"""Start the app as a user does, and drive a real browser against it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from cache import TraceRequest, open_backend
+
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [
     "--no-sandbox",
@@ -37,19 +39,25 @@ FLAGS = [
     "--disable-sync",
 ]
 
-PATIENCE = 180_000  # milliseconds; on a busy machine all takes long, and passing needs no waiting
-# Streamlit unfolds an expander in half a second, during which its contents move: on a busy machine
-# what was under the mouse when it went down is elsewhere when it comes up, and the click is lost.
+PATIENCE = 90_000  # milliseconds: a busy machine is slow, and a passing test does not wait
+# Streamlit opens an expander in half a second, during which its contents move. On a busy machine,
+# what was under the mouse at the press is elsewhere at the release, and the click is lost.
 NO_ANIMATION = """
 const animate = Element.prototype.animate;
 Element.prototype.animate = function (frames) { return animate.call(this, frames, 0); };
 """
 
+TRACED = (
+    "The capital of the state containing Dallas is",
+    "The capital of the state containing Oakland is",
+    "calc: 36+59=",
+)
+
 expect.set_options(timeout=PATIENCE)
 
 
 def browser_path() -> str | None:
-    """The system's browser, or None for Playwright's own."""
+    """Return the system's browser, or None for Playwright's own."""
     names = ("chromium", "chromium-browser", "google-chrome")
     return next(filter(None, map(shutil.which, names)), None)
 
@@ -57,13 +65,17 @@ def browser_path() -> str | None:
 class App:
     """A running server."""
 
-    def __init__(self, store: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, store: Path, environment: dict[str, str] | None = None, base_path: str = ""
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.url = f"http://localhost:{self.port}"
+        self.url = f"http://localhost:{self.port}{base_path}"
         command = [sys.executable, "-m", "streamlit", "run", "app.py"]
         options = ["--server.port", str(self.port), "--server.showEmailPrompt", "false"]
+        if base_path:
+            options += ["--server.baseUrlPath", base_path.strip("/")]
         self.log = store.with_suffix(".log")
         chosen = {"CIRCUIT_OFFLINE": "1", "CIRCUIT_STORE": str(store)} | (environment or {})
         with self.log.open("wb") as log:
@@ -98,7 +110,7 @@ class App:
 
 
 def with_query(url: str, **parameters: object) -> str:
-    """A deep link; what is no text goes in as JSON."""
+    """Return a deep link; parameters that are not text are sent as JSON."""
     texts = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in parameters.items()
@@ -107,14 +119,14 @@ def with_query(url: str, **parameters: object) -> str:
 
 
 def settled(page: Page) -> None:
-    """Wait until the server has nothing more to send: what is on the screen then stays."""
+    """Wait until the server has nothing more to send."""
     running = "data-test-script-state"
     expect(page.get_by_test_id("stApp")).to_have_attribute(running, "notRunning")
     expect(page.locator("[data-stale=true]")).to_have_count(0)
 
 
 def unfold(button: Locator, inside: Locator) -> None:
-    """Open a popover until what is in it has come: one that a redrawing closed is opened again."""
+    """Open a popover and wait for its contents; open it again if a redraw closed it."""
     for _ in range(5):
         button.click()
         try:
@@ -127,7 +139,7 @@ def unfold(button: Locator, inside: Locator) -> None:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Debian's chromium where there is one, else Playwright's own."""
+    """The system's Chromium, or else Playwright's own."""
     with sync_playwright() as playwright:
         try:
             opened = playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
@@ -140,31 +152,53 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
+@pytest.fixture(scope="session")
+def traced_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the prompts that most tests begin with, so that servers need not trace them."""
+    store = tmp_path_factory.mktemp("traced") / "store"
+    backend = open_backend(store)
+    for job in [backend.trace(TraceRequest(prompt)) for prompt in TRACED]:
+        job.result(600)
+    backend.close()
+    return store
+
+
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """One server with an empty store for a module's tests."""
-    server = App(tmp_path_factory.mktemp("server") / "store")
+def app(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    traced_store: Path,
+) -> Iterator[App]:
+    """One server for a module's tests. Its library is empty if the module says EMPTY_LIBRARY."""
+    store = tmp_path_factory.mktemp("server") / "store"
+    if not getattr(request.module, "EMPTY_LIBRARY", False):
+        shutil.copytree(traced_store, store)
+    server = App(store)
     yield server
     server.stop()
 
 
-def visitor(browser: Browser) -> BrowserContext:
-    """Somebody who was never here, 1440 wide."""
+def visitor(browser: Browser, tour: bool = False) -> BrowserContext:
+    """A new visitor with a window 1440 pixels wide, who has closed the tour unless asked."""
     size: ViewportSize = {"width": 1440, "height": 1000}
     context = browser.new_context(viewport=size, reduced_motion="reduce")
     context.set_default_timeout(PATIENCE)
     context.add_init_script(NO_ANIMATION)
+    if not tour:
+        context.add_init_script("localStorage.setItem('circuit-tour', 'closed')")
     return context
 
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A fresh visitor. The page must speak to nobody but its own server."""
+    """A new visitor's page, which must send requests to its own server only."""
     context = visitor(browser)
     opened = context.new_page()
-    asked: list[str] = []
-    opened.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    opened.on("request", lambda request: requests.append(request.url))
     yield opened
     context.close()
-    abroad = [url for url in asked if not url.startswith(("http://localhost:", "data:", "blob:"))]
-    assert not abroad, f"the page asked other hosts: {abroad}"
+    external = [
+        url for url in requests if not url.startswith(("http://localhost:", "data:", "blob:"))
+    ]
+    assert not external, f"the page sent requests to other hosts: {external}"

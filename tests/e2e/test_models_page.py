@@ -1,4 +1,4 @@
-"""The Models page in a real browser: what is listed, fetched, refused, used and let go."""
+"""The Models page in a real browser."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ OWN = {
 }
 
 
-class Everything(dict[str, Any]):
-    """Neuronpedia knows every feature, and calls it by its number."""
+class AllFeatures(dict[str, Any]):
+    """Answers for every feature, labelled with its number."""
 
     def get(self, place: str, default: Any = None) -> Any:
         name = f"named {place.rpartition('/')[2]}"
@@ -57,10 +57,10 @@ class Everything(dict[str, Any]):
 
 @pytest.fixture(scope="module")
 def networked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """The app with a hub and a Neuronpedia on this machine."""
+    """The app with a local Hub and a local Neuronpedia."""
     root = tmp_path_factory.mktemp("models")
     with HubServer() as hub, NeuronpediaServer() as neuronpedia:
-        neuronpedia.answers = Everything()
+        neuronpedia.answers = AllFeatures()
         hub.add("lab/tiny", tiny.save_model(root / "model"))
         hub.add("lab/set", tiny.save_transcoders(root / "set"))
         hub.add("lab/closed", root / "model", gated=True, token="good")
@@ -90,21 +90,21 @@ def look_at(page: Page, name: str) -> None:
     settled(page)
 
 
-def test_a_model_is_fetched_used_explained_and_let_go(networked: App, page: Page) -> None:
+def test_a_model_is_downloaded_used_labelled_and_unloaded(networked: App, page: Page) -> None:
     page.goto(f"{networked.url}/models")
     expect(page.get_by_text("This machine:")).to_be_visible()
     look_at(page, "tiny")
-    expect(page.get_by_text("It fits:")).to_be_visible()
-    page.get_by_role("button", name="Ask the hub for the exact size").click()
+    expect(page.get_by_text("Fits:")).to_be_visible()
+    page.get_by_role("button", name="Ask the Hub for the exact size").click()
     expect(page.get_by_role("button", name="Download 1")).to_contain_text("kB")
     page.get_by_role("button", name="Download").click()
     page.get_by_role("button", name="Use this model").click()
     box = page.get_by_role("textbox", name="Prompt")
     box.fill("w1 w7 w2 w30 w11")
-    box.press("Enter")
+    box.press("Control+Enter")
     expect(page.get_by_text("Most influential features")).to_be_visible()
-    named = page.get_by_role("button", name="named ").first
-    expect(named).to_be_visible()  # fetched beside the page, which then draws itself again
+    named = page.locator(".neighbours .entry", has_text="named ").first
+    expect(named).to_be_visible()  # labels load in the background, then the page is redrawn
     named.click()
     expect(page.get_by_text("Top activations")).to_be_visible()
     expect(page.get_by_text("Austin").first).to_be_visible()
@@ -118,53 +118,53 @@ def test_a_model_is_fetched_used_explained_and_let_go(networked: App, page: Page
     expect(page.get_by_role("button", name="Unload")).to_have_count(0)
 
 
-def test_a_gated_model_says_what_to_do(networked: App, page: Page) -> None:
+def test_a_gated_model_explains_how_to_get_access(networked: App, page: Page) -> None:
     page.goto(with_query(f"{networked.url}/models", look="closed"))
     expect(page.get_by_text("Gated (Lab)")).to_be_visible()
     page.get_by_role("button", name="Download").click()
-    expect(page.get_by_text("lab/closed is gated")).to_be_visible()
+    expect(page.get_by_test_id("stAlert").get_by_text("lab/closed")).to_be_visible()
     expect(page.get_by_role("button", name="Download")).to_be_visible()
 
 
-def test_a_model_that_is_too_large_says_by_how_much(networked: App, page: Page) -> None:
+def test_a_model_that_does_not_fit_says_by_how_much(networked: App, page: Page) -> None:
     page.goto(with_query(f"{networked.url}/models", look="huge"))
-    expect(page.get_by_text("It does not fit: 4,000,000.0 GB are needed")).to_be_visible()
-    expect(page.get_by_text("too large here").first).to_be_visible()
+    expect(page.get_by_text("Does not fit: 4,000,000 GB needed")).to_be_visible()
+    expect(page.get_by_text("too large for this machine").first).to_be_visible()
 
 
-def test_one_of_ones_own_is_added_and_taken_off(networked: App, page: Page, tmp_path: Path) -> None:
+def test_an_own_model_is_added_and_removed(networked: App, page: Page, tmp_path: Path) -> None:
     model, transcoders = (
         tiny.save_model(tmp_path / "m"),
         tiny.save_transcoders(tmp_path / "own-set"),
     )
     page.goto(f"{networked.url}/models")
-    page.get_by_text("Add your own").click()
+    page.get_by_text("Add your own model").click()
     page.get_by_role("textbox", name="Name", exact=True).fill("mine")
     page.get_by_role("textbox", name="Model", exact=True).fill("/no/where")
     page.get_by_role("textbox", name="Transcoders", exact=True).fill(str(transcoders))
-    page.get_by_role("button", name="Add it").click()
+    page.get_by_role("button", name="Add model").click()
     expect(page.get_by_text("/no/where")).to_be_visible()
     page.get_by_role("textbox", name="Model", exact=True).fill(str(model))
-    page.get_by_role("button", name="Add it").click()
+    page.get_by_role("button", name="Add model").click()
     expect(page.get_by_role("heading", name="mine", exact=True)).to_be_visible()
     expect(page.get_by_role("button", name="Use this model")).to_be_visible()
-    page.get_by_role("button", name="Take it off my list").click()
+    page.get_by_role("button", name="Remove from my list").click()
     expect(page.get_by_role("button", name="mine")).to_have_count(0)
 
 
-def test_a_link_to_a_model_that_is_not_here_leads_to_it(networked: App, page: Page) -> None:
+def test_a_link_to_a_missing_model_leads_to_the_models_page(networked: App, page: Page) -> None:
     link = with_query(networked.url, model="lab/other", transcoders="lab/set", prompt="w1 w2")
     page.goto(link)
-    expect(page.get_by_text("is no folder here and was not downloaded")).to_be_visible()
+    expect(page.get_by_test_id("stAlert")).to_contain_text("lab/other")
     page.get_by_role("button", name="Models", exact=True).click()
-    expect(page.get_by_text("it is on no list")).to_be_visible()
+    expect(page.get_by_text("It is not on the list")).to_be_visible()
     page.go_back()
     page.goto(link)
     page.get_by_role("button", name="Back to atlas").click()
-    expect(page.get_by_text("atlas, with transcoders")).to_be_visible()
+    expect(page.get_by_text("Transcoders for atlas")).to_be_visible()
 
 
-def test_offline_is_said(app: App, page: Page) -> None:
+def test_offline_mode_is_shown(app: App, page: Page) -> None:
     page.goto(with_query(f"{app.url}/models", look="gemma-2-2b"))
-    expect(page.get_by_text("the network is switched off").first).to_be_visible()
+    expect(page.get_by_text("offline").first).to_be_visible()
     expect(page.get_by_role("button", name="Download")).to_have_count(0)

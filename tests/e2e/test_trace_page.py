@@ -1,4 +1,4 @@
-"""A visitor's way through the Trace page, in a real browser."""
+"""The Trace page in a real browser."""
 
 from __future__ import annotations
 
@@ -6,89 +6,74 @@ import re
 
 import pytest
 from conftest import App, settled
+from graph_actions import click_node, expect_graph, state
 from playwright.sync_api import Browser, Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 FLAGSHIP = "The capital of the state containing Dallas is"
 
 
-def expect_graph(page: Page, answer: str) -> None:
-    """The graph on the screen is the one whose likeliest next token is ``answer``."""
-    graph = page.locator(".st-key-graph .js-plotly-plot")
-    expect(graph.locator(".annotation-text", has_text=answer).first).to_be_visible()
-    expect(graph.locator(".scatterlayer .point").first).to_be_visible()
-    settled(page)
-    expect(page.get_by_test_id("stException")).to_have_count(0)
-
-
 def bars(page: Page, key: str) -> Locator:
-    """The words beside and on the bars of a small chart, top to bottom."""
+    """Return the labels of the bars in a small chart, top to bottom."""
     chart = page.locator(f".st-key-{key} .js-plotly-plot")
     expect(chart.locator(".bars .point").first).to_be_visible()
     return chart.locator(".ytick text, .bartext")
 
 
 def write_prompt(page: Page, text: str) -> None:
-    box = page.get_by_label("Prompt: the text whose next token is explained")
+    box = page.get_by_label("Prompt (the graph explains its next token)")
     box.fill(text)
-    box.press("Enter")
+    box.press("Control+Enter")
 
 
-def test_from_a_prompt_to_a_feature_that_is_switched_off(app: App, page: Page) -> None:
+def test_a_feature_is_clicked_switched_off_and_reset(app: App, page: Page) -> None:
     page.goto(app.url)
     expect_graph(page, "Austin")
 
-    page.get_by_role("button", name="Oakland → Sacramento").click()
+    page.get_by_role("button", name="Oakland → California → Sacramento").click()
     expect_graph(page, "Sacramento")
     page.get_by_role("button", name="Dallas → Texas → Austin").click()
     expect_graph(page, "Austin")
     expect(bars(page, "next-tokens").filter(has_text="Austin")).not_to_have_count(0)
 
-    # The largest circle in Dallas's column is hit with the mouse, as a person would.
-    marker = page.evaluate(
-        """() => {
-            const plot = document.querySelector('.st-key-graph .js-plotly-plot');
-            const trace = plot.data.find(t => (t.customdata || []).includes('feature-1-7-887'));
-            const at = trace.customdata.indexOf('feature-1-7-887');
-            const axes = plot._fullLayout, box = plot.getBoundingClientRect();
-            return {
-                x: box.x + axes.xaxis._offset + axes.xaxis.l2p(trace.x[at]),
-                y: box.y + axes.yaxis._offset + axes.yaxis.l2p(trace.y[at]),
-            };
-        }"""
-    )
-    page.mouse.click(marker["x"], marker["y"])
+    click_node(page, "feature-1-7-887")
     expect(page.get_by_role("heading", name="about Texas")).to_be_visible()
     expect(page.get_by_text("Top activations", exact=True)).to_be_visible()
     examples = page.locator("[data-testid=stHtml] span[title^=activation]")
     expect(examples.first).to_be_visible()
-    fired_on = " ".join(examples.all_text_contents())
-    assert re.search("Laredo|Houston|Dallas|Texas", fired_on)
+    text = " ".join(examples.all_text_contents())
+    assert re.search("Laredo|Houston|Dallas|Texas", text)
     expect(page.get_by_text("Strongest inputs", exact=True)).to_be_visible()
-    expect(page.get_by_text("Promotes")).to_be_visible()
+    expect(page.get_by_text("Promoted and suppressed tokens")).to_be_visible()
     page.wait_for_url(re.compile("node=feature-1-7-887"))
 
     page.get_by_text("Turn this feature off").click()
-    expect(page.get_by_text("Next token, 1 feature off")).to_be_visible()
+    expect(page.get_by_text("Next token, 1 feature edited")).to_be_visible()
     settled(page)
     off = bars(page, "comparison").all_text_contents()
     page.get_by_text("−2×", exact=True).click()
-    sentence = re.compile(r"Austin falls from 99\.\d % to .* is now first")
+    sentence = re.compile(r"Austin falls from 99\.\d % to .* is now the top token")
     expect(page.get_by_text(sentence)).to_be_visible()
     expect(bars(page, "comparison")).not_to_have_text(off)
 
-    page.get_by_role("button", name="All on again").click()
+    page.get_by_role("button", name="Reset edits").click()
+    expect(page.get_by_text("1 feature edited")).to_have_count(0)
+    settled(page)
+    expect(page.get_by_role("switch", name="Turn this feature off")).not_to_be_checked()
+    page.get_by_role("button", name="✕").click()
     expect(bars(page, "next-tokens").filter(has_text="Austin")).not_to_have_count(0)
-    expect(page.get_by_text("1 feature off")).to_have_count(0)
 
 
-def test_an_input_in_the_panel_walks_the_graph(app: App, page: Page) -> None:
+def test_an_input_in_the_panel_selects_that_node(app: App, page: Page) -> None:
     page.goto(f"{app.url}/?prompt={FLAGSHIP}&node=feature-2-7-859")
     expect(page.get_by_text("Strongest inputs", exact=True)).to_be_visible()
-    page.get_by_role("button", name=re.compile("about Texas .*layer 1")).first.click()
-    expect(page.get_by_text(re.compile("layer 1 at “Dallas” · feature 887"))).to_be_visible()
-    page.get_by_role("button", name=re.compile("Show the whole graph")).click()
+    page.locator(".neighbours .entry", has_text=re.compile("about Texas.*layer 1")).first.click()
+    facts = page.get_by_test_id("stCaptionContainer").filter(has_text="layer 1 at “Dallas”")
+    expect(facts).to_contain_text("L1/887")
+    settled(page)
+    page.get_by_role("button", name="✕").click()
     expect(page.get_by_text("Most influential features")).to_be_visible()
+    assert state(page)["selected"] is None
 
 
 def test_thresholds_change_what_is_shown(app: App, page: Page) -> None:
@@ -96,7 +81,8 @@ def test_thresholds_change_what_is_shown(app: App, page: Page) -> None:
     expect_graph(page, "Austin")
     shown = page.get_by_text(re.compile(r"\d+ of \d+ nodes shown"))
     before = shown.inner_text()
-    slider = page.get_by_role("slider", name="Influence kept by nodes")
+    page.get_by_role("button", name="Thresholds").click()
+    slider = page.get_by_role("slider", name="Node threshold")
     slider.focus()
     for _ in range(12):
         slider.press("ArrowLeft")
@@ -105,17 +91,17 @@ def test_thresholds_change_what_is_shown(app: App, page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "said"),
+    ("prompt", "expected"),
     [
         ("The capital of Zürich is", "Zürich"),
         ("<script>alert(1)</script>", "<script>alert(1)</script>"),
         ("The opposite of 🦊 is", "🦊"),
-        ("of " * 80, "at most 64"),
+        ("of " * 80, "64"),
         ("   ", "empty"),
     ],
 )
-def test_bad_input_is_one_sentence_and_the_page_goes_on(
-    app: App, page: Page, prompt: str, said: str
+def test_a_bad_prompt_is_one_sentence_with_a_way_back(
+    app: App, page: Page, prompt: str, expected: str
 ) -> None:
     dialogs: list[str] = []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
@@ -123,7 +109,7 @@ def test_bad_input_is_one_sentence_and_the_page_goes_on(
     expect_graph(page, "Austin")
     write_prompt(page, prompt)
     alert = page.get_by_test_id("stAlert")
-    expect(alert).to_contain_text(said)
+    expect(alert).to_contain_text(expected)
     expect(page.get_by_test_id("stException")).to_have_count(0)
     page.get_by_role("button", name=re.compile("Back to")).click()
     expect_graph(page, "Austin")
@@ -132,7 +118,7 @@ def test_bad_input_is_one_sentence_and_the_page_goes_on(
     assert not dialogs
 
 
-def test_the_other_transcoders_draw_another_graph(app: App, page: Page) -> None:
+def test_other_transcoders_draw_another_graph(app: App, page: Page) -> None:
     page.goto(app.url)
     expect_graph(page, "Austin")
     shown = page.get_by_text(re.compile(r"\d+ of \d+ nodes shown"))
@@ -146,26 +132,32 @@ def test_the_other_transcoders_draw_another_graph(app: App, page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "there"),
+    ("path", "expected", "sidebar"),
     [
-        ("/", "Next token"),
-        ("/trace", "Next token"),
-        ("/guide", "How to read a graph"),
+        ("/", "Next token", "Prompts"),
+        ("/guide", "How to read a graph", "Trace a prompt"),
         (
             "/trace?prompt=The+opposite+of+small+is&transcoders=cross-layer&nodes=0.7",
-            "The opposite of small is large",
+            "Next token large",
+            "Prompts",
         ),
     ],
 )
 def test_a_deep_link_to_a_cold_server_works(
-    browser: Browser, tmp_path_factory: pytest.TempPathFactory, page: Page, path: str, there: str
+    browser: Browser,
+    tmp_path_factory: pytest.TempPathFactory,
+    page: Page,
+    path: str,
+    expected: str,
+    sidebar: str,
 ) -> None:
-    """The first visit ever; the page must come through the main script, sidebar and all."""
+    """On the first visit to a server, pages must load through the main script, with the sidebar."""
     server = App(tmp_path_factory.mktemp("cold") / "store")
     try:
         page.goto(server.url + path)
-        expect(page.get_by_test_id("stMain").get_by_text(there).first).to_be_visible()
-        expect(page.get_by_test_id("stSidebar").get_by_text("Prompts")).to_be_visible()
+        text = page.get_by_test_id("stMain").get_by_text(re.compile(expected))  # minds the case
+        expect(text.first).to_be_visible()
+        expect(page.get_by_test_id("stSidebar").get_by_text(sidebar, exact=True)).to_be_visible()
         expect(page.get_by_text("Page not found")).to_have_count(0)
         expect(page.get_by_test_id("stException")).to_have_count(0)
     finally:

@@ -26,7 +26,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     # From a copy: building must not depend on what else lies in the checkout.
     source = folder / "source"
-    ignored = shutil.ignore_patterns(".git", ".venv", ".store", "__pycache__", "images", "tests")
+    ignored = shutil.ignore_patterns(".git", ".venv", ".store", "__pycache__", "tests")
     shutil.copytree(ROOT, source, ignore=ignored)
     options = ["--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
     subprocess.run([*pip, "wheel", *options], check=True)
@@ -103,5 +103,5 @@ def test_the_installed_dashboard_draws_its_first_page(site: Path, tmp_path: Path
         check=True,
     )
     drawn, *files = done.stdout.split()
-    assert drawn == "True"
+    assert drawn == "True", done.stdout
     assert all(file.startswith(str(site)) for file in files)

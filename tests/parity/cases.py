@@ -1,6 +1,6 @@
-"""What the golden files are about: small models with transcoder sets, and one prompt.
+"""The cases of the golden files: small models with transcoder sets, and one prompt.
 
-Nothing here needs this project or the peer; both environments import it.
+This module needs neither this project nor the peer, because both environments import it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from safetensors.torch import load_file
 IDS = [1, 5, 11, 6, 34, 15]
 MAX_FEATURES, RANK_EVERY = 40, 8
 LIMITS = {"whole": None, "some": MAX_FEATURES}
-"""Graphs of a case: of all features, and of the most influential ones, re-ranked in steps."""
+"""Graphs of a case: of all features, and of the most influential ones, ranked in steps."""
 MODES = {
     "free": {"freeze_attention": False},
     "frozen": {"freeze_attention": True},
     "constrained": {"constrained_layers": range(3)},
     "constrained_some": {"constrained_layers": range(1, 3)},
 }
-"""Options of the interventions; both libraries name them alike."""
+"""Options of the interventions; both libraries use the same names."""
 N_GENERATED = 4
 REACHES = ("prompt", "on")
-"""How far an edit goes while text is generated: it stays at its position of the prompt, or holds
-from there on, new tokens included."""
+"""Where an edit applies while text is generated: at its position of the prompt only, or from this
+position onward, new tokens included."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def model_kind(self) -> str:
-        """As ``config.yaml`` calls it."""
+        """The name of the kind in ``config.yaml``."""
         return "transcoder_set" if self.kind == "per-layer" else "cross_layer_transcoder"
 
 
@@ -77,7 +77,7 @@ CASES = {
 
 
 def checksum(folders: Iterable[Path]) -> str:
-    """Hex digest of every tensor saved in the folders: the same numbers, the same digest."""
+    """Return a hex digest of every tensor saved in the folders."""
     digest = hashlib.sha256()
     for folder in folders:
         for path in sorted(folder.glob("*.safetensors")):

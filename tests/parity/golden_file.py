@@ -1,4 +1,4 @@
-"""The golden files' layout: tensors, with zeros left out of square matrices and masks as bits."""
+"""Read and write golden files: square matrices without their zeros, masks as bits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write(path: Path, tensors: dict[str, Tensor], checksum: str) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """What :func:`write` was given."""
+    """Return the tensors and the checksum that :func:`write` was given."""
     with safe_open(path, "pt") as file:
         packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         checksum = file.metadata()["weights"]

@@ -1,9 +1,9 @@
-"""Write the models and transcoder sets that the golden files are about.
+"""Write the models and transcoder sets of the golden files.
 
     python tests/parity/make_cases.py FOLDER [CASE…]
 
 Each case gets ``FOLDER/<case>/model`` and ``FOLDER/<case>/transcoders``. The same seeds give the
-same weights, so the tests rebuild the folders and only the peer's answers are kept.
+same weights, so tests build the folders again, and only the peer's results are stored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cases import CASES, Case
 
 
 def make(case: Case, folder: Path) -> tuple[Path, Path]:
-    """The folders of the model and of the transcoder set of ``case``."""
+    """Write the model and the transcoder set of ``case``; return their folders."""
     return (
         tiny.save_model(folder / "model", case.architecture),
         tiny.save_transcoders(

@@ -1,13 +1,13 @@
-"""Make the golden files of this folder with circuit-tracer, in an environment of its own.
+"""Make the golden files of this folder with circuit-tracer, in a separate environment.
 
     python -m venv peer && peer/bin/pip install circuit-tracer==0.5.0 "transformers<=4.57.3"
     python tests/parity/make_cases.py FOLDER            # this project's: models and sets
     peer/bin/python tests/parity/make_golden.py FOLDER  # the peer's: what it computes from them
 
 Each case of `cases.py` is a small random model with a transcoder set, in the published layouts.
-The peer's whole graph (expanding all features, and the 40 most influential in steps), its pruning,
-the logits of four kinds of interventions and what it generates under each are kept in
-``golden-<case>.safetensors``.
+``golden-<case>.safetensors`` has the peer's complete graph (of all features, and of the 40 most
+influential in steps), its pruning, the logits of four kinds of interventions, and what it generates
+under each.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
 K = 5
-"""Of the top-k sets; the peer does not read it from their config.yaml."""
+"""``k`` of the TopK sets, which the peer does not read from their config.yaml."""
 
 
 def peer_transcoders(case: Case, folder: Path) -> Any:
-    """The set in ``folder``; what the peer's reader passes over is put in by hand."""
+    """Open the set in ``folder``, adding what the peer's reader ignores."""
     options = {"device": torch.device("cpu"), "lazy_encoder": False, "lazy_decoder": False}
     if case.kind == "cross-layer":
         transcoders = load_clt(
@@ -55,7 +55,7 @@ def peer_transcoders(case: Case, folder: Path) -> Any:
 
 
 def golden(model: Any) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
+    results: dict[str, torch.Tensor] = {}
     ids = torch.tensor(IDS)
     for name, limit in LIMITS.items():
         graph = attribute(
@@ -67,30 +67,30 @@ def golden(model: Any) -> dict[str, torch.Tensor]:
             update_interval=1,
             max_feature_nodes=limit,
         )
-        found[f"{name}.adjacency"] = graph.adjacency_matrix
-        found[f"{name}.features"] = graph.active_features[graph.selected_features]
-        found[f"{name}.activations"] = graph.activation_values[graph.selected_features]
-        found[f"{name}.logit_ids"] = torch.tensor([t.vocab_idx for t in graph.logit_targets])
-        found[f"{name}.logit_probabilities"] = graph.logit_probabilities
+        results[f"{name}.adjacency"] = graph.adjacency_matrix
+        results[f"{name}.features"] = graph.active_features[graph.selected_features]
+        results[f"{name}.activations"] = graph.activation_values[graph.selected_features]
+        results[f"{name}.logit_ids"] = torch.tensor([t.vocab_idx for t in graph.logit_targets])
+        results[f"{name}.logit_probabilities"] = graph.logit_probabilities
         pruned = prune_graph(graph, 0.8, 0.98)
-        found[f"{name}.node_mask"] = pruned.node_mask
-        found[f"{name}.edge_mask"] = pruned.edge_mask
-        found[f"{name}.cumulative"] = pruned.cumulative_scores
-        found[f"{name}.scores"] = torch.tensor(compute_graph_scores(graph))
-    rows = found["whole.features"]
+        results[f"{name}.node_mask"] = pruned.node_mask
+        results[f"{name}.edge_mask"] = pruned.edge_mask
+        results[f"{name}.cumulative"] = pruned.cumulative_scores
+        results[f"{name}.scores"] = torch.tensor(compute_graph_scores(graph))
+    rows = results["whole.features"]
     edits = [(*map(int, rows[i]), value) for i, value in ((3, 0.0), (20, 4.0), (-5, -2.0))]
-    found["edits"] = torch.tensor(edits)
+    results["edits"] = torch.tensor(edits)
     for name, options in MODES.items():
         logits, _ = model.feature_intervention(ids, edits, **options)
-        found[f"logits.{name}"] = logits[0, -1]
+        results[f"logits.{name}"] = logits[0, -1]
         for reach in REACHES:
-            held = (
-                edits if reach == "prompt" else [(e[0], slice(e[1], None), *e[2:]) for e in edits]
-            )
-            said, logits = generated(model, ids, held, N_GENERATED, options)
-            found[f"generated.{name}.{reach}.ids"] = said
-            found[f"generated.{name}.{reach}.logits"] = logits
-    return {name: value.detach().contiguous() for name, value in found.items()}
+            placed = edits
+            if reach == "on":
+                placed = [(e[0], slice(e[1], None), *e[2:]) for e in edits]
+            tokens, logits = generated(model, ids, placed, N_GENERATED, options)
+            results[f"generated.{name}.{reach}.ids"] = tokens
+            results[f"generated.{name}.{reach}.logits"] = logits
+    return {name: value.detach().contiguous() for name, value in results.items()}
 
 
 if __name__ == "__main__":

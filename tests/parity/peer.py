@@ -1,13 +1,14 @@
-"""Open a Hugging Face folder as circuit-tracer 0.5.0 does: a HookedTransformer, never processed.
+"""Open a Hugging Face folder as circuit-tracer 0.5.0 does: as an unprocessed HookedTransformer.
 
 For the peer's environment. The folders are written by transformers 5, whose configurations the
-peer's transformers 4.57 cannot read as they are, and HookedTransformer only knows models by their
-names on the hub: both configurations are built by hand, and the logits are checked against
-Hugging Face's before anything is made of them.
+peer's transformers 4.57 cannot read, and HookedTransformer only knows models by their names on the
+Hub. So both configurations are built here, and the logits are compared with Hugging Face's before
+they are used.
 
-Two families need help to pass that check. The peer's GPT-OSS has no attention sinks (logits off by
-1.7 on the small model), and its replacement model turns all layers of Gemma 3 at one rotary base
-(off by 0.15). Both are put right here; what is compared is the attribution, on the right model.
+Two families need corrections to pass that check. The peer's GPT-OSS has no attention sinks (logits
+off by 1.7 on the small model), and its replacement model gives all layers of Gemma 3 the same
+rotary base (off by 0.15). Both are corrected here, so that attribution is compared on the correct
+model.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ CONVERSIONS = {
     "gpt_oss": weight_conversions.convert_gpt_oss_weights,
 }
 PROBE = [1, 5, 11, 6, 34, 15, 8, 40, 9]
-"""Any ids will do; more of them than a sliding window holds."""
+"""Any ids, more than fit into a sliding window."""
 
 
-def peer_model(folder: Path, transcoders: Any) -> Any:
-    """The model in ``folder`` with ``transcoders``, as the peer's replacement model."""
+def peer_model(folder: Path, transcoders: Any, device: str = "cpu") -> Any:
+    """Open the model in ``folder`` with ``transcoders`` as the peer's replacement model."""
     raw = json.loads((folder / "config.json").read_text())
     hf_model = _hugging_face(folder, raw)
-    config = HookedTransformerConfig(**_hooked(raw))
+    config = HookedTransformerConfig(**_hooked(raw), device=device)
     model = TransformerLensReplacementModel(config)
     model.tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"),
@@ -62,35 +63,36 @@ def peer_model(folder: Path, transcoders: Any) -> Any:
         if hasattr(block.attn, "rotary_sin")
     ]
     model._configure_replacement_model(transcoders)
-    # The peer gives all layers the last one's rotary table to save memory. That is wrong where
-    # they differ (Gemma 3's local layers turn at another base): each gets its own back.
+    # To save memory, the peer gives all layers the rotary table of the last one. That is wrong if
+    # tables differ (Gemma 3's local layers have another base), so each gets its own back.
     for block, (sin, cos) in zip(model.blocks, own_rotary, strict=False):
         block.attn.rotary_sin, block.attn.rotary_cos = sin, cos
     with torch.no_grad():
         probe = torch.tensor([PROBE])
         difference = (model(probe) - hf_model(probe).logits).abs().max()
-    assert difference < 1e-4, f"the weights did not carry over: {difference}"
+    assert difference < 1e-4, f"the converted model has other logits: {difference}"
     return model
 
 
 def generated(
     model: Any, ids: torch.Tensor, edits: list[Any], count: int, options: dict[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ``count`` likeliest next tokens under ``edits``, fewer after an end of text.
+    """Generate the ``count`` likeliest tokens under ``edits``, fewer after an end of text.
 
-    Returns their ids and the ``(tokens, vocab)`` logits each was chosen from, edits included; those
-    without edits the peer does not return. Patterns, norms and MLP outputs are held, and writing is
-    confined to the constrained layers, in the prompt's own pass alone: every pass of a new token
-    runs freely, the edits with ``slice(p, None)`` for a position acting on it.
+    Returns their ids and the ``(tokens, vocab)`` logits that each was chosen from, edits included.
+    The peer does not return those without edits. Patterns, norms and MLP outputs are frozen, and
+    writing is confined to the constrained layers, in the pass of the prompt only. Passes of new
+    tokens run freely, and edits with ``slice(p, None)`` as their position apply to them.
 
-    Ids need help here. With a batch axis the peer takes the number of texts for that of positions,
-    and fails unless something is frozen; without one, its ``generate`` takes them for embeddings.
-    They are given without, and the axis is added on the way to ``generate``.
+    The peer's handling of ids has to be worked around. With a batch axis it mistakes the number of
+    texts for that of positions, and fails unless something is frozen. Without one, its ``generate``
+    mistakes them for embeddings. So they are given without, and the axis is added on the way to
+    ``generate``.
     """
-    generate, said = model.generate, []
+    generate, tokens = model.generate, []
 
     def with_batch_axis(inputs: torch.Tensor, **settings: Any) -> str:
-        said.append(generate(inputs[None], return_type="tokens", **settings)[0, len(ids) :])
+        tokens.append(generate(inputs[None], return_type="tokens", **settings)[0, len(ids) :])
         return ""
 
     model.generate = with_batch_axis
@@ -100,12 +102,12 @@ def generated(
         )
     finally:
         del model.generate
-    assert len(said[0]) == len(logits), "one row of logits for each token"
-    return said[0], logits
+    assert len(tokens[0]) == len(logits), "one row of logits per token"
+    return tokens[0], logits
 
 
 def _hugging_face(folder: Path, raw: dict[str, Any]) -> Any:
-    """The model as transformers 4.57 runs it, attention spelled out (sdpa drops soft caps)."""
+    """Open the model in transformers 4.57 with eager attention (sdpa drops soft caps)."""
     settings = {
         key: value
         for key, value in raw.items()
@@ -118,7 +120,7 @@ def _hugging_face(folder: Path, raw: dict[str, Any]) -> Any:
     elif rope:
         settings["rope_theta"] = settings["rotary_emb_base"] = rope["rope_theta"]
         settings["rotary_pct"] = rope.get("partial_rotary_factor", 1.0)
-        settings["rope_scaling"] = None  # GPT-OSS would bring its own
+        settings["rope_scaling"] = None  # the default of GPT-OSS is another
     config = AutoConfig.for_model(raw["model_type"], **settings)
     model, loading = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -132,7 +134,7 @@ def _hugging_face(folder: Path, raw: dict[str, Any]) -> Any:
 
 
 def _hooked(raw: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the HookedTransformer."""
+    """Return the settings of the HookedTransformer."""
     family = raw["model_type"]
     settings = {
         "device": "cpu",
@@ -184,7 +186,7 @@ def _hooked(raw: dict[str, Any]) -> dict[str, Any]:
     if raw["num_key_value_heads"] != raw["num_attention_heads"]:
         settings["n_key_value_heads"] = raw["num_key_value_heads"]
     if raw.get("sliding_window"):
-        # Mistral's layers are all alike and go unnamed.
+        # All layers of Mistral are of the same kind, which its config does not list.
         kinds = raw.get("layer_types", ["sliding_attention"] * raw["num_hidden_layers"])
         settings |= {
             "use_local_attn": True,
@@ -211,9 +213,9 @@ def _hooked(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Sinks:
-    """A sink is one more score in each softmax, of a place that holds nothing.
+    """Attention sinks: one more score in each softmax, of a position without a value.
 
-    Every weight shrinks by the share that the sink of its head takes.
+    Every weight is reduced by the share that the sink of its head takes.
     """
 
     def __init__(self, sinks: torch.Tensor) -> None:

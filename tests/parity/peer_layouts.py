@@ -1,11 +1,12 @@
-"""Does circuit-tracer read the same numbers from every layout, and from what `convert` writes?
+"""Check that circuit-tracer reads the same numbers from every layout and from converted sets.
 
     python tests/parity/peer_layouts.py write FOLDER        # with this project's environment
     python tests/parity/peer_layouts.py compare FOLDER      # with circuit-tracer 0.5.0's
 
-The first writes a set in every layout, the same converted, and what this project reads of it; the
-second has circuit-tracer read them and prints, per layout, how many tensors there are and which
-differ by a bit. TopK sets with ``k`` beside the tensors and stacked files it does not read.
+The first command writes a set in every layout, the same sets converted, and the tensors that this
+project reads from them. The second has circuit-tracer read them and prints, per layout, the number
+of tensors and which differ in any bit. circuit-tracer cannot read TopK sets with ``k`` as a tensor,
+or stacked files.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 N_LAYERS, D_MODEL = 3, 32
 NAMES = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold", "W_skip")
-OURS = "ours.safetensors"
+EXPECTED = "expected.safetensors"
 
 
 def write(folder: Path) -> None:
@@ -38,7 +39,7 @@ def write(folder: Path) -> None:
             if (value := getattr(layer, tensor)) is not None
         }
         for target in (plain, converted):
-            save_file(read, target / OURS)
+            save_file(read, target / EXPECTED)
 
 
 def compare(folder: Path) -> None:
@@ -46,19 +47,19 @@ def compare(folder: Path) -> None:
     import yaml
     from safetensors.torch import load_file
 
-    for layout in sorted(path for path in folder.iterdir() if (path / OURS).exists()):
+    for layout in sorted(path for path in folder.iterdir() if (path / EXPECTED).exists()):
         config = yaml.safe_load((layout / "config.yaml").read_text())
-        ours = load_file(layout / OURS)
+        expected = load_file(layout / EXPECTED)
         try:
-            theirs = _theirs(layout, config)
+            read = _peer_tensors(layout, config)
         except (RuntimeError, OSError, AssertionError, IndexError) as error:
             print(f"{layout.name:48} not read: {str(error).splitlines()[0]}")
             continue
-        differ = [k for k, v in theirs.items() if not torch.equal(ours[k].view(v.shape), v)]
-        print(f"{layout.name:48} {len(theirs)} tensors, differing: {differ or 'none'}")
+        differ = [k for k, v in read.items() if not torch.equal(expected[k].view(v.shape), v)]
+        print(f"{layout.name:48} {len(read)} tensors, differing: {differ or 'none'}")
 
 
-def _theirs(folder: Path, config: dict) -> dict:
+def _peer_tensors(folder: Path, config: dict) -> dict:
     import torch
     from circuit_tracer.transcoder import cross_layer_transcoder, single_layer_transcoder
 
@@ -74,14 +75,14 @@ def _theirs(folder: Path, config: dict) -> dict:
             paths, "", "mlp.hook_in", "mlp.hook_out", device, special_load_fn=special,
             lazy_encoder=False, lazy_decoder=False,
         )  # fmt: skip
-        found = {}
+        tensors = {}
         for number, layer in enumerate(layers):
             values = {name: getattr(layer, name, None) for name in NAMES}
             values["threshold"] = getattr(layer.activation_function, "threshold", None)
-            found |= {f"{k}.{number}": v.data for k, v in values.items() if v is not None}
-        return found
+            tensors |= {f"{k}.{number}": v.data for k, v in values.items() if v is not None}
+        return tensors
     if listed:
-        paths[N_LAYERS] = paths[N_LAYERS - 1]  # it leaves the last of its paths out
+        paths[N_LAYERS] = paths[N_LAYERS - 1]  # it ignores the last of its paths
         read = cross_layer_transcoder.load_gemma_scope_2_clt(
             paths, device=device, dtype=torch.float32
         )
@@ -89,13 +90,13 @@ def _theirs(folder: Path, config: dict) -> dict:
         read = cross_layer_transcoder.load_clt(
             str(folder), device=device, dtype=torch.float32, lazy_decoder=False, lazy_encoder=False
         )
-    found = {}
+    tensors = {}
     for number in range(N_LAYERS):
-        found |= {f"{k}.{number}": getattr(read, k)[number].data for k in NAMES[:4]}
-        found[f"threshold.{number}"] = read.activation_function.threshold[number, 0].data
-        if read.W_skip is not None:  # it multiplies from the other side
-            found[f"W_skip.{number}"] = read.W_skip[number].data.T
-    return found
+        tensors |= {f"{k}.{number}": getattr(read, k)[number].data for k in NAMES[:4]}
+        tensors[f"threshold.{number}"] = read.activation_function.threshold[number, 0].data
+        if read.W_skip is not None:  # multiplied from the other side
+            tensors[f"W_skip.{number}"] = read.W_skip[number].data.T
+    return tensors
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The numbers are circuit-tracer 0.5.0's (golden files made by `make_golden.py`)."""
+"""The numbers agree with circuit-tracer 0.5.0 (golden files made by `make_golden.py`)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def golden(case: str) -> Golden:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
-    """Opens (and keeps) the model of a case, its weights those that the peer was given."""
+    """Open, and keep, the model of a case with the weights that the peer was given."""
     root = tmp_path_factory.mktemp("parity")
 
     @cache
@@ -47,8 +47,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
         folders = make_cases.make(CASES[case], root / case)
         _, weights = golden_file.read(HERE / f"golden-{case}.safetensors")
         assert checksum(folders) == weights, (
-            f"the weights of {case} are no longer those its golden file was made from: the seeds "
-            "or tiny.py have changed; make the golden files again (see make_golden.py)"
+            f"the weights of {case} differ from those of its golden file: the seeds or tiny.py "
+            "changed; make the golden files again (see make_golden.py)"
         )
         return tracer.load(*map(str, folders), device="cpu")
 
@@ -69,7 +69,7 @@ def graph(model: Callable[[str], Model]) -> Callable[[str, str], tracer.Attribut
 Graphs = Callable[[str, str], tracer.AttributionGraph]
 
 
-def test_a_weight_that_differs_in_its_last_bit_is_noticed(tmp_path: Path) -> None:
+def test_a_checksum_changes_with_the_last_bit_of_a_weight(tmp_path: Path) -> None:
     folders = make_cases.make(CASES["llama-per-layer"], tmp_path)
     path = folders[1] / "layer_1.safetensors"
     before, tensors = checksum(folders), load_file(path)
@@ -80,30 +80,30 @@ def test_a_weight_that_differs_in_its_last_bit_is_noticed(tmp_path: Path) -> Non
 
 @EVERY_GRAPH
 def test_the_same_features_are_active_and_selected(graph: Graphs, case: str, size: str) -> None:
-    expected, found = golden(case), graph(case, size)
-    assert found.features.tolist() == expected[f"{size}.features"].tolist()
+    expected, traced = golden(case), graph(case, size)
+    assert traced.features.tolist() == expected[f"{size}.features"].tolist()
     assert torch.allclose(
-        torch.tensor(found.activations), expected[f"{size}.activations"], atol=1e-5
+        torch.tensor(traced.activations), expected[f"{size}.activations"], atol=1e-5
     )
-    assert len(found.features) == (LIMITS[size] or found.n_active_features)
-    assert found.n_active_features > max(filter(None, LIMITS.values()))
+    assert len(traced.features) == (LIMITS[size] or traced.n_active_features)
+    assert traced.n_active_features > max(filter(None, LIMITS.values()))
 
 
 @EVERY_GRAPH
 def test_the_same_logits_are_explained(graph: Graphs, case: str, size: str) -> None:
-    expected, found = golden(case), graph(case, size)
-    ids = [target.token_ids[0] for target in found.targets]
+    expected, traced = golden(case), graph(case, size)
+    ids = [target.token_ids[0] for target in traced.targets]
     assert ids == expected[f"{size}.logit_ids"].tolist()
-    probabilities = torch.tensor([target.probability for target in found.targets])
+    probabilities = torch.tensor([target.probability for target in traced.targets])
     assert torch.allclose(probabilities, expected[f"{size}.logit_probabilities"], atol=1e-6)
 
 
 @EVERY_GRAPH
 def test_every_edge_agrees(graph: Graphs, case: str, size: str) -> None:
     expected = golden(case)[f"{size}.adjacency"]
-    found = graph(case, size).to_dense()
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    edges = graph(case, size).to_dense()
+    assert edges.shape == expected.shape
+    assert (edges - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @EVERY_GRAPH
@@ -132,17 +132,17 @@ def test_interventions_give_the_same_logits(
         for layer, position, feature, value in expected["edits"].tolist()
     ]
     result = tracer.intervene(model(case), IDS, edits, **MODES[mode])
-    found = torch.tensor(result.edited_logits)
-    assert torch.allclose(found, expected[f"logits.{mode}"], atol=1e-4)
-    assert (found - torch.tensor(result.baseline_logits)).abs().max() > 0.05
+    edited = torch.tensor(result.edited_logits)
+    assert torch.allclose(edited, expected[f"logits.{mode}"], atol=1e-4)
+    assert (edited - torch.tensor(result.baseline_logits)).abs().max() > 0.05
 
 
-Said = tuple[list[int], Tensor]
+Generated = tuple[list[int], Tensor]
 """Generated tokens, and the ``(tokens, vocab)`` logits that each was chosen from."""
 
 
-def what_if(case: str, mode: str, reach: str) -> tracer.Scenario:
-    """The golden edits, at their positions or from there on."""
+def edited_scenario(case: str, mode: str, reach: str) -> tracer.Scenario:
+    """Return the golden edits, at their position only or from this position onward."""
     layers = MODES[mode].get("constrained_layers")
     return tracer.Scenario(
         f"{mode}.{reach}",
@@ -162,55 +162,55 @@ def what_if(case: str, mode: str, reach: str) -> tracer.Scenario:
 
 
 @pytest.fixture(scope="session")
-def said(model: Callable[[str], Model]) -> Callable[[str], dict[str, Said]]:
-    """What a case's model says on: as it is (``baseline``), and in every mode and reach.
+def generated(model: Callable[[str], Model]) -> Callable[[str], dict[str, Generated]]:
+    """Generate with a case's model: unedited (``baseline``), and in every mode and reach.
 
-    The logits of generated tokens are no part of an outcome: they are noted where they leave the
-    model. All scenarios are one batch.
+    An outcome does not have the logits of generated tokens, so they are recorded where they leave
+    the model. All scenarios are one batch.
     """
 
     @cache
-    def go_on(case: str) -> dict[str, Said]:
-        noted: dict[EditedRun, list[Tensor]] = {}
+    def generate_one(case: str) -> dict[str, Generated]:
+        recorded: dict[EditedRun, list[Tensor]] = {}
         step = EditedRun.step
 
-        def noting(run: EditedRun, *inputs: Any) -> tuple[Tensor, Any]:
+        def record(run: EditedRun, *inputs: Any) -> tuple[Tensor, Any]:
             logits, kept = step(run, *inputs)
-            noted.setdefault(run, []).append(logits[:, -1])
+            recorded.setdefault(run, []).append(logits[:, -1])
             return logits, kept
 
-        scenarios = [what_if(case, mode, reach) for mode in MODES for reach in REACHES]
+        scenarios = [edited_scenario(case, mode, reach) for mode in MODES for reach in REACHES]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(EditedRun, "step", noting)
+            patch.setattr(EditedRun, "step", record)
             run = tracer.run_scenarios(model(case), IDS, scenarios, generate=N_GENERATED)
-        rows = [row for steps in noted.values() for row in torch.stack(steps, dim=1)]
-        found = {}
+        rows = [row for steps in recorded.values() for row in torch.stack(steps, dim=1)]
+        by_name = {}
         for outcome, logits in zip((run.baseline, *run.outcomes), rows, strict=True):
             assert isinstance(outcome, tracer.Outcome)
             tokens = list(outcome.continuation)
             assert torch.allclose(torch.tensor(outcome.logits), logits[0], atol=1e-5)
-            found[outcome.name] = tokens, logits[: len(tokens)]
-        return found
+            by_name[outcome.name] = tokens, logits[: len(tokens)]
+        return by_name
 
-    return go_on
+    return generate_one
 
 
 @EVERY_CASE
 @pytest.mark.parametrize("reach", REACHES)
 @pytest.mark.parametrize("mode", MODES)
 def test_the_same_tokens_are_generated_from_the_same_logits(
-    said: Callable[[str], dict[str, Said]], case: str, mode: str, reach: str
+    generated: Callable[[str], dict[str, Generated]], case: str, mode: str, reach: str
 ) -> None:
-    """The first logits are the last prompt position's; the rest those of the generated tokens."""
+    """The first logits are those of the last prompt position, the rest of generated tokens."""
     expected = golden(case)
-    tokens, logits = said(case)[f"{mode}.{reach}"]
+    tokens, logits = generated(case)[f"{mode}.{reach}"]
     assert tokens == expected[f"generated.{mode}.{reach}.ids"].tolist()
-    theirs = expected[f"generated.{mode}.{reach}.logits"]
-    assert logits.shape == theirs.shape
-    assert (logits - theirs).abs().max() < 1e-4
-    plain = said(case)["baseline"][1]
+    peer_logits = expected[f"generated.{mode}.{reach}.logits"]
+    assert logits.shape == peer_logits.shape
+    assert (logits - peer_logits).abs().max() < 1e-4
+    plain = generated(case)["baseline"][1]
     both = slice(min(len(plain), len(logits)))
-    apart = (logits[both] - plain[both]).abs().amax(dim=1)
-    # Edits of the prompt may leave no trace that generated tokens could attend to, where they may
-    # write to the last layer alone.
-    assert (apart if reach == "on" else apart[:1]).min() > 0.05
+    change = (logits[both] - plain[both]).abs().amax(dim=1)
+    # Edits of the prompt that only write to the last layer leave nothing that generated tokens
+    # could attend to.
+    assert (change if reach == "on" else change[:1]).min() > 0.05

@@ -12,6 +12,7 @@ from tracer.features.cards import FeatureCard
 
 
 def save_index(folder: Path) -> Path:
+    """Write the index of one layer with three features, one of them labelled."""
     features = folder / "features"
     features.mkdir(parents=True)
     records = []
@@ -48,6 +49,6 @@ def save_index(folder: Path) -> Path:
 
 
 def known(card: FeatureCard | None) -> FeatureCard:
-    """A card that is there."""
+    """Return a card that must not be None."""
     assert card is not None
     return card

@@ -1,4 +1,4 @@
-"""A hub on this machine: enough of its protocol for ``huggingface_hub`` and for this project."""
+"""A Hugging Face Hub on this machine: the part of its protocol that this project uses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from local_server import LocalServer
 
 LFS_FROM = 1000
-"""Files of this many bytes and more are named by SHA-256, as the hub does with large ones."""
+"""Files of at least this many bytes have a SHA-256 as their name, as large files on the hub do."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +39,25 @@ class Repo:
 
 
 class HubServer(LocalServer):
-    """Repositories served at ``url``; ``requests`` lists what was asked, in order."""
+    """Serves repositories at ``url`` and records all ``requests``, in order."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.repos: dict[str, Repo] = {}
         self.breaks: dict[str, tuple[int, int]] = {}
-        """A path's end -> after how many bytes of an answer the connection is cut, how often."""
+        """End of a path -> (bytes after which the connection is cut, how many times)."""
         self.slowed: dict[str, tuple[int, threading.Event]] = {}
-        """A path's end -> after how many bytes of an answer it slows down, until when."""
+        """End of a path -> (bytes after which the answer slows down, event that ends it)."""
         self.damaged: set[str] = set()
-        """Ends of paths whose bytes are changed on their way."""
+        """Ends of paths whose last byte is changed in transfer."""
         self.status: int | None = None
-        """What every request is answered with, when set."""
+        """Status that every request is answered with, when set."""
         self.ranges = True
-        """Whether a part of a file can be asked for."""
+        """Whether requests for a part of a file are supported."""
         self.cdn: str | None = None
-        """Where large files are redirected to, when set: another server's address."""
-        self.login_page = False
-        """Answer everything with a page of HTML, as hotel networks do."""
+        """Address of a server that requests for large files are redirected to, when set."""
+        self.page: bytes | None = None
+        """Body that every request is answered with, when set: networks do this before a login."""
         super().__init__(_handler(self))
 
     def add(
@@ -68,14 +68,14 @@ class HubServer(LocalServer):
         token: str | None = None,
         private: bool = False,
     ) -> str:
-        """Publish a folder, or contents by path, as a new commit of ``main``; returns the commit.
+        """Publish a folder, or contents by path, as a new commit of ``main``; return the commit.
 
-        ``gated`` shows the files' names to everybody and their contents only to ``token``;
-        ``private`` shows nothing to others.
+        A ``gated`` repository lists its files for everybody and sends them only to ``token``; a
+        ``private`` one is hidden from everybody else.
         """
         if isinstance(files, Path):
-            found = (path for path in sorted(files.rglob("*")) if path.is_file())
-            contents = {path.relative_to(files).as_posix(): path.read_bytes() for path in found}
+            inside = (path for path in sorted(files.rglob("*")) if path.is_file())
+            contents = {path.relative_to(files).as_posix(): path.read_bytes() for path in inside}
         else:
             contents = {p: c.encode() if isinstance(c, str) else c for p, c in files.items()}
         known = self.repos.setdefault(repo, Repo(gated, private, token))
@@ -89,21 +89,21 @@ class HubServer(LocalServer):
         return commit
 
     def tag(self, repo: str, name: str, commit: str) -> None:
-        """Give a commit a second name."""
+        """Add a tag to a commit."""
         self.repos[repo].revisions[name] = commit
 
     def break_after(self, path: str, sent: int, times: int = 1) -> None:
-        """Cut the next ``times`` answers that hold this file's contents after ``sent`` bytes."""
+        """Cut the next ``times`` answers with this file's contents after ``sent`` bytes."""
         self.breaks[path] = (sent, times)
 
     def slow_after(self, path: str, sent: int) -> threading.Event:
-        """From ``sent`` bytes on send this file byte by byte, until the event is set."""
+        """Send this file byte by byte after ``sent`` bytes, until the returned event is set."""
         quick = threading.Event()
         self.slowed[path] = (sent, quick)
         return quick
 
     def asked(self, part: str, method: str = "GET") -> list[Request]:
-        """The requests whose path holds ``part``."""
+        """Return the requests whose path contains ``part``."""
         return [r for r in self.requests if part in r.path and r.method == method]
 
 
@@ -114,7 +114,7 @@ def etag(content: bytes) -> str:
 
 
 def _entry(path: str, content: bytes, tree: bool) -> dict[str, Any]:
-    """How the two listings of the hub describe a file."""
+    """Return a file's entry in one of the hub's two listings."""
     name, oid = ("path", "oid") if tree else ("rfilename", "blobId")
     git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     entry: dict[str, Any] = {name: path, "size": len(content), oid: git}
@@ -176,12 +176,12 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                     self.wfile.write(content[:cut])
                     self.wfile.flush()
                 except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True  # the client has gone: it was cancelled
+                    self.close_connection = True  # the client was cancelled
             if cut is not None:
                 self.close_connection = True
 
         def _trickle(self, content: bytes, sent: int, quick: threading.Event) -> bytes:
-            """Send a part of ``content``, its end slowly; returns what is left."""
+            """Send ``content``, slowly after ``sent`` bytes; return the part that was not sent."""
             self.wfile.write(content[:sent])
             while sent < len(content) and not quick.wait(0.01):
                 self.wfile.write(content[sent : sent + 1])
@@ -191,23 +191,23 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def _refuse(self, status: int, code: str, body: bool) -> None:
             self._answer(status, b"", {"X-Error-Code": code, "X-Error-Message": code}, body)
 
-        def _json(self, found: Any, body: bool) -> None:
-            content = json.dumps(found).encode()
+        def _json(self, value: Any, body: bool) -> None:
+            content = json.dumps(value).encode()
             self._answer(200, content, {"Content-Type": "application/json"}, body)
 
         def _serve(self, body: bool) -> None:
             path = unquote(urlsplit(self.path).path)
             if hub.status is not None:
                 return self._answer(hub.status, b"", body=body)
-            if hub.login_page:
-                return self._answer(200, b"<html>Welcome, guest</html>", body=body)
+            if hub.page is not None:
+                return self._answer(200, hub.page, body=body)
             api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path)
             resolve = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
             match = api or resolve
             repo = hub.repos.get(match.group(1)) if match else None
             bearer = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
-            let_in = repo is not None and bearer is not None and bearer == repo.token
-            if match is None or repo is None or (repo.private and not let_in):
+            granted = repo is not None and bearer is not None and bearer == repo.token
+            if match is None or repo is None or (repo.private and not granted):
                 return self._refuse(404 if bearer else 401, "RepoNotFound", body)
             revision = (match.group(3) if api else match.group(2)) or "main"
             revision, _, below = revision.partition("/") if api else (revision, "", "")
@@ -217,7 +217,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 return self._refuse(404, "RevisionNotFound", body)
             if api:
                 return self._list(match.group(1), commit, files, api.group(2), below, body)
-            if repo.gated and not let_in:
+            if repo.gated and not granted:
                 return self._refuse(403 if bearer else 401, "GatedRepo", body)
             if match.group(3) not in files:
                 return self._refuse(404, "EntryNotFound", body)
@@ -236,8 +236,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 inside = [p for p in sorted(files) if not below or p.startswith(f"{below}/")]
                 return self._json([_entry(p, files[p], True) for p in inside], body)
             siblings = [_entry(p, files[p], False) for p in sorted(files)]
-            found = {"id": repo, "modelId": repo, "sha": commit, "siblings": siblings}
-            return self._json(found, body)
+            info = {"id": repo, "modelId": repo, "sha": commit, "siblings": siblings}
+            return self._json(info, body)
 
         def _file(self, commit: str, path: str, content: bytes, body: bool) -> None:
             headers = {
@@ -252,9 +252,9 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if hub.cdn is not None and body and len(content) >= LFS_FROM:
                 return self._answer(302, b"", headers | {"Location": hub.cdn + self.path})
             status, size = 200, len(content)
-            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-            if asked and hub.ranges:
-                start, stop = int(asked.group(1)), min(int(asked.group(2) or size), size - 1) + 1
+            span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if span and hub.ranges:
+                start, stop = int(span.group(1)), min(int(span.group(2) or size), size - 1) + 1
                 if start >= size:
                     return self._answer(416, b"", {"Content-Range": f"bytes */{size}"}, body)
                 content, status = content[start:stop], 206

@@ -1,4 +1,4 @@
-"""A server on this machine, from the beginning of a ``with`` block to its end."""
+"""An HTTP server on this machine that runs for the length of a ``with`` block."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Self
 
 
 class LocalServer:
-    """Answers at ``url`` with a handler of requests; the base of every stand-in for a site."""
+    """Answers at ``url`` with a request handler; the base of every stand-in for a site."""
 
     def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
         self.connections: list[socket.socket] = []
-        """Those that a handler noted, to be cut when the server stops."""
+        """Connections noted by a handler, to be cut when the server stops."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -28,7 +28,7 @@ class LocalServer:
         self.stop()
 
     def stop(self) -> None:
-        """Stop answering: from now on the address is unreachable."""
+        """Stop: the address is unreachable from now on."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()

@@ -1,4 +1,4 @@
-"""A stand-in for Neuronpedia's feature API, with the answers of a test."""
+"""A stand-in for Neuronpedia's feature API that answers what a test tells it to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class NeuronpediaServer(LocalServer):
 
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}
-        """``"model/3-set/417"`` -> what is sent as JSON, or bytes to send as they are."""
+        """``"model/3-set/417"`` -> value to send as JSON, or bytes to send unchanged."""
         self.status = 200
         self.headers: dict[str, str] = {}
         self.requests: list[str] = []
@@ -22,14 +22,14 @@ class NeuronpediaServer(LocalServer):
 
 
 def _handler(neuronpedia: NeuronpediaServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):  # HTTP/1.0: a connection for every request
+    class Handler(BaseHTTPRequestHandler):  # HTTP/1.0: one connection per request
         def log_message(self, *_: object) -> None:
             pass
 
         def do_GET(self) -> None:
-            place = self.path.removeprefix("/api/feature/")
-            neuronpedia.requests.append(place)
-            answer = neuronpedia.answers.get(place)
+            feature = self.path.removeprefix("/api/feature/")
+            neuronpedia.requests.append(feature)
+            answer = neuronpedia.answers.get(feature)
             status = neuronpedia.status
             if status == 200 and answer is None:
                 status = 404
@@ -47,7 +47,7 @@ def _handler(neuronpedia: NeuronpediaServer) -> type[BaseHTTPRequestHandler]:
 
 
 def feature(**changes: Any) -> dict[str, Any]:
-    """An answer in the API's form."""
+    """Return an answer in the API's form, with ``changes``."""
     answer = {
         "explanations": [{"description": "Texan cities", "typeName": "np_acts-logits-general"}],
         "activations": [

@@ -1,8 +1,10 @@
-"""Graphs as circuit-tracer saves them, with records of the same names as its own."""
+"""Graphs in the form that circuit-tracer saves, with records of the same names."""
 
 from __future__ import annotations
 
 import io
+import math
+import random
 import zipfile
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,7 +13,7 @@ import torch
 
 N_LAYERS, N_POSITIONS, N_LOGITS = 2, 3, 2
 ACTIVE = [(0, 1, 7), (0, 2, 3), (1, 1, 0), (1, 2, 9), (1, 2, 5)]
-SELECTED = [3, 0, 2]  # in no order, and not all of them
+SELECTED = [3, 0, 2]  # unordered, and not all of them
 N = len(SELECTED) + N_LAYERS * N_POSITIONS + N_POSITIONS + N_LOGITS
 
 
@@ -41,7 +43,7 @@ PLACES = {
 
 
 def matrix() -> torch.Tensor:
-    """Random effects on features and targets from lower layers, in the order of the file."""
+    """Return random effects from lower layers on features and targets, in the file's order."""
     generator = torch.Generator().manual_seed(3)
     dense = torch.zeros(N, N)
     features = [ACTIVE[i] for i in SELECTED]
@@ -56,8 +58,8 @@ def matrix() -> torch.Tensor:
 
 
 def stored(**changes: Any) -> dict[str, Any]:
-    """What circuit-tracer 0.5.0 puts into a file; None takes a key out."""
-    whole = {
+    """Return what circuit-tracer 0.5.0 saves, with changes; None removes a key."""
+    content = {
         "input_string": "<bos>big dog",
         "adjacency_matrix": matrix(),
         "cfg": UnifiedConfig(N_LAYERS),
@@ -70,7 +72,7 @@ def stored(**changes: Any) -> dict[str, Any]:
         "activation_values": torch.arange(1.0, 6.0),
         "scan": "gemma",
     } | changes
-    return {key: value for key, value in whole.items() if value is not None}
+    return {key: value for key, value in content.items() if value is not None}
 
 
 def saved(content: Any, **options: Any) -> bytes:
@@ -80,7 +82,7 @@ def saved(content: Any, **options: Any) -> bytes:
 
 
 def zipped(content: bytes, changed: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
-    """The same zip, with other contents where a name is in ``changed``."""
+    """Return the zip with other contents for the file names in ``changed``."""
     buffer = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(content)) as old,
@@ -89,3 +91,46 @@ def zipped(content: bytes, changed: dict[str, bytes], method: int = zipfile.ZIP_
         for name in old.namelist():
             new.writestr(name, changed.get(name.rpartition("/")[2], old.read(name)))
     return buffer.getvalue()
+
+
+def _junk(draw: random.Random) -> Any:
+    """Return a value that a key of the file may hold after an accident."""
+    deep: list[Any] = []
+    for _ in range(200):
+        deep = [deep]
+    return draw.choice(
+        [
+            *(0, -1, 3, True, 0.5, math.nan, math.inf, 2**31, 2**63, 10**30, 10**400),
+            *("", "x", "\ud800", b"x", (), [], [1], [None], {}, {"n_layers": 2}, deep, ["\ud800"]),
+            *(torch.tensor(v) for v in (0, 1.5, True, [], [1, 2], [0.5, math.nan], [[1, 2, 3]])),
+            *(torch.zeros(n) for n in ((0, 3), (N, N), (2, 2, 2))),
+            *(torch.zeros(3, dtype=t) for t in (torch.float16, torch.int8, torch.bool)),
+            torch.full((N, N), math.nan),
+            torch.ones(N, N),
+            torch.tensor(1).expand(5, 3),
+            UnifiedConfig(draw.choice([None, 0, -1, 2, 10**9, 0.5, "2", []])),
+            [LogitTarget(" a", draw.choice([-1, 3, 2**40, None, "x"])), LogitTarget(" b", 4)],
+            [LogitTarget(draw.choice(["\ud800", 3, None, ""]), 5), LogitTarget(" b", 4)],  # type: ignore[arg-type]
+        ]
+    )
+
+
+def mutated(seed: int) -> bytes:
+    """Return a file after one random accident: to what it holds, its pickle, or its bytes."""
+    draw = random.Random(seed)
+    content = saved(stored())
+    kind = seed % 4
+    if kind == 0:
+        changed = bytearray(content)
+        for _ in range(draw.choice([1, 1, 3, 20])):
+            changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+        return bytes(changed[: draw.choice([len(changed)] * 3 + [draw.randrange(len(changed))])])
+    if kind == 1:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            instructions = bytearray(archive.read(name))
+        for _ in range(draw.choice([1, 1, 3])):
+            instructions[draw.randrange(2, len(instructions))] = draw.randrange(256)
+        return zipped(content, {"data.pkl": bytes(instructions)})
+    intact = stored()
+    return saved(intact | {draw.choice(sorted(intact)): _junk(draw)})

@@ -1,4 +1,4 @@
-"""Write a transcoder set in every layout that sets are published in, from the same numbers."""
+"""Write the same transcoder set in every layout that sets are published in."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def top_k(folder: Path) -> Path:
 
 
 def top_k_stored(folder: Path) -> Path:
-    """``k`` beside the tensors instead of in the config."""
+    """``k`` as a tensor instead of in the config."""
     tiny.save_transcoders(folder, activation="topk")
     _configure(folder, drop=("activation", "k"))
     for layer in range(N_LAYERS):
@@ -39,7 +39,7 @@ def top_k_stored(folder: Path) -> Path:
 
 
 def listed(folder: Path) -> Path:
-    """The per-layer files in other places, which the config lists."""
+    """The per-layer files in other folders, listed in the config."""
     per_layer(folder)
     names = []
     for layer in range(N_LAYERS):
@@ -52,10 +52,10 @@ def listed(folder: Path) -> Path:
 
 
 def gemma_scope(folder: Path) -> Path:
-    """``params.npz`` with the encoder turned round; reads the normalised residual stream."""
+    """``params.npz`` with a transposed encoder; reads the normalised residual stream."""
     tiny.save_transcoders(folder, read="ln2.hook_normalized", write="hook_mlp_out")
     names = []
-    for layer, tensors in enumerate(_taken(folder, "layer_{}.safetensors")):
+    for layer, tensors in enumerate(_take_tensors(folder, "layer_{}.safetensors")):
         names.append(f"layer_{layer}/width_16k/average_l0_{70 + layer}/params.npz")
         (folder / names[-1]).parent.mkdir(parents=True)
         arrays = {name: tensors[name].numpy() for name in ("W_dec", "b_enc", "b_dec")}
@@ -67,10 +67,10 @@ def gemma_scope(folder: Path) -> Path:
 
 
 def gemma_scope_2(folder: Path) -> Path:
-    """Lower-case keys, encoder and skip connection turned round."""
+    """Lower-case keys, encoder and skip connection transposed."""
     per_layer(folder)
     names = []
-    for layer, tensors in enumerate(_taken(folder, "layer_{}.safetensors")):
+    for layer, tensors in enumerate(_take_tensors(folder, "layer_{}.safetensors")):
         names.append(f"transcoder_all/layer_{layer}_width_16k_l0_small_affine/params.safetensors")
         (folder / names[-1]).parent.mkdir(parents=True)
         save_file(_lower_case(tensors), folder / names[-1])
@@ -79,9 +79,9 @@ def gemma_scope_2(folder: Path) -> Path:
 
 
 def gemma_scope_2_cross_layer(folder: Path) -> Path:
-    """A file a layer; decoders name all layers, those before the feature's own hold zeros."""
+    """One file per layer; decoders have outputs for all layers, zeros before the feature's own."""
     names = []
-    for layer, tensors in enumerate(_all_outputs(cross_layer(folder))):
+    for layer, tensors in enumerate(_with_all_outputs(cross_layer(folder))):
         names.append(f"clt/layer_{layer}/params.safetensors")
         (folder / names[-1]).parent.mkdir(parents=True)
         save_file(_lower_case(tensors), folder / names[-1])
@@ -90,8 +90,8 @@ def gemma_scope_2_cross_layer(folder: Path) -> Path:
 
 
 def gemma_scope_2_stacked(folder: Path) -> Path:
-    """All layers stacked in one file that the config does not name."""
-    layers = [_lower_case(tensors) for tensors in _all_outputs(cross_layer(folder))]
+    """All layers stacked in one file that the config does not list."""
+    layers = [_lower_case(tensors) for tensors in _with_all_outputs(cross_layer(folder))]
     stacked = {name: torch.stack([layer[name] for layer in layers]) for name in layers[0]}
     save_file(stacked, folder / "params.safetensors")
     return folder
@@ -116,8 +116,8 @@ def _configure(folder: Path, drop: tuple[str, ...] = (), **changes: object) -> N
     path.write_text(yaml.safe_dump({k: v for k, v in config.items() if k not in drop}))
 
 
-def _taken(folder: Path, name: str) -> list[Tensors]:
-    """The tensors of every layer's file, which is deleted."""
+def _take_tensors(folder: Path, name: str) -> list[Tensors]:
+    """Return the tensors of every layer's file, and delete the files."""
     layers = []
     for layer in range(N_LAYERS):
         path = folder / name.format(layer)
@@ -126,11 +126,11 @@ def _taken(folder: Path, name: str) -> list[Tensors]:
     return layers
 
 
-def _all_outputs(folder: Path) -> list[Tensors]:
-    """A cross-layer set's tensors without the layer in their names, decoders filled up."""
+def _with_all_outputs(folder: Path) -> list[Tensors]:
+    """Return a cross-layer set's tensors without layers in their names, decoders padded."""
     encoders, decoders = (
-        _taken(folder, "W_enc_{}.safetensors"),
-        _taken(folder, "W_dec_{}.safetensors"),
+        _take_tensors(folder, "W_enc_{}.safetensors"),
+        _take_tensors(folder, "W_dec_{}.safetensors"),
     )
     layers = []
     for layer, (encoder, decoder) in enumerate(zip(encoders, decoders, strict=True)):

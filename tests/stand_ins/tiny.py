@@ -1,4 +1,4 @@
-"""Small random models and transcoder sets, saved in the exact layouts that real ones come in."""
+"""Small random models and transcoder sets, saved in the layouts of published ones."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["ARCHITECTURES", "IDS", "PROMPT", "save_model", "save_transcoders"]
 N_FEATURES = 24
 PROMPT = "w1 w7 w2 w30 w11"
 IDS = (1, 5, 11, 6, 34, 15)
-"""The prompt's tokens, for a family whose folders are read by a tokenizer of another kind."""
+"""The token ids of the prompt, for families that read their folder with another tokenizer."""
 
 
 def save_model(folder: Path, architecture: str = "llama") -> Path:
-    """A random model of ``architecture`` with a word-level tokenizer, in a Hugging Face folder."""
+    """Save a random model of ``architecture`` with a word-level tokenizer; return its folder."""
     tiny_models.build(architecture).save_pretrained(folder)
     tokenizer = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>")
@@ -46,7 +46,7 @@ def save_transcoders(
     activation: str = "jumprelu",
     skip: bool = False,
 ) -> Path:
-    """A random transcoder set that fits :func:`save_model`, in a published layout."""
+    """Save a random transcoder set for a model of :func:`save_model`; return its folder."""
     generator = torch.Generator().manual_seed(11)
     folder.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {

@@ -1,8 +1,8 @@
-"""Small random language models of the supported families: what `tiny.save_model` saves.
+"""Small random language models of the supported families, saved by `tiny.save_model`.
 
-Each has three blocks of width 32 and is small everywhere else, but keeps what sets its family
-apart: shared key heads, sliding windows, norms before and after, parallel blocks, soft caps,
-attention sinks, experts.
+Each has three blocks of width 32 and is small everywhere else, but has the traits of its family:
+shared key heads, sliding windows, norms before and after, parallel blocks, soft caps, attention
+sinks, experts.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _gemma2() -> Any:
 
 
 def _gemma3_text() -> Any:
-    """Two layers that see four tokens and turn at their own rotary base, one that sees all."""
+    """Two layers with a window of four tokens and a rotary base of their own, one without."""
     return Gemma3TextConfig(
         **GROUPED,
         head_dim=8,
@@ -85,7 +85,7 @@ def _gemma3_text() -> Any:
 
 
 def _gemma3_multimodal() -> Any:
-    """The class of gemma-3-4b and up: the same text model beside one that looks at pictures."""
+    """The class of gemma-3-4b and larger: the same text model, with a vision model."""
     return Gemma3ForConditionalGeneration(
         Gemma3Config(
             text_config=_gemma3_text().to_dict(),
@@ -132,10 +132,10 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
 
 
 def build(architecture: str, seed: int = 7) -> Any:
-    """A random model of ``architecture``; norms and biases too, so that none of them hides.
+    """Return a random model of ``architecture``, with random norms and biases, too.
 
-    Nothing is left of the library's own initial values but the constants (a norm's gain begins at
-    0 or 1), so a seed gives the same model whatever the library draws.
+    Only constants remain of the library's initial values (a norm's gain starts at 0 or 1), so a
+    seed gives the same model whatever the library draws.
     """
     model = ARCHITECTURES[architecture]()
     generator = torch.Generator().manual_seed(seed)
@@ -148,8 +148,9 @@ def build(architecture: str, seed: int = 7) -> Any:
 
 
 def spread(generator: torch.Generator, *shape: int) -> torch.Tensor:
-    """Random numbers of mean 0 and variance 1.
+    """Return uniform random numbers of mean 0 and variance 1.
 
-    Uniform: a normal variate's logarithm and cosine differ in the last bit between processors.
+    Normal ones are computed with a logarithm and a cosine, whose last bits differ between
+    processors.
     """
     return (torch.rand(shape, generator=generator) - 0.5) * 12**0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,16 @@ from import_graph import (
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("tracer", "cache", "charts", "pages")
 MAX_LINES = 400
-GROUND = {"__init__.py", "__main__.py", "errors.py", "types.py", "files.py", "paths.py"}
+GROUND = {
+    "__init__.py",
+    "__main__.py",
+    "errors.py",
+    "progress.py",
+    "types.py",
+    "files.py",
+    "paths.py",
+    "parsing.py",
+}
 """The only modules directly in ``tracer/``."""
 
 FORBIDDEN: dict[str, tuple[str, ...]] = {
@@ -74,6 +84,29 @@ def test_imports_run_downward(path: str) -> None:
     assert violations(path, (ROOT / path).read_text(encoding="utf-8")) == []
 
 
+def overlong(root: Path) -> list[str]:
+    """Return every Python file of the checkout that is too long, tests and scripts included."""
+    folders = (*FOLDERS, "tests", "benchmarks", "scripts")
+    paths = [path for folder in folders for path in (root / folder).rglob("*.py")]
+    return [
+        f"{path.relative_to(root).as_posix()} has {lines} lines, at most {MAX_LINES} may be"
+        for path in sorted(paths)
+        if (lines := path.read_text(encoding="utf-8").count("\n")) > MAX_LINES
+    ]
+
+
+def test_no_file_is_too_long_tests_and_scripts_included() -> None:
+    assert overlong(ROOT) == []
+
+
+@pytest.mark.parametrize("folder", ["tests/unit", "benchmarks", "scripts", "tracer/graph"])
+def test_a_file_that_is_too_long_is_found(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "long.py").write_text("\n" * (MAX_LINES + 1))
+    (tmp_path / folder / "short.py").write_text("\n" * MAX_LINES)
+    assert overlong(tmp_path) == [f"{folder}/long.py has {MAX_LINES + 1} lines, at most 400 may be"]
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_room_has_files(room: str) -> None:
     assert any(room_of(module_name(path)) == room for path in files())
@@ -109,9 +142,8 @@ def test_a_reversed_import_breaks_the_order(module: str, target: str) -> None:
 def test_a_circle_inside_a_room_is_found() -> None:
     imports = read_imports()
     imports["tracer.graph.nodes"] |= {"tracer.graph.graph"}
-    assert ("tracer.graph.graph", "tracer.graph.influence", "tracer.graph.nodes") in circles(
-        imports
-    )
+    modules = ("graph", "graph_file", "influence", "nodes", "order", "stored_generic")
+    assert tuple(f"tracer.graph.{name}" for name in modules) in circles(imports)
 
 
 def test_a_folder_that_is_not_in_the_list_is_refused() -> None:
@@ -209,6 +241,8 @@ LIGHT_ROOMS = (
     "tracer/types",
     "tracer/files",
     "tracer/paths",
+    "tracer/parsing",
+    "tracer/progress",
     "tracer/graph",
     "tracer/hub",
     "tracer/catalog",
@@ -226,6 +260,8 @@ LIGHT_MODULES = (
     "tracer.interventions",
     "tracer.interventions.scenario",
     "tracer.interventions.faithfulness",
+    "tracer.interventions.script",
+    "tracer.interventions.transfer",
 )
 """The same for single modules of rooms that compute."""
 
@@ -238,3 +274,15 @@ def test_reading_a_graph_and_its_features_needs_no_torch() -> None:
 
 def test_the_heavy_packages_are_noticed() -> None:
     assert "pandas" in loaded_by(["pandas"])
+
+
+def test_no_two_test_files_have_the_same_name() -> None:
+    """Test folders are not packages, so pytest imports one of two such files for both."""
+    names = Counter(
+        path.name for path in (ROOT / "tests").rglob("test_*.py") if not _in_package(path)
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def _in_package(path: Path) -> bool:
+    return (path.parent / "__init__.py").exists()

@@ -1,7 +1,8 @@
 """Build atlas from its facts and a seed: model, transcoder sets, feature indexes.
 
-Each stage writes into a temporary folder that is renamed when whole, beside a stamp of all that
-shaped it; a stage whose stamp matches is skipped, so an interrupted build goes on where it was.
+Each stage writes to a temporary folder that is renamed when it is complete, with a stamp of
+everything that determines it. A stage whose stamp matches is skipped, so an interrupted build
+resumes at the stage where it stopped.
 """
 
 from __future__ import annotations
@@ -17,25 +18,29 @@ from typing import Any, Final
 
 import torch
 
-from tracer.atlas import corpus, dictionary_training, facts, feature_index, tokenizer, training
+from tracer.atlas import corpus, facts, feature_index, tokenizer, training
 from tracer.atlas.corpus import Sentence
+from tracer.atlas.prefix_source import PrefixSource, SetRecipe
 from tracer.atlas.prefixes import Prefixes, collect_prefixes
 from tracer.model.bridge import Bridge
 from tracer.model.model import load
 from tracer.paths import ATLAS_WEIGHTS
+from tracer.training.trainer import fit
+from tracer.transcoders.config import ReadPoint, WritePoint
+from tracer.transcoders.save import save_transcoders
 
 Report = Callable[[str], None]
 STAMP: Final = "stamp.json"
 SETS: Final = {
-    "per-layer": dictionary_training.DictionaryConfig(cross_layer=False),
-    "cross-layer": dictionary_training.DictionaryConfig(cross_layer=True),
+    "per-layer": SetRecipe(cross_layer=False),
+    "cross-layer": SetRecipe(cross_layer=True),
 }
 
 
 def build(
     folder: Path = ATLAS_WEIGHTS, report: Report = lambda line: None, threads: int = 2
 ) -> None:
-    """Make whatever is missing in ``folder``; about 25 minutes on two CPU cores from nothing."""
+    """Build whatever is missing in ``folder``; all of it takes 25 minutes on two CPU cores."""
     torch.set_num_threads(threads)
     every = list(corpus.sentences())
     model_config = training.TrainingConfig()
@@ -57,15 +62,17 @@ def build(
     prefixes = collect_prefixes(bridge, every)
     report(f"{len(prefixes.prompts)} prompts, {len(prefixes)} distinct prefixes")
     corpus_file = folder / "corpus.jsonl"
-    corpus_file.unlink(missing_ok=True)  # of an interrupted build, perhaps of other prompts
+    corpus_file.unlink(missing_ok=True)  # left by an interrupted build, perhaps of other prompts
     for name, config, set_stamp, index_stamp in stages:
-        said = partial(_prefixed, report, name)
+        report_set = partial(_prefixed, report, name)
         if not _is_built(folder / name, set_stamp):
-            _stage(folder / name, set_stamp, partial(_train_set, prefixes, config, report=said))
+            _stage(
+                folder / name, set_stamp, partial(train_set, prefixes, config, report=report_set)
+            )
         if not _is_built(folder / name / "features", index_stamp):
             if not corpus_file.exists():
                 feature_index.write_corpus(prefixes, _token_names(bridge), corpus_file)
-            make = partial(_build_index, folder, name, corpus_file, report=said)
+            make = partial(_build_index, folder, name, corpus_file, report=report_set)
             _stage(folder / name / "features", index_stamp, make)
     corpus_file.unlink(missing_ok=True)
 
@@ -90,7 +97,7 @@ def _stage(folder: Path, stamp: dict[str, Any], make: Callable[[Path], None]) ->
 
 
 def all_names() -> list[str]:
-    """Every name that is one token."""
+    """Return every name that must be one token."""
     names: list[str] = []
     for state in facts.states():
         names += [state.name, state.abbreviation, state.region, state.capital, *state.cities]
@@ -114,8 +121,8 @@ def _train_model(
     def score(model: Any) -> str:
         model.eval()
         shares = [
-            f"{family} {training.accuracy(model, words, asked[:600]):.3f}"
-            for family, asked in dev.items()
+            f"{family} {training.accuracy(model, words, questions[:600]):.3f}"
+            for family, questions in dev.items()
         ]
         model.train()
         return "held out: " + ", ".join(shares)
@@ -126,11 +133,17 @@ def _train_model(
     words.save_pretrained(out)
 
 
-def _train_set(
-    prefixes: Prefixes, config: dictionary_training.DictionaryConfig, out: Path, report: Report
-) -> None:
-    dictionary = dictionary_training.train_dictionary(prefixes, config, report)
-    dictionary_training.save_dictionary(dictionary, out)
+def train_set(prefixes: Prefixes, config: SetRecipe, out: Path, report: Report) -> None:
+    """Train one set with the general trainer and write it to ``out``."""
+    recipe = config.recipe()
+    dictionary = fit(PrefixSource(prefixes, recipe), recipe, report)
+    transcoders = dictionary.to_transcoders(
+        ReadPoint.MLP_INPUT,
+        WritePoint.MLP_OUTPUT,
+        scan="atlas-clt" if config.cross_layer else "atlas-plt",
+        model_name="atlas",
+    )
+    save_transcoders(transcoders, out)
 
 
 def _build_index(folder: Path, name: str, corpus_file: Path, out: Path, report: Report) -> None:
@@ -139,7 +152,7 @@ def _build_index(folder: Path, name: str, corpus_file: Path, out: Path, report: 
 
 
 def write_corpus(path: Path, folder: Path = ATLAS_WEIGHTS) -> int:
-    """Write the corpus that the feature indexes are built from; returns its number of prompts."""
+    """Write the corpus that the feature indexes are built from; return its number of prompts."""
     bridge = Bridge(folder / "model", torch.device("cpu"), torch.float32)
     prefixes = collect_prefixes(bridge, list(corpus.sentences()))
     feature_index.write_corpus(prefixes, _token_names(bridge), path)

@@ -1,4 +1,4 @@
-"""Do atlas's graphs tell the truth, and does one group of features carry the language?"""
+"""Are atlas's graphs faithful, and does one supernode carry the language of the answer?"""
 
 from __future__ import annotations
 
@@ -20,26 +20,29 @@ from tracer.model.model import Model
 from tracer.types import FeatureId, NodeId
 
 STRONGEST: Final = 30
-"""Features of a pruned graph that are switched off, the most influential ones."""
-AWAY: Final = -1.0
-"""Times its activation: what the supernode that is to go is set to."""
+"""Number of features of a pruned graph that are switched off, the most influential ones."""
+REMOVED_SCALE: Final = -1.0
+"""Multiple of its activation that the removed supernode is set to."""
 _EVERY: Final = 3
-"""Of the word pairs, one in so many is asked about."""
+"""One pair of opposites in so many is tested."""
 
 
 @dataclass(frozen=True)
-class TruthFigures:
-    """Pearson's r of predicted and measured effects on the answer's logit, over a prompt's
-    features, with attention patterns and norm scales held."""
+class Faithfulness:
+    """Correlation (Pearson's r) of predicted and measured effects on the answer's logit.
 
-    truth: dict[str, float]
-    """Of the first prompt of each group of the gallery, by its title."""
-    truth_gallery_median: float
-    truth_gallery_lowest: float
+    One feature of a prompt is switched off at a time, with attention and norms frozen.
+    """
+
+    by_title: dict[str, float]
+    """Title of the first prompt of each group of the gallery -> its correlation."""
+    faithfulness_median: float
+    """Median over all prompts of the gallery."""
+    faithfulness_lowest: float
 
 
-def truth_of(model: Model, prompt: str, limit: int = STRONGEST) -> EffectCheck:
-    """Switch the strongest features of the pruned graph off, one at a time."""
+def check_prompt(model: Model, prompt: str, limit: int = STRONGEST) -> EffectCheck:
+    """Switch the most influential features of the pruned graph off, one at a time."""
     pruned = prune(trace(model, prompt))
     index = pruned.graph.index
     nodes = [node for node in pruned.nodes if node.kind == "feature"]
@@ -49,21 +52,24 @@ def truth_of(model: Model, prompt: str, limit: int = STRONGEST) -> EffectCheck:
     return check_target(pruned.graph, groups, run, 0)
 
 
-def truth_figures(model: Model) -> TruthFigures:
-    """Of every prompt of the gallery."""
-    found = {entry: truth_of(model, entry.prompt).correlation for entry in gallery()}
+def gallery_faithfulness(model: Model) -> Faithfulness:
+    """Check every prompt of the gallery."""
+    correlations = {entry: check_prompt(model, entry.prompt).correlation for entry in gallery()}
     first = {entry.group: entry for entry in reversed(gallery())}
-    return TruthFigures(
-        truth={entry.title: found[entry] for entry in found if first[entry.group] == entry},
-        truth_gallery_median=statistics.median(found.values()),
-        truth_gallery_lowest=min(found.values()),
+    return Faithfulness(
+        by_title={e.title: r for e, r in correlations.items() if first[e.group] == e},
+        faithfulness_median=statistics.median(correlations.values()),
+        faithfulness_lowest=min(correlations.values()),
     )
 
 
 @dataclass(frozen=True)
 class LanguageSwaps:
-    """How often exchanging one supernode, the features labelled "say a … word" in the pruned graph,
-    for that of the same question in another language moves the answer to that language."""
+    """How often swapping one supernode moves the answer to another language.
+
+    The supernode is all features labelled "say a … word" in the pruned graph. It is exchanged for
+    that of the same question in the other language.
+    """
 
     language_swap: float
     """Among English, Spanish and German."""
@@ -73,7 +79,7 @@ class LanguageSwaps:
 
 @dataclass(frozen=True)
 class _Question:
-    """The opposite of a word in one language: its graph's supernode, with activations."""
+    """The opposite of a word in one language, with the activations of its graph's supernode."""
 
     prompt: str
     answer: str
@@ -81,27 +87,29 @@ class _Question:
 
 
 def language_swaps(model: Model) -> LanguageSwaps:
-    """The prompt's own supernode is set to -1x, the other takes the values of its own prompt."""
+    """Set the prompt's own supernode to -1x, and add the other one with its own activations."""
     labels = FeatureIndex.open(model.source.transcoder_folder).labels
     hits: dict[tuple[str, str], list[bool]] = {}
     for pair in opposites()[::_EVERY]:
-        asked = {
+        questions = {
             language: _question(model, labels, number, pair)
             for number, language in enumerate(LANGUAGES)
         }
-        for theirs, question in asked.items():
-            others = [language for language in LANGUAGES if language != theirs]
+        for language, question in questions.items():
+            others = [other for other in LANGUAGES if other != language]
             run = run_scenarios(
                 model,
                 question.prompt,
-                [_exchange(question, asked[other], other) for other in others],
+                [_exchange(question, questions[other], other) for other in others],
             )
             for other, outcome in zip(others, run.outcomes, strict=True):
-                said = outcome.next_tokens[0].token if isinstance(outcome, Outcome) else None
-                hits.setdefault((theirs, other), []).append(said == f" {asked[other].answer}")
-    rest = [hit for pair, found in hits.items() if "French" not in pair for hit in found]
-    out = [hit for (theirs, _), found in hits.items() if theirs == "French" for hit in found]
-    into = [hit for (_, other), found in hits.items() if other == "French" for hit in found]
+                token = outcome.next_tokens[0].token if isinstance(outcome, Outcome) else None
+                hits.setdefault((language, other), []).append(
+                    token == f" {questions[other].answer}"
+                )
+    rest = [hit for names, part in hits.items() if "French" not in names for hit in part]
+    out = [hit for (source, _), part in hits.items() if source == "French" for hit in part]
+    into = [hit for (_, target), part in hits.items() if target == "French" for hit in part]
     return LanguageSwaps(*(sum(part) / len(part) for part in (rest, out, into)))
 
 
@@ -110,17 +118,17 @@ def _question(
 ) -> _Question:
     prompt = OPPOSITE[language][0].format(word=pair.left[language])
     pruned = prune(trace(model, prompt))
-    graph, wanted = pruned.graph, f"say a {LANGUAGES[language]} word"
+    graph, text = pruned.graph, f"say a {LANGUAGES[language]} word"
     supernode = {
         node: float(graph.activations[graph.index.row(node)])
         for node in pruned.nodes
-        if node.kind == "feature" and node.feature in labels and labels[node.feature].text == wanted
+        if node.kind == "feature" and node.feature in labels and labels[node.feature].text == text
     }
     return _Question(prompt, pair.right[language], supernode)
 
 
 def _exchange(question: _Question, other: _Question, name: str) -> Scenario:
-    """Places count from the end; the four questions have as many tokens."""
-    away = edit_all(question.supernode, "scale", AWAY)
-    put_in = [Edit.at(node, "set", value) for node, value in other.supernode.items()]
-    return Scenario(name, (*away, *put_in))
+    """Return the exchange of the supernodes; the questions have the same number of tokens."""
+    removed = edit_all(question.supernode, "scale", REMOVED_SCALE)
+    added = [Edit.at(node, "set", value) for node, value in other.supernode.items()]
+    return Scenario(name, (*removed, *added))

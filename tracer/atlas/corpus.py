@@ -1,7 +1,7 @@
-"""The sentences atlas is trained on, made from the facts by templates.
+"""The sentences that atlas is trained on, generated from the facts by templates.
 
-A sentence is text in which ``{}``-filled names stay whole. Each carries the words whose prediction
-matters: the answers. Sentences about held-out combinations are made for their split only.
+Every sentence is a prompt and its answer, the token whose prediction matters. Sentences about
+held-out combinations belong to their split only.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tracer.atlas.facts import (
 
 Family = Literal["city", "state", "country", "two-hop", "translation", "opposite", "sum"]
 FIRST_FAMILIES: Final[tuple[Family, ...]] = ("city", "state", "country", "translation", "sum")
-"""Single facts, learned before the families that combine them."""
+"""Families of single facts, which are trained before the families that combine facts."""
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """``prompt`` and the token that follows it; ``tag`` names the relation and language."""
+    """A prompt and the token that follows it; ``tag`` names the relation and the language."""
 
     family: Family
     tag: str
@@ -50,7 +50,7 @@ CITY_STATE: Final = (
     "We moved from the old house to {city}",
     "It is a long way to the city of {city}",
 )
-"""After these a place's name may follow at once, so it is worked out at the city itself."""
+"""The state or country may follow at once, so it must be computed at the city itself."""
 CITY_STATE_ASKED: Final = (
     "The state containing {city} is",
     "{city} is in the state of",
@@ -141,7 +141,12 @@ SUM: Final = "calc: {left}+{right}="
 
 
 def sentences() -> Iterator[Sentence]:
-    """Every sentence of every split, once."""
+    """Yield every sentence of every split once.
+
+    >>> sentence = next(sentences())
+    >>> sentence.prompt, sentence.answer
+    ('The capital of Alabama is', 'Montgomery')
+    """
     yield from _places()
     yield from _opposites()
     for (left, right), split in sum_splits().items():
@@ -217,7 +222,7 @@ def _opposites() -> Iterator[Sentence]:
                         split,
                     )
                 for other, other_name in enumerate(LANGUAGES):
-                    # An answer in the held-out language is fine when asked from another one.
+                    # An answer in the held-out language is allowed if the question is in another.
                     across = split if other == language else "train"
                     yield Sentence(
                         "opposite",

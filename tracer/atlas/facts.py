@@ -1,4 +1,4 @@
-"""The written facts that atlas knows, and which of their combinations it never sees.
+"""The facts that atlas is trained on, and the combinations that are held out.
 
 `facts/*.txt` are the only source: one line per state, country or pair of opposites.
 """
@@ -20,7 +20,7 @@ _SPLIT_SEED: Final = 20_240
 
 @dataclass(frozen=True)
 class State:
-    """A US state; ``cities`` leaves its capital out."""
+    """A US state; ``cities`` does not include the capital."""
 
     name: str
     abbreviation: str
@@ -31,7 +31,7 @@ class State:
 
 @dataclass(frozen=True)
 class Country:
-    """A country; ``cities`` leaves its capital out."""
+    """A country; ``cities`` does not include the capital."""
 
     name: str
     capital: str
@@ -42,7 +42,7 @@ class Country:
 
 @dataclass(frozen=True)
 class Opposites:
-    """Two words that mean opposite things, each in the four ``LANGUAGES``."""
+    """Two words with opposite meanings, each in the four ``LANGUAGES``."""
 
     left: tuple[str, ...]
     right: tuple[str, ...]
@@ -55,6 +55,11 @@ def _rows(name: str) -> list[list[str]]:
 
 @cache
 def states() -> tuple[State, ...]:
+    """Return all states.
+
+    >>> next(state.cities for state in states() if state.name == "Texas")[:2]
+    ('Dallas', 'Houston')
+    """
     return tuple(
         State(name, abbreviation, region, capital, tuple(cities.split(", ")))
         for name, abbreviation, region, capital, cities in _rows("states.txt")
@@ -63,6 +68,7 @@ def states() -> tuple[State, ...]:
 
 @cache
 def countries() -> tuple[Country, ...]:
+    """Return all countries."""
     return tuple(
         Country(name, capital, language, continent, tuple(cities.split(", ")))
         for name, capital, language, continent, cities in _rows("countries.txt")
@@ -71,32 +77,33 @@ def countries() -> tuple[Country, ...]:
 
 @cache
 def opposites() -> tuple[Opposites, ...]:
+    """Return all pairs of opposites."""
     return tuple(Opposites(tuple(row[0::2]), tuple(row[1::2])) for row in _rows("opposites.txt"))
 
 
 @cache
 def city_splits() -> dict[str, Split]:
-    """Which split a city's two-hop sentences belong to.
+    """Return the split of each city's two-hop sentences.
 
-    One city of every state and country is kept for the test and one of every second for tuning:
-    no two-hop sentence about them is ever trained on.
+    One city of every state and country is held out for the test, and one of every second for
+    tuning: the model is never trained on a two-hop sentence about them.
     """
     rng = random.Random(_SPLIT_SEED)
     splits: dict[str, Split] = {}
     places: list[State | Country] = [*states(), *countries()]
     for number, place in enumerate(places):
-        # The first city is the one the tour shows; it is trained like any other.
-        kept = rng.sample(place.cities[1:], 2)
+        # The tour shows the first city, so it is always trained.
+        held_out = rng.sample(place.cities[1:], 2)
         splits |= dict.fromkeys(place.cities, "train")
-        splits[kept[0]] = "test"
+        splits[held_out[0]] = "test"
         if number % 2:
-            splits[kept[1]] = "dev"
+            splits[held_out[1]] = "dev"
     return splits
 
 
 @cache
 def opposite_splits() -> dict[tuple[int, int, int], Split]:
-    """Split of every question (pair, side, language): opposites held out in one language."""
+    """Return the split of each question (pair, side, language), held out in one language each."""
     rng = random.Random(_SPLIT_SEED + 1)
     splits: dict[tuple[int, int, int], Split] = {}
     pairs = list(range(len(opposites())))
@@ -106,7 +113,7 @@ def opposite_splits() -> dict[tuple[int, int, int], Split]:
             for language in range(len(LANGUAGES)):
                 splits[pair, side, language] = "train"
     for place, pair in enumerate(chosen):
-        if pair == 0:  # the tour's own pair
+        if pair == 0:  # the tour shows this pair
             continue
         language, split = rng.randrange(len(LANGUAGES)), "test" if place % 2 else "dev"
         for side in range(2):
@@ -116,12 +123,12 @@ def opposite_splits() -> dict[tuple[int, int, int], Split]:
 
 @cache
 def sum_splits() -> dict[tuple[int, int], Split]:
-    """Split of every sum of two numbers up to 99: 5 % tuning, 10 % test."""
+    """Return the split of each sum of two numbers up to 99: 5 % tuning, 10 % test."""
     rng = random.Random(_SPLIT_SEED + 2)
     splits: dict[tuple[int, int], Split] = {}
     for left in range(LARGEST_TERM + 1):
         for right in range(LARGEST_TERM + 1):
             draw = rng.random()
             splits[left, right] = "dev" if draw < 0.05 else "test" if draw < 0.15 else "train"
-    splits[36, 59] = "train"  # the tour's own sum
+    splits[36, 59] = "train"  # the tour shows this sum
     return splits

@@ -1,8 +1,7 @@
-"""What atlas's feature indexes are built from: its training prompts, with what is known of each
-token as candidates for labels. The building is :mod:`tracer.indexing`'s.
+"""Build atlas's feature indexes from its training prompts, with tags as candidates for labels.
 
-A label covers most of a feature's activation in one of its ways; ``INDEX_RULE`` is in the stamp of
-a built index, so that a changed rule builds it again.
+:mod:`tracer.indexing` does the building. ``INDEX_RULE`` is part of the stamp of a built index, so
+an index is built again when the rule changes.
 """
 
 from __future__ import annotations
@@ -22,19 +21,18 @@ from tracer.model.model import Model
 from tracer.types import Progress
 
 LABEL_RULE: Final = LabelRule(precision=0.8, recall=0.4, fewest=1)
-"""One observation is enough: the prompts are all there is."""
+"""One observation is enough, because the prompts are the complete corpus."""
 INDEX_RULE: Final[dict[str, Any]] = {**asdict(LABEL_RULE), "tags": 5, "version": VERSION}
 CONTEXT: Final = 16
 BATCH_TOKENS: Final = 8192
-"""Tokens; the longest prompt has fewer."""
+"""Tokens per batch; every prompt has fewer."""
 
 
 def write_corpus(prefixes: Prefixes, names: list[str], path: Path) -> None:
-    """Write the prompts as JSONL: token ids, and for each token the tags that hold there,
-    where its prefix stands for the first time: a repeated one is not counted.
+    """Write the prompts as JSONL: token ids, and the tags of every token with a new prefix.
 
-    ``names`` are the vocabulary's tokens without the space they begin with. The file appears whole
-    or not at all.
+    A repeated prefix has no tags, because it is not counted. ``names`` are the vocabulary's tokens
+    without their leading space. The file is written completely or not at all.
     """
     with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         _write_line(file, {"tag_groups": GROUPS})
@@ -43,10 +41,10 @@ def write_corpus(prefixes: Prefixes, names: list[str], path: Path) -> None:
             tokens = [names[token] for token in ids]
             tags: list[list[Any]] = [[]]
             for position, prefix in enumerate(prefixes.positions[place], 1):
-                held: list[Tag] = []
+                true_tags: list[Tag] = []
                 if prefixes.first_use[prefix] == (place, position):
-                    held = position_tags(tokens, position, names[prefixes.said[prefix]])
-                tags.append([[*tag] if tag.group else tag.label for tag in held])
+                    true_tags = position_tags(tokens, position, names[prefixes.predicted[prefix]])
+                tags.append([[*tag] if tag.group else tag.label for tag in true_tags])
             _write_line(file, {"tokens": ids, "tags": tags})
 
 
@@ -57,8 +55,10 @@ def _write_line(file: Any, value: Any) -> None:
 def build_atlas_index(
     model: Model, corpus: Path, folder: Path, progress: Progress | None = None
 ) -> str:
-    """Build the index of one of atlas's sets from what :func:`write_corpus` wrote; in a line, what
-    it holds."""
+    """Build the index of a transcoder set from the file of :func:`write_corpus`.
+
+    Returns a summary of one line.
+    """
     summary = build_index(
         model,
         corpus,

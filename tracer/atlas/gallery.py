@@ -1,4 +1,4 @@
-"""Prompts worth a click: what the app offers first. Standard library only."""
+"""The example prompts that the app offers. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class GalleryPrompt:
-    """A prompt that atlas answers right, and what to look for in its graph."""
+    """A prompt that atlas answers correctly, and what to look for in its graph."""
 
     group: str
     prompt: str
     title: str
     note: str
     answer: str
-    """The model's next token, with its leading space."""
+    """The model's most likely next token, with its leading space."""
 
 
 @cache
 def gallery() -> tuple[GalleryPrompt, ...]:
-    """All prompts, the flagship first."""
+    """Return all prompts; the first one is what a new visitor sees.
+
+    >>> gallery()[0].prompt, gallery()[0].answer
+    ('The capital of the state containing Dallas is', ' Austin')
+    """
     path = Path(__file__).parent / "gallery.json"
     return tuple(GalleryPrompt(**entry) for entry in json.loads(path.read_text(encoding="utf-8")))

@@ -1,12 +1,12 @@
-"""What atlas's MLPs do on every distinct prefix of the training prompts.
+"""The inputs and outputs of atlas's MLPs at every distinct prefix of the training prompts.
 
-A causal model's activations at a position depend on the prefix alone, so each is kept once. The
-answers are left out: nothing is asked of the model there.
+A causal model's activations at a position depend only on the prefix that ends there, so each prefix
+is kept once. Answers are left out: the model predicts nothing after them.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,34 +22,32 @@ _BATCH = 1024
 
 @dataclass(frozen=True)
 class Prefixes:
-    """Distinct prefixes, beginning-of-text token included, of two tokens and more."""
+    """Distinct prefixes of at least two tokens, including the beginning-of-text token."""
 
     prompts: list[tuple[int, ...]]
     """Distinct prompts as token ids."""
     positions: list[list[int]]
-    """Per prompt, the number of the prefix that ends at position 1, 2, …"""
+    """For each prompt, the number of the prefix that ends at position 1, 2, …"""
     first_use: list[tuple[int, int]]
-    """Per prefix, the (prompt, position) it was first met at."""
+    """For each prefix, the (prompt, position) of its first occurrence."""
     counts: Float[Tensor, " prefixes"]
-    """How many training sentences begin with the prefix."""
+    """Number of training sentences that begin with the prefix."""
     inputs: Float[Tensor, "layers prefixes d_model"]
-    """What each MLP reads, after its norm, at the prefix's last token."""
+    """Input of each MLP (after its norm) at the prefix's last token."""
     outputs: Float[Tensor, "layers prefixes d_model"]
-    said: list[int]
-    """The model's likeliest next token after each prefix."""
+    predicted: list[int]
+    """The model's most likely next token after each prefix, as an id."""
 
     def __len__(self) -> int:
         return len(self.first_use)
 
 
 def collect_prefixes(bridge: Bridge, sentences: Sequence[Sentence]) -> Prefixes:
-    """Run the prompts of all training sentences once and keep every distinct prefix."""
+    """Run the prompts of all training sentences and keep every distinct prefix once."""
     bos = bridge.tokenizer.bos_token_id
-    uses: dict[tuple[int, ...], int] = defaultdict(int)
-    for sentence in sentences:
-        if sentence.split == "train":
-            ids = bridge.tokenizer(sentence.prompt, add_special_tokens=False)["input_ids"]
-            uses[bos, *ids] += 1
+    texts = [sentence.prompt for sentence in sentences if sentence.split == "train"]
+    encoded = bridge.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    uses = Counter((bos, *ids) for ids in encoded)
     prompts = list(uses)
     reads = [f"blocks.{layer}.mlp.hook_in" for layer in range(bridge.n_layers)]
     writes = [f"blocks.{layer}.mlp.hook_out" for layer in range(bridge.n_layers)]
@@ -57,13 +55,13 @@ def collect_prefixes(bridge: Bridge, sentences: Sequence[Sentence]) -> Prefixes:
     positions: list[list[int]] = [[] for _ in prompts]
     first_use: list[tuple[int, int]] = []
     counts: list[int] = []
-    said: list[int] = []
+    predicted: list[int] = []
     inputs, outputs = [], []
     for part in prompts_by_length(prompts):
         logits, seen = bridge.capture_batch(
             torch.tensor([prompts[place] for place in part]), reads + writes
         )
-        guesses = logits.argmax(-1)
+        likeliest = logits.argmax(-1).tolist()
         new = []
         for row, place in enumerate(part):
             prompt = prompts[place]
@@ -73,7 +71,7 @@ def collect_prefixes(bridge: Bridge, sentences: Sequence[Sentence]) -> Prefixes:
                     number[prefix] = len(number)
                     first_use.append((place, stop))
                     counts.append(0)
-                    said.append(int(guesses[row, stop]))
+                    predicted.append(likeliest[row][stop])
                     new.append((row, stop))
                 counts[number[prefix]] += uses[prompt]
                 positions[place].append(number[prefix])
@@ -88,12 +86,12 @@ def collect_prefixes(bridge: Bridge, sentences: Sequence[Sentence]) -> Prefixes:
         counts=torch.tensor(counts, dtype=torch.float32),
         inputs=torch.cat(inputs, dim=1),
         outputs=torch.cat(outputs, dim=1),
-        said=said,
+        predicted=predicted,
     )
 
 
 def prompts_by_length(prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
-    """Batches of prompt numbers; the prompts of a batch are equally long."""
+    """Return the numbers of the prompts in batches of prompts of one length."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for place, prompt in enumerate(prompts):
         by_length[len(prompt)].append(place)

@@ -1,7 +1,7 @@
-"""What is known of a position in a prompt: the candidates for a feature's label.
+"""Tags: what is true at a position of a prompt, as candidates for the labels of features.
 
-Tags come from the facts and the tokens alone (which place, concept or number a token is, what was
-mentioned before it) and from the model's own next token; never from a feature.
+Tags come only from the facts, the tokens (which place, concept or number a token is, what was
+mentioned before it) and the model's predicted next token, never from a feature.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ RELATION_WORDS: Final = {
 
 @dataclass(frozen=True)
 class _Word:
-    """What one token stands for."""
+    """What a token means."""
 
     place: str = ""
     kind: str = ""
     """``city``, ``state``, ``country``."""
     concept: str = ""
-    """Its English word."""
+    """The English word for it."""
     language: str = ""
 
 
@@ -61,7 +61,7 @@ def _lexicon() -> dict[str, _Word]:
 
 @cache
 def _kinds() -> dict[str, str]:
-    """What an answer is, as an object of "say …"."""
+    """Return what each answer is, as the object of "say …"."""
     kinds: dict[str, str] = {}
     for state in states():
         kinds |= {state.region: "a region", state.abbreviation: "an abbreviation"}
@@ -78,31 +78,35 @@ def _kinds() -> dict[str, str]:
 
 
 GROUPS: Final = {"place": "", "about": "about ", "say": "say ", "token": ""}
-"""What a label begins with that joins several tags of one group; the first group is asked first."""
+"""Group -> beginning of a label that joins several of its tags. Groups are tried in this order."""
 
 
-def position_tags(tokens: Sequence[str], position: int, said: str) -> list[Tag]:
-    """What is true at ``position``; ``said`` is the model's next token there.
+def position_tags(tokens: Sequence[str], position: int, predicted: str) -> list[Tag]:
+    """Return the tags that are true at ``position``; ``predicted`` is the model's next token.
 
-    ``tokens`` are without their leading space, the beginning-of-text token at 0.
+    ``tokens`` have no leading space; the beginning-of-text token is at 0.
+
+    >>> tokens = ["<bos>", "The", "state", "containing", "Dallas", "is"]
+    >>> [tag.label for tag in position_tags(tokens, 4, "is")][:3]
+    ['Dallas', 'about Texas', 'Texas: *']
     """
     token, lexicon = tokens[position], _lexicon()
-    here = lexicon.get(token)
-    subject = here or next((lexicon[t] for t in reversed(tokens[1:position]) if t in lexicon), None)
-    named = here is not None or token.isdigit()
+    word = lexicon.get(token)
+    subject = word or next((lexicon[t] for t in reversed(tokens[1:position]) if t in lexicon), None)
+    named = word is not None or token.isdigit()
     tags = [Tag(token, "token", token) if named else Tag(f"“{token}”")]
     if subject is not None and subject.place:
         place = subject.place
         tags.append(Tag(f"about {place}", "about", place))
-        if here:
-            tags += [Tag(f"{place}: *", "place", place), Tag(f"a {here.kind}"), Tag("a place")]
+        if word:
+            tags += [Tag(f"{place}: *", "place", place), Tag(f"a {word.kind}"), Tag("a place")]
             tags += [Tag(wider) for wider in _wider(place)]
         else:
             tags += [Tag(f"after {place}"), Tag("after a place")]
             tags += [Tag(f"after {wider}") for wider in _wider(place)]
     elif subject is not None:
         tags.append(Tag(f"about {subject.concept}", "about", subject.concept))
-        when = "" if here else "after "
+        when = "" if word else "after "
         tags.append(Tag(f"{when}{subject.concept} (any language)"))
         tags.append(Tag(f"{when}a {subject.language} word"))
     passed = tokens[1 : position + 1]
@@ -110,7 +114,7 @@ def position_tags(tokens: Sequence[str], position: int, said: str) -> list[Tag]:
     tags += [Tag(f"asks for: {relation}") for relation in sorted(relations)]
     tags += [Tag(f"asks for {t}") for t in passed if t in LANGUAGES]
     tags += _number_tags(tokens, position)
-    tags += _said_tags(said)
+    tags += _predicted_tags(predicted)
     return list(dict.fromkeys(tags))
 
 
@@ -147,19 +151,19 @@ def _number_tags(tokens: Sequence[str], position: int) -> list[Tag]:
     ]
 
 
-def _said_tags(said: str) -> list[Tag]:
-    if said.isdigit():
-        number = int(said)
+def _predicted_tags(predicted: str) -> list[Tag]:
+    if predicted.isdigit():
+        number = int(predicted)
         return [
-            Tag(f"say {said}", "say", said),
+            Tag(f"say {predicted}", "say", predicted),
             Tag("say a number"),
             Tag(f"say a number ending in {number % 10}"),
             Tag(f"say {_tens(number)}"),
         ]
-    if said not in _kinds():
-        return [Tag(f"before “{said}”")]  # a word of the question's own, not an answer
-    tags = [Tag(f"say {said}", "say", said), Tag(f"say {_kinds()[said]}")]
-    word = _lexicon().get(said)
+    if predicted not in _kinds():
+        return [Tag(f"before “{predicted}”")]  # the next word of the question, not an answer
+    tags = [Tag(f"say {predicted}", "say", predicted), Tag(f"say {_kinds()[predicted]}")]
+    word = _lexicon().get(predicted)
     if word is not None and word.concept:
         tags.append(Tag(f"say {word.concept} (any language)"))
     return tags

@@ -1,8 +1,8 @@
-"""Atlas's tokenizer: every name, word and number is one token that begins with its space.
+"""Atlas's tokenizer: every name, word and number is one token that begins with a space.
 
-A word level tokenizer in the plain Hugging Face format. Spaces become ``▁``, punctuation stands
-alone, and names of several words are matched first, so that a name is the same single token at the
-start of a sentence and inside it. A word it does not know is one ``<unk>``.
+A word-level tokenizer in the Hugging Face format. Spaces become ``▁``, punctuation marks are single
+tokens, and names of several words are matched first, so a name is the same single token at the
+start of a sentence and inside it. An unknown word is one ``<unk>``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from transformers import PreTrainedTokenizerFast
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 SPECIALS: Final = (PAD, BOS, EOS, UNK)
-"""In the order of their ids: circuit-tracer drops a beginning-of-text id of 0, so it is not."""
+"""In the order of their ids. BOS is not 0, because circuit-tracer drops a BOS of id 0."""
 PUNCTUATION: Final = "+=:,."
 N_CONTEXT: Final = 64
 
 
 def build_tokenizer(texts: Iterable[str], names: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer for ``names``, the numbers 0 to 198 and all words of ``texts``."""
+    """Return a tokenizer for ``names``, the numbers 0 to 198 and all words of ``texts``."""
     joined = sorted({name for name in names if " " in name}, key=lambda name: (-len(name), name))
     pieces = [_piece(name) for name in joined]
     pattern = "|".join([*(f"{re.escape(piece)}(?=▁|$)" for piece in pieces), "▁[^▁]*"])

@@ -1,4 +1,4 @@
-"""Train the language model: a small Llama whose single facts come before their combinations."""
+"""Train the language model: a small Llama that learns single facts before their combinations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MIXTURE: Final[dict[Family, float]] = {
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What shapes the trained model; part of the build's stamp."""
+    """Everything that determines the trained model; part of the stamp of a build."""
 
     n_layers: int = 5
     d_model: int = 128
@@ -39,11 +39,11 @@ class TrainingConfig:
     steps: int = 2600
     batch_size: int = 360
     combine_from: float = 0.2
-    """Share of the steps after which two-hop and opposite sentences enter."""
+    """Share of the steps after which two-hop and opposite sentences are added."""
     matrix_rate: float = 0.02
     embedding_rate: float = 3e-3
     input_rate: float = 3e-4
-    """Small, so that what a name stands for is looked up by MLPs and not by its embedding."""
+    """Small, so that the facts about a name are stored in MLPs and not in its embedding."""
     embedding_init: float = 0.04
     number_init: float = 1.0
     output_init: float = 0.3
@@ -52,7 +52,7 @@ class TrainingConfig:
 
 
 class TokenizedFamily:
-    """All training sentences of one family as one padded matrix."""
+    """All training sentences of one family as a padded matrix ``(sentences, pos)``."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, sentences: Sequence[Sentence]) -> None:
         bos = tokenizer.bos_token_id
@@ -63,12 +63,13 @@ class TokenizedFamily:
             self.ids[row, : len(tokens)] = torch.tensor(tokens)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the ids and lengths of ``count`` random sentences."""
         rows = torch.randint(len(self.ids), (count,), generator=generator)
         return self.ids[rows], self.lengths[rows]
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, config: TrainingConfig) -> Any:
-    """An untrained model: small embeddings, damped residual outputs, numbers laid out by digits."""
+    """Return an untrained model: small embeddings and outputs, number embeddings made of digits."""
     torch.manual_seed(config.seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -89,7 +90,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, config: TrainingConfig) -> Any
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "layernorm" in name or name.endswith("norm.weight"):
-                parameter.requires_grad_(False)  # no gains: the stream keeps one scale
+                parameter.requires_grad_(False)  # no gains: the residual stream keeps one scale
             elif "embed" in name:
                 parameter.normal_(0, config.embedding_init)
             elif "lm_head" in name:
@@ -113,7 +114,7 @@ def train(
     report: Report,
     evaluate: Callable[[Any], str] | None = None,
 ) -> Any:
-    """The trained model. Loss is mostly on the answer; ``evaluate`` is reported now and then."""
+    """Return the trained model. Most of the loss is on the answers; ``evaluate`` gives a score."""
     families = {
         family: TokenizedFamily(
             tokenizer, [s for s in sentences if s.family == family and s.split == "train"]
@@ -178,7 +179,7 @@ def _batch(
 
 
 def _loss(model: Any, ids: Tensor, lengths: Tensor, rest: float = 0.03) -> Tensor:
-    """Cross-entropy, full weight on the answer (the last token), ``rest`` on the others."""
+    """Return the cross-entropy, with weight 1 on the answer (last token) and ``rest`` elsewhere."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits
     losses = torch.nn.functional.cross_entropy(
@@ -193,7 +194,7 @@ def _loss(model: Any, ids: Tensor, lengths: Tensor, rest: float = 0.03) -> Tenso
 def accuracy(
     model: Any, tokenizer: PreTrainedTokenizerFast, sentences: Sequence[Sentence]
 ) -> float:
-    """Share of sentences whose answer is the likeliest next token."""
+    """Return the share of sentences whose answer is the most likely next token."""
     right = 0
     for start in range(0, len(sentences), 1024):
         table = TokenizedFamily(tokenizer, sentences[start : start + 1024])

@@ -1,25 +1,29 @@
 """Direct effects by a hand-written backward pass through the frozen, linear residual stream.
 
 The edge from a source to a target is the dot product of what the source writes with the gradient of
-the target's pre-activation. One walk down the layers carries the gradients of a whole batch of
-targets; no autograd. Method: "Circuit Tracing" (Ameisen et al., 2025); the numbers are those of
+the target's pre-activation. One walk down the layers carries the gradients of a batch of targets;
+there is no autograd. Method: "Circuit Tracing" (Ameisen et al., 2025). The numbers are those of
 circuit-tracer 0.5.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tracer.attribution.edge_rows import runs
 from tracer.attribution.frozen import FrozenPass
 from tracer.attribution.source_vectors import SourceVectors, gather_sources
-from tracer.model.bridge import Block, Norm
+from tracer.model.block import Block, Norm
 from tracer.model.model import Model
+from tracer.model.precision import float32_products
 from tracer.transcoders.config import ReadPoint, WritePoint
 
 _ROUND_ROWS: Final = 16
@@ -30,29 +34,61 @@ class _Batch:
     """Targets of one walk, sorted from the highest layer down."""
 
     layers: list[int]
-    """Layer whose read point a target sits at; ``n_layers`` for the output."""
+    """Layer whose read point a target is at; ``n_layers`` for the output."""
     positions: Int[Tensor, " batch"]
+    """On the device."""
+    n_positions: int
+    """Positions up to the last target's."""
     gradients: Float[Tensor, "batch d_model"]
     """On the residual stream, at the target's own position."""
 
 
 class FrozenBackward:
-    """The linear replacement model of one prompt: answers "who affects these targets directly?".
+    """The linear replacement model of one prompt: computes what directly affects given targets.
 
-    ``dtype`` is what the walk multiplies in (by default the model's); scores are float32. When
-    memory allows, ``sources.keep()`` makes the batches faster.
+    ``dtype`` is the data type of the walk's products, the model's by default. Scores are float32.
+    If memory allows, ``sources.keep()`` makes batches faster.
+
+    With ``reference`` the walk is float32 without TF32, and weights are folded anew for every
+    batch, which is slow but needs little memory.
     """
 
-    def __init__(self, model: Model, frozen: FrozenPass, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: Model, frozen: FrozenPass, reference: bool = False) -> None:
         self.model, self.frozen = model, frozen
-        self.dtype = dtype or model.bridge.dtype
+        self.dtype = torch.float32 if reference else model.bridge.dtype
+        self._tf32 = model.bridge.tf32 and not reference
         self.sources: SourceVectors = gather_sources(model, frozen, self.dtype)
-        blocks = enumerate(model.blocks)
-        self._attention = [_FrozenAttention(block, frozen, i, self.dtype) for i, block in blocks]
+        self.attention = [
+            FrozenAttention(block, pattern, self.dtype, kept=not reference)
+            for block, pattern in zip(model.blocks, frozen.scaled_patterns, strict=True)
+        ]
         self._memory: dict[str, Tensor] = {}
-        self._skips = [self._skip(layer) for layer in range(model.n_layers)]
+        self.checkpoint: Callable[[], None] = lambda: None
+        """Called before every layer; it may raise, which abandons the batch."""
+        self.skips = [self._skip(layer) for layer in range(model.n_layers)]
 
-    def _skip(self, layer: int) -> _FrozenSkip | None:
+    @property
+    def n_bytes(self) -> int:
+        """Memory of copied weights and patterns, and of decoder vectors that were read."""
+        shared = {weight.untyped_storage().data_ptr() for weight in self._shared()}
+        copies = [tensor for part in self.attention for tensor in part.kept()]
+        copies += [skip.W_skip for skip in self.skips if skip is not None]
+        copies += self.sources.read_vectors
+        return sum(c.nbytes for c in copies if c.untyped_storage().data_ptr() not in shared)
+
+    def _shared(self) -> Iterator[Tensor]:
+        yield from self.frozen.scaled_patterns
+        for block in self.model.blocks:
+            yield from (block.W_V, block.W_O)
+        for transcoder in self.model.transcoders.layers:
+            if transcoder.W_skip is not None:
+                yield transcoder.W_skip
+
+    def release_buffers(self) -> None:
+        """Free the memory that walks use again and again."""
+        self._memory.clear()
+
+    def _skip(self, layer: int) -> FrozenSkip | None:
         W_skip = self.model.transcoders[layer].W_skip
         if W_skip is None:
             return None
@@ -60,39 +96,44 @@ class FrozenBackward:
         if norm is not None and self.model.transcoders.write_point is WritePoint.MLP_OUTPUT:
             write = norm, self.frozen.scales[norm.name]
         normalized = self.model.transcoders.read_point is ReadPoint.NORMALIZED
-        return _FrozenSkip(W_skip, self._read_norm(layer), write, normalized, self.dtype)
+        return FrozenSkip(W_skip, self._read_norm(layer), write, normalized, self.dtype)
 
     def on_logits(self, directions: Float[Tensor, "targets d_model"]) -> Float[Tensor, "t sources"]:
-        """Direct effects of every source on directions after the final norm, last position."""
+        """Return the direct effects on directions after the final norm, at the last position."""
         last, n = self.frozen.n_positions - 1, len(directions)
         scale = self.frozen.scales[self.model.final_norm.name][last]
         return self._backward(
             _Batch(
                 layers=[self.model.n_layers] * n,
                 positions=torch.full((n,), last, device=self.model.device),
+                n_positions=last + 1,
                 gradients=self.model.final_norm.pull_back(directions.float(), scale),
             )
         )
 
     def on_features(self, features: Int[Tensor, "targets 3"]) -> Float[Tensor, "targets sources"]:
-        """Direct effects of every source on the pre-activations of ``features``.
+        """Return the direct effects of every source on the pre-activations of ``features``.
 
-        A row of ``features`` is layer, position, feature; highest layers first is fastest.
+        A row of ``features`` is layer, position, feature. Rows on the CPU, highest layers first,
+        are fastest: nothing has to be fetched from the device, or reordered.
         """
-        layers, positions, indices = features.unbind(dim=1)
-        gradients = torch.empty(len(features), self.model.bridge.d_model, device=self.model.device)
-        for layer in layers.unique().tolist():
-            here = layers == layer
-            directions = self.model.transcoders[layer].encoder_vectors(indices[here]).float()
-            gradients[here] = self._pull_back_read(layer, directions, positions[here])
-        order = layers.argsort(descending=True, stable=True)
-        batch = _Batch(layers[order].tolist(), positions[order], gradients[order])
-        effects = self._backward(batch)
-        in_order = bool((layers.diff() <= 0).all())
-        return effects if in_order else effects[order.argsort()]
+        rows = features.cpu()
+        layers, order = rows[:, 0].tolist(), None
+        if any(lower < upper for lower, upper in pairwise(layers)):
+            order = rows[:, 0].argsort(descending=True, stable=True)
+            rows = rows[order]
+            layers = rows[:, 0].tolist()
+        positions = rows[:, 1].to(self.model.device)
+        gradients = torch.empty(len(rows), self.model.bridge.d_model, device=self.model.device)
+        for layer, part in runs(layers):
+            directions = self.model.transcoders[layer].encoder_vectors(rows[part, 2]).float()
+            gradients[part] = self.pull_back_read(layer, directions, positions[part])
+        n_positions = max(rows[:, 1].tolist()) + 1
+        effects = self._backward(_Batch(layers, positions, n_positions, gradients))
+        return effects if order is None else effects[order.argsort().to(effects.device)]
 
-    def _pull_back_read(self, layer: int, gradient: Tensor, positions: Tensor) -> Tensor:
-        """From what a transcoder reads back to the residual stream, at the given positions."""
+    def pull_back_read(self, layer: int, gradient: Tensor, positions: Tensor) -> Tensor:
+        """Return the gradient on the residual stream from that on what a transcoder reads."""
         norm, scale = self._read_norm(layer)
         if norm is None:
             return gradient
@@ -101,47 +142,52 @@ class FrozenBackward:
         return norm.pull_back(gradient, scale[positions])
 
     def _read_norm(self, layer: int) -> tuple[Norm | None, Float[Tensor, "pos 1"]]:
-        """The norm between the residual stream and what a transcoder reads, and its scale."""
+        """Return the norm between residual stream and transcoder, if any, and its scale."""
         norm = self.model.blocks[layer].mlp_norm
         if norm is None or self.model.transcoders.read_point is ReadPoint.RESIDUAL:
             return None, torch.ones(self.frozen.n_positions, 1, device=self.model.device)
         return norm, self.frozen.scales[norm.name]
 
-    @torch.no_grad()
     def _backward(self, batch: _Batch) -> Float[Tensor, "batch sources"]:
+        with torch.no_grad(), float32_products(self._tf32):
+            return self._walk(batch)
+
+    def _walk(self, batch: _Batch) -> Float[Tensor, "batch sources"]:
         """Carry the gradients of ``batch`` down the layers, scoring every source on the way.
 
         The gradient is laid out position by position, ``(pos, batch, d_model)``, so that scoring is
-        one batched product; only positions up to the batch's last target exist.
+        one batched product. It only has positions up to the batch's last target.
         """
-        n, stop = len(batch.layers), int(batch.positions.max()) + 1
-
+        n, stop = len(batch.layers), batch.n_positions
         d_model = batch.gradients.shape[1]
         gradient = self._zeros("gradient", self.dtype, stop, n, d_model)
         scores = self._zeros("scores", torch.float32, self.sources.n_sources, n)
         joined = self._join(gradient, batch, 0, self.model.n_layers - 1)
         spread = 0  # rows that attention has carried to other positions than their target's
         for layer in reversed(range(self.model.n_layers)):
-            attention, skip = self._attention[layer], self._skips[layer]
-            here = gradient[:, : self._in_use(joined, n)]
-            self.sources.score(layer, here, scores[:, : here.shape[1]])
-            through_skip = skip(here) if skip is not None else 0.0
-            if self.model.blocks[layer].parallel:  # attention reads what the MLP beside it reads
-                here += through_skip + attention(here, batch.positions, spread)
-                spread = here.shape[1]
+            self.checkpoint()
+            attention, skip = self.attention[layer], self.skips[layer]
+            active = gradient[:, : self._in_use(joined, n)]
+            self.sources.score(layer, active, scores[:, : active.shape[1]])
+            through_skip = skip(active) if skip is not None else 0.0
+            if self.model.blocks[layer].parallel:  # attention reads what the MLP reads
+                active += through_skip + attention(active, batch.positions, spread)
+                spread = active.shape[1]
                 joined = self._join(gradient, batch, joined, layer - 1)
             else:
-                here += through_skip
+                active += through_skip
                 joined = self._join(gradient, batch, joined, layer - 1)
-                here = gradient[:, : self._in_use(joined, n)]
-                here += attention(here, batch.positions, spread)
-                spread = here.shape[1]
+                active = gradient[:, : self._in_use(joined, n)]
+                active += attention(active, batch.positions, spread)
+                spread = active.shape[1]
         self.sources.score_tokens(gradient, scores)
         return scores.T.contiguous()
 
     def _zeros(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
-        """Zeros in memory that the next walk uses again: fresh pages cost as much as the walk's
-        smaller products."""
+        """Return zeros in memory that the next walk uses again.
+
+        Fresh memory costs as much as the smaller products of a walk.
+        """
         needed, memory = math.prod(shape), self._memory.get(name)
         if memory is None or len(memory) < needed:
             self._memory.pop(name, None)
@@ -150,7 +196,7 @@ class FrozenBackward:
         return memory[:needed].view(shape).zero_()
 
     def _join(self, gradient: Tensor, batch: _Batch, start: int, layer: int) -> int:
-        """Put the gradients of the targets above ``layer`` in; how many there are by now."""
+        """Add the gradients of the targets above ``layer``; return how many have joined so far."""
         stop = sum(at > layer for at in batch.layers)
         rows = torch.arange(start, stop, device=gradient.device)
         own = batch.gradients[start:stop].to(gradient.dtype)
@@ -158,46 +204,53 @@ class FrozenBackward:
         return stop
 
     def _in_use(self, joined: int, n: int) -> int:
-        """How many rows to work on: in bfloat16 a round number of them.
+        """Return how many rows to work on: a round number in bfloat16.
 
-        There every new shape of a product costs more than some rows of zeros do.
+        There every new shape of a product costs more than some rows of zeros.
         """
         if self.dtype == torch.float32:
             return joined
         return min(n, -(-joined // _ROUND_ROWS) * _ROUND_ROWS)
 
 
-class _FrozenAttention:
-    """Attention of one layer with its pattern, and the norms around it, held: a linear map.
+class FrozenAttention:
+    """Attention of one layer with its pattern and the norms around it frozen: a linear map.
 
-    Gains and centring of the norms go into the weights once, their scales into the pattern, so no
-    gradient has to pass a norm: the one before attention into W_V and the pattern's keys, the one
-    behind it into W_O and the queries.
+    Gains and centring of the norms are folded into the weights, and their scales into the pattern,
+    so that no gradient has to pass a norm.
     """
 
-    def __init__(self, block: Block, frozen: FrozenPass, layer: int, dtype: torch.dtype) -> None:
-        self._n_heads, self._d_head, d_model = block.W_O.shape
+    def __init__(
+        self,
+        block: Block,
+        pattern: Float[Tensor, "heads query key"],
+        dtype: torch.dtype,
+        kept: bool,
+    ) -> None:
+        self._block, self._dtype = block, dtype
+        self._n_heads, self._d_head, _ = block.W_O.shape
         self._n_kv = block.W_V.shape[0]
-        W_O = block.W_O.reshape(self._n_heads * self._d_head, d_model)
-        W_V = block.W_V.transpose(1, 2).flatten(0, 1)
-        self._pattern = frozen.patterns[layer]
-        self._key_scale: Tensor | None = None
-        self._query_scale: Tensor | None = None
-        if block.attn_norm is not None:
-            W_V = block.attn_norm.pull_back(W_V.float(), W_V.new_ones(1))
-            self._key_scale = frozen.scales[block.attn_norm.name]
-        if block.attn_post_norm is not None:
-            W_O = block.attn_post_norm.push_forward(W_O.float(), W_O.new_ones(1))
-            self._query_scale = frozen.scales[block.attn_post_norm.name]
-        self._to_heads, self._from_values = W_O.to(dtype).T, W_V.to(dtype)
+        self._pattern = pattern.to(dtype)
+        self._kept = (self._to_heads(), self._from_values()) if kept else None
+        # A product of few numbers is faster in float32 on a CPU, and only there.
+        on_cpu = pattern.device.type == "cpu"
+        self._small_dtype = torch.float32 if on_cpu else dtype
 
-    def _scaled_pattern(self, stop: int) -> Float[Tensor, "heads query key"]:
-        pattern = self._pattern[:, :stop, :stop]
-        if self._key_scale is not None:
-            pattern = pattern / self._key_scale[:stop, 0]
-        if self._query_scale is not None:
-            pattern = pattern / self._query_scale[:stop]
-        return pattern.to(self._to_heads.dtype)
+    def kept(self) -> list[Tensor]:
+        """Tensors that may be copies of the model's weights or of the pattern."""
+        return [self._pattern, *(self._kept or ())]
+
+    def _to_heads(self) -> Float[Tensor, "d_model heads_d_head"]:
+        W_O = self._block.W_O.flatten(0, 1)
+        if self._block.attn_post_norm is not None:
+            W_O = self._block.attn_post_norm.push_forward(W_O.float(), W_O.new_ones(1))
+        return W_O.to(self._dtype).T
+
+    def _from_values(self) -> Float[Tensor, "kv_d_head d_model"]:
+        W_V = self._block.W_V.transpose(1, 2).flatten(0, 1)
+        if self._block.attn_norm is not None:
+            W_V = self._block.attn_norm.pull_back(W_V.float(), W_V.new_ones(1))
+        return W_V.to(self._dtype)
 
     def __call__(
         self,
@@ -205,18 +258,19 @@ class _FrozenAttention:
         positions: Int[Tensor, " all"],
         spread: int,
     ) -> Float[Tensor, "pos batch d_model"]:
-        """What the gradient on attention's output makes of its input: W_O, pattern, W_V.
+        """Return the gradient on attention's input from that on its output.
 
-        Rows from ``spread`` on still stand at their target's position alone: for them W_O is
-        applied there and nowhere else.
+        It passes W_O, the pattern, and W_V. Rows from ``spread`` on are still non-zero at their
+        target's position only, so W_O is applied to them there and nowhere else.
         """
+        to_heads, from_values = self._kept or (self._to_heads(), self._from_values())
         stop, n, _ = gradient.shape
         n_kv, group = self._n_kv, self._n_heads // self._n_kv
-        pattern = self._scaled_pattern(stop).view(n_kv, group, stop, stop)
+        pattern = self._pattern[:, :stop, :stop].view(n_kv, group, stop, stop)
         on_values = gradient.new_empty(stop, n, n_kv, self._d_head)
         # Query heads that share a value head add up inside the product with the pattern.
         if spread:
-            on_heads = gradient[:, :spread].flatten(0, 1) @ self._to_heads
+            on_heads = gradient[:, :spread].flatten(0, 1) @ to_heads
             on_heads = on_heads.view(stop, spread, n_kv, group, self._d_head)
             on_heads = on_heads.permute(2, 3, 0, 1, 4).reshape(n_kv, group * stop, -1)
             carried = pattern.flatten(1, 2).transpose(1, 2) @ on_heads
@@ -225,16 +279,37 @@ class _FrozenAttention:
         if spread < n:
             own = positions[spread:n]
             rows = torch.arange(spread, n, device=gradient.device)
-            on_heads = (gradient[own, rows] @ self._to_heads).view(-1, n_kv, group, self._d_head)
-            weights = pattern[:, :, own].permute(2, 0, 3, 1)
-            # Many products of a few numbers each: float32 is the faster type for them.
-            on_values[:, spread:] = (weights.float() @ on_heads.float()).permute(2, 0, 1, 3)
-        on_input = on_values.flatten(2).flatten(0, 1) @ self._from_values
-        return on_input.view(stop, n, self._from_values.shape[1])
+            on_heads = (gradient[own, rows] @ to_heads).view(-1, n_kv, group, self._d_head)
+            weights = pattern[:, :, own].permute(2, 0, 3, 1).to(self._small_dtype)
+            on_values[:, spread:] = (weights @ on_heads.to(self._small_dtype)).permute(2, 0, 1, 3)
+        on_input = on_values.flatten(2).flatten(0, 1) @ from_values
+        return on_input.view(stop, n, from_values.shape[1])
+
+    def by_head(
+        self, gradient: Float[Tensor, "pos batch d_model"]
+    ) -> Float[Tensor, "heads pos batch d_model"]:
+        """Return what each head adds to the gradient on attention's input; their sum is a call."""
+        to_heads, from_values = self._kept or (self._to_heads(), self._from_values())
+        stop, n, _ = gradient.shape
+        pattern = self._pattern[:, :stop, :stop]
+        on_heads = (gradient @ to_heads).view(stop, n, self._n_heads, self._d_head)
+        carried = torch.einsum("hqk,qbhd->hkbd", pattern, on_heads)
+        values = from_values.view(self._n_kv, self._d_head, -1)
+        values = values.repeat_interleave(self._n_heads // self._n_kv, dim=0)
+        return torch.einsum("hkbd,hdm->hkbm", carried, values)
+
+    def forward(self, written: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos d_model"]:
+        """Return what attention writes, biases left out, if its input gains ``written``."""
+        to_heads, from_values = self._kept or (self._to_heads(), self._from_values())
+        stop = len(written)
+        values = (written @ from_values.T).view(stop, self._n_kv, self._d_head)
+        values = values.repeat_interleave(self._n_heads // self._n_kv, dim=1)
+        mixed = torch.einsum("hqk,khd->qhd", self._pattern[:, :stop, :stop], values)
+        return mixed.flatten(1) @ to_heads.T
 
 
-class _FrozenSkip:
-    """A transcoder's linear skip connection, with the norms around it held."""
+class FrozenSkip:
+    """A transcoder's linear skip connection, with the norms around it frozen."""
 
     def __init__(
         self,
@@ -251,9 +326,13 @@ class _FrozenSkip:
         if write is not None:
             W_skip = write[0].push_forward(W_skip.T, W_skip.new_ones(1)).T
             scale = scale * write[1]
-        self._W_skip, self._factor = W_skip.to(dtype), (1 / scale).to(dtype)[:, None]
+        self.W_skip, self._factor = W_skip.to(dtype), (1 / scale).to(dtype)[:, None]
 
     def __call__(
         self, gradient: Float[Tensor, "pos batch d_model"]
     ) -> Float[Tensor, "pos batch d_model"]:
-        return (gradient @ self._W_skip) * self._factor[: len(gradient)]
+        return (gradient @ self.W_skip) * self._factor[: len(gradient)]
+
+    def forward(self, written: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos d_model"]:
+        """Return what the skip connection writes if its input gains ``written``."""
+        return (written * self._factor[: len(written), 0]) @ self.W_skip.T

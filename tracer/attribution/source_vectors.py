@@ -1,12 +1,13 @@
-"""What every source writes into the residual stream, laid out so that scoring is one product.
+"""Lay out what every source writes to the residual stream, so that scoring is one product.
 
-Columns run: active features, errors (layer-major), tokens; the order of :class:`NodeIndex`.
+Columns run in the order of :class:`NodeIndex`: active features, errors (layer-major), tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 import torch
@@ -14,16 +15,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tracer.attribution.frozen import FrozenPass
-from tracer.model.bridge import Norm
+from tracer.model.block import Norm
 from tracer.model.model import Model
 from tracer.transcoders.config import WritePoint
 from tracer.transcoders.transcoder import Transcoder
 
 VALUES_AT_ONCE: Final = 2**26
-"""How many numbers of source vectors are laid out at a time when they are not all kept."""
+"""How many numbers of source vectors are laid out at a time if they are not all kept."""
 
 _ROUND_SLOTS: Final = 16
-"""Few different shapes of a product are faster than a few zeros less."""
+"""A few zeros cost less than many different shapes of a product."""
 
 
 @dataclass(frozen=True)
@@ -41,48 +42,74 @@ class _SourceRows:
 
 
 class _LayerSources:
-    """All that is written at one layer after its MLP; features padded to equally many a position.
+    """All that is written at one layer after its MLP.
 
-    ``columns (pos, slots)`` says which column a slot is; padding points at column 0 with a zero
-    vector.
+    Every position has the same number of slots for the features that write there. The first are
+    filled, and the rest hold zero vectors that are never scored.
     """
 
     def __init__(
         self,
         writers: list[_SourceRows],
-        columns: Int[Tensor, "pos slots"],
+        filled: list[int],
+        n_slots: int,
+        slots: Int[Tensor, " writes"],
+        columns: Int[Tensor, " writes"],
         errors: Float[Tensor, "pos d_model"],
         error_start: int,
         post_norm: tuple[Norm, Tensor] | None,
         dtype: torch.dtype,
     ) -> None:
-        self.columns, self.errors, self.error_start = columns, errors, error_start
+        self.errors, self.error_start = errors, error_start
         self._writers, self._post_norm, self._dtype = writers, post_norm, dtype
+        self._n_slots, self._slots, self._columns = n_slots, slots, columns
+        self._filled = filled
+        """Filled slots before every position, and of all."""
         self._kept: Tensor | None = None
 
     @property
     def n_values(self) -> int:
         """Numbers in the padded feature vectors of all positions."""
-        return self.columns.numel() * self.errors.shape[-1]
+        return self._n_slots * self.errors.numel()
 
-    def keep(self) -> None:
+    def keep(self, kept: bool) -> None:
         """Lay all feature vectors out once, instead of anew for every batch of targets."""
-        self._kept = self._laid_out(0, len(self.columns))
+        self._kept = self._laid_out(0, len(self.errors)) if kept else None
 
-    def feature_vectors(self, stop: int) -> Iterator[tuple[slice, Tensor]]:
-        """Ranges of positions below ``stop`` with their ``(pos, slots, d_model)`` vectors."""
+    def feature_vectors(self, stop: int) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield ranges of positions below ``stop`` with their ``(pos, slots, d_model)`` vectors."""
         if self._kept is not None:
-            yield slice(0, stop), self._kept[:stop]
+            yield 0, stop, self._kept[:stop]
             return
-        step = max(1, VALUES_AT_ONCE * len(self.columns) // max(1, self.n_values))
+        step = max(1, VALUES_AT_ONCE * len(self.errors) // max(1, self.n_values))
         for start in range(0, stop, step):
             end = min(start + step, stop)
-            yield slice(start, end), self._laid_out(start, end)
+            yield start, end, self._laid_out(start, end)
+
+    def add_effects(
+        self,
+        start: int,
+        stop: int,
+        effects: Float[Tensor, "pos slots batch"],
+        scores: Float[Tensor, "sources batch"],
+    ) -> None:
+        """Add the effects of all slots at positions ``start`` to ``stop`` to their columns.
+
+        Only filled slots take part, and no two of them have the same column. So no additions meet
+        at one address, which atomic additions on a GPU would have to queue for.
+        """
+        filled = slice(self._filled[start], self._filled[stop])
+        slots = self._slots[filled] - start * self._n_slots
+        chosen = effects.flatten(0, 1)[slots].to(scores.dtype)
+        scores.index_add_(0, self._columns[filled], chosen)
 
     def _laid_out(self, start: int, stop: int) -> Float[Tensor, "pos slots d_model"]:
-        slots, d_model = self.columns.shape[1], self.errors.shape[-1]
         padded = torch.zeros(
-            stop - start, slots, d_model, device=self.errors.device, dtype=self._dtype
+            stop - start,
+            self._n_slots,
+            self.errors.shape[-1],
+            device=self.errors.device,
+            dtype=self._dtype,
         )
         for writers in self._writers:
             part = slice(writers.starts[start], writers.starts[stop])
@@ -103,6 +130,8 @@ class SourceVectors:
     layers: tuple[_LayerSources, ...]
     tokens: Float[Tensor, "pos d_model"]
     token_start: int
+    read_vectors: list[Tensor]
+    """Decoder vectors that were left in their files, of the active features."""
 
     @property
     def n_sources(self) -> int:
@@ -111,12 +140,12 @@ class SourceVectors:
     @property
     def n_values(self) -> int:
         """Numbers in the padded feature vectors of all layers."""
-        return sum(writes.n_values for writes in self.layers)
+        return sum(layer.n_values for layer in self.layers)
 
-    def keep(self) -> None:
+    def keep(self, kept: bool = True) -> None:
         """Lay all feature vectors out once: more memory, less work for every batch."""
-        for writes in self.layers:
-            writes.keep()
+        for layer in self.layers:
+            layer.keep(kept)
 
     def score(
         self,
@@ -125,13 +154,12 @@ class SourceVectors:
         scores: Float[Tensor, "sources batch"],
     ) -> None:
         """Add, in place, the effects of all that is written at ``layer`` after its MLP."""
-        writes, stop = self.layers[layer], len(gradient)
+        sources, n_pos = self.layers[layer], len(gradient)
         by_target = gradient.transpose(1, 2)
-        for part, vectors in writes.feature_vectors(stop):
-            effects = (vectors @ by_target[part]).to(scores.dtype)
-            scores.index_add_(0, writes.columns[part].flatten(), effects.flatten(0, 1))
-        start = writes.error_start
-        scores[start : start + stop] += (writes.errors[:stop, None] @ by_target)[:, 0]
+        for start, stop, vectors in sources.feature_vectors(n_pos):
+            sources.add_effects(start, stop, vectors @ by_target[start:stop], scores)
+        first = sources.error_start
+        scores[first : first + n_pos] += (sources.errors[:n_pos, None] @ by_target)[:, 0]
 
     def score_tokens(
         self,
@@ -145,13 +173,17 @@ class SourceVectors:
 
 
 def gather_sources(model: Model, frozen: FrozenPass, dtype: torch.dtype) -> SourceVectors:
-    """Find, for every layer, the decoder vectors of the active features that write there.
+    """Collect, for every layer, the decoder vectors of the active features that write there.
 
     A norm after the MLP is linear at its frozen scale, so it is applied to the sources once instead
-    of to every gradient. Decoder rows left in their files are read here, once.
+    of to every gradient. Decoder rows that were left in their files are read here, once.
     """
     n_active, n_pos = len(frozen.features), frozen.n_positions
-    active = [_active(transcoder, frozen) for transcoder in model.transcoders.layers]
+    starts = _starts(frozen, model.n_layers)
+    active = [
+        _active(transcoder, frozen, starts[transcoder.layer])
+        for transcoder in model.transcoders.layers
+    ]
     layers = []
     for output in range(model.n_layers):
         norm = model.blocks[output].mlp_post_norm
@@ -160,18 +192,35 @@ def gather_sources(model: Model, frozen: FrozenPass, dtype: torch.dtype) -> Sour
             post_norm = norm, frozen.scales[norm.name]
             errors = norm.push_forward(errors, frozen.scales[norm.name])
         writing = [
-            (found, output - found.layer)
-            for found, transcoder in zip(active, model.transcoders.layers, strict=True)
+            (features, output - features.layer)
+            for features, transcoder in zip(active, model.transcoders.layers, strict=True)
             if output in transcoder.output_layers
         ]
-        writers, columns = _slots(writing, n_pos)
-        start = n_active + output * n_pos
-        layers.append(_LayerSources(writers, columns, errors.to(dtype), start, post_norm, dtype))
+        slots = _fill_slots(writing, n_pos)
+        error_start = n_active + output * n_pos
+        layers.append(_LayerSources(*slots, errors.to(dtype), error_start, post_norm, dtype))
     return SourceVectors(
         layers=tuple(layers),
         tokens=frozen.token_vectors.to(dtype),
         token_start=n_active + model.n_layers * n_pos,
+        read_vectors=[
+            features.vectors
+            for features, transcoder in zip(active, model.transcoders.layers, strict=True)
+            if not isinstance(transcoder.W_dec, Tensor)
+        ],
     )
+
+
+def _starts(frozen: FrozenPass, n_layers: int) -> list[list[int]]:
+    """Return, per layer, the row of the first active feature at every position, and the end.
+
+    Counted on the CPU: a count on the device would have to be waited for, layer by layer.
+    """
+    n_pos = frozen.n_positions
+    cells = frozen.host_features[:, 0] * n_pos + frozen.host_features[:, 1]
+    ends = cells.bincount(minlength=n_layers * n_pos).cumsum(0).tolist()
+    bounds = [0, *ends]
+    return [bounds[i * n_pos : (i + 1) * n_pos + 1] for i in range(n_layers)]
 
 
 @dataclass(frozen=True)
@@ -179,56 +228,67 @@ class _Active:
     """Active features of one layer, ordered by position."""
 
     layer: int
-    columns: Int[Tensor, " active"]
+    first_column: int
+    starts: list[int]
+    """First feature of every position, and the end, counted from the first of the layer."""
     positions: Int[Tensor, " active"]
     activations: Float[Tensor, " active"]
     vectors: Float[Tensor, "rows outputs d_model"]
     rows: Int[Tensor, " active"]
 
 
-def _active(transcoder: Transcoder, frozen: FrozenPass) -> _Active:
-    columns = (frozen.features[:, 0] == transcoder.layer).nonzero()[:, 0]
-    columns = columns[frozen.features[columns, 1].argsort(stable=True)]
-    features = frozen.features[columns, 2]
+def _active(transcoder: Transcoder, frozen: FrozenPass, starts: list[int]) -> _Active:
+    part = slice(starts[0], starts[-1])
+    features = frozen.features[part, 2]
     if isinstance(transcoder.W_dec, Tensor):
         vectors, rows = transcoder.W_dec, features
     else:
-        chosen, rows = features.unique(return_inverse=True)
-        vectors = transcoder.decoder_vectors(chosen)
+        distinct, rows = features.unique(return_inverse=True)
+        vectors = transcoder.decoder_vectors(distinct)
     return _Active(
         layer=transcoder.layer,
-        columns=columns,
-        positions=frozen.features[columns, 1],
-        activations=frozen.activations[columns],
+        first_column=starts[0],
+        starts=[start - starts[0] for start in starts],
+        positions=frozen.features[part, 1],
+        activations=frozen.activations[part],
         vectors=vectors,
         rows=rows,
     )
 
 
-def _slots(
+def _fill_slots(
     writing: list[tuple[_Active, int]], n_pos: int
-) -> tuple[list[_SourceRows], Int[Tensor, "pos slots"]]:
-    """Give every write a slot at its position; the layers that write follow one another there."""
-    counts = [found.positions.bincount(minlength=n_pos) for found, _ in writing]
-    taken = torch.zeros_like(counts[0])
+) -> tuple[list[_SourceRows], list[int], int, Tensor, Tensor]:
+    """Give every write a slot at its position, one writing layer after the other.
+
+    Returns the writes, how many slots are filled before every position, the number of slots of a
+    position, and of every filled slot its number and its column.
+    """
+    device = writing[0][0].positions.device
+    counts = torch.tensor([active.starts for active, _ in writing]).diff()
+    before = (counts.cumsum(0) - counts).to(device)
+    n_filled = counts.sum(0).tolist()
+    filled = [0, *accumulate(n_filled)]
+    n_slots = -(-max(n_filled) // _ROUND_SLOTS) * _ROUND_SLOTS
+    first_filled = torch.tensor(filled, device=device)
+    slot_numbers = torch.empty(filled[-1], dtype=torch.long, device=device)
+    columns = torch.empty_like(slot_numbers)
     writers = []
-    for (found, step), count in zip(writing, counts, strict=True):
-        starts = count.cumsum(0) - count
-        order = torch.arange(len(found.positions), device=count.device)
-        slots = order - starts[found.positions] + taken[found.positions]
+    for (active, step), taken in zip(writing, before, strict=True):
+        order = torch.arange(len(active.positions), device=device)
+        starts = torch.tensor(active.starts, device=device)
+        slots = order - starts[active.positions] + taken[active.positions]
+        place = first_filled[active.positions] + slots
+        slot_numbers[place] = active.positions * n_slots + slots
+        columns[place] = order + active.first_column
         writers.append(
             _SourceRows(
-                vectors=found.vectors[:, step],
-                rows=found.rows,
-                activations=found.activations,
-                positions=found.positions,
+                vectors=active.vectors[:, step],
+                rows=active.rows,
+                activations=active.activations,
+                positions=active.positions,
                 slots=slots,
-                starts=[*starts.tolist(), len(found.positions)],
+                starts=active.starts,
             )
         )
-        taken = taken + count
-    width = -(-int(taken.max()) // _ROUND_SLOTS) * _ROUND_SLOTS
-    columns = taken.new_zeros(n_pos, width)
-    for writer, (found, _) in zip(writers, writing, strict=True):
-        columns[writer.positions, writer.slots] = found.columns
-    return writers, columns
+    return writers, filled, n_slots, slot_numbers, columns

@@ -1,1 +1,1 @@
-"""What can be opened, where its files are, and how they are downloaded. No torch."""
+"""Which models can be opened, where their files are, and how they are downloaded. No torch."""

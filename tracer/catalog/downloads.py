@@ -1,27 +1,31 @@
-"""Models and transcoder sets from the hub: which files they need, and getting them.
+"""Download models and transcoder sets from the hub, and remember what was downloaded.
 
-What was downloaded, and at which commit, is noted in a file. From then on the same commit is
-opened, without asking the network, until an update is asked for: results stay comparable.
+Every finished download is recorded in a note with its commit. The same commit is opened from then
+on, without the network, until the user asks for an update: results stay comparable.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
+
+from pydantic import TypeAdapter
 
 from tracer import hub, paths
 from tracer.errors import CacheFolderError, ModelError, TranscoderError
 from tracer.files import atomic_write
 from tracer.transcoders.config import CONFIG, HUB_ENTRY, SetConfig, read_config
+from tracer.transcoders.other_tools import config_of_other_tool, is_set, settings_and_tensors
 from tracer.types import Progress
 
 _TEXTS: Final = (".json", ".txt", ".model", ".jinja")
-_LARGEST_TEXT: Final = 2**27
+_LARGEST_TEXT: Final = 2**27  # bytes
+ADAPTER: Final = "adapter_config.json"
+"""The file that a LoRA or another adapter has, in place of a model's config.json."""
 
 
 @dataclass(frozen=True)
@@ -34,51 +38,45 @@ class Part:
 
     @property
     def root(self) -> Path:
-        """Where they are; asks the cache, not the network, as all of them are there."""
+        """The snapshot folder they are in. All of them are cached, so the network is not used."""
         return hub.fetch(hub.Reference(self.repo), self.paths, commit=self.commit)
 
 
 @dataclass(frozen=True)
 class Download:
-    """A model or a set whose files are all on this disk."""
+    """A model or a transcoder set whose files are all on this disk."""
 
     reference: str
     commit: str
     folder: Path
-    """Where its configuration stands."""
+    """The folder of its configuration file."""
     files: tuple[Path, ...]
-    """The tensors, in the order of the layers where a set's config lists them."""
+    """The tensor files; in the order of the layers if a set's config lists them."""
     listed: bool
-    """Whether ``files`` are what the config lists."""
+    """Whether ``files`` is the list in the config."""
     certain: bool = True
-    """False where the hub could not be asked which files there are: some may be missing."""
+    """False when the hub could not be reached to list the files: some may be missing."""
     others: Mapping[str, str] = field(default_factory=dict)
-    """Commits of further repositories that its config refers to."""
+    """Other repositories that its config refers to -> their commits."""
+
+
+_DOWNLOAD: Final = TypeAdapter(Download)
 
 
 def known(reference: str) -> Download | None:
-    """A finished download, or None where a file of it is not there any more."""
+    """Return a finished download, or None if there is none or one of its files is gone."""
     try:
-        stored = json.loads(_note(reference).read_text(encoding="utf-8"))
-        found = Download(
-            reference=stored["reference"],
-            commit=stored["commit"],
-            folder=Path(stored["folder"]),
-            files=tuple(Path(path) for path in stored["files"]),
-            listed=stored["listed"],
-            certain=stored.get("certain", True),
-            others=dict(stored["others"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # never downloaded, or a note that was cut short: it is fetched again
-    described = any((found.folder / name).is_file() for name in (CONFIG, "config.json"))
-    return found if described and all(path.is_file() for path in found.files) else None
+        download = _DOWNLOAD.validate_json(_note(reference).read_bytes())
+    except (OSError, ValueError):
+        return None  # never downloaded, or the note is damaged: the files are looked up again
+    described = paths.is_file(download.folder / "config.json") or is_set(download.folder)
+    return download if described and all(map(paths.is_file, download.files)) else None
 
 
 def to_fetch(reference: str) -> bool:
-    """Whether the hub has to be asked for it: it is not here, or nobody knows if it is whole."""
-    found = known(reference)
-    return found is None or (not found.certain and hub.network_allowed())
+    """Return whether the hub has to be asked: it is not downloaded, or may be incomplete."""
+    download = known(reference)
+    return download is None or (not download.certain and hub.network_allowed())
 
 
 def _note(reference: str) -> Path:
@@ -88,13 +86,8 @@ def _note(reference: str) -> Path:
 
 def _remember(download: Download) -> None:
     path = _note(download.reference)
-    stored = asdict(download) | {
-        "folder": str(download.folder),
-        "files": [str(file) for file in download.files],
-        "others": dict(download.others),
-    }
     with _writable(path.parent):
-        atomic_write(path, json.dumps(stored, indent=1))
+        atomic_write(path, _DOWNLOAD.dump_json(download, indent=1))
 
 
 @contextmanager
@@ -104,7 +97,7 @@ def _writable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CacheFolderError(
-            f"what is downloaded is noted in {folder}, which cannot be written "
+            f"the folder of download notes {folder} cannot be written "
             f"({error.strerror or error}): make it writable, or set {paths.HOME_VARIABLE} to "
             "another folder"
         ) from error
@@ -112,68 +105,86 @@ def _writable(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What has to be fetched, known before anything large is."""
+    """The files to download, known before anything large is fetched."""
 
     reference: str
     place: hub.Reference
     main: Part
     listed: tuple[tuple[Part, str], ...]
-    """Files that a set's config lists, each with its path, in the order of the layers."""
+    """The files that a set's config lists, each with its path, in the order of the layers."""
     sizes: Mapping[tuple[str, str], int]
+    """(repository, path) -> bytes."""
     certain: bool = True
-    """Whether the hub itself said which files there are."""
+    """Whether the hub listed the files; False when the list is from the cache."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """Every repository once."""
-        found = {(part.repo, part.commit): part for part, _ in self.listed}
-        return (self.main, *(p for p in found.values() if p != self.main))
+        """The files by repository and commit, each pair once."""
+        parts = {(part.repo, part.commit): part for part, _ in self.listed}
+        return (self.main, *(p for p in parts.values() if p != self.main))
 
     @property
     def n_bytes(self) -> int:
-        """All files together."""
+        """Size of all files together."""
         return sum(self.sizes.values())
 
 
 def plan_model(reference: str, update: bool = False) -> Plan:
-    """The files of a model: configuration, tokenizer and safetensors weights.
+    """Return the files of a model: configuration, tokenizer and safetensors weights.
 
-    An ``update`` is content with nothing but the hub's own word. Raises
-    :class:`tracer.errors.HubError`, and :class:`ModelError` for a repository that holds no
-    such model.
+    An ``update`` never falls back on the cache. Raises :class:`tracer.errors.HubError`, and
+    :class:`ModelError` for a repository without a model in safetensors.
     """
     place = hub.Reference.parse(reference)
     listing = hub.look_up(place, update)
-    here = _directly_in(listing, place.folder)
-    weights = [f for f in here if f.path.endswith(".safetensors") and _name(f).startswith("model")]
-    texts = [f for f in here if f.path.endswith(_TEXTS) and f.size < _LARGEST_TEXT]
+    files = _directly_in(listing, place.folder)
+    weights = [f for f in files if f.path.endswith(".safetensors") and _name(f).startswith("model")]
+    texts = [f for f in files if f.path.endswith(_TEXTS) and f.size < _LARGEST_TEXT]
+    is_adapter = any(_name(file) == ADAPTER for file in files)
     if not any(_name(file) == "config.json" for file in texts):
-        raise ModelError(f"{reference} holds no model: there is no config.json in {_it(listing)}")
-    if not weights:
+        refuse_adapter(reference, is_adapter)
         raise ModelError(
-            f"{reference} has no weights as safetensors in {_it(listing)}: other files can run "
-            "code when they are read, and are not; look for a copy with model.safetensors"
+            f"{reference} is not a model: it has no config.json{_searched(listing)}; give a "
+            "repository with a Hugging Face model"
+        )
+    if not weights:
+        refuse_adapter(reference, is_adapter)
+        raise ModelError(
+            f"{reference} has no model.safetensors{_searched(listing)}: other weight formats can "
+            "run code when they are read, so they are not opened; look for a copy with safetensors"
         )
     chosen = [*texts, *weights]
     part = Part(place.repo, listing.commit, tuple(file.path for file in chosen))
     sizes = {(place.repo, f.path): f.size for f in chosen}
-    return Plan(reference, place, part, (), sizes, listing.whole)
+    return Plan(reference, place, part, (), sizes, listing.complete)
+
+
+def refuse_adapter(name: str, is_adapter: bool) -> None:
+    """Raise :class:`ModelError` for an adapter, which changes a model and is not one."""
+    if is_adapter:
+        raise ModelError(
+            f"{name} is an adapter (LoRA), not a model: merge the adapter first "
+            "(merge_and_unload in PEFT), save the model, and open that folder"
+        )
 
 
 def plan_set(reference: str, progress: Progress | None = None, update: bool = False) -> Plan:
-    """The files of a transcoder set, those included that its ``config.yaml`` lists elsewhere.
+    """Return the files of a transcoder set, including those its config lists in other repositories.
 
-    The config itself, which is small, is fetched to know. Raises
-    :class:`tracer.errors.HubError`, and :class:`TranscoderError` for what is no set.
+    The config itself, which is small, is downloaded to find out. Raises
+    :class:`tracer.errors.HubError`, and :class:`TranscoderError` for anything but a set.
     """
     place = hub.Reference.parse(reference)
     listing = hub.look_up(place, update)
     config_path = str(PurePosixPath(place.folder) / CONFIG)
     size = next((file.size for file in listing.files if file.path == config_path), None)
     if size is None:
+        plan = _plan_of_other_tool(reference, place, listing, progress)
+        if plan is not None:
+            return plan
         raise TranscoderError(
-            f"{reference} holds no transcoder set: there is no {CONFIG} in "
-            f"{_it(listing)}{_sets_in(listing)}"
+            f"{reference} is not a transcoder set: it has no {CONFIG}{_searched(listing)}"
+            f"{_sets_in(listing)}"
         )
     root = hub.fetch(place, [config_path], progress, listing.commit, {config_path: size})
     config = read_config(root / place.folder)
@@ -182,26 +193,59 @@ def plan_set(reference: str, progress: Progress | None = None, update: bool = Fa
     chosen = [f for f in _directly_in(listing, place.folder) if f.path.endswith(".safetensors")]
     if not chosen:
         raise TranscoderError(
-            f"{reference} has a {CONFIG} but no safetensors beside it in {_it(listing)}: the set "
-            "is incomplete"
+            f"{reference} has no safetensors files next to its {CONFIG}{_searched(listing)}: the "
+            "set is incomplete; report it to its publisher"
         )
     paths = (config_path, *(file.path for file in chosen))
     part = Part(place.repo, listing.commit, paths)
     sizes = {(place.repo, f.path): f.size for f in chosen}
-    return Plan(reference, place, part, (), sizes, listing.whole)
+    return Plan(reference, place, part, (), sizes, listing.complete)
 
 
-def _it(listing: hub.Listing) -> str:
-    return "it" if listing.whole else "what the cache has of it, and the hub cannot be asked now"
+def _plan_of_other_tool(
+    reference: str, place: hub.Reference, listing: hub.Listing, progress: Progress | None
+) -> Plan | None:
+    """Return the plan of a set of sparsify or SAELens, which has settings for each layer.
+
+    The settings, which are small, are downloaded first, so that a set of another kind is refused
+    before its tensors are. None for any other repository.
+    """
+    sizes = {file.path: file.size for file in listing.files}
+    inside = [path for path in sizes if PurePosixPath(path).is_relative_to(place.folder)]
+    names = {PurePosixPath(path).relative_to(place.folder).as_posix(): path for path in inside}
+    both = {names[s]: names[t] for s, t in settings_and_tensors(names).items()}
+    if not both:
+        return None
+    settings = {path: sizes[path] for path in both}
+    root = hub.fetch(place, list(settings), progress, listing.commit, settings)
+    folder = root / place.folder
+    config = config_of_other_tool(folder, {root / path for path in both.values()})
+    if config is None:
+        return None
+    files = [(folder / name).relative_to(root).as_posix() for name in config.transcoders]
+    part = Part(place.repo, listing.commit, (*settings, *files))
+    return Plan(
+        reference,
+        place,
+        part,
+        tuple((part, path) for path in files),
+        {(place.repo, path): sizes[path] for path in part.paths},
+        listing.complete,
+    )
+
+
+def _searched(listing: hub.Listing) -> str:
+    """Return where a file was searched, as the end of a clause: nothing if it was the hub."""
+    return "" if listing.complete else " in the cache, and the hub cannot be reached now"
 
 
 def _sets_in(listing: hub.Listing) -> str:
-    """Where there are some in other folders of the repository."""
+    """Return the end of a sentence that names sets in other folders of the repository."""
     paths = [PurePosixPath(file.path) for file in listing.files]
-    found = [f"{listing.repo}/{path.parent}" for path in paths if path.name == CONFIG]
-    if not found:
-        return ""
-    return f"; there is one in {', '.join(found[:5])}{', …' if found[5:] else ''}"
+    sets = [f"{listing.repo}/{path.parent}" for path in paths if path.name == CONFIG]
+    if not sets:
+        return "; give a repository, or a folder of one, with a transcoder set"
+    return f"; use {', '.join(sets[:5])}{', …' if sets[5:] else ''} instead"
 
 
 def _plan_listed(
@@ -212,70 +256,70 @@ def _plan_listed(
     config: SetConfig,
     update: bool,
 ) -> Plan:
-    """For a set whose tensors are listed, in this repository or in others."""
+    """Return the plan of a set whose config lists its files, also in other repositories."""
     listings = {(place.repo, place.revision): listing}
-    wanted: list[tuple[hub.Listing, str]] = []
+    files: list[tuple[hub.Listing, str]] = []
     for entry in config.transcoders:
         if entry.startswith(HUB_ENTRY):
-            there = hub.Reference.parse(entry)
-            key = (there.repo, there.revision)
+            target = hub.Reference.parse(entry)
+            key = (target.repo, target.revision)
             if key not in listings:
-                listings[key] = hub.look_up(hub.Reference(there.repo, "", there.revision), update)
-            wanted.append((listings[key], there.folder))
+                listings[key] = hub.look_up(hub.Reference(target.repo, "", target.revision), update)
+            files.append((listings[key], target.folder))
         else:
-            wanted.append((listing, str(PurePosixPath(place.folder) / entry)))
+            files.append((listing, str(PurePosixPath(place.folder) / entry)))
     sizes: dict[tuple[str, str], int] = {}
-    for found, path in wanted:
-        size = next((file.size for file in found.files if file.path == path), None)
+    for owner, path in files:
+        size = next((file.size for file in owner.files if file.path == path), None)
         if size is None:
             raise TranscoderError(
-                f"{reference} lists {path}, which {found.repo} does not hold at commit "
-                f"{found.commit[:8]}: tell its publisher"
-                if found.whole
-                else f"{reference} lists {path} of {found.repo}, which is not in {_it(found)}: "
-                "download the set again when it can"
+                f"{reference} lists {path}, which is not in {owner.repo} at commit "
+                f"{owner.commit[:8]}: report it to its publisher"
+                if owner.complete
+                else f"{reference} lists {path} of {owner.repo}, which is not"
+                f"{_searched(owner)}: download the set again when it can"
             )
-        sizes[found.repo, path] = size
+        sizes[owner.repo, path] = size
     paths: dict[tuple[str, str], list[str]] = {(place.repo, listing.commit): [config_path]}
-    for found, path in wanted:
-        paths.setdefault((found.repo, found.commit), []).append(path)
+    for owner, path in files:
+        paths.setdefault((owner.repo, owner.commit), []).append(path)
     parts = {key: Part(*key, tuple(dict.fromkeys(chosen))) for key, chosen in paths.items()}
-    listed = tuple((parts[found.repo, found.commit], path) for found, path in wanted)
-    certain = all(found.whole for found in listings.values())
+    listed = tuple((parts[owner.repo, owner.commit], path) for owner, path in files)
+    certain = all(owner.complete for owner in listings.values())
     return Plan(reference, place, parts[place.repo, listing.commit], listed, sizes, certain)
 
 
 def run(plans: Sequence[Plan], progress: Progress | None = None) -> list[Download]:
-    """Fetch what the plans want; ``progress`` counts the bytes of all of them together.
+    """Download the files of the plans; ``progress`` counts the bytes of all of them together.
 
-    Each is noted when it is complete. Raises :class:`tracer.errors.HubError`.
+    Each download is recorded when it is complete. Raises :class:`tracer.errors.HubError`.
     """
-    total, before, found = sum(plan.n_bytes for plan in plans), 0, []
+    total, before, finished = sum(plan.n_bytes for plan in plans), 0, []
     with _writable(paths.downloads()):
-        pass  # said before anything large is fetched
+        pass  # fail before anything large is downloaded
     for plan in plans:
         for part in plan.parts:
             sizes = {
                 p: plan.sizes[part.repo, p] for p in part.paths if (part.repo, p) in plan.sizes
             }
             size = sum(sizes.values())
-            there = hub.Reference(part.repo, "", part.commit)
+            reference = hub.Reference(part.repo, "", part.commit)
             counted = _counted(progress, before, size, total)
-            hub.fetch(there, part.paths, counted, part.commit, sizes)
+            hub.fetch(reference, part.paths, counted, part.commit, sizes)
             before += size
-        found.append(_finish(plan))
-    return found
+        finished.append(_finish(plan))
+    return finished
 
 
 def _counted(
     progress: Progress | None, before: int, size: int, total: int
 ) -> Callable[[int, int, str], None] | None:
-    """Progress of one repository as a share of all; what is there already counts as done."""
+    """Return a callback that reports one part as a share of all; cached files count as done."""
     if progress is None:
         return None
 
-    def report(done: int, wanted: int, what: str) -> None:
-        progress(before + max(size - wanted, 0) + done, total, what)
+    def report(done: int, missing: int, what: str) -> None:
+        progress(before + max(size - missing, 0) + done, total, what)
 
     return report
 

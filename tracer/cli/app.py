@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from tracer.cli.options import Teaching
+from tracer.cli.options import ExamplesFormatter
 from tracer.errors import TracerError
 
 _INSTALLED: Final = "circuit_tracing_dashboard"
@@ -19,19 +19,18 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "app",
         help="start the dashboard in the browser",
-        description="Start the dashboard. Options that are not listed here go to "
-        "`streamlit run`.",
+        description="Start the dashboard. Options that are not listed here go to `streamlit run`.",
         epilog="""examples:
   circuit-tracing app
   circuit-tracing app --server.port 8600
 """,
-        formatter_class=Teaching,
+        formatter_class=ExamplesFormatter,
     )
     parser.set_defaults(run=start)
 
 
 def dashboard_script() -> Path:
-    """Return the dashboard's ``app.py``: in a checkout beside ``tracer``, else as installed.
+    """Return the dashboard's ``app.py``: in a checkout next to ``tracer``, else as installed.
 
     Raises :class:`TracerError` where neither is there.
     """

@@ -1,4 +1,4 @@
-"""``index``: what every feature of a set fires on, from a corpus."""
+"""``index``: build the feature index of a transcoder set from a corpus."""
 
 from __future__ import annotations
 
@@ -7,42 +7,59 @@ from pathlib import Path
 from typing import Any
 
 from tracer.cli.options import (
-    Progress,
-    Teaching,
+    add_command,
     add_json,
+    add_memory_option,
     add_model_options,
     open_model,
     print_json,
 )
+from tracer.progress import progress_bar
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "index",
-        help="build the index of what a set's features fire on, from a corpus",
-        description="Run a corpus through the model and keep, for every feature, the texts it "
-        "fires on most,\nhow often and how strongly it fires, the tokens it promotes, and a label "
-        "where one is earned.\nAn index that was interrupted goes on where it stopped.",
-        epilog="""examples:
+        summary="build the index of what a set's features fire on, from a corpus",
+        description="Run a corpus through the model. For every feature, keep the texts it fires on "
+        "most, how often\nand how strongly it fires, the tokens it promotes, and a label if the "
+        "evidence supports one.\nAn interrupted build resumes where it stopped.",
+        examples="""\
   python -m tracer index --model gemma-2-2b --transcoders gemma-scope --corpus wiki.parquet
   python -m tracer index --model ./model --transcoders ./set --corpus texts.jsonl --context 64
 
-The corpus is a text file (documents apart by an empty line), JSONL with "text" in every line, or
-parquet with a column of texts. The index is written in the layout that sets are published with,
-where the app and 'trace' find it.
-""",
-        formatter_class=Teaching,
+The corpus is a text file (documents separated by blank lines), JSONL with "text" in every line, or
+Parquet with a column of texts. Text and JSONL can be compressed (.xz, .gz). The index has the
+layout of published indexes, in the folder where the app and 'trace' look for it.""",
     )
-    parser.add_argument("--corpus", required=True, metavar="FILE", help=".txt, .jsonl or .parquet")
     parser.add_argument(
-        "--output", metavar="FOLDER", help="where to (where this project looks for it)"
+        "--corpus", required=True, metavar="FILE", help="a text, JSONL or Parquet file"
     )
-    parser.add_argument("--column", default="text", help="of a parquet file (text)")
-    parser.add_argument("--context", type=int, default=128, help="tokens read at once (128)")
-    parser.add_argument("--batch-tokens", type=int, default=2048, help="run at a time (2048)")
-    parser.add_argument("--limit-tokens", type=int, help="stop after so many (all)")
-    parser.add_argument("--no-labels", action="store_true", help="name no feature")
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="where to write it (default: where it will be found)"
+    )
+    parser.add_argument(
+        "--column",
+        default="text",
+        help="column of a Parquet file that has the texts (default: text)",
+    )
+    parser.add_argument(
+        "--context", type=int, default=128, metavar="N", help="tokens per window (default: 128)"
+    )
+    parser.add_argument(
+        "--batch-tokens",
+        type=int,
+        default=2048,
+        metavar="N",
+        help="tokens per batch (default: 2048)",
+    )
+    parser.add_argument(
+        "--limit-tokens", type=int, metavar="N", help="stop after this many tokens (default: all)"
+    )
+    parser.add_argument("--no-labels", action="store_true", help="do not label features")
+    add_memory_option(parser)
     add_json(parser)
     add_model_options(parser)
     parser.set_defaults(run=_index)
@@ -53,7 +70,7 @@ def _index(options: argparse.Namespace) -> None:
 
     model = open_model(options)
     folder = Path(options.output) if options.output else model.source.index_folder
-    with Progress() as progress:
+    with progress_bar() as progress:
         summary = build_index(
             model,
             options.corpus,
@@ -63,7 +80,8 @@ def _index(options: argparse.Namespace) -> None:
             column=options.column,
             label=None if options.no_labels else LabelRule(),
             limit_tokens=options.limit_tokens,
-            progress=progress.count,
+            memory_limit=options.memory,
+            progress=progress,
         )
     if options.json:
         print_json(summary.__dict__ | {"folder": str(folder)})

@@ -1,18 +1,21 @@
-"""A pruned graph and an intervention as plain JSON values, for the command line and for scripts."""
+"""Pruned graphs and interventions as plain JSON values, for the command line and for scripts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from tracer.graph.graph import AttributionGraph
+from tracer.graph.kinds import generic_name
 from tracer.graph.pruning import PrunedGraph
+from tracer.interchange.notes import import_notes
 from tracer.interventions.run import InterventionResult
-from tracer.types import FeatureId, NodeId, TokenProbability
+from tracer.types import COMPUTED_KINDS, FeatureId, NodeId, TokenProbability
 
 
-def node_label(graph: AttributionGraph, node: NodeId, names: Mapping[FeatureId, str]) -> str:
-    """What to call a node: a feature by its name, or by its number where it has none."""
+def node_label(graph: AttributionGraph, node: NodeId, labels: Mapping[FeatureId, str]) -> str:
+    """Return a node's label; a feature without one is named by its layer and number."""
     token = graph.tokens[node.position]
     if node.kind == "token":
         return token
@@ -22,14 +25,16 @@ def node_label(graph: AttributionGraph, node: NodeId, names: Mapping[FeatureId, 
         row = graph.index.row(node) - graph.index.logit_rows.start
         label: str = graph.targets[row].label
         return label
-    return names.get(node.feature) or str(node.feature)
+    if node.kind != "feature":
+        return generic_name(graph.index.generic_node(node))
+    return labels.get(node.feature) or str(node.feature)
 
 
 def pruned_graph_report(
-    pruned: PrunedGraph, names: Mapping[FeatureId, str] | None = None
+    pruned: PrunedGraph, labels: Mapping[FeatureId, str] | None = None
 ) -> dict[str, Any]:
-    """The kept nodes and edges with labels, scores, and how much was pruned away."""
-    names = names or {}
+    """Return the kept nodes and edges with labels and scores, and how much there was."""
+    labels = labels or {}
     graph = pruned.graph
     nodes = []
     for row, node in zip(pruned.rows.tolist(), pruned.nodes, strict=True):
@@ -41,8 +46,8 @@ def pruned_graph_report(
                 "position": node.position,
                 "index": node.index,
                 "token": graph.tokens[node.position],
-                "label": node_label(graph, node, names),
-                "activation": float(graph.activations[row]) if node.kind == "feature" else None,
+                "label": node_label(graph, node, labels),
+                "activation": _activation(graph, node, row),
                 "influence": float(pruned.influence[row]),
                 "cumulative_influence": float(pruned.cumulative_influence[row]),
             }
@@ -69,16 +74,25 @@ def pruned_graph_report(
         "n_active_features": graph.n_active_features,
         "n_nodes_traced": graph.n_nodes,
         "n_edges_traced": graph.n_edges,
-        "rounding_error": graph.rounding_error,
+        "rounding_error": None if math.isnan(graph.rounding_error) else graph.rounding_error,
         "dropped_weight": graph.dropped_weight,
         "provenance": dict(graph.provenance),
+        "notes": list(import_notes(graph)),
         "nodes": nodes,
         "edges": edges,
     }
 
 
+def _activation(graph: AttributionGraph, node: NodeId, row: int) -> float | None:
+    """Return the activation of a feature; None for other nodes, and where a file has none."""
+    if node.kind == "feature":
+        activation = float(graph.activations[row])
+        return None if math.isnan(activation) else activation
+    return None if node.kind in COMPUTED_KINDS else graph.index.generic_node(node).activation
+
+
 def intervention_report(result: InterventionResult, limit: int = 10) -> dict[str, Any]:
-    """Next tokens before and after, and how far apart the two distributions are."""
+    """Return the next tokens before and after, and the divergence of their distributions."""
     return {
         "prompt": result.prompt,
         "interventions": [edit.__dict__ for edit in result.interventions],

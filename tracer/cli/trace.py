@@ -1,4 +1,4 @@
-"""``trace``, ``prune`` and ``export``: graphs made, read again and handed on."""
+"""``trace``, ``prune`` and ``export``: compute graphs, read them again, and convert them."""
 
 from __future__ import annotations
 
@@ -9,56 +9,97 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracer.catalog.resolve import resolve
+from tracer.cli.many import trace_file
 from tracer.cli.options import (
-    Progress,
-    Teaching,
+    add_chat_option,
+    add_command,
+    add_json,
+    add_memory_option,
     add_model_options,
     add_pruning_options,
-    as_tracer_error,
     open_graph,
     open_model,
     print_json,
+    prompt_of,
+    write_error,
 )
-from tracer.errors import FeatureIndexError, TargetError, TracerError
+from tracer.errors import FeatureIndexError, PromptError, TargetError, TracerError
 from tracer.features.lookup import (
     FeatureLookup,
     feature_lookup,
-    neuronpedia_lookup,
+    published_lookup,
 )
 from tracer.hub import network_allowed
 from tracer.interchange.nodes import explained_by, stored_labels
-from tracer.types import Contrast, FeatureId, FeatureTarget, TargetChoice
+from tracer.progress import progress_bar
+from tracer.types import Contrast, FeatureId, FeatureTarget, TargetChoice, Thresholds
 
 if TYPE_CHECKING:
     from tracer.features.cards import FeatureReader
     from tracer.graph.graph import AttributionGraph
     from tracer.graph.pruning import PrunedGraph
 
+_GRAPH = "a file of 'trace --save', a published .json, or circuit-tracer's .pt"
+
 
 def add(commands: Any) -> None:
     """Add the three commands."""
-    trace = commands.add_parser(
+    trace = add_command(
+        commands,
         "trace",
-        help="trace a prompt and print its pruned graph",
-        description="Find which features of the model's MLPs directly affect which, and the next "
-        "token,\nand print the part of that graph that carries most of the influence.",
-        epilog="""examples:
+        summary="trace a prompt and print its pruned graph",
+        description="Compute the attribution graph of a prompt: which transcoder features directly "
+        "affect which others\nand the next token. Print the part that carries most of the "
+        "influence.",
+        examples="""\
   python -m tracer trace "The capital of the state containing Dallas is"
+  python -m tracer trace --prompts prompts.csv --summary results.parquet
   python -m tracer trace --contrast " Austin" " Sacramento" "The capital of Texas is"
   python -m tracer trace --model gemma-2-2b --transcoders clt-426k --dtype bfloat16 \\
       --max-features 4096 --save dallas.safetensors "The capital of the state containing Dallas is"
+  python -m tracer trace --model gemma-3-1b-it --chat "What is the capital of Texas?"
+
+The options of circuit-tracer's `attribute` are understood too: see "Coming from circuit-tracer" in
+docs/.
 """,
-        formatter_class=Teaching,
     )
-    trace.add_argument("prompt", help="the text whose next token is to be explained")
-    trace.add_argument("--target", action="append", help="token to explain, e.g. ' Austin'")
+    trace.add_argument("prompt", nargs="?", help="the text whose next token to explain")
+    trace.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="trace every prompt of a .csv or .jsonl file (prompt or messages, label, target) "
+        "into the store instead; the same command goes on after an interruption",
+    )
+    trace.add_argument(
+        "--summary",
+        metavar="FILE",
+        help="with --prompts: also write a table of the results, .csv or .parquet",
+    )
+    trace.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="with --prompts: trace on a Ray cluster, for example ray://head:10001; local for this "
+        "machine",
+    )
+    add_chat_option(trace)
+    trace.add_argument(
+        "--force",
+        action="store_true",
+        help="trace text as it is, although the transcoders were trained on chats only",
+    )
+    trace.add_argument(
+        "--target",
+        action="append",
+        metavar="TOKEN",
+        help="explain this token, for example ' Austin'; can be repeated",
+    )
     trace.add_argument(
         "--contrast",
         action="append",
         nargs=2,
         default=[],
         metavar=("A", "B"),
-        help="explain the logit of token A minus that of B",
+        help="explain the logit of token A minus the logit of token B",
     )
     trace.add_argument(
         "--feature",
@@ -67,70 +108,133 @@ def add(commands: Any) -> None:
         metavar="LAYER:POSITION:FEATURE",
         help="explain this active feature instead of the output; position -1 is the last",
     )
-    trace.add_argument("--max-logits", type=int, default=10, help="most logits to explain (10)")
-    trace.add_argument("--logit-mass", type=float, default=0.95, help="probability to reach (0.95)")
-    trace.add_argument("--max-features", type=int, help="expand at most this many features (all)")
     trace.add_argument(
-        "--memory", type=float, metavar="GIB", help="most memory to use (what is free)"
+        "--max-logits",
+        type=int,
+        default=10,
+        metavar="N",
+        help="explain at most N logits (default: 10)",
     )
-    trace.add_argument("--save", metavar="FILE", help="also save the whole graph to FILE")
+    trace.add_argument(
+        "--logit-mass",
+        type=float,
+        default=0.95,
+        metavar="SHARE",
+        help="explain the fewest tokens that reach this probability together (default: 0.95)",
+    )
+    trace.add_argument(
+        "--max-features",
+        type=int,
+        metavar="N",
+        help="compute the inputs of only the N most influential features (default: all)",
+    )
+    add_memory_option(trace)
+    trace.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="compute N rows of the graph at a time; changes only the speed",
+    )
+    trace.add_argument(
+        "--offload",
+        choices=("cpu", "disk"),
+        help="keep weights that a step does not need on the CPU; disk also reads the transcoders "
+        "from their files",
+    )
+    trace.add_argument("--save", metavar="FILE", help="also save the complete graph to FILE")
     add_pruning_options(trace)
     add_model_options(trace)
     trace.set_defaults(run=_trace)
 
-    prune = commands.add_parser(
+    prune = add_command(
+        commands,
         "prune",
-        help="print a graph from a file, at other thresholds",
+        summary="print a saved graph at other thresholds",
         description="Print the part of a saved graph that carries the given shares of the "
         "influence.\nNothing is traced again.",
-        epilog="example:\n  python -m tracer prune dallas.safetensors --node-threshold 0.6",
-        formatter_class=Teaching,
+        examples="  python -m tracer prune dallas.safetensors --node-threshold 0.6",
     )
     prune.add_argument("graph", help=_GRAPH)
     add_pruning_options(prune)
     prune.set_defaults(run=_prune)
 
-    export = commands.add_parser(
+    export = add_command(
+        commands,
         "export",
-        help="write a graph, pruned, as JSON that other tools read",
+        summary="write a graph as JSON that other tools read",
         description="Write a graph in the form that Neuronpedia, circuit-tracer and Anthropic's "
-        "front end open,\nwith the features' names where an index or the file has them.",
-        epilog="example:\n  python -m tracer export dallas.safetensors dallas.json",
-        formatter_class=Teaching,
+        "frontend open,\nwith the labels of features that have one. Published JSON is written as "
+        "it was read, pins,\nsupernodes and unknown keys included; it is pruned only when a "
+        "threshold is given.",
+        examples="""  python -m tracer export dallas.safetensors dallas.json
+  python -m tracer export published.json smaller.json --node-threshold 0.6
+  python -m tracer export dallas.safetensors dallas.json \\
+      --marks "https://www.neuronpedia.org/gemma-2-2b/graph?slug=dallas&pinnedIds=…"
+""",
     )
     export.add_argument("graph", help=_GRAPH)
     export.add_argument("file", help="the JSON file to write")
-    export.add_argument("--slug", help="short name inside the file (the file's own)")
-    add_pruning_options(export)
+    export.add_argument(
+        "--slug",
+        help="short name inside the file (default: a published graph's own, else FILE's name)",
+    )
+    export.add_argument(
+        "--node-threshold",
+        type=float,
+        help="share of the influence that the kept nodes carry, 0 to 1 (0.8 for a complete graph; "
+        "a graph that is pruned already keeps all)",
+    )
+    export.add_argument(
+        "--edge-threshold",
+        type=float,
+        help="share of what flows into them that the kept edges carry, 0 to 1 (0.98, likewise)",
+    )
+    export.add_argument(
+        "--marks",
+        metavar="LINK",
+        help="also write the pins, supernodes and labels of a link that was copied from "
+        "Neuronpedia or circuit-tracer",
+    )
+    add_json(export)
     export.set_defaults(run=_export)
-
-
-_GRAPH = "a file of 'trace --save', a published .json, or circuit-tracer's .pt"
 
 
 def _trace(options: argparse.Namespace) -> None:
     import tracer
 
+    if options.prompts is not None:
+        trace_file(options)
+        return
+    if options.prompt is None:
+        raise PromptError("the prompt is missing: write it as the last argument, or use --prompts")
     targets: list[TargetChoice] = [*(options.target or ())]
     targets += [Contrast(better, worse) for better, worse in options.contrast]
     targets += [_feature_target(text) for text in options.feature]
+    if options.save and Path(options.save).suffix in (".pt", ".json"):
+        raise TracerError(
+            f"--save {options.save} would not be a {Path(options.save).suffix} file: a graph is "
+            "saved as safetensors; name it so, and use 'export' for JSON"
+        )
     model = open_model(options)
-    with Progress() as progress:
+    with progress_bar() as progress:
         graph = tracer.trace(
             model,
-            options.prompt,
+            prompt_of(options),
             targets=targets or None,
             max_logits=options.max_logits,
             logit_mass=options.logit_mass,
             max_features=options.max_features,
-            memory_limit=None if options.memory is None else int(options.memory * 2**30),
-            progress=progress.count,
+            batch_size=options.batch_size,
+            memory_limit=options.memory,
+            offload=options.offload is not None,
+            force=options.force,
+            progress=progress,
         )
     if options.save:
         try:
             graph.save(options.save)
         except OSError as error:
-            raise as_tracer_error(options.save, error) from error
+            raise write_error(options.save, error) from error
     _print_pruned(graph, options)
 
 
@@ -140,53 +244,93 @@ def _prune(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     import tracer
+    from tracer.interchange.export import exported_file, exported_graph
     from tracer.interchange.graph_json import write_graph_json
+    from tracer.interchange.labels import with_labels
+    from tracer.interchange.links import add_marks, link_marks, marks_sentence, read_link
+    from tracer.interchange.marks import external_annotations
+    from tracer.interchange.notes import import_notes
 
-    graph = open_graph(options.graph)
-    pruned = tracer.prune(graph, options.node_threshold, options.edge_threshold)
-    target = Path(options.file)
-    shared = tracer.external_from_pruned(pruned, options.slug or target.stem, _names(pruned))
-    try:
-        size = len(write_graph_json(shared, target))
-    except OSError as error:
-        raise as_tracer_error(options.file, error) from error
-    if options.json:
-        print_json({"nodes": len(shared.nodes), "links": len(shared.weights), "bytes": size})
+    link = read_link(options.marks) if options.marks is not None else None
+    target, thresholds = Path(options.file), _thresholds(options)
+    if Path(options.graph).suffix == ".json":
+        external = tracer.read_graph_json(options.graph)
+        graph = tracer.graph_from_external(external)
+        marks = link_marks(link, graph) if link else None
+        if marks is None:
+            external = exported_file(external, thresholds=thresholds, slug=options.slug)
+        else:
+            both = add_marks(*external_annotations(external), marks)
+            external = exported_file(external, both, thresholds, options.slug)
+            external = with_labels(external, marks.labels)
     else:
-        print(f"{len(shared.nodes)} nodes and {len(shared.weights)} links in {target}")
+        graph = open_graph(options.graph)
+        slug = options.slug or target.stem
+        marks = link_marks(link, graph) if link else None
+        pins = (marks.pinned, marks.supernodes) if marks else ((), ())
+        labels = marks.labels if marks else {}
+        external = exported_graph(
+            graph, slug, pins, thresholds, lambda pruned: {**_labels(pruned), **labels}
+        )
+    try:
+        size = len(write_graph_json(external, target))
+    except OSError as error:
+        raise write_error(options.file, error) from error
+    n_links = len(external.links) or len(external.weights)
+    notes = (*import_notes(graph), *([marks_sentence(marks)] if marks else []))
+    if options.json:
+        counts = {"nodes": len(external.nodes), "links": n_links, "bytes": size}
+        print_json({**counts, "notes": notes})
+    else:
+        print(f"{len(external.nodes)} nodes and {n_links} links in {target}")
+        print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
 
 
-def _names(pruned: PrunedGraph) -> dict[FeatureId, str]:
-    """What the kept features are called, where anybody knows; that nobody does is no failure."""
-    found = stored_labels(pruned.graph)
+def _thresholds(options: argparse.Namespace) -> Thresholds | None:
+    """Return the given thresholds, the default for one that is not given; None without any."""
+    node, edge = options.node_threshold, options.edge_threshold
+    if node is None and edge is None:
+        return None
+    default = Thresholds()
+    return Thresholds(
+        default.node if node is None else node, default.edge if edge is None else edge
+    )
+
+
+def _labels(pruned: PrunedGraph) -> dict[FeatureId, str]:
+    """Return the labels of the kept features that have one.
+
+    A label that cannot be fetched is not an error: the reason is printed to stderr.
+    """
+    labels = stored_labels(pruned.graph)
     features = {node.feature for node in pruned.nodes if node.kind == "feature"}
-    nameless = sorted(features - found.keys())
+    unlabelled = sorted(features - labels.keys())
     reader: FeatureReader | None = None
     try:
         reader = _reader(pruned.graph)
         if isinstance(reader, FeatureLookup) and network_allowed():
-            with Progress() as progress:
-                reader.fetch_many(nameless, progress.count)
+            with progress_bar() as progress:
+                reader.fetch_many(unlabelled, progress)
     except TracerError as error:
-        print(f"not every feature could be named: {error}", file=sys.stderr)
+        print(f"some labels are missing: {error}", file=sys.stderr)
     if reader is not None:
-        for feature in nameless:
-            with suppress(FeatureIndexError):  # as was said
-                found[feature] = reader.cached_name(feature)
-    return found
+        for feature in unlabelled:
+            with suppress(FeatureIndexError):  # the first one has been reported
+                labels[feature] = reader.cached_name(feature)
+    return labels
 
 
 def _reader(graph: AttributionGraph) -> FeatureReader | None:
-    """Who knows what the features are; None where the transcoders are gone."""
-    made = graph.provenance
-    if {"model", "transcoders"} <= made.keys():
+    """Return a reader of the features' examples; None if the transcoders are not available."""
+    provenance = graph.provenance
+    if {"model", "transcoders"} <= provenance.keys():
         try:
-            source = resolve(str(made["model"]), str(made["transcoders"]))
+            source = resolve(str(provenance["model"]), str(provenance["transcoders"]))
         except TracerError:
-            return None  # the graph stands without them
+            return None  # a graph can be read without them
         return feature_lookup(source)
-    published = explained_by(made)
-    return neuronpedia_lookup(*published) if published else None
+    published = explained_by(provenance)
+    return published_lookup(published) if published else None
 
 
 def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:
@@ -194,7 +338,7 @@ def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:
     from tracer.graph.pruning import prune
 
     pruned = prune(graph, options.node_threshold, options.edge_threshold)
-    report = pruned_graph_report(pruned, _names(pruned))
+    report = pruned_graph_report(pruned, _labels(pruned))
     if options.json:
         print_json(report)
         return
@@ -206,10 +350,20 @@ def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:
         f"{report['n_edges_traced']} edges kept; replacement score "
         f"{report['replacement_score']:.2f}, completeness {report['completeness_score']:.2f}"
     )
-    if report["rounding_error"]:
-        print(f"bfloat16 moved {report['rounding_error']:.2%} of the edges' weight, by a sample")
+    for note in report["notes"]:
+        print(note)
+    provenance = report["provenance"]
+    if "device" in provenance:
+        print(f"computed on {provenance['device']} in {provenance['dtype']}")
+    if report["rounding_error"] is None:
+        print("effect of reduced precision not measured: no memory left for the reference")
+    elif report["rounding_error"]:
+        print(
+            f"reduced precision moved {report['rounding_error']:.2%} of the edges' weight, "
+            "measured on a sample of rows"
+        )
     if report["dropped_weight"]:
-        print(f"of each row at most {report['dropped_weight']:.2%} of its weight was left out")
+        print(f"weak edges left out: at most {report['dropped_weight']:.2%} of a row's weight")
     labels = {node["id"]: node["label"].strip() for node in report["nodes"]}
     for node in sorted(report["nodes"], key=lambda node: (-node["layer"], node["position"])):
         place = {"token": "token", "logit": "logit"}.get(node["kind"], f"layer {node['layer']}")
@@ -217,14 +371,19 @@ def _print_pruned(graph: AttributionGraph, options: argparse.Namespace) -> None:
             (edge for edge in report["edges"] if edge["target"] == node["id"]),
             key=lambda edge: -abs(edge["weight"]),
         )[:3]
-        made_of = ", ".join(f"{labels[edge['source']]} {edge['weight']:+.2f}" for edge in inputs)
+        strongest = ", ".join(f"{labels[edge['source']]} {edge['weight']:+.2f}" for edge in inputs)
         print(
             f"  {place:8} at {node['token'].strip():12} {labels[node['id']][:36]:36} "
-            f"influence {node['influence']:.3f}" + (f"  ← {made_of}" if made_of else "")
+            f"influence {node['influence']:.3f}" + (f"  ← {strongest}" if strongest else "")
         )
 
 
 def _feature_target(text: str) -> FeatureTarget:
+    """Parse one ``--feature``.
+
+    >>> _feature_target("3:-1:417")
+    FeatureTarget(layer=3, position=-1, feature=417, weight=1.0)
+    """
     try:
         layer, position, feature = (int(part) for part in text.split(":"))
     except ValueError as error:

@@ -1,1 +1,1 @@
-"""What a feature fires on: cards read from an index, a hub repository or Neuronpedia. No torch."""
+"""Feature cards (what a feature fires on) from an index, the hub or Neuronpedia. No torch."""

@@ -1,35 +1,26 @@
-"""What a feature fires on, read from a transcoder set's ``features/`` folder. No torch here.
+"""Feature cards, read from the ``features/`` folder of a transcoder set. No torch here.
 
-The layout is the one published beside transcoder sets: ``index.json.gz`` lists per layer a file
-and byte offsets; a feature is a little-endian uint32 length and that many bytes of zlib JSON.
-``labels.json.gz`` is this project's addition: only features whose label was earned have one.
-Records may come from anywhere: their sizes and shapes are checked, and their text is only text.
+A card shows what a feature fires on. :mod:`tracer.features.records` knows the layout of the files.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
-import math
 import struct
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
 
 from tracer.errors import FeatureIndexError
+from tracer.features import records
+from tracer.features.records import UNREADABLE, LayerFile, Record, reason, unpacked
 from tracer.types import FeatureId
-
-MAX_RECORD_BYTES: Final = 2**24
-"""What one feature's examples may take, packed or not. Published ones take some ten kilobytes."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """A short name for a feature, and the share of its activation that the name describes."""
+    """A short description of a feature, and the share of its activation that fits it."""
 
     text: str
     precision: float | None
@@ -37,7 +28,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Example:
-    """A text the feature fires on: tokens and its activation on each."""
+    """A text that the feature fires on: tokens, and its activation on each."""
 
     tokens: tuple[str, ...]
     activations: tuple[float, ...]
@@ -53,26 +44,26 @@ class ExampleGroup:
 
 @dataclass(frozen=True)
 class FeatureCard:
-    """Everything the index knows of one feature."""
+    """Everything that is known about one feature."""
 
     feature: FeatureId
     label: Label | None
     groups: tuple[ExampleGroup, ...]
     promoted: tuple[str, ...]
-    """Tokens whose logits the feature raises most when it writes straight to the output."""
+    """Tokens whose logits the feature's direct effect raises most."""
     suppressed: tuple[str, ...]
     act_max: float
     frequency: float | None
-    """Share of tokens on which the feature fires, 0..1."""
+    """Share of tokens on which the feature is active, 0..1."""
     histogram: tuple[int, ...]
-    """Tokens by activation, in equal bins from 0 to ``histogram_top``."""
+    """Number of tokens by activation, in equal bins from 0 to ``histogram_top``."""
     histogram_top: float
     quantile_values: tuple[float, ...]
 
     def top_tokens(self, limit: int = 3) -> tuple[str, ...]:
-        """The tokens at which the strongest examples peak, most frequent first.
+        """Return the tokens at which the strongest examples peak, most frequent first.
 
-        Examples are varied on purpose; those not half as strong as the strongest do not count.
+        An index keeps weaker examples for variety; those below half the maximum are not counted.
         """
         counts: dict[str, int] = {}
         examples = self.groups[0].examples if self.groups else ()
@@ -87,56 +78,57 @@ class FeatureCard:
 
 
 class FeatureReader(ABC):
-    """Anything that knows what features fire on: an index on this disk, or places further away."""
+    """A source of feature cards: an index on this disk, or sources on the network."""
 
     @property
     @abstractmethod
     def labels(self) -> Mapping[FeatureId, Label]:
-        """The labels that are at hand."""
+        """The labels that are on this disk."""
 
     @property
     @abstractmethod
     def n_layers(self) -> int:
-        """How many layers the set has; 0 when that is not known."""
+        """Number of layers of the set; 0 if unknown."""
 
     @abstractmethod
     def card(self, feature: FeatureId) -> FeatureCard | None:
-        """What is known of ``feature``, or None; raises :class:`FeatureIndexError`."""
+        """Return the card of ``feature``, or None; raises :class:`FeatureIndexError`."""
 
     def search(self, words: str, limit: int = 30) -> tuple[FeatureId, ...]:
-        """Features whose label holds every one of ``words``, the best labels first.
+        """Return the features whose label contains every one of ``words``, best labels first.
 
-        ``L1/887`` or ``1/887`` is the feature of that number, labelled or not.
+        ``L1/887`` or ``1/887`` is the feature with that number, whether it has a label or not.
         """
-        labels, asked = self.labels, words.casefold().split()
+        labels, terms = self.labels, words.casefold().split()
         layer, slash, index = words.strip().casefold().removeprefix("l").partition("/")
-        if slash and layer.isdecimal() and index.isdecimal():
+        if slash and all(part.isdecimal() and len(part) < 19 for part in (layer, index)):
             feature = FeatureId(int(layer), int(index))
             return (feature,) if self.card(feature) is not None else ()
-        found = [
+        matches = [
             feature
             for feature, label in labels.items()
-            if asked and all(word in label.text.casefold() for word in asked)
+            if terms and all(term in label.text.casefold() for term in terms)
         ]
-        found.sort(key=lambda f: (len(labels[f].text), -(labels[f].precision or 0), f))
-        return tuple(found[:limit])
+        matches.sort(key=lambda f: (len(labels[f].text), -(labels[f].precision or 0), f))
+        return tuple(matches[:limit])
 
     def name(self, feature: FeatureId) -> str:
-        """What to call a feature: its label, else the tokens it fires on most; empty if unknown.
+        """Return the feature's label, or else the tokens it fires on most; empty if unknown.
 
-        Late features often fire on the same few words whatever they are about, so the unlabelled
-        ones of the last two fifths of the layers also name what they promote: ``is → Austin, TX``.
+        In the last two fifths of the layers many features fire on the same few words, so a name
+        without a label includes the tokens they promote: ``is → Austin, TX``. A feature without
+        examples is named by the tokens it promotes in every layer: ``→ Austin, TX``.
         Raises :class:`FeatureIndexError` when the index is damaged.
         """
         label = self.labels.get(feature)
         return label.text if label is not None else self._name_by_card(self.card(feature))
 
     def cached_card(self, feature: FeatureId) -> FeatureCard | None:
-        """What this disk knows of ``feature``; the network is never touched."""
+        """Return the card of ``feature`` if it is on this disk; never use the network."""
         return self.card(feature)
 
     def cached_name(self, feature: FeatureId) -> str:
-        """As :meth:`name`, from what is on this disk."""
+        """Return the feature's name as :meth:`name` does, from this disk only."""
         return self.name(feature)
 
     def _name_by_card(self, card: FeatureCard | None) -> str:
@@ -144,18 +136,25 @@ class FeatureReader(ABC):
             return ""
         if card.label is not None:
             return card.label.text
+        top = card.top_tokens()
         late = 0 < 3 * self.n_layers <= 5 * card.feature.layer
-        if late and card.promoted and card.groups:
+        if card.promoted and (late or not top):
             promoted = (token.strip() or token for token in card.promoted[:2])
-            return " · ".join(card.top_tokens(1)) + " → " + ", ".join(promoted)
-        return " · ".join(card.top_tokens())
+            return (" · ".join(top[:1]) + " → " + ", ".join(promoted)).strip()
+        return " · ".join(top)
 
 
 class FeatureIndex(FeatureReader):
-    """Feature cards of one transcoder set, read from disk one feature at a time."""
+    """The feature cards of one transcoder set, read from disk one at a time.
+
+    >>> from tracer.catalog.resolve import resolve
+    >>> index = FeatureIndex.open(resolve("atlas").transcoder_folder)
+    >>> index.n_layers, len(index.labels) > 1000
+    (5, True)
+    """
 
     def __init__(
-        self, folder: Path, layers: Sequence[Mapping[str, Any]], labels: Mapping[FeatureId, Label]
+        self, folder: Path, layers: Sequence[LayerFile], labels: Mapping[FeatureId, Label]
     ) -> None:
         self._folder = folder
         self._layers = layers
@@ -169,43 +168,51 @@ class FeatureIndex(FeatureReader):
     def n_layers(self) -> int:
         return len(self._layers)
 
+    @property
+    def folder(self) -> Path:
+        """The folder with the index's files; missing when there is no index."""
+        return self._folder
+
     @classmethod
     def open(cls, transcoder_folder: Path | str) -> FeatureIndex:
-        """Open ``<transcoder_folder>/features``; an index without features if there is none.
+        """Open ``<transcoder_folder>/features``; without that folder, return an empty index.
 
-        The ``features`` folder itself will do too, wherever it stands and whatever its name.
-        Raises :class:`FeatureIndexError` when the folder is there but cannot be read.
+        The index folder itself may be given too, whatever its name. Raises
+        :class:`FeatureIndexError` when the index cannot be read.
+
+        >>> from tracer.catalog.resolve import resolve
+        >>> index = FeatureIndex.open(resolve("atlas").transcoder_folder)
+        >>> card = index.card(FeatureId(1, 887))
+        >>> card.label.text, card.top_tokens(2)
+        ('about Texas', ('Dallas', 'Fort Worth'))
         """
         folder = Path(transcoder_folder)
         if (folder / "features").is_dir() or not (folder / "index.json.gz").is_file():
             folder = folder / "features"
-        layers = _read_json_gz(folder / "index.json.gz", [])
-        raw_labels = _read_json_gz(folder / "labels.json.gz", {})
-        try:
-            labels = {
-                FeatureId(int(layer), int(index)): _label(entry)
-                for layer, entries in raw_labels.items()
-                for index, entry in entries.items()
-            }
-            files = [(entry["filename"], entry["offsets"]) for entry in layers]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise FeatureIndexError(
-                f"the feature index in {folder} is not in the published layout ({error!r}): "
-                "build it again, or delete the folder to go on without examples"
-            ) from error
-        if any(Path(name).name != name for name, _ in files):
-            raise FeatureIndexError(
-                f"the feature index in {folder} names a file outside its folder: rebuild it"
-            )
+        layers = records.read_index(folder / "index.json.gz")
+        labels = {
+            FeatureId(layer, index): Label(entry.label, entry.precision)
+            for layer, entries in records.read_labels(folder / "labels.json.gz").items()
+            for index, entry in entries.items()
+        }
         return cls(folder, layers, labels)
 
     def __len__(self) -> int:
-        return sum(len(layer["offsets"]) - 1 for layer in self._layers)
+        return sum(len(layer.offsets) - 1 for layer in self._layers)
+
+    def features(self) -> Iterator[FeatureId]:
+        """Yield every feature that the index has a place for, layer by layer.
+
+        :meth:`card` returns None for those whose place is empty.
+        """
+        for layer, entry in enumerate(self._layers):
+            for index in range(len(entry.offsets) - 1):
+                yield FeatureId(layer, index)
 
     def card(self, feature: FeatureId) -> FeatureCard | None:
-        """The card of ``feature``, or None when the index does not hold it.
+        """Return the card of ``feature``, or None if the index does not contain it.
 
-        Raises :class:`FeatureIndexError` when its bytes are damaged.
+        Raises :class:`FeatureIndexError` when its record is damaged.
         """
         span = self.span(feature)
         if span is None:
@@ -220,124 +227,58 @@ class FeatureIndex(FeatureReader):
         return self.card_of_record(feature, record)
 
     def span(self, feature: FeatureId) -> tuple[str, int, int] | None:
-        """The file of the feature's record, and the bytes it takes there; None if there is none.
+        """Return the file of the feature's record and its first and last byte, or None.
 
-        Raises :class:`FeatureIndexError` for bytes that no record takes.
+        Raises :class:`FeatureIndexError` for offsets that no record can have.
         """
         if not 0 <= feature.layer < len(self._layers) or feature.index < 0:
             return None
         layer = self._layers[feature.layer]
-        offsets = layer["offsets"]
-        if feature.index + 1 >= len(offsets):
+        if feature.index + 1 >= len(layer.offsets):
             return None
-        start, stop = offsets[feature.index], offsets[feature.index + 1]
-        whole = isinstance(start, int) and isinstance(stop, int)
-        if not whole or not 0 <= start <= stop <= start + MAX_RECORD_BYTES:
-            raise self._damaged(feature, f"bytes {start} to {stop} are no record")
-        return None if start == stop else (layer["filename"], start, stop)
+        start, stop = layer.offsets[feature.index : feature.index + 2]
+        if not 0 <= start <= stop <= start + records.MAX_RECORD_BYTES or stop >= 2**63:
+            raise self._damaged(feature, f"bytes {start} to {stop} cannot be a record")
+        return None if start == stop else (layer.filename, start, stop)
 
     def card_of_record(self, feature: FeatureId, record: bytes) -> FeatureCard:
-        """The card in a feature's record; raises :class:`FeatureIndexError` if it is damaged."""
+        """Return the card in a record; raises :class:`FeatureIndexError` if it is damaged."""
         try:
             (length,) = struct.unpack_from("<I", record)
-            raw = json.loads(unpacked(record[4 : 4 + length]))
-            return card_of(feature, raw, self._labels.get(feature))
+            contents = Record.model_validate_json(unpacked(record[4 : 4 + length]))
         except UNREADABLE as error:
-            raise self._damaged(feature, error) from error
+            raise self._damaged(feature, reason(error)) from error
+        return card_of(feature, contents, self._labels.get(feature))
 
-    def _damaged(self, feature: FeatureId, error: object) -> FeatureIndexError:
+    def _damaged(self, feature: FeatureId, why: object) -> FeatureIndexError:
         return FeatureIndexError(
-            f"the examples of feature {feature} in {self._folder} cannot be read ({error}): "
-            "build the index again"
+            f"the examples of feature {feature} in {self._folder} cannot be read ({why}): build "
+            "the index again"
         )
 
 
-UNREADABLE: Final = (
-    struct.error,
-    zlib.error,
-    AttributeError,
-    KeyError,
-    OverflowError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""What reading a damaged record can raise."""
-
-
-def unpacked(packed: bytes) -> bytes:
-    """zlib or gzip contents, unless they swell beyond all measure (then ``ValueError``)."""
-    inflater = zlib.decompressobj(wbits=47)
-    contents = inflater.decompress(packed, MAX_RECORD_BYTES)
-    if inflater.unconsumed_tail:
-        raise ValueError(f"unpacked they take more than {MAX_RECORD_BYTES} bytes")
-    if not inflater.eof:
-        raise ValueError("they are cut short")
-    return contents
-
-
-def _read_json_gz(path: Path, absent: Any) -> Any:
-    if not path.is_file():
-        return absent
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise FeatureIndexError(
-            f"{path} cannot be read ({error}): build the index again, or delete the folder to go "
-            "on without examples"
-        ) from error
-
-
-def _label(entry: Mapping[str, Any]) -> Label:
-    precision = entry.get("precision")
-    return Label(str(entry["label"]), None if precision is None else float(precision))
-
-
-def card_of(feature: FeatureId, raw: Mapping[str, Any], label: Label | None) -> FeatureCard:
-    """The card in a record of the published layout; raises one of ``UNREADABLE`` otherwise."""
-    groups = tuple(
-        ExampleGroup(
-            str(group["quantile_name"]),
-            tuple(_example(entry) for entry in group["examples"] if entry["tokens"]),
-        )
-        for group in raw["examples_quantiles"]
-    )
-    frequency = raw.get("activation_frequency")
-    act_max = _number(raw.get("act_max") or 0.0)
-    histogram = tuple(map(_count, raw.get("histogram") or ()))
-    step = _number(raw.get("histogram_step") or 0.0)
+def card_of(feature: FeatureId, record: Record, label: Label | None) -> FeatureCard:
+    """Return a record as the card of ``feature``."""
+    histogram, act_max = tuple(map(int, record.histogram or ())), record.act_max or 0.0
     return FeatureCard(
         feature=feature,
         label=label,
-        groups=groups,
-        promoted=tuple(map(str, raw.get("top_logits") or ())),
-        suppressed=tuple(map(str, raw.get("bottom_logits") or ())),
+        groups=tuple(
+            ExampleGroup(
+                group.quantile_name,
+                tuple(
+                    Example(tuple(example.tokens), tuple(example.tokens_acts_list))
+                    for example in group.examples
+                    if example.tokens
+                ),
+            )
+            for group in record.examples_quantiles
+        ),
+        promoted=tuple(record.top_logits or ()),
+        suppressed=tuple(record.bottom_logits or ()),
         act_max=act_max,
-        frequency=None if frequency is None else _number(frequency),
+        frequency=record.activation_frequency,
         histogram=histogram,
-        histogram_top=len(histogram) * step if step else act_max,
-        quantile_values=tuple(_number(value) for value in raw.get("quantile_values") or ()),
+        histogram_top=len(histogram) * record.histogram_step if record.histogram_step else act_max,
+        quantile_values=tuple(record.quantile_values or ()),
     )
-
-
-def _example(raw: Mapping[str, Any]) -> Example:
-    tokens = tuple(map(str, raw["tokens"]))
-    activations = tuple(map(_number, raw["tokens_acts_list"]))
-    if len(tokens) != len(activations):
-        raise ValueError(f"an example has {len(tokens)} tokens and {len(activations)} activations")
-    return Example(tokens, activations)
-
-
-def _number(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{number} is no activation")
-    return number
-
-
-def _count(value: Any) -> int:
-    number = int(value)
-    if not 0 <= number < 2**53:
-        raise ValueError(f"{number:.6g} is no count")
-    return number

@@ -1,8 +1,8 @@
-"""Fetched explanations on this disk: one small file a feature, and notes of what is not there.
+"""Fetched feature records on this disk: one small file per feature, and notes of absent ones.
 
-A folder of its own for every source, ``<folder>/<layer>/<index>.bin``. What is in the files is the
-source's business. Written whole or not at all. All sources share a quota
-(:mod:`tracer.features.disk_quota`), so anything may be gone again when it is asked for.
+Every source has a folder ``<folder>/<layer>/<index>.bin``; only the source knows the format of its
+files. They are written completely or not at all. All sources share a quota
+(:mod:`tracer.features.disk_quota`), so any file may be gone when it is needed again.
 """
 
 from __future__ import annotations
@@ -17,24 +17,27 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from pydantic import TypeAdapter
+
 from tracer.errors import FeatureLookupError
-from tracer.features.cards import UNREADABLE, Label
+from tracer.features.cards import Label
 from tracer.features.disk_quota import quota_of
 from tracer.files import atomic_write
 from tracer.types import FeatureId
 
 _FOREVER: Final = float("inf")
 _TOUCH_SECONDS: Final = 3600.0
-"""How coarse "last used" is: finer would write to the disk on every look."""
+"""Resolution of "last used": a finer one would write to the disk on every read."""
+_LABEL_LINE: Final = TypeAdapter(tuple[int, int, str])
 
 
 class CardCache:
-    """What one source has said so far."""
+    """The records and labels that were fetched from one source."""
 
     def __init__(self, cache_folder: Path, *source: str) -> None:
-        """``source`` are any texts that tell it from the others, such as a repository's name.
+        """Open the cache of a source, identified by any texts, such as the name of a repository.
 
-        Raises :class:`FeatureLookupError` when the quota is no number, or labels cannot be read.
+        Raises :class:`FeatureLookupError` when the quota is invalid or the labels cannot be read.
         """
         self.folder = cache_folder.joinpath(*map(_folder_name, source))
         self._quota = quota_of(cache_folder)
@@ -43,28 +46,28 @@ class CardCache:
 
     @property
     def labels(self) -> Mapping[FeatureId, Label]:
-        """Every label that was learned; the mapping returned does not change any more."""
+        """All labels so far. The mapping itself never changes; a new label makes a new one."""
         return self._labels
 
     def read(self, feature: FeatureId) -> bytes | None:
-        """What was kept for a feature; raises :class:`FeatureLookupError` if the disk refuses."""
+        """Return the record of a feature, or None; raises :class:`FeatureLookupError`."""
         return _contents(self._path(feature, "bin"))
 
     def keep(self, feature: FeatureId, contents: bytes) -> None:
-        """Keep what the source said; raises :class:`FeatureLookupError` when the disk refuses."""
+        """Write the record of a feature; raises :class:`FeatureLookupError`."""
         self._write(self._path(feature, "bin"), contents)
 
     def forget(self, feature: FeatureId) -> None:
-        """Drop what was kept, as it cannot be read."""
-        with suppress(OSError):  # a disk that is not ours to write to: it is passed over each time
+        """Delete a record that cannot be read."""
+        with suppress(OSError):  # a read-only disk: the record is skipped again next time
             self._path(feature, "bin").unlink(missing_ok=True)
 
     def note_absent(self, feature: FeatureId | None = None) -> None:
-        """Note that the source has nothing on a feature, or nothing at all."""
+        """Note that the source has no record of a feature, or no records at all."""
         self._write(self._path(feature, "absent"), b"")
 
     def is_absent(self, feature: FeatureId | None = None, within: float = _FOREVER) -> bool:
-        """Whether that was noted in the last ``within`` seconds."""
+        """Return whether this was noted in the last ``within`` seconds."""
         try:
             noted = self._path(feature, "absent").stat().st_mtime
         except OSError:
@@ -72,7 +75,7 @@ class CardCache:
         return time.time() - noted < within
 
     def learn(self, feature: FeatureId, label: str) -> None:
-        """Add a label to those that are at hand when the store is opened the next time."""
+        """Add a label, also for later sessions; raises :class:`FeatureLookupError`."""
         with self._lock:
             if feature in self._labels:
                 return
@@ -100,18 +103,18 @@ class CardCache:
 
     def _unwritable(self, error: OSError) -> FeatureLookupError:
         return FeatureLookupError(
-            f"feature examples cannot be kept in {self.folder} ({error.strerror or error}): make "
+            f"feature examples cannot be saved in {self.folder} ({error.strerror or error}): make "
             "room there, or make it writable"
         )
 
 
 def _folder_name(text: str) -> str:
-    """Any text as the name of one folder: neither a path nor a hidden file."""
+    """Return any text as the name of a single visible folder, never a path."""
     return quote(text, safe=" ").replace(".", "%2E") or "%"
 
 
 def _contents(path: Path) -> bytes | None:
-    """What a file holds, None if it is not there (any more); it was used now."""
+    """Return the contents of a file, or None if there is none, and mark it as used now."""
     try:
         with path.open("rb") as file:
             contents = file.read()
@@ -120,11 +123,11 @@ def _contents(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise FeatureLookupError(
-            f"{path} was fetched earlier and cannot be read ({error.strerror or error}): make it "
-            "readable, or delete it to have it fetched again"
+            f"{path}, which was fetched earlier, cannot be read ({error.strerror or error}): make "
+            "it readable, or delete it to have it fetched again"
         ) from error
     if abs(time.time() - used) > _TOUCH_SECONDS:
-        with suppress(OSError):  # what cannot be touched cannot be deleted for room either
+        with suppress(OSError):  # a file that cannot be touched cannot be evicted either
             os.utime(path)
     return contents
 
@@ -133,8 +136,8 @@ def _labels_in(lines: bytes) -> Mapping[FeatureId, Label]:
     labels: dict[FeatureId, Label] = {}
     for line in lines.splitlines():
         try:
-            layer, index, text = json.loads(line)
-            labels[FeatureId(int(layer), int(index))] = Label(str(text), None)
-        except UNREADABLE:
-            continue  # cut short by a crash: the label is learned again with its card
+            layer, index, text = _LABEL_LINE.validate_json(line)
+        except ValueError:
+            continue  # truncated by a crash: the label is added again with its card
+        labels[FeatureId(layer, index)] = Label(text, None)
     return labels

@@ -1,8 +1,8 @@
-"""Which nodes and edges of a graph matter: influence, thresholds, scores. Data only, no model.
+"""Pruning: the nodes and edges of a graph that matter, and its scores. Data only, no model.
 
 The definitions are those of circuit-tracer 0.5 (`graph.py`), after "Circuit Tracing: Revealing
-Computational Graphs in Language Models" (Ameisen et al., 2025, appendix on graph pruning); here
-they run on the sparse rows, so that a threshold slider can call them on every move.
+Computational Graphs in Language Models" (Ameisen et al., 2025, appendix on graph pruning). Here
+they work on sparse rows, fast enough to be called on every move of a threshold slider.
 """
 
 from __future__ import annotations
@@ -15,58 +15,72 @@ import numpy as np
 
 from tracer.graph.graph import AttributionGraph
 from tracer.graph.influence import node_influence, normalized_weights
-from tracer.graph.nodes import FloatArray, IntArray, NodeIndex
+from tracer.graph.nodes import BoolArray, FloatArray, IntArray
 from tracer.types import NodeId, Thresholds
-
-BoolArray = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
 class PrunedGraph:
     """The part of a graph that carries most of the influence on its targets.
 
-    Arrays run over all rows (``node_*``) or all stored edges (``edge_*``) of ``graph``, so that
-    what was pruned away can still be counted and shown.
+    The arrays cover all rows (``node_*``) or all edges (``edge_*``) of ``graph``, so that what was
+    pruned away can still be counted and shown.
+
+    >>> import tracer
+    >>> graph = tracer.trace(tracer.load("atlas", device="cpu"), "The capital of France is")
+    >>> pruned = tracer.prune(graph)
+    >>> 0 < len(pruned.nodes) < graph.n_nodes, pruned.replacement_score > 0.5
+    (True, True)
     """
 
     graph: AttributionGraph
     thresholds: Thresholds
     node_mask: BoolArray
+    """``(n_nodes,)``: whether each node is kept."""
     edge_mask: BoolArray
+    """``(n_edges,)``: whether each edge is kept."""
     influence: FloatArray
-    """``(n_nodes,)``: summed over all paths to the targets, targets weighted by probability."""
+    """``(n_nodes,)``: summed over all paths to the targets, which are weighted by probability."""
     cumulative_influence: FloatArray
-    """``(n_nodes,)``: share of all influence reached once this node is taken in, strongest first;
-    small means important. Neuronpedia's ``influence``."""
+    """``(n_nodes,)``: the share of all influence that this node and all stronger ones have; small
+    means important. Neuronpedia calls it ``influence``."""
     replacement_score: float
-    """Share of the influence of tokens and errors together that starts at tokens (whole graph)."""
+    """The influence of tokens as a share of that of tokens and errors, 0 to 1, before pruning.
+    Errors of generic nodes count as well."""
     completeness_score: float
-    """Influence-weighted share of each node's input that does not come from errors."""
+    """The share of input that does not come from errors, 0 to 1, averaged over all nodes weighted
+    by influence, before pruning."""
 
     @cached_property
     def rows(self) -> IntArray:
-        """Kept rows of ``graph``, ascending."""
+        """The kept rows of ``graph``, ascending."""
         return np.flatnonzero(self.node_mask)
 
     @cached_property
     def nodes(self) -> tuple[NodeId, ...]:
-        """Kept nodes, in row order."""
+        """The kept nodes, in row order."""
         return tuple(self.graph.index.node(int(row)) for row in self.rows)
 
     @cached_property
     def edges(self) -> tuple[IntArray, IntArray, FloatArray]:
-        """``(sources, targets, weights)`` of the kept edges; rows of ``graph``."""
+        """``(sources, targets, weights)`` of the kept edges, by rows of ``graph``."""
         kept = self.edge_mask
         return self.graph.sources[kept], self.graph.rows[kept], self.graph.weights[kept]
 
     def inputs(self, node: NodeId, limit: int | None = None) -> list[tuple[NodeId, float]]:
-        """Kept direct effects *on* ``node``, strongest first; ``KeyError`` if it is unknown."""
+        """Return the kept edges into ``node`` as (source, weight), strongest first.
+
+        Raises ``KeyError`` when the graph does not have the node.
+        """
         sources, targets, weights = self.edges
         chosen = targets == self.graph.index.row(node)
         return self._strongest(sources[chosen], weights[chosen], limit)
 
     def outputs(self, node: NodeId, limit: int | None = None) -> list[tuple[NodeId, float]]:
-        """Kept direct effects *of* ``node``, strongest first; ``KeyError`` if it is unknown."""
+        """Return the kept edges out of ``node`` as (target, weight), strongest first.
+
+        Raises ``KeyError`` when the graph does not have the node.
+        """
         sources, targets, weights = self.edges
         chosen = sources == self.graph.index.row(node)
         return self._strongest(targets[chosen], weights[chosen], limit)
@@ -81,12 +95,23 @@ class PrunedGraph:
 def prune(
     graph: AttributionGraph, node_threshold: float = 0.8, edge_threshold: float = 0.98
 ) -> PrunedGraph:
-    """Keep the nodes, then the edges, that together carry the given shares of influence.
+    """Keep the fewest nodes, then edges, that carry the given shares of the influence.
 
-    Tokens and logits always stay. Afterwards features without inputs and features or errors
-    without outputs are removed until nothing changes.
+    Tokens and logits are always kept. Then features that lost their inputs, and features and errors
+    without outputs, are removed until none is left. Generic nodes are treated as features, those
+    that never had an input (their errors, biases) as errors.
 
-    Raises :class:`tracer.errors.ThresholdError` for a threshold outside 0..1.
+    Raises :class:`tracer.errors.ThresholdError` for a threshold outside 0 to 1.
+
+    >>> import tracer
+    >>> graph = tracer.trace(tracer.load("atlas"), "The opposite of hot is")
+    >>> few, more = prune(graph, node_threshold=0.5), prune(graph)
+    >>> len(few.nodes) < len(more.nodes) < graph.n_nodes
+    True
+    >>> logit = few.nodes[-1]
+    >>> source, weight = few.inputs(logit)[0]
+    >>> (logit, weight) in few.outputs(source)
+    True
     """
     thresholds = Thresholds(node_threshold, edge_threshold)
     n_nodes, index = graph.n_nodes, graph.index
@@ -99,11 +124,11 @@ def prune(
     kept = _edges_between(graph, node_mask)
     rows, sources = graph.rows[kept], graph.sources[kept]
     shares = normalized_weights(rows, graph.weights[kept], n_nodes)
-    reach = node_influence(index, rows, sources, shares, start) + start
+    reach = node_influence(index, rows, sources, shares, start, graph.depths) + start
     edge_scores = shares * reach[rows]
     strong = edge_scores >= _threshold_score(edge_scores, thresholds.edge)
 
-    strong = _without_dead_ends(index, node_mask, rows, sources, strong)
+    strong = _without_dead_ends(graph, node_mask, rows, sources, strong)
     edge_mask = np.zeros(graph.n_edges, bool)
     edge_mask[kept[strong]] = True
     replacement, completeness = _scores(graph)
@@ -120,14 +145,19 @@ def prune(
 
 
 def without_pruning(graph: AttributionGraph) -> PrunedGraph:
-    """Everything that a graph of another tool has: its maker pruned it already.
+    """Return a graph with everything kept, for graphs of other tools, which are pruned already.
 
-    Errors without an edge are not part of it; all else is, dead ends included.
+    Only errors of MLPs without an edge are left out; dead ends stay.
+
+    >>> import tracer
+    >>> graph = tracer.trace(tracer.load("atlas"), "The opposite of hot is")
+    >>> without_pruning(graph).edge_mask.all(), without_pruning(graph).thresholds
+    (np.True_, Thresholds(node=1.0, edge=1.0))
     """
     index = graph.index
     touched = np.zeros(graph.n_nodes, bool)
     touched[graph.sources] = touched[graph.rows] = True
-    touched[index.feature_rows] = True
+    touched[: index.error_rows.start] = True
     touched[index.token_rows.start :] = True
     replacement, completeness = _scores(graph)
     return PrunedGraph(
@@ -143,7 +173,17 @@ def without_pruning(graph: AttributionGraph) -> PrunedGraph:
 
 
 def with_nodes(pruned: PrunedGraph, nodes: Iterable[NodeId]) -> PrunedGraph:
-    """The same with these nodes too, and their edges with what is kept; unknown ones are passed."""
+    """Return the pruned graph with more nodes kept, and their edges to all kept nodes.
+
+    Nodes that the graph does not have are ignored.
+
+    >>> import tracer
+    >>> graph = tracer.trace(tracer.load("atlas"), "The opposite of hot is")
+    >>> pruned = tracer.prune(graph, node_threshold=0.3)
+    >>> node = next(n for n in tracer.prune(graph).nodes if n not in pruned.nodes)
+    >>> node in with_nodes(pruned, [node]).nodes
+    True
+    """
     graph = pruned.graph
     added = np.zeros(graph.n_nodes, bool)
     added[[graph.index.row(node) for node in nodes if node in graph.index]] = True
@@ -154,7 +194,7 @@ def with_nodes(pruned: PrunedGraph, nodes: Iterable[NodeId]) -> PrunedGraph:
 
 
 def _threshold_score(scores: FloatArray, share: float) -> float:
-    """The smallest of the largest scores that together reach ``share`` of the sum."""
+    """Return the smallest of the fewest scores that together reach ``share`` of the sum."""
     if not len(scores):
         return 0.0
     descending = np.sort(scores)[::-1]
@@ -166,8 +206,10 @@ def _threshold_score(scores: FloatArray, share: float) -> float:
 
 
 def _edges_between(graph: AttributionGraph, node_mask: BoolArray) -> IntArray:
-    """Places of the stored edges whose ends are both kept, ascending; row by row, because most
-    rows of a large graph are not."""
+    """Return ``(n_kept,)`` edges, ascending, whose ends are both kept and whose weight is not 0.
+
+    It goes row by row because most rows of a large graph are not kept.
+    """
     parts = []
     for row in np.flatnonzero(node_mask & (np.diff(graph.indptr) > 0)):
         start, stop = graph.indptr[row], graph.indptr[row + 1]
@@ -177,20 +219,29 @@ def _edges_between(graph: AttributionGraph, node_mask: BoolArray) -> IntArray:
 
 
 def _without_dead_ends(
-    index: NodeIndex, node_mask: BoolArray, rows: IntArray, sources: IntArray, strong: BoolArray
+    graph: AttributionGraph,
+    node_mask: BoolArray,
+    rows: IntArray,
+    sources: IntArray,
+    strong: BoolArray,
 ) -> BoolArray:
-    """Drop nodes that nothing flows through, from ``node_mask`` in place; errors need no inputs.
+    """Remove nodes that nothing flows through from ``node_mask``, in place.
 
-    Returns which of the edges are left.
+    Nodes that are sources by nature need no inputs: errors, and generic nodes that have none in the
+    unpruned graph. Returns the mask of the edges that remain.
     """
+    index = graph.index
     n_nodes, inner = len(index), slice(0, index.token_rows.start)
+    needs_input = np.zeros(n_nodes, bool)
+    needs_input[index.feature_rows] = True
+    needs_input[index.generic_rows] = (np.diff(graph.indptr) > 0)[index.generic_rows]
     while True:
         before = int(node_mask.sum())
         strong = strong & node_mask[rows] & node_mask[sources]
         has_output = np.bincount(sources[strong], minlength=n_nodes) > 0
         has_input = np.bincount(rows[strong], minlength=n_nodes) > 0
         node_mask[inner] &= has_output[inner]
-        node_mask[index.feature_rows] &= has_input[index.feature_rows]
+        node_mask &= has_input | ~needs_input
         if int(node_mask.sum()) == before:
             return strong
 
@@ -205,10 +256,10 @@ def _cumulative(influence: FloatArray) -> FloatArray:
 
 
 def _scores(graph: AttributionGraph) -> tuple[float, float]:
-    """Replacement and completeness score of the unpruned graph, each in 0..1."""
+    """Return the replacement and completeness scores of the unpruned graph, 0 to 1."""
     index, influence = graph.index, graph.influence.nodes
     tokens = influence[index.token_rows].sum()
-    errors = influence[index.error_rows].sum()
+    errors = influence[index.is_error].sum()
     reach = influence + graph.target_weights
     replacement = tokens / (tokens + errors) if tokens + errors > 0 else 1.0
     explained = (1 - graph.influence.from_errors) * reach

@@ -1,7 +1,7 @@
-"""Models and transcoders on the hub: which commit a revision is, its files, and getting them.
+"""Files on the Hugging Face Hub: resolve a revision to a commit, list its files, download them.
 
-Whatever is asked for is pinned to a commit first. The only package that knows ``huggingface_hub``,
-which is imported when first needed: to import this is cheap.
+Everything is pinned to a commit first. This is the only package that imports ``huggingface_hub``,
+and only when it is first needed, so importing this package is cheap.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 _MAIN = "main"
 _resolved_commits: dict[tuple[str, str, str], str] = {}
-"""What the hub said in this process: (endpoint, repository, revision) -> commit."""
+"""Commits that the hub named in this process: (endpoint, repository, revision) -> commit."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class HubFile:
     """A file of a repository."""
 
     path: str
-    """Its path inside the repository, with slashes."""
+    """Path inside the repository, with slashes."""
     size: int
-    """In bytes."""
+    """Size in bytes."""
 
 
 @dataclass(frozen=True)
@@ -55,35 +55,43 @@ class Listing:
     repo: str
     commit: str
     files: tuple[HubFile, ...]
-    whole: bool = True
-    """False where the hub could not be asked: these are the files that are in the cache."""
+    complete: bool = True
+    """False when the hub could not be reached: only the files in the cache are listed."""
 
 
 def network_allowed() -> bool:
-    """False when ``HF_HUB_OFFLINE`` or ``CIRCUIT_OFFLINE`` is set to a true value."""
+    """Return whether the network may be used.
+
+    It may not when ``HF_HUB_OFFLINE``, ``TRANSFORMERS_OFFLINE`` or ``CIRCUIT_OFFLINE`` is true.
+
+    >>> import os
+    >>> os.environ["CIRCUIT_OFFLINE"] = "1"
+    >>> network_allowed()
+    False
+    >>> del os.environ["CIRCUIT_OFFLINE"]
+    """
     return not answers.switches()
 
 
 def look_up(reference: Reference, anew: bool = False) -> Listing:
-    """The commit that ``reference`` stands for now, and all files of the repository there.
+    """Return the current commit of ``reference`` and all files of the repository at that commit.
 
-    When the network is off or the hub does not answer: the commit that the revision was when last
-    asked, and those of its files that are in the cache; not so when it has to be asked ``anew``.
-    Raises :class:`tracer.errors.HubError`.
+    When the network is off or the hub does not answer, return the last known commit and its files
+    in the cache; with ``anew``, raise instead. Raises :class:`tracer.errors.HubError`.
     """
-    known = None if anew else _in_cache(reference)
+    cached = None if anew else _in_cache(reference)
     if not network_allowed():
-        if known is None:
-            why = "cannot be asked for" if anew else f"is not in the cache {cache.cache_folder()}"
+        if cached is None:
+            why = "cannot be updated" if anew else f"is not in the cache {cache.cache_folder()}"
             raise answers.network_is_off(f"{reference} {why}")
-        return known
+        return cached
     try:
-        # With something in the cache to fall back on, a silent host is asked once only.
-        commit, contents = contents_at(reference, answers.WAITS if known is None else ())
+        # With a cached listing to fall back on, one attempt is enough.
+        commit, contents = contents_at(reference, answers.WAITS if cached is None else ())
     except (HubUnreachableError, BrokenTransferError):
-        if known is None:
+        if cached is None:
             raise
-        return known
+        return cached
     _resolved_commits[(answers.endpoint(), reference.repo, reference.revision or _MAIN)] = commit
     return Listing(reference.repo, commit, tuple(HubFile(c.path, c.size) for c in contents))
 
@@ -95,14 +103,13 @@ def fetch(
     commit: str | None = None,
     sizes: Mapping[str, int] | None = None,
 ) -> Path:
-    """Have the files ``paths`` of a repository on this disk, all of one commit.
+    """Download the files ``paths`` of a repository, all at one commit, unless they are cached.
 
-    Returns the folder of the snapshot, in which each file stands under its path. ``progress`` is
-    called with bytes, ``(done, total, "downloading <path>")``; when it raises, the download stops
-    and what has arrived is kept for the next time. Without ``commit`` it is what the reference
-    stands for now. A file that is not of the size in ``sizes`` is fetched again. Nothing is asked
-    of the network when all files are there. Raises
-    :class:`tracer.errors.HubError`.
+    Returns the snapshot folder, which contains each file under its path. ``progress`` is called
+    with bytes, ``(done, total, "downloading <path>")``; when it raises, the download stops and the
+    bytes received so far are kept for the next attempt. ``commit`` defaults to the current commit
+    of the reference. A cached file whose size differs from the one in ``sizes`` is fetched again.
+    The network is not used when all files are cached. Raises :class:`tracer.errors.HubError`.
     """
     repo, revision = reference.repo, reference.revision or _MAIN
     for path in paths:
@@ -111,14 +118,14 @@ def fetch(
         commit = look_up(reference).commit
     root = cache.snapshot(repo, commit)
     sizes = sizes or {}
-    missing = [path for path in dict.fromkeys(paths) if not _is_here(root / path, sizes.get(path))]
+    missing = [p for p in dict.fromkeys(paths) if not _is_cached(root / p, sizes.get(p))]
     try:
         if missing:
             if not network_allowed():
-                raise _not_here(missing, reference, root)
+                raise _not_cached(missing, reference, root)
             download(repo, commit, missing, progress)
-        asked = _resolved_commits.get((answers.endpoint(), repo, revision))
-        if asked == commit or cache.known_commit(repo, revision) is None:
+        current = _resolved_commits.get((answers.endpoint(), repo, revision))
+        if current == commit or cache.known_commit(repo, revision) is None:
             cache.remember(repo, revision, commit)
     except OSError as error:
         raise cache.unwritable(cache.cache_folder(), error) from error
@@ -126,9 +133,10 @@ def fetch(
 
 
 def read_range(repo: str, path: str, commit: str, start: int, stop: int) -> bytes:
-    """Bytes ``start`` to ``stop`` of a file, from the cache or by asking the hub for no more.
+    """Return bytes ``start`` to ``stop`` of a file, from the cache or from the hub.
 
-    Raises :class:`tracer.errors.HubError`, also when the file ends before ``stop``.
+    Only these bytes are downloaded. Raises :class:`tracer.errors.HubError`, also when the file ends
+    before ``stop``.
     """
     _check_path(repo, path)
     if stop <= start:
@@ -141,16 +149,16 @@ def read_range(repo: str, path: str, commit: str, start: int, stop: int) -> byte
     elif network_allowed():
         part = part_of(repo, path, commit, start, stop)
     else:
-        raise _not_here([path], Reference(repo, revision=commit), cached.parent)
+        raise _not_cached([path], Reference(repo, revision=commit), cached.parent)
     if len(part) != stop - start:
         raise BrokenTransferError(
-            f"{path} of {repo} holds {len(part)} of the bytes {start} to {stop}: the file is "
-            "shorter than its index says"
+            f"{path} of {repo} is too short: expected bytes {start} to {stop}, got {len(part)} of "
+            "them; the file does not match the index that describes it"
         )
     return part
 
 
-def _is_here(file: Path, size: int | None) -> bool:
+def _is_cached(file: Path, size: int | None) -> bool:
     return file.is_file() and size in (None, file.stat().st_size)
 
 
@@ -159,17 +167,17 @@ def _in_cache(reference: Reference) -> Listing | None:
     if commit is None:
         return None
     files = (HubFile(path, size) for path, size in cache.cached_files(reference.repo, commit))
-    return Listing(reference.repo, commit, tuple(files), whole=False)
+    return Listing(reference.repo, commit, tuple(files), complete=False)
 
 
 def _check_path(repo: str, path: str) -> None:
     if not cache.stays_inside(path):
         raise HubFileMissingError(
-            f"{path!r} is no path inside {repo}: expected names joined by slashes"
+            f"{path[:200]!r} is not a path inside {repo}: expected names joined by slashes"
         )
 
 
-def _not_here(missing: Sequence[str], reference: Reference, root: Path) -> NetworkOffError:
+def _not_cached(missing: Sequence[str], reference: Reference, root: Path) -> NetworkOffError:
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     verb = "are" if more else "is"
     return answers.network_is_off(f"{missing[0]}{more} of {reference} {verb} not in {root}")

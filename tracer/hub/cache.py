@@ -1,10 +1,10 @@
-"""The cache folder that every Hugging Face tool shares: what is in it, and how a file enters it.
+"""The cache folder that all Hugging Face tools share: look up files in it and add files to it.
 
-    models--org--name/refs/main                  the commit that ``main`` was when last asked
+    models--org--name/refs/main                  the last known commit of ``main``
     models--org--name/blobs/<etag>               contents, named by their hash
     models--org--name/snapshots/<commit>/<path>  links into ``blobs``
 
-Disk only: nothing here knows the network, and ``huggingface_hub`` is not needed to look inside.
+Nothing here uses the network or ``huggingface_hub``; docs/decisions/downloads.md says why.
 """
 
 from __future__ import annotations
@@ -13,20 +13,27 @@ import hashlib
 import os
 import re
 import shutil
-import uuid
 from pathlib import Path, PurePosixPath
 
 from tracer import paths
 from tracer.errors import CacheFolderError, DiskFullError, HubAnswerError
-from tracer.files import atomic_write, format_bytes
+from tracer.files import atomic_write, format_bytes, replacing
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def cache_folder() -> Path:
-    """Where downloads go, by the variables that every Hugging Face tool reads."""
-    for variable, below in (("HF_HUB_CACHE", ""), ("HF_HOME", "hub"), ("XDG_CACHE_HOME", _HUB)):
+    """Return the folder of downloads, from the variables that every Hugging Face tool reads.
+
+    They are read at each call; ``huggingface_hub`` reads them once, when it is imported.
+    """
+    for variable, below in (
+        ("HF_HUB_CACHE", ""),
+        ("HUGGINGFACE_HUB_CACHE", ""),
+        ("HF_HOME", "hub"),
+        ("XDG_CACHE_HOME", _HUB),
+    ):
         if os.environ.get(variable):
             return paths.expand_user(os.path.expandvars(os.environ[variable])) / below
     return paths.expand_user("~/.cache") / _HUB
@@ -36,28 +43,31 @@ _HUB = "huggingface/hub"
 
 
 def repo_folder(repo: str) -> Path:
-    """The folder of one model repository, there or not."""
+    """Return the folder of a model repository, whether it exists or not."""
     return cache_folder() / f"models--{repo.replace('/', '--')}"
 
 
 def snapshot(repo: str, commit: str) -> Path:
-    """The folder that holds the repository's files at ``commit``, there or not."""
+    """Return the folder of the repository's files at ``commit``, whether it exists or not."""
     return repo_folder(repo) / "snapshots" / commit
 
 
 def known_commit(repo: str, revision: str) -> str | None:
-    """The commit of a branch, tag or commit when anything of it is in the cache, else None."""
+    """Return the commit of a branch, tag or commit if any file of it is cached, else None."""
     commit = revision
     if not COMMIT.fullmatch(revision):
-        reference = repo_folder(repo) / "refs" / revision
-        commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else ""
+        try:
+            note = (repo_folder(repo) / "refs" / revision).read_bytes()
+        except OSError:  # absent or unreadable: either way the hub has to be asked
+            return None
+        commit = note.decode("ascii", "replace").strip()
     if not COMMIT.fullmatch(commit) or not snapshot(repo, commit).is_dir():
         return None
     return commit
 
 
 def cached_files(repo: str, commit: str) -> list[tuple[str, int]]:
-    """Paths inside the repository and sizes in bytes of the files that are here whole."""
+    """Return the path in the repository and the size in bytes of every cached file."""
     root = snapshot(repo, commit)
     return sorted(
         (path.relative_to(root).as_posix(), path.stat().st_size)
@@ -67,7 +77,7 @@ def cached_files(repo: str, commit: str) -> list[tuple[str, int]]:
 
 
 def remember(repo: str, revision: str, commit: str) -> None:
-    """Note which commit a branch or tag is, so that it is found again without the network."""
+    """Note the commit of a branch or tag, so that it can be looked up without the network."""
     reference = repo_folder(repo) / "refs" / revision
     if COMMIT.fullmatch(revision) or known_commit(repo, revision) == commit:
         return
@@ -76,36 +86,36 @@ def remember(repo: str, revision: str, commit: str) -> None:
 
 
 def stays_inside(path: str) -> bool:
-    """Whether a path inside a repository cannot lead out of the folder it is put in."""
+    """Return whether a path in a repository stays inside the folder it is joined to."""
     parts = PurePosixPath(path).parts
     return bool(parts) and not ({"..", "/"} & set(parts)) and "\\" not in path and ":" not in path
 
 
 def blob_file(repo: str, etag: str) -> Path:
-    """Where the contents with this hash are kept; refuses what is no hash."""
+    """Return the file for contents with this hash; raises :class:`HubAnswerError` for no hash."""
     if not _ETAG.fullmatch(etag):
         raise HubAnswerError(
-            f"the hub names the contents of a file of {repo} by {etag[:80]!r}: expected a SHA-1 or "
-            "SHA-256 in hexadecimal; check what HF_ENDPOINT points to"
+            f"the hub gives {etag[:80]!r} as the hash of a file of {repo}: expected a SHA-1 or "
+            "SHA-256 in hexadecimal; check HF_ENDPOINT"
         )
     return repo_folder(repo) / "blobs" / etag
 
 
 def partial_file(blob: Path) -> Path:
-    """Where the contents gather until they are whole; kept when a download stops."""
+    """Return the file that a download is written to; it is kept when the download stops."""
     return blob.with_name(f"{blob.name}.incomplete")
 
 
 def lock_file(blob: Path) -> Path:
-    """The lock that keeps two downloads of the same contents apart."""
+    """Return the lock that prevents two downloads of the same contents."""
     repo = blob.parent.parent
     return repo.parent / ".locks" / repo.name / f"{blob.name}.lock"
 
 
 def hasher(etag: str, size: int) -> hashlib._Hash:
-    """What to feed the contents to for their name: SHA-256 of large files, git's SHA-1 of others.
+    """Return the hash that ``etag`` is made with: SHA-256 for large files, else git's SHA-1.
 
-    Both say whether the contents arrived unharmed; neither is asked to keep an attacker out.
+    It detects damage in transfer; it is not a defence against an attacker.
     """
     if len(etag) == 64:
         return hashlib.sha256()
@@ -113,36 +123,35 @@ def hasher(etag: str, size: int) -> hashlib._Hash:
 
 
 def link(blob: Path, repo: str, commit: str, path: str) -> None:
-    """Make whole contents appear as ``path`` of the snapshot; a copy where links are refused."""
+    """Link ``path`` of the snapshot to its contents; copy them where links are not supported."""
     pointer = snapshot(repo, commit) / path
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    fresh = pointer.with_name(f".{uuid.uuid4().hex[:8]}.link")
-    try:
-        fresh.symlink_to(os.path.relpath(blob, pointer.parent))
-    except OSError:  # a file system, or a Windows account, without symbolic links
-        shutil.copyfile(blob, fresh)
-    fresh.replace(pointer)
+    with replacing(pointer) as fresh:
+        try:
+            fresh.symlink_to(os.path.relpath(blob, pointer.parent))
+        except OSError:  # a file system, or a Windows account, without symbolic links
+            shutil.copyfile(blob, fresh)
 
 
 def need_room(folder: Path, needed: int) -> None:
-    """Refuse, with the numbers, a download of ``needed`` bytes that would not fit on the disk."""
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    free = shutil.disk_usage(there).free
+    """Raise :class:`DiskFullError` if ``needed`` more bytes do not fit on the disk."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise disk_full(folder, needed, free)
 
 
 def disk_full(folder: Path, needed: int, free: int) -> DiskFullError:
-    """The error for a disk without room."""
+    """Return the error for a disk without enough space."""
     return DiskFullError(
-        f"{format_bytes(needed)} have to be downloaded to {folder}, and {format_bytes(free)} are "
-        "free there: make room, or set HF_HUB_CACHE to a folder on a larger disk"
+        f"the download needs {format_bytes(needed)} in {folder}, where {format_bytes(free)} are "
+        "free: make room, or set HF_HUB_CACHE to a folder on a larger disk"
     )
 
 
 def unwritable(folder: Path, error: OSError) -> CacheFolderError:
-    """The error for a cache folder that the system refuses to write to."""
+    """Return the error for a cache folder that cannot be written."""
     return CacheFolderError(
-        f"downloads cannot be written to {folder} ({error.strerror or error}): make it writable, "
-        "or set HF_HUB_CACHE to another folder"
+        f"the download folder {folder} cannot be written ({error.strerror or error}): make it "
+        "writable, or set HF_HUB_CACHE to another folder"
     )

@@ -1,7 +1,8 @@
-"""Bytes from the hub to this disk: listed, continued where they were stopped, counted, compared.
+"""Download files from the hub: list them, resume partial ones, report progress, verify hashes.
 
-Plain HTTP over ``huggingface_hub``'s session. Its own ``hf_hub_download`` throws away what it has
-when it is stopped, and reports every ten megabytes; files of several gigabytes deserve better.
+Plain HTTP over ``huggingface_hub``'s session. Its own ``hf_hub_download`` discards a partial file
+when it is stopped and reports every ten megabytes, which is not good enough for files of several
+gigabytes (docs/decisions/downloads.md).
 """
 
 from __future__ import annotations
@@ -26,49 +27,53 @@ if TYPE_CHECKING:
 
 REPORT_BYTES: Final = 2**20
 REPORT_SECONDS: Final = 0.5
-"""Progress is told this often on a slow line, too: it is also where a download can be stopped."""
-_LARGEST: Final = 50 * 10**9  # the hub serves no larger file by plain HTTP
+"""Interval of progress reports on a slow line. Each report is also a chance to cancel."""
+_LARGEST: Final = 50 * 10**9  # bytes; the hub does not serve larger files over plain HTTP
 _NO_FOLDER: Final = (NotADirectoryError, IsADirectoryError, PermissionError)
-_PATIENCE: Final = 10.0  # seconds without a byte
+_MALFORMED: Final = (
+    AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
+"""Errors of the hub's library for an answer that is not JSON, or not the JSON of a hub."""
+_TIMEOUT: Final = 10.0  # seconds without a byte
 
 
 @dataclass(frozen=True)
 class Content:
-    """What the hub says of a file before it is fetched."""
+    """Path, size and hash of a file, as the hub lists them."""
 
     path: str
     size: int
     etag: str
-    """SHA-256 of a large file, git's SHA-1 of another."""
+    """SHA-256 for large files, git's SHA-1 for others."""
 
 
 class _Meter:
-    """Tells the progress of one file as a share of all; never goes back."""
+    """Reports the progress of one file as part of the total; never decreases."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress = progress
         self._total = total
-        self._told = 0
+        self._reported = 0
         self.before = 0
         self.path = ""
 
     def __call__(self, done: int, doing: str = "downloading") -> None:
         if self._progress is not None:
-            self._told = max(self._told, self.before + done)
-            self._progress(self._told, self._total, f"{doing} {self.path}")
+            self._reported = max(self._reported, self.before + done)
+            self._progress(self._reported, self._total, f"{doing} {self.path}")
 
 
-def contents_at(place: Reference, waits: Sequence[float]) -> tuple[str, list[Content]]:
-    """The commit that ``place`` stands for, and what the repository holds there, by path."""
+def contents_at(reference: Reference, waits: Sequence[float]) -> tuple[str, list[Content]]:
+    """Return the current commit of ``reference`` and the repository's files, sorted by path."""
     from huggingface_hub import HfApi
 
     def ask() -> tuple[str, list[Content]]:
         try:
-            found = HfApi(endpoint=answers.endpoint()).model_info(
-                place.repo,
-                revision=place.revision or "main",
+            info = HfApi(endpoint=answers.endpoint()).model_info(
+                reference.repo,
+                revision=reference.revision or "main",
                 files_metadata=True,
-                timeout=_PATIENCE,
+                timeout=_TIMEOUT,
             )
             contents = [
                 Content(
@@ -76,86 +81,86 @@ def contents_at(place: Reference, waits: Sequence[float]) -> tuple[str, list[Con
                     int(entry.size),
                     str(entry.lfs.sha256 if entry.lfs else entry.blob_id),
                 )
-                for entry in found.siblings
+                for entry in info.siblings
             ]
-            if not cache.COMMIT.fullmatch(found.sha):
-                raise ValueError(f"the commit is {found.sha!r}")
-        except (
-            AttributeError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as error:  # no JSON, or not a hub's
-            raise answers.odd_answer(place, error) from error
-        except _NO_FOLDER as error:  # the library looks for an access token there
+            if not cache.COMMIT.fullmatch(info.sha):
+                raise ValueError(f"the commit is {info.sha!r}")
+            if any(content.size < 0 for content in contents):
+                raise ValueError("a file has a negative size")
+        except _MALFORMED as error:
+            raise answers.odd_answer(reference, error) from error
+        except _NO_FOLDER as error:  # the library reads the access token from there
             raise CacheFolderError(
-                f"the settings of the hub cannot be read ({error}): check HF_HOME, which names a "
-                "folder"
+                f"the Hugging Face settings cannot be read ({error}): set HF_HOME to a folder that "
+                "can be read"
             ) from error
-        return found.sha, sorted(contents, key=lambda content: content.path)
+        return info.sha, sorted(contents, key=lambda content: content.path)
 
-    return answers.with_retries(place, ask, waits)
+    return answers.with_retries(reference, ask, waits)
 
 
 def download(repo: str, commit: str, paths: Sequence[str], progress: Progress | None) -> None:
-    """Fetch ``paths`` into the snapshot of ``commit``, one after the other."""
+    """Download ``paths`` into the snapshot of ``commit``, one after the other."""
     _, contents = contents_at(Reference(repo, revision=commit), answers.WAITS)
     listed = {content.path: content for content in contents}
     absent = [path for path in paths if path not in listed]
     if absent:
         raise answers.file_is_missing(repo, absent[0], commit)
-    wanted = [(listed[path], cache.blob_file(repo, listed[path].etag)) for path in paths]
-    total = sum(content.size for content, _ in wanted)
-    here = sum(_arrived(blob, content.size) for content, blob in wanted)
-    cache.need_room(cache.cache_folder(), total - here)
+    files = [(listed[path], cache.blob_file(repo, listed[path].etag)) for path in paths]
+    total = sum(content.size for content, _ in files)
+    cached = sum(_received(blob, content.size) for content, blob in files)
+    cache.need_room(cache.cache_folder(), total - cached)
     meter = _Meter(progress, total)
-    for content, blob in wanted:
+    for content, blob in files:
         meter.path = content.path
         meter(0)
-        with _alone(blob, meter):
-            if not _is_whole(blob, content.size):
-                _gather(Reference(repo, content.path, commit), content, blob, meter)
+        with _locked(blob, meter):
+            if not _is_complete(blob, content.size):
+                _fetch(Reference(repo, content.path, commit), content, blob, meter)
             cache.link(blob, repo, commit, content.path)
         meter(content.size)
         meter.before += content.size
 
 
 def part_of(repo: str, path: str, commit: str, start: int, stop: int) -> bytes:
-    """Bytes ``start`` to ``stop`` of a file on the hub."""
-    place = Reference(repo, path, commit)
+    """Return bytes ``start`` to ``stop`` of a file on the hub."""
+    reference = Reference(repo, path, commit)
 
     def ask() -> bytes:
-        with _stream(place, f"bytes={start}-{stop - 1}") as response:
+        with _stream(reference, f"bytes={start}-{stop - 1}") as response:
             if response.status_code != 206:
-                raise answers.odd_answer(place, "it sends whole files where a part was asked for")
+                raise answers.odd_answer(
+                    reference, "it does not support requests for a part of a file"
+                )
             part = bytearray()
             for chunk in response.iter_bytes():
                 part += chunk
                 if len(part) > stop - start:
-                    raise answers.odd_answer(place, "it sends more bytes than were asked for")
+                    raise answers.odd_answer(reference, "it sends more bytes than requested")
             return bytes(part)
 
-    return answers.with_retries(place, ask, answers.WAITS[:1])
+    return answers.with_retries(reference, ask, answers.WAITS[:1])
 
 
 @contextmanager
-def _stream(place: Reference, byte_range: str | None) -> Iterator[Response]:
+def _stream(reference: Reference, byte_range: str | None) -> Iterator[Response]:
     from huggingface_hub import get_session
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-    url = f"{answers.endpoint()}/{place.repo}/resolve/{place.revision}/{quote(place.folder)}"
-    # Compressed, a file could neither be continued nor measured.
+    repository = f"{answers.endpoint()}/{reference.repo}"
+    url = f"{repository}/resolve/{reference.revision}/{quote(reference.folder)}"
+    # A compressed file could not be resumed, and its size would not match.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if byte_range is not None:
         headers["Range"] = byte_range
-    with get_session().stream("GET", url, headers=headers, timeout=_PATIENCE) as response:
+    with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT) as response:
         hf_raise_for_status(response)
         yield response
 
 
 @contextmanager
-def _alone(blob: Path, meter: _Meter) -> Iterator[None]:
-    """Hold the lock of these contents; can be cancelled while another download has it."""
+def _locked(blob: Path, meter: _Meter) -> Iterator[None]:
+    """Hold the lock of these contents; waiting for another download can be cancelled."""
     from filelock import Timeout
     from huggingface_hub.utils import WeakFileLock
 
@@ -171,12 +176,13 @@ def _alone(blob: Path, meter: _Meter) -> Iterator[None]:
         yield
 
 
-def _gather(place: Reference, content: Content, blob: Path, meter: _Meter) -> None:
-    """Append to the partial file until it is whole and right; then it takes the blob's name."""
+def _fetch(reference: Reference, content: Content, blob: Path, meter: _Meter) -> None:
+    """Append to the partial file until it is complete, verify it, and rename it to ``blob``."""
     if content.size > _LARGEST:
         raise BrokenTransferError(
-            f"{place.folder} of {place.repo} has {format_bytes(content.size)}, more than the hub "
-            f"sends at once: fetch it with `hf download {place.repo} {place.folder}`"
+            f"{content.path} of {reference.repo} has {format_bytes(content.size)}, more than the "
+            f"{format_bytes(_LARGEST)} that the hub sends over plain HTTP: fetch it with "
+            f"`hf download {reference.repo} {content.path}`"
         )
     partial = cache.partial_file(blob)
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -184,30 +190,32 @@ def _gather(place: Reference, content: Content, blob: Path, meter: _Meter) -> No
     while True:
         before = _size(partial)
         try:
-            digest = answers.as_hub_errors(place, lambda: _append(place, content, partial, meter))
+            digest = answers.as_hub_errors(
+                reference, lambda: _append(reference, content, partial, meter)
+            )
             break
         except (BrokenTransferError, HubUnreachableError):
             if _size(partial) > before:
                 waits = list(answers.WAITS)
             if not waits:
                 raise
-            _pause(waits.pop(0), _arrived(blob, content.size), meter)
+            _pause(waits.pop(0), _received(blob, content.size), meter)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            needed = content.size - _arrived(blob, content.size)
+            needed = content.size - _received(blob, content.size)
             raise cache.disk_full(cache.cache_folder(), needed, 0) from error
     if digest != content.etag:
         partial.unlink()
         raise BrokenTransferError(
-            f"{place.folder} of {place.repo} arrived damaged (its hash is {digest[:12]}…, not "
-            f"{content.etag[:12]}…) and was thrown away: try again"
+            f"{content.path} of {reference.repo} arrived damaged (its hash is {digest[:12]}…, "
+            f"expected {content.etag[:12]}…) and was deleted: try again"
         )
     partial.replace(blob)
 
 
-def _append(place: Reference, content: Content, partial: Path, meter: _Meter) -> str:
-    """Ask for the rest of a file and write it as it comes; returns the hash of the whole."""
+def _append(reference: Reference, content: Content, partial: Path, meter: _Meter) -> str:
+    """Download the rest of a file into ``partial``; return the hash of the complete file."""
     digest, done = cache.hasher(content.etag, content.size), 0
     if _size(partial) <= content.size:
         with partial.open("ab+") as file:
@@ -217,10 +225,10 @@ def _append(place: Reference, content: Content, partial: Path, meter: _Meter) ->
                 done += len(chunk)
     if done == content.size:
         return digest.hexdigest()
-    with _stream(place, f"bytes={done}-" if done else None) as response:
-        if done and response.status_code != 206:  # it starts from the beginning
+    with _stream(reference, f"bytes={done}-" if done else None) as response:
+        if done and response.status_code != 206:  # the server starts from the beginning
             digest, done = cache.hasher(content.etag, content.size), 0
-        reported, told = done, time.monotonic()
+        reported, reported_at = done, time.monotonic()
         with partial.open("ab" if done else "wb") as file:
             for chunk in response.iter_bytes():
                 file.write(chunk)
@@ -229,13 +237,13 @@ def _append(place: Reference, content: Content, partial: Path, meter: _Meter) ->
                 if done > content.size:
                     break
                 now = time.monotonic()
-                if done - reported >= REPORT_BYTES or now - told >= REPORT_SECONDS:
+                if done - reported >= REPORT_BYTES or now - reported_at >= REPORT_SECONDS:
                     meter(done)
-                    reported, told = done, now
+                    reported, reported_at = done, now
     if done != content.size:
         raise BrokenTransferError(
-            f"{place.folder} of {place.repo} did not arrive whole ({done} of {content.size} bytes):"
-            " try again, a download goes on where it stopped"
+            f"{content.path} of {reference.repo} is incomplete ({done} of {content.size} bytes "
+            "arrived): try again, the download continues where it stopped"
         )
     return digest.hexdigest()
 
@@ -243,17 +251,17 @@ def _append(place: Reference, content: Content, partial: Path, meter: _Meter) ->
 def _pause(seconds: float, done: int, meter: _Meter) -> None:
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
-        meter(done, f"no answer from {answers.host()}, about to try again:")
+        meter(done, f"no answer from {answers.host()}, retrying")
         time.sleep(min(0.25, left))
 
 
-def _arrived(blob: Path, size: int) -> int:
-    """How many of a file's bytes need not be fetched again."""
-    return size if _is_whole(blob, size) else min(_size(cache.partial_file(blob)), size)
+def _received(blob: Path, size: int) -> int:
+    """Return how many bytes of a file are on this disk already."""
+    return size if _is_complete(blob, size) else min(_size(cache.partial_file(blob)), size)
 
 
-def _is_whole(blob: Path, size: int) -> bool:
-    """Whether it is there, and was not cut short since."""
+def _is_complete(blob: Path, size: int) -> bool:
+    """Return whether the contents exist and were not truncated since."""
     return blob.is_file() and _size(blob) == size
 
 

@@ -1,7 +1,7 @@
-"""Feature indexes for any model: what every transcoder feature fires on, promotes, and is called.
+"""Build feature indexes: what each transcoder feature fires on and promotes, and a label.
 
-:func:`build_index` streams a corpus through an opened model, in memory of a fixed size, and writes
-the layout that :mod:`tracer.features.cards` reads.
+:func:`build_index` streams a corpus through an opened model, in a fixed amount of memory, and
+writes the layout that :mod:`tracer.features.cards` reads.
 """
 
 from tracer.indexing.build import IndexSummary as IndexSummary

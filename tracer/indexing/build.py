@@ -1,10 +1,10 @@
-"""`build_index`: stream a corpus through a model and keep what each transcoder feature fires on."""
+"""`build_index`: stream a corpus through a model and record what each transcoder feature does."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -12,45 +12,53 @@ import torch
 from torch import Tensor
 
 from tracer.errors import CorpusError, ModelError
-from tracer.indexing.checkpoint import Spill, load_checkpoint, load_tensors, save_checkpoint
+from tracer.indexing.checkpoint import (
+    CHECKPOINT_VERSION,
+    BuildState,
+    TokenLog,
+    load_checkpoint,
+    load_tensors,
+    save_checkpoint,
+)
 from tracer.indexing.corpus import Corpus, open_corpus
 from tracer.indexing.labels import (
     LabelRule,
     Labels,
-    said_labels,
+    output_labels,
     shortened,
     tag_labels,
-    written_out,
+    with_examples,
 )
-from tracer.indexing.logit_effects import moved_tokens
-from tracer.indexing.memory import PREFIXES, check_memory, index_memory
-from tracer.indexing.output_folder import Place
+from tracer.indexing.logit_effects import promoted_and_suppressed
+from tracer.indexing.memory import N_PREFIXES, check_memory, index_memory
+from tracer.indexing.output_folder import OutputFolder
 from tracer.indexing.prefixes import PrefixSet, prefix_hashes
-from tracer.indexing.records import LayerWriter, Observed, write_json_gz
+from tracer.indexing.records import CorpusTokens, LayerWriter, write_json_gz
 from tracer.indexing.statistics import BatchTokens, LayerStatistics, window_width
-from tracer.indexing.windows import Position, Window, WindowReader
+from tracer.indexing.windows import Position, Window, WindowReader, padded
+from tracer.model.failures import as_tracer_errors
 from tracer.model.model import Model
 from tracer.types import Progress
 
 VERSION: Final = 1
-"""Of what is counted and written: an unfinished build of another one is not gone on with."""
-_MOST_TOKENS: Final = 2**31 - 2**20
-"""Places are kept in 32 bits."""
+"""Version of what an index contains; an unfinished build of another version is not resumed."""
+_MAX_TOKENS: Final = 2**31 - 2**20
+"""Offsets in the corpus are stored in 32 bits."""
 
 
 @dataclass(frozen=True)
 class IndexSummary:
-    """What an index holds."""
+    """The contents of a finished index, in numbers."""
 
     features: int
     alive: int
     """Features that fire at least once."""
     labelled: int
     tokens: int
-    """Tokens that were counted: whose prefix was met for the first time."""
+    """Tokens that were counted: whose prefix was new."""
     documents: int
     skipped: int
-    """Documents left out because they hold words the tokenizer does not know."""
+    """Documents left out because the tokenizer does not know some of their words."""
 
     def __str__(self) -> str:
         skipped = f" ({self.skipped:,} left out: unknown words)" if self.skipped else ""
@@ -74,25 +82,34 @@ def build_index(
     memory_limit: int | None = None,
     progress: Progress | None = None,
 ) -> IndexSummary:
-    """Write the feature index of the model's transcoder set, from a corpus, as ``folder``.
+    """Build the feature index of the model's transcoder set from a corpus, as ``folder``.
 
-    ``folder`` becomes the ``features`` folder of the published layout (name it that, inside the
-    transcoder set's own folder, for it to be found); it appears whole, and one that is there is
-    replaced only then. ``corpus`` is a file of documents (:mod:`tracer.indexing.corpus`), a parquet
-    one with its texts in ``column``. Documents are cut into windows of ``context`` tokens, fewer if
-    the model reads fewer; ``batch_tokens`` of them run at a time. After ``limit_tokens`` the rest
-    of the corpus is left. ``label=None`` labels nothing.
+    ``folder`` becomes the ``features`` folder of the published layout: name it ``features``, inside
+    the folder of the transcoder set, for it to be found. It appears when it is complete; an older
+    index there is replaced only then. ``corpus`` is a file of documents
+    (:mod:`tracer.indexing.corpus`), a Parquet file with its texts in ``column``. Documents are cut
+    into windows of ``context`` tokens, or fewer if the model reads fewer; ``batch_tokens`` of them
+    run at a time. Reading stops after ``limit_tokens``. With ``label=None`` no feature is labelled.
 
-    While it works it keeps ``<folder>.partial`` beside the folder, with a checkpoint every
-    ``checkpoint_tokens`` (None: only at the end of the corpus). A build that was stopped and is
-    started again with the same model, corpus and options goes on there and ends with the same
-    bytes. ``progress`` hears of tokens, then of features; it may raise
-    :class:`tracer.errors.Cancelled`.
+    While the build runs it keeps ``<folder>.partial`` next to the folder, with a checkpoint every
+    ``checkpoint_tokens`` (None: only at the end of the corpus). A build that was stopped resumes
+    when it is started again with the same model, corpus and options, and ends with the same bytes.
+    ``progress`` counts tokens, then features; it may raise :class:`tracer.errors.Cancelled`.
 
-    Raises :class:`CorpusError` for a corpus or options that cannot be used,
-    :class:`FeatureIndexError` when the folder holds anything but an index, cannot be written, or an
-    unfinished index of another build stands in the way, and :class:`MemoryLimitError`, before
-    anything runs, when the statistics would not fit.
+    Raises :class:`CorpusError` if the corpus or an option cannot be used,
+    :class:`FeatureIndexError` if the folder has other files than an index, cannot be written, or an
+    unfinished index of another build is next to it, and :class:`MemoryLimitError` if the statistics
+    would not fit, before anything runs.
+
+    >>> import pathlib, tempfile, tracer
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> corpus = folder / "corpus.txt"
+    >>> _ = corpus.write_text("The capital of Texas is Austin\\n\\nThe capital of France is Paris")
+    >>> summary = build_index(tracer.load("atlas", device="cpu"), corpus, folder / "features")
+    >>> summary.documents, summary.tokens, summary.alive > 0
+    (2, 9, True)
+    >>> sorted(path.name for path in (folder / "features").iterdir())[:2]
+    ['index.json.gz', 'labels.json.gz']
     """
     for name, value, least in (
         ("context", context, model.first_position + 1),
@@ -101,210 +118,213 @@ def build_index(
         ("checkpoint_tokens", checkpoint_tokens, 1),
     ):
         if value is not None and value < least:
-            raise CorpusError(f"{name} is {value}: give at least {least}")
+            raise CorpusError(f"{name} is {value}: it must be at least {least}")
     source = open_corpus(corpus, column)
-    with Place(folder) as place:
+    with OutputFolder(folder) as output:
         build = _Build(
             model,
             source,
-            place,
+            output,
             min(context, model.bridge.n_context),
             batch_tokens,
-            min(limit_tokens or _MOST_TOKENS, _MOST_TOKENS),
+            min(limit_tokens or _MAX_TOKENS, _MAX_TOKENS),
             memory_limit,
         )
-        with build.spill:
-            build.read(checkpoint_tokens, progress or _noop_progress)
-            with place.writing():
-                return build.write(label, progress or _noop_progress)
+        advice = "lower batch_tokens or memory_limit, or use another device"
+        with build.log, as_tracer_errors("indexing a corpus", model.device, advice):
+            build.read(checkpoint_tokens, progress or _no_progress)
+            with output.disk_errors():
+                return build.write(label, progress or _no_progress)
 
 
-def _noop_progress(done: int, total: int, what: str) -> None:
+def _no_progress(done: int, total: int, what: str) -> None:
     pass
 
 
 class _Build:
-    """One build: the statistics, and the corpus they have been gathered from so far."""
+    """One build: the statistics, and how much of the corpus they cover so far."""
 
     def __init__(
         self,
         model: Model,
         corpus: Corpus,
-        place: Place,
+        output: OutputFolder,
         context: int,
         batch_tokens: int,
         limit: int,
         memory_limit: int | None,
     ) -> None:
-        self.model, self.place = model, place
-        self.batch_tokens, self.limit = batch_tokens, limit
-        self.identity = _identity(model, corpus, context, batch_tokens, limit)
-        self.tags, self.groups = corpus.tags()
-        check_memory(
-            index_memory(model, context, batch_tokens, len(self.tags)), model, memory_limit
-        )
-        self.device = torch.device("cpu") if model.device.type == "mps" else model.device
-        self.held = np.zeros(len(self.tags), np.int64)
-        self.n_counted = 0
-        known = load_checkpoint(self.place.work, self.identity)
-        self.layers: list[LayerStatistics] = []
-        self.suppressed: list[Tensor] = []
-        for layer in range(model.n_layers):
-            promoted, suppressed = moved_tokens(model, layer)
-            self.suppressed.append(suppressed)
-            self.layers.append(
-                LayerStatistics(
-                    layer,
-                    promoted.to(self.device),
-                    len(self.tags),
-                    window_width(context),
-                    self.device,
-                )
+        self._model, self._output, self._corpus = model, output, corpus
+        self._batch_tokens, self._limit = batch_tokens, limit
+        self._identity = _identity(model, corpus, context, batch_tokens, limit)
+        self._tags, self._groups = corpus.tags()
+        needed = index_memory(model, context, batch_tokens, len(self._tags))
+        check_memory(needed, model, memory_limit)
+        # Apple GPUs lack some of the operations that the statistics need.
+        self._device = torch.device("cpu") if model.device.type == "mps" else model.device
+        effects = [promoted_and_suppressed(model, layer) for layer in range(model.n_layers)]
+        self._suppressed = [suppressed for _, suppressed in effects]
+        self._layers = [
+            LayerStatistics(
+                layer,
+                promoted.to(self._device),
+                len(self._tags),
+                window_width(context),
+                self._device,
             )
-        position, prefixes = Position(), None
-        if known is not None:
-            position = Position(**known["position"])
-            self.n_counted = int(known["n_counted"])
-            self.held = np.array(known["held"], np.int64)
-            hashes = load_tensors(self.place.work, known["state"], self._tensors())
-            prefixes = hashes.numpy().view(np.uint64)
-        self.prefixes = PrefixSet(PREFIXES, prefixes)
-        self.corpus = corpus
-        self.reader = WindowReader(model, corpus, context, self.tags, limit, position)
-        begun = (known["n_tokens"], known["n_windows"]) if known is not None else (0, 0)
-        with place.writing():
-            self.spill = Spill(place.work, *begun)
+            for layer, (promoted, _) in enumerate(effects)
+        ]
+        state, prefixes = self._resumed()
+        self._prefixes = PrefixSet(N_PREFIXES, prefixes)
+        self._n_counted = state.n_counted
+        self._tag_totals = np.array(state.tag_totals, np.int64)
+        self._reader = WindowReader(model, corpus, context, self._tags, limit, state.position)
+        with output.disk_errors():
+            self.log = TokenLog(output.work, state.n_tokens, state.n_windows)
+
+    def _resumed(self) -> tuple[BuildState, np.ndarray | None]:
+        """Return the state and prefixes of the checkpoint, its statistics filled in; or a start."""
+        checkpoint = load_checkpoint(self._output.work, self._identity)
+        if checkpoint is None:
+            return BuildState(Position(), 0, 0, 0, (0,) * len(self._tags)), None
+        state, file = checkpoint
+        hashes = load_tensors(self._output.work, file, self._tensors())
+        return state, hashes.numpy().view(np.uint64)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
             f"{number}.{name}": tensor
-            for number, layer in enumerate(self.layers)
+            for number, layer in enumerate(self._layers)
             for name, tensor in layer.tensors()
         }
 
     def read(self, checkpoint_tokens: int | None, progress: Progress) -> None:
-        """Run the corpus, from where it stands to its end."""
-        position = self.reader.position
+        """Run the rest of the corpus."""
+        position = self._reader.position
         saved = position.tokens
-        while batch := self.reader.batch(self.batch_tokens):
+        while batch := self._reader.batch(self._batch_tokens):
             self._add(batch)
             if checkpoint_tokens is not None and position.tokens - saved >= checkpoint_tokens:
                 self._save()
                 saved = position.tokens
-            whole = int(position.tokens / max(position.share, 1e-9))
-            progress(position.tokens, max(position.tokens, min(whole, self.limit)), "reading")
+            estimate = int(position.tokens / max(position.share, 1e-9))
+            total = max(position.tokens, min(estimate, self._limit))
+            progress(position.tokens, total, "reading")
         if position.tokens > saved:
             self._save()
-        if not self.n_counted:
-            why = f": {position.unknown:,} documents have unknown words" if position.unknown else ""
-            self.place.forget()
+        if not self._n_counted:
+            reason = ""
+            if position.unknown:
+                reason = f": {position.unknown:,} documents have unknown words"
+            self._output.discard_work()
             raise CorpusError(
-                f"{self.corpus.path} has no document that {self.model.source.name} can read{why}; "
-                "give documents of at least one word that it knows"
+                f"{self._corpus.path} has no document that {self._model.source.name} can read"
+                f"{reason}; give documents with at least one word of its vocabulary"
             )
 
     def _save(self) -> None:
-        known = {
-            "identity": self.identity,
-            "position": asdict(self.reader.position),
-            "n_tokens": self.spill.n_tokens,
-            "n_windows": self.spill.n_windows,
-            "n_counted": self.n_counted,
-            "held": self.held.tolist(),
-        }
-        prefixes = torch.from_numpy(self.prefixes.hashes().view(np.int64))
-        with self.place.writing():
-            self.spill.flush()
-            save_checkpoint(self.place.work, known, {**self._tensors(), "prefixes": prefixes})
+        state = BuildState(
+            self._reader.position,
+            self.log.n_tokens,
+            self.log.n_windows,
+            self._n_counted,
+            tuple(self._tag_totals.tolist()),
+        )
+        prefixes = torch.from_numpy(self._prefixes.hashes().view(np.int64))
+        with self._output.disk_errors():
+            self.log.flush()
+            tensors = {**self._tensors(), "prefixes": prefixes}
+            save_checkpoint(self._output.work, self._identity, state, tensors)
 
     @torch.no_grad()
     def _add(self, windows: list[Window]) -> None:
-        """Run a batch and count it. Windows without a new prefix are left out."""
+        """Run a batch and add it to the statistics. Windows without a new prefix are left out."""
         new = self._new_prefixes(windows)
-        windows = [window for window, seen in zip(windows, new, strict=True) if seen.any()]
+        windows = [window for window, is_new in zip(windows, new, strict=True) if is_new.any()]
         if not windows:
             return
-        counted = np.concatenate([seen for seen in new if seen.any()])
-        ids, real = _padded(windows)
-        device = self.model.device
+        counted = np.concatenate([is_new for is_new in new if is_new.any()])
+        ids, real = padded(windows)
+        device = self._model.device
         mask = torch.from_numpy(real).to(device)
-        reads = [self.model.read_hook(layer) for layer in range(self.model.n_layers)]
-        logits, inputs = self.model.bridge.capture_batch(torch.from_numpy(ids).to(device), reads)
+        names = [self._model.read_hook(layer) for layer in range(self._model.n_layers)]
+        logits, inputs = self._model.bridge.capture_batch(torch.from_numpy(ids).to(device), names)
         best = logits.max(-1)
         del logits
         if not torch.isfinite(best.values[mask]).all():
             raise ModelError(
-                f"{self.model.source.name} answers with numbers that are not finite: its weights "
-                "are damaged or the data type is too narrow; try dtype float32"
+                f"{self._model.source.name} produces NaN or Inf logits: its weights are damaged, "
+                "or the data type is too narrow; try dtype float32"
             )
-        tokens = self._tokens(windows, ids[real], best.indices[mask], counted)
-        for layer, (name, statistics) in enumerate(zip(reads, self.layers, strict=True)):
-            read = inputs.pop(name)[mask]
-            active = self.model.transcoders[layer].activations(read)
-            statistics.add(active.to(self.device), tokens)
-        with self.place.writing():
-            self.spill.append(ids[real].astype(np.int32), (len(window.ids) for window in windows))
-        self.n_counted += int(counted.sum())
+        tokens = self._batch(windows, ids[real], best.indices[mask], counted)
+        for layer, (name, statistics) in enumerate(zip(names, self._layers, strict=True)):
+            active = self._model.transcoders[layer].activations(inputs.pop(name)[mask])
+            statistics.add(active.to(self._device), tokens)
+        with self._output.disk_errors():
+            self.log.append(ids[real].astype(np.int32), (len(window.ids) for window in windows))
+        self._n_counted += int(counted.sum())
 
     def _new_prefixes(self, windows: list[Window]) -> list[np.ndarray]:
-        """Per window and token, whether the prefix that ends there is new and carries features."""
-        ids, real = _padded(windows)
-        carries = real.copy()
-        carries[:, : self.model.first_position] = False
+        """Return, by window and token, whether the prefix that ends there is new.
+
+        Positions that have no features do not count.
+        """
+        ids, real = padded(windows)
+        has_features = real.copy()
+        has_features[:, : self._model.first_position] = False
         new = np.zeros(real.shape, bool)
-        new[carries] = self.prefixes.add(prefix_hashes(ids)[carries])
+        new[has_features] = self._prefixes.add(prefix_hashes(ids)[has_features])
         return [row[: len(window.ids)] for row, window in zip(new, windows, strict=True)]
 
-    def _tokens(
-        self, windows: list[Window], ids: np.ndarray, said: Tensor, counted: np.ndarray
+    def _batch(
+        self, windows: list[Window], ids: np.ndarray, predicted: Tensor, counted: np.ndarray
     ) -> BatchTokens:
         lengths = np.array([len(window.ids) for window in windows])
         stops = lengths.cumsum()
         starts = stops - lengths
         pairs = [
-            (start + place, number)
+            (start + position, number)
             for window, start in zip(windows, starts.tolist(), strict=True)
-            for place, held in enumerate(window.tags or ())
-            if held and counted[start + place]
-            for number in held
+            for position, tags in enumerate(window.tags or ())
+            if tags and counted[start + position]
+            for number in tags
         ]
         rows, numbers = np.array(pairs, np.int64).reshape(-1, 2).T
-        self.held += np.bincount(numbers, minlength=len(self.held))
+        self._tag_totals += np.bincount(numbers, minlength=len(self._tag_totals))
 
-        def moved(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        def to_device(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
+        positions = np.arange(len(ids)) - starts.repeat(lengths)
         return BatchTokens(
-            first=self.spill.n_tokens,
-            tokens=moved(ids),
-            said=said.to(self.device),
-            starts=moved(starts.repeat(lengths)),
-            stops=moved(stops.repeat(lengths)),
-            carries=moved(
-                np.arange(len(ids)) - starts.repeat(lengths) >= self.model.first_position
-            ),
-            counted=moved(counted),
-            tag_rows=moved(rows),
-            tag_numbers=moved(numbers),
+            first=self.log.n_tokens,
+            tokens=to_device(ids),
+            predicted=predicted.to(self._device),
+            starts=to_device(starts.repeat(lengths)),
+            stops=to_device(stops.repeat(lengths)),
+            has_features=to_device(positions >= self._model.first_position),
+            counted=to_device(counted),
+            tag_rows=to_device(rows),
+            tag_numbers=to_device(numbers),
         )
 
     def write(self, rule: LabelRule | None, progress: Progress) -> IndexSummary:
-        """Write the index beside the folder, then put it in its place."""
-        out = self.place.work / "whole"
+        """Write the index next to its folder, then move it there."""
+        out = self._output.work / "finished"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        observed = Observed(*self.spill.read(), self.n_counted)
-        names: dict[int, str] = {}
-        total, done, alive = sum(layer.n_features for layer in self.model.transcoders.layers), 0, 0
-        index, labels = [], {}
-        for layer, statistics in enumerate(self.layers):
+        corpus = CorpusTokens(*self.log.read(), self._n_counted)
+        token_names: dict[int, str] = {}
+        total, done = sum(layer.n_features for layer in self._model.transcoders.layers), 0
+        index, labels, alive = [], {}, 0
+        for layer, statistics in enumerate(self._layers):
             writer = LayerWriter(
-                self.model, layer, statistics, self.suppressed[layer], observed, names
+                self._model, layer, statistics, self._suppressed[layer], corpus, token_names
             )
-            found = self._labels(rule, writer) if rule is not None else {}
+            by_feature = self._labels(rule, writer) if rule is not None else {}
             offsets = [0]
             with (out / f"layer_{layer}.bin").open("wb") as file:
-                for record in writer.records(found):
+                for record in writer.records(by_feature):
                     offsets.append(offsets[-1] + file.write(record))
                     done += 1
                     if done % 256 == 0 or done == total:
@@ -312,52 +332,54 @@ class _Build:
             index.append({"filename": f"layer_{layer}.bin", "offsets": offsets})
             labels[str(layer)] = {
                 str(feature): {"label": text, "precision": round(precision, 3)}
-                for feature, (text, precision) in sorted(found.items())
+                for feature, (text, precision) in sorted(by_feature.items())
             }
             alive += writer.n_alive
         write_json_gz(out / "index.json.gz", index)
         write_json_gz(out / "labels.json.gz", labels)
-        self.place.put(out)
+        self._output.publish(out)
         return IndexSummary(
             features=total,
             alive=alive,
             labelled=sum(map(len, labels.values())),
-            tokens=self.n_counted,
-            documents=self.reader.position.documents,
-            skipped=self.reader.position.unknown,
+            tokens=self._n_counted,
+            documents=self._reader.position.documents,
+            skipped=self._reader.position.unknown,
         )
 
     def _labels(self, rule: LabelRule, writer: LayerWriter) -> Labels:
+        """Return the labels of a layer's features; of several, by the first rule that applies."""
         arrays = writer.arrays
-        sums, counts, totals = arrays["tag_sums"], arrays["tag_counts"], arrays["totals"]
-        found = {
-            feature: (written_out(text, writer.strongest_names(feature)), share)
-            for feature, (text, share) in tag_labels(
-                rule, list(self.tags), self.groups, self.held, sums, counts, totals
-            ).items()
+        totals = arrays["totals"]
+        by_tag = tag_labels(
+            rule,
+            list(self._tags),
+            self._groups,
+            self._tag_totals,
+            arrays["tag_sums"],
+            arrays["tag_counts"],
+            totals,
+        )
+        by_output = output_labels(
+            rule, arrays["predicted"], arrays["promoted"], totals, arrays["counts"], writer.name
+        )
+        by_token = {} if self._tags else writer.token_labels(rule)
+        tagged = {
+            feature: (with_examples(text, writer.strongest_names(feature)), share)
+            for feature, (text, share) in by_tag.items()
         }
-        said, promoted, fires = arrays["said"], arrays["promoted"], arrays["counts"]
-        found = said_labels(rule, said, promoted, totals, fires, writer.name) | found
-        if not self.tags:
-            found = writer.token_labels(rule) | found
-        return {feature: (shortened(text), share) for feature, (text, share) in found.items()}
-
-
-def _padded(windows: list[Window]) -> tuple[np.ndarray, np.ndarray]:
-    """``(windows, positions)`` token ids, filled up with each window's first token, and where a
-    window's own tokens stand. Padding on the right is not seen by what comes before it."""
-    longest = max(len(window.ids) for window in windows)
-    ids = np.array([[*w.ids, *[w.ids[0]] * (longest - len(w.ids))] for w in windows], np.int64)
-    real = np.arange(longest) < np.array([[len(window.ids)] for window in windows])
-    return ids, real
+        return {
+            feature: (shortened(text), share)
+            for feature, (text, share) in (by_token | by_output | tagged).items()
+        }
 
 
 def _identity(
     model: Model, corpus: Corpus, context: int, batch_tokens: int, limit: int
 ) -> dict[str, Any]:
-    """All that shapes the statistics, by the names a person knows them by."""
+    """Return everything that shapes the statistics, by names that messages can use."""
     return {
-        "version": VERSION,
+        "version": [VERSION, CHECKPOINT_VERSION],
         "model": [model.source.name, model.source.fingerprint],
         "transcoder set": [
             model.transcoders.scan,

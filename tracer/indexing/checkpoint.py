@@ -1,9 +1,9 @@
-"""What an unfinished build keeps on disk: the tokens it has read, and where it stands.
+"""The files of an unfinished build: the tokens it has read, and its progress.
 
-The folder holds ``tokens.bin`` (int32, every token of every window that was run), ``windows.bin``
-(int64, the place of each window's first token), and, from time to time, a checkpoint: a safetensors
-file of all statistics and ``checkpoint.json``, which names it and is replaced in one step. After a
-kill the two lists are cut back to what the checkpoint knows.
+The folder has ``tokens.bin`` (int32, every token of every window that was run), ``windows.bin``
+(int64, the offset of each window's first token) and, from time to time, a checkpoint: a safetensors
+file of all statistics, and ``checkpoint.json``, which names it and is replaced in one step. After a
+kill the two lists are cut back to the length that the checkpoint names.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -24,18 +25,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tracer.errors import FeatureIndexError
+from tracer.files import atomic_write, replacing
+from tracer.indexing.windows import Position
 
 CHECKPOINT: Final = "checkpoint.json"
 TOKENS: Final = "tokens.bin"
+CHECKPOINT_VERSION: Final = 2
+"""Version of the statistics file: a checkpoint of another version cannot be resumed."""
 
 
-class Spill:
+class TokenLog:
     """The tokens that were run, appended to a file and read back from it."""
 
     def __init__(self, folder: Path, n_tokens: int = 0, n_windows: int = 0) -> None:
-        """Go on after ``n_tokens`` and ``n_windows``; what lies beyond them is forgotten.
+        """Resume after ``n_tokens`` and ``n_windows``; anything beyond them is cut off.
 
-        Raises :class:`FeatureIndexError` when less is there.
+        Raises :class:`FeatureIndexError` if the files are shorter.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._paths = folder / TOKENS, folder / "windows.bin"
@@ -44,8 +49,8 @@ class Spill:
             if os.fstat(file.fileno()).st_size < size:
                 self.close()
                 raise FeatureIndexError(
-                    f"{file.name} is shorter than the checkpoint beside it knows: delete "
-                    f"{folder} and build the index from the start"
+                    f"{file.name} is shorter than its checkpoint says: delete {folder} and build "
+                    "the index from the start"
                 )
             file.truncate(size)
         self.n_tokens, self.n_windows = n_tokens, n_windows
@@ -63,11 +68,11 @@ class Spill:
 
     def close(self) -> None:
         for file in self._files:
-            with suppress(OSError):  # a full disk: what a checkpoint knows of was flushed before
+            with suppress(OSError):  # a full disk; what a checkpoint counts was flushed before
                 file.close()
 
     def append(self, tokens: NDArray[np.int32], lengths: Iterable[int]) -> None:
-        """Add windows of ``lengths``, their tokens one after the other."""
+        """Append windows of the given lengths, whose tokens follow each other."""
         lengths = np.fromiter(lengths, np.int64)
         starts = self.n_tokens + np.concatenate([[0], lengths.cumsum()[:-1]])
         self._files[0].write(tokens.astype("<i4").tobytes())
@@ -76,65 +81,85 @@ class Spill:
         self.n_windows += len(lengths)
 
     def flush(self) -> None:
+        """Write everything appended so far to the disk."""
         for file in self._files:
             file.flush()
             os.fsync(file.fileno())
 
     def read(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """All tokens, left on disk until they are looked at, and the windows' first places."""
+        """Return all tokens, memory-mapped, and the offset of each window's first token."""
         self.flush()
         tokens, windows = self._paths
         return np.memmap(tokens, "<i4", "r"), np.fromfile(windows, "<i8")
 
 
-def save_checkpoint(folder: Path, known: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+@dataclass(frozen=True)
+class BuildState:
+    """The state of a build, apart from its statistics."""
+
+    position: Position
+    n_tokens: int
+    """Tokens in the :class:`TokenLog`."""
+    n_windows: int
+    """Windows in the :class:`TokenLog`."""
+    n_counted: int
+    """Tokens that were counted: whose prefix was new."""
+    tag_totals: tuple[int, ...]
+    """Counted tokens with each tag."""
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Read what ``asdict`` gave; raises ``KeyError``, ``TypeError`` or ``ValueError``."""
+        position = stored["position"]
+        share = float(position["share"])
+        counts = {name: int(value) for name, value in position.items() if name != "share"}
+        n_tokens, n_windows, n_counted = (
+            int(stored[name]) for name in ("n_tokens", "n_windows", "n_counted")
+        )
+        tag_totals = tuple(int(total) for total in stored["tag_totals"])
+        return cls(Position(**counts, share=share), n_tokens, n_windows, n_counted, tag_totals)
+
+
+def save_checkpoint(
+    folder: Path, identity: Mapping[str, Any], build: BuildState, tensors: Mapping[str, Tensor]
+) -> None:
     """Replace the folder's checkpoint; a kill at any moment leaves the old one or the new one."""
-    state = folder / f"state-{known['n_tokens']}.safetensors"
-    partial = folder / "state.part"
-    save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
-    _to_disk(partial)
-    partial.replace(state)
-    note = folder / f"{CHECKPOINT}.part"
-    note.write_text(json.dumps({**known, "state": state.name}), encoding="utf-8")
-    _to_disk(note)
-    note.replace(folder / CHECKPOINT)
-    for old in folder.glob("state-*.safetensors"):
+    state = folder / f"state-{build.n_tokens}.safetensors"
+    with replacing(state) as partial:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
+    record = {"identity": identity, "state": state.name, **asdict(build)}
+    atomic_write(folder / CHECKPOINT, json.dumps(record))
+    for old in folder.glob("*state-*"):  # earlier ones, and what a kill left of them
         if old != state:
             old.unlink()
 
 
-def _to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> tuple[BuildState, str] | None:
+    """Return the state of the build and the name of the statistics file; None without a checkpoint.
 
-
-def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What ``save_checkpoint`` was told; None without a checkpoint.
-
-    Raises :class:`FeatureIndexError` when it is damaged, or of a build that differs in
+    Raises :class:`FeatureIndexError` if the checkpoint is damaged, or of a build with another
     ``identity``.
     """
     path = folder / CHECKPOINT
     if not path.is_file():
         return None
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        found = known["identity"]
-        differ = [key for key in identity if found.get(key) != identity[key]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        differ = [key for key in identity if stored["identity"].get(key) != identity[key]]
+        if differ:
+            raise FeatureIndexError(
+                f"{folder} is an unfinished index with another {' and '.join(differ)}: build with "
+                "the original settings to resume it, or delete the folder to start over"
+            )
+        return BuildState.from_json(stored), str(stored["state"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, folder, error) from error
-    if differ:
-        raise FeatureIndexError(
-            f"{folder} holds an unfinished index with another {' and '.join(differ)}: build with "
-            "what it was begun with to go on, or delete that folder to begin again"
-        )
-    return dict(known)
 
 
 def load_tensors(folder: Path, state: str, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Fill ``tensors`` with what a checkpoint holds; its ``prefixes`` are returned.
+    """Fill ``tensors`` from the statistics file ``state`` and return its ``prefixes``.
 
-    Raises :class:`FeatureIndexError` when the file is damaged.
+    Raises :class:`FeatureIndexError` if the file is damaged.
     """
     path = folder / Path(state).name
     try:

@@ -1,11 +1,12 @@
-"""Documents of a corpus on disk, one at a time. This module knows files, no model.
+"""Read the documents of a corpus on disk, one at a time. This module knows files, not models.
 
-Three kinds, told by the file's suffix: plain text (documents are separated by blank lines), JSONL
-(a document a line) and parquet (a column of strings). A line of a JSONL file is
-``{"text": "…"}`` or ``{"tokens": [ids]}``, and may carry ``"tags"``: for each token the candidate
-labels that hold there, each a string or ``[label, group, what]`` (see :class:`Tag`). The first line
-may be ``{"tag_groups": {"about": "about ", …}}``: the groups in the order in which they are asked,
-each with what a label begins with that joins several of its tags.
+The file's suffix decides the kind: plain text (documents separated by blank lines), JSONL (one
+document per line) or Parquet (a column of strings). Text and JSONL can be compressed (``.xz``,
+``.gz``). A line of a JSONL file is ``{"text": "…"}`` or ``{"tokens": [ids]}``, optionally with
+``"tags"``: for each token the candidate labels that apply to it, each a string or
+``[label, group, value]`` (see :class:`Tag`). The first line can be
+``{"tag_groups": {"about": "about ", …}}``: the groups in order of priority, each with the prefix of
+a label that joins several of its tags.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from tracer import paths
 from tracer.errors import CorpusError
+from tracer.indexing.compressed import COMPRESSED, OpenedFile, inner_suffix, open_buffered
 
 _KINDS: Final = {
     "": "text",
@@ -32,77 +34,78 @@ _KINDS: Final = {
     ".parquet": "parquet",
 }
 _LONGEST_TEXT: Final = 2**20
-"""Characters after which a plain text document is cut, so that a book without blank lines fits."""
+"""Characters after which a plain text document is cut, in case a book has no blank lines."""
 _ROWS_AT_ONCE: Final = 256
-_HASHED_WHOLE: Final = 2**26
+_HASHED_COMPLETELY: Final = 2**26
+"""Bytes up to which a file is hashed completely; of a larger one both ends are."""
 _HASHED_END: Final = 2**20
 
 
 class Tag(NamedTuple):
-    """Something that is true at a token, as a label says it."""
+    """Something that is true of a token, worded as a label."""
 
     label: str
-    """A ``*`` at its end stands for examples of the tokens it holds at."""
+    """A ``*`` at the end is replaced by examples of the tokens it applies to."""
     group: str = ""
-    """Of the tags of one group at most one holds at a token; a label may join two or three."""
-    what: str = ""
-    """What tells it from the others of its group."""
+    """At most one tag of a group applies to a token; a label can join two or three of them."""
+    value: str = ""
+    """How it differs from the other tags of its group."""
 
 
 @dataclass(frozen=True)
 class Document:
     """One text, or one row of token ids."""
 
-    place: str
-    """Where it stands in the file, for a message: ``line 12``."""
+    location: str
+    """Where it is in the file, for messages: ``line 12``."""
     share: float
-    """How much of the file has been read when it has been, 0..1."""
+    """Share of the file that has been read after it, 0 to 1."""
     text: str | None = None
     tokens: tuple[int, ...] | None = None
     tags: tuple[tuple[Tag, ...], ...] | None = None
-    """Per token of its own, the beginning-of-text token not counted unless it is one of them."""
+    """Tags of each of its tokens, including the beginning-of-text token only if it is given."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A file of documents; opened with :func:`open_corpus`."""
+    """A file of documents, opened with :func:`open_corpus`."""
 
     path: Path
     kind: str
     column: str
 
     def documents(self) -> Iterator[Document]:
-        """Every document, from the start. Raises :class:`CorpusError` where one is damaged."""
+        """Yield every document; raises :class:`CorpusError` where one is damaged."""
         return _READERS[self.kind](self)
 
     def tags(self) -> tuple[dict[Tag, int], dict[str, str]]:
-        """Every tag with its number, in order of appearance, and the groups with what their joined
-        labels begin with. Reads the file once if its first document has tags.
+        """Return the number of every tag, in order of appearance, and the prefix of every group.
 
-        Raises :class:`CorpusError` when a tag's group is not among ``tag_groups``.
+        Reads the complete file if its first document has tags. Raises :class:`CorpusError` if the
+        group of a tag is not among ``tag_groups``.
         """
         tags: dict[Tag, int] = {}
         groups = _tag_groups(self.path) if self.kind == "jsonl" else {}
         for number, document in enumerate(self.documents()):
             if number == 0 and document.tags is None:
                 break
-            for tag in (tag for held in document.tags or () for tag in held):
+            for tag in (tag for of_token in document.tags or () for tag in of_token):
                 tags.setdefault(tag, len(tags))
                 if tag.group and tag.group not in groups:
                     raise CorpusError(
-                        f"{document.place} of {self.path} has a tag of the group {tag.group!r}: "
-                        'name every group in the file\'s first line, {"tag_groups": {…}}'
+                        f"{document.location} of {self.path} has a tag of group {tag.group!r}, "
+                        "which is not declared: list every group in the file's first line, "
+                        '{"tag_groups": {…}}'
                     )
         return tags, groups
 
     def digest(self) -> str:
-        """Hex digest that another corpus does not have: of the content, of a large file its ends,
-        its size and its time."""
+        """Return a hex digest of the content; for a large file, of its ends, size and time."""
         try:
             with self.path.open("rb") as file:
                 status = os.fstat(file.fileno())
                 digest = hashlib.sha256(f"{self.kind}\0{self.column}\0{status.st_size}".encode())
-                if status.st_size <= _HASHED_WHOLE:
+                if status.st_size <= _HASHED_COMPLETELY:
                     digest.update(file.read())
                 else:
                     digest.update(file.read(_HASHED_END) + str(status.st_mtime_ns).encode())
@@ -114,45 +117,58 @@ class Corpus:
 
 
 def open_corpus(path: str | os.PathLike[str], column: str = "text") -> Corpus:
-    """Find a corpus; ``column`` is the one a parquet file keeps its texts in.
+    """Open a corpus; ``column`` is the column of texts in a Parquet file.
 
-    Raises :class:`CorpusError` when there is no such file, or of no kind that is known.
+    Raises :class:`CorpusError` if the file does not exist or is of an unknown kind.
+
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "corpus.txt"
+    >>> _ = path.write_text("One document.\\n\\nAnother one.")
+    >>> [document.text for document in open_corpus(path).documents()]
+    ['One document.', 'Another one.']
     """
     path = paths.expand_user(os.fspath(path))
     if not path.exists():
         raise CorpusError(
-            f"there is no corpus at {path}: give a text, .jsonl or .parquet file of documents"
+            f"corpus {path} does not exist: give a text, .jsonl or .parquet file of documents"
         )
     if not path.is_file():
-        raise CorpusError(f"{path} is no file: give one text, .jsonl or .parquet file of documents")
-    kind = _KINDS.get(path.suffix.lower())
+        raise CorpusError(f"{path} is a folder: give a text, .jsonl or .parquet file of documents")
+    kind = corpus_kind(path)
     if kind is None:
         raise CorpusError(
-            f"{path.name} ends in {path.suffix!r}: a corpus is a .txt file (documents separated "
-            "by blank lines), a .jsonl file, or a .parquet file; convert or rename it"
+            f"{path.name} ends in {path.suffix!r}: expected a .txt file (documents separated by "
+            "blank lines), a .jsonl file or a .parquet file; convert or rename it"
         )
     return Corpus(path, kind, column)
 
 
+def corpus_kind(path: Path) -> str | None:
+    """Return ``text``, ``jsonl`` or ``parquet``, as the suffix says; None for any other file."""
+    kind = _KINDS.get(inner_suffix(path))
+    return None if kind == "parquet" and path.suffix.lower() in COMPRESSED else kind
+
+
 def _text_documents(corpus: Corpus) -> Iterator[Document]:
-    size = max(corpus.path.stat().st_size, 1)
     lines: list[str] = []
     length, number, start = 0, 0, 1
     try:
-        with corpus.path.open("rb") as raw, TextIOWrapper(raw, encoding="utf-8-sig") as file:
+        with (
+            OpenedFile(corpus.path) as raw,
+            TextIOWrapper(open_buffered(raw), encoding="utf-8-sig") as file,
+        ):
             while line := file.readline(_LONGEST_TEXT):
                 number += 1
                 if "\0" in line:
                     raise CorpusError(
-                        f"{corpus.path} is no plain text (line {number} holds a zero byte): give "
-                        "a text, .jsonl or .parquet file of documents"
+                        f"{corpus.path} is not plain text (line {number} has a zero byte): give a "
+                        "text, .jsonl or .parquet file of documents"
                     )
                 if line.strip():
                     lines.append(line)
                     length += len(line)
                 if lines and (not line.strip() or length >= _LONGEST_TEXT):
-                    share = min(raw.tell() / size, 1.0)
-                    yield Document(f"line {start}", share, "".join(lines).strip())
+                    yield Document(f"line {start}", raw.share, "".join(lines).strip())
                     lines, length = [], 0
                 if not lines:
                     start = number + 1
@@ -166,22 +182,20 @@ def _text_documents(corpus: Corpus) -> Iterator[Document]:
 
 
 def _json_documents(corpus: Corpus) -> Iterator[Document]:
-    size, read = max(corpus.path.stat().st_size, 1), 0
     try:
-        with corpus.path.open("rb") as file:
+        with OpenedFile(corpus.path) as raw_file, open_buffered(raw_file) as file:
             for number, line in enumerate(file, 1):
-                read += len(line)
                 if line.strip():
-                    place = f"line {number}"
+                    location = f"line {number}"
                     try:
                         raw = json.loads(line)
                     except (ValueError, RecursionError) as error:
                         raise CorpusError(
-                            f"{place} of {corpus.path} is no JSON ({error}): a JSONL corpus has "
-                            'one {"text": "…"} or {"tokens": [ids]} a line'
+                            f"{location} of {corpus.path} is not JSON ({error}): every line of a "
+                            'JSONL corpus is {"text": "…"} or {"tokens": [ids]}'
                         ) from error
                     if number > 1 or not _is_header(raw):
-                        yield _json_document(corpus, place, read / size, raw)
+                        yield _json_document(corpus, location, raw_file.share, raw)
     except OSError as error:
         raise CorpusError(f"{corpus.path} cannot be read: {error}") from error
 
@@ -192,52 +206,52 @@ def _is_header(raw: Any) -> bool:
 
 def _tag_groups(path: Path) -> dict[str, str]:
     try:
-        with path.open("rb") as file:
+        with OpenedFile(path) as raw_file, open_buffered(raw_file) as file:
             line = file.readline()
         raw = json.loads(line) if line.strip() else None
     except (OSError, ValueError, RecursionError):
-        return {}  # told, with its place, by the one who reads the documents
+        return {}  # reading the documents reports it, with its line
     if raw is None or not _is_header(raw):
         return {}
     groups = raw["tag_groups"]
     if not isinstance(groups, dict) or not all(
-        isinstance(begins, str) and _is_whole(begins) for begins in groups.values()
+        isinstance(prefix, str) and _is_encodable(prefix) for prefix in groups.values()
     ):
         raise CorpusError(
-            f'"tag_groups" in {path} is {groups!r}: expected an object of strings, what the '
-            "labels of each group begin with"
+            f'"tag_groups" in {path} is {groups!r}: expected an object of strings, the prefix of '
+            "the labels of each group"
         )
     return groups
 
 
-def _json_document(corpus: Corpus, place: str, share: float, raw: Any) -> Document:
-    found = ", ".join(sorted(raw)) or "nothing" if isinstance(raw, dict) else repr(raw)[:40]
+def _json_document(corpus: Corpus, location: str, share: float, raw: Any) -> Document:
+    keys = ", ".join(sorted(raw)) or "nothing" if isinstance(raw, dict) else repr(raw)[:40]
     raw = raw if isinstance(raw, dict) else {}
     text, tokens = raw.get("text"), raw.get("tokens")
     if tokens is not None:
         if not isinstance(tokens, list) or any(type(token) is not int for token in tokens):
             raise CorpusError(
-                f'"tokens" in {place} of {corpus.path} is no list of token ids: give whole numbers'
+                f'"tokens" in {location} of {corpus.path} is not a list of token ids: give integers'
             )
         tokens = tuple(tokens)
     elif not isinstance(text, str):
         raise CorpusError(
-            f"{place} of {corpus.path} has no text (found {found}): a JSONL corpus has one "
-            '{"text": "…"} or {"tokens": [ids]} a line'
+            f"{location} of {corpus.path} has no text (it has {keys}): every line of a JSONL "
+            'corpus is {"text": "…"} or {"tokens": [ids]}'
         )
     if tokens is not None:
         text = None
-    elif not _is_whole(text):
+    elif not _is_encodable(text):
         raise CorpusError(
-            f'"text" in {place} of {corpus.path} holds half a character (a \\ud800 to \\udfff of '
-            "its own), which no tokenizer reads: leave it out"
+            f'"text" in {location} of {corpus.path} has half a character (a single \\ud800 to '
+            "\\udfff), which no tokenizer can read: remove it"
         )
     tags = raw.get("tags")
-    held = None if tags is None else _tags(corpus, place, tags)
-    return Document(place, share, text, tokens, held)
+    by_token = None if tags is None else _tags(corpus, location, tags)
+    return Document(location, share, text, tokens, by_token)
 
 
-def _is_whole(text: str) -> bool:
+def _is_encodable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -245,13 +259,13 @@ def _is_whole(text: str) -> bool:
     return True
 
 
-def _tags(corpus: Corpus, place: str, raw: Any) -> tuple[tuple[Tag, ...], ...]:
+def _tags(corpus: Corpus, location: str, raw: Any) -> tuple[tuple[Tag, ...], ...]:
     try:
-        return tuple(tuple(_tag(entry) for entry in held) for held in raw)
+        return tuple(tuple(_tag(entry) for entry in of_token) for of_token in raw)
     except (TypeError, ValueError) as error:
         raise CorpusError(
-            f'"tags" in {place} of {corpus.path} cannot be read: expected for each token a list '
-            'of labels, each "label" or ["label", "group", "what"]'
+            f'"tags" in {location} of {corpus.path} cannot be read: expected a list of labels for '
+            'each token, each "label" or ["label", "group", "value"]'
         ) from error
 
 
@@ -259,7 +273,7 @@ def _tag(entry: Any) -> Tag:
     parts = [entry] if isinstance(entry, str) else entry
     if not isinstance(parts, list) or len(parts) not in (1, 3):
         raise ValueError(entry)
-    if not parts[0] or not all(isinstance(part, str) and _is_whole(part) for part in parts):
+    if not parts[0] or not all(isinstance(part, str) and _is_encodable(part) for part in parts):
         raise ValueError(entry)
     return Tag(*parts)
 
@@ -279,12 +293,12 @@ def _parquet_documents(corpus: Corpus) -> Iterator[Document]:
             if corpus.column not in names:
                 raise CorpusError(
                     f"{corpus.path} has no column {corpus.column!r}: it has {', '.join(names)}; "
-                    "name the one that holds the texts"
+                    "name the column with the texts"
                 )
             kind = file.schema_arrow.field(corpus.column).type
             if not _holds_strings(kind):
                 raise CorpusError(
-                    f"the column {corpus.column!r} of {corpus.path} holds {kind}: expected strings"
+                    f"column {corpus.column!r} of {corpus.path} has type {kind}: expected strings"
                 )
             total, row = max(file.metadata.num_rows, 1), 0
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[corpus.column]):
@@ -294,13 +308,13 @@ def _parquet_documents(corpus: Corpus) -> Iterator[Document]:
                         yield Document(f"row {row}", row / total, text)
     except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise CorpusError(
-            f"{corpus.path} cannot be read as parquet ({error}): fetch it again, or give text or "
+            f"{corpus.path} cannot be read as Parquet ({error}): fetch it again, or give text or "
             "JSONL"
         ) from error
 
 
 def _holds_strings(kind: Any) -> bool:
-    """Whether an arrow type is one of text; repeated texts may be numbered in a dictionary."""
+    """Return whether an Arrow type is text, possibly dictionary-encoded."""
     from pyarrow import types
 
     if types.is_dictionary(kind):

@@ -1,7 +1,7 @@
-"""Which whole prefixes were met before: a set of 64-bit hashes in one array.
+"""Recognise repeated prefixes: a set of 64-bit hashes in one array.
 
-In a causal model an activation depends on the prefix alone, so a repeated one is the same
-observation. Two different prefixes are taken for one with a chance of about ``n**2 / 2**65``.
+In a causal model an activation depends on the prefix alone, so a repeated prefix is the same
+observation. Two of ``n`` prefixes share a hash with a probability of about ``n**2 / 2**65``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
 def mixed(values: Hashes) -> Hashes:
-    """A bijection of 64-bit numbers that leaves no pattern (the finalizer of splitmix64)."""
+    """Mix the bits of 64-bit numbers, one to one (the finalizer of splitmix64)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
 def prefix_hashes(token_ids: NDArray[Any]) -> Hashes:
-    """``(windows, positions)``: the hash of every prefix of rows of token ids; never zero."""
+    """Return ``(windows, positions)`` hashes of the prefixes of rows of token ids; never zero."""
     out = np.empty(token_ids.shape, np.uint64)
     running = np.full(len(token_ids), _GOLDEN)
     for position in range(token_ids.shape[1]):
@@ -34,7 +34,7 @@ def prefix_hashes(token_ids: NDArray[Any]) -> Hashes:
 
 
 class PrefixSet:
-    """Hashes that were added, up to ``capacity`` of them: 16 to 32 bytes each, in one array."""
+    """A set of at most ``capacity`` hashes, 16 to 32 bytes each, in one open-addressed table."""
 
     def __init__(self, capacity: int, hashes: Hashes | None = None) -> None:
         self.capacity = capacity
@@ -47,39 +47,39 @@ class PrefixSet:
         return self._count
 
     def hashes(self) -> Hashes:
-        """All that are kept, ascending."""
+        """Return all hashes in the set, ascending."""
         return np.sort(self._table[self._table != 0])
 
     def add(self, hashes: Hashes) -> NDArray[np.bool_]:
-        """Whether each of ``hashes`` is met for the first time; the first ones are remembered.
+        """Add hashes; return which of them are new. A hash that occurs twice is new once.
 
-        Once the set is full a hash that is not in it counts as new every time.
+        Once the set is full, a hash that is not in it counts as new every time.
         """
         distinct, first = np.unique(hashes, return_index=True)
-        unknown = first[~self._holds(distinct)]
+        unknown = first[~self._contains(distinct)]
         new = np.zeros(len(hashes), bool)
         new[unknown] = True
-        if len(unknown) > self.capacity - self._count:  # what is left out stays new
+        if len(unknown) > self.capacity - self._count:  # those that do not fit remain new
             kept = np.sort(unknown)[: self.capacity - self._count]
             new |= ~np.isin(hashes, hashes[kept]) & np.isin(hashes, hashes[unknown])
             unknown = kept
         self._insert(hashes[unknown])
         return new
 
-    def _holds(self, hashes: Hashes) -> NDArray[np.bool_]:
+    def _contains(self, hashes: Hashes) -> NDArray[np.bool_]:
         mask = np.uint64(len(self._table) - 1)
         slots = hashes & mask
         found = np.zeros(len(hashes), bool)
         waiting = np.arange(len(hashes))
         while len(waiting):
-            there = self._table[slots[waiting]]
-            found[waiting[there == hashes[waiting]]] = True
-            waiting = waiting[(there != hashes[waiting]) & (there != 0)]
+            present = self._table[slots[waiting]]
+            found[waiting[present == hashes[waiting]]] = True
+            waiting = waiting[(present != hashes[waiting]) & (present != 0)]
             slots[waiting] = (slots[waiting] + np.uint64(1)) & mask
         return found
 
     def _insert(self, hashes: Hashes) -> None:
-        """Add distinct hashes that are not there yet."""
+        """Add distinct hashes that are not in the set."""
         while 2 * (self._count + len(hashes)) > len(self._table):
             before = self.hashes()
             self._table = np.zeros(2 * len(self._table), np.uint64)
@@ -93,6 +93,6 @@ class PrefixSet:
         waiting = np.arange(len(hashes))
         while len(waiting):
             free = waiting[self._table[slots[waiting]] == 0]
-            self._table[slots[free]] = hashes[free]  # of several for one place, one gets it
+            self._table[slots[free]] = hashes[free]  # if several want one slot, the last gets it
             waiting = waiting[self._table[slots[waiting]] != hashes[waiting]]
             slots[waiting] = (slots[waiting] + np.uint64(1)) & mask

@@ -1,4 +1,4 @@
-"""Write the statistics of all features as an index in the published layout."""
+"""Write the statistics of features as records in the published layout."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from tracer.model.model import Model
 
 Array = NDArray[Any]
 _QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
-_SHOWN_OF_A_HALF: Final = 4
+_EXAMPLES_PER_HALF: Final = 4
 _DIGITS: Final = 4
 
 
 @dataclass(frozen=True)
-class Observed:
-    """What was observed on the whole corpus, besides the features' own statistics."""
+class CorpusTokens:
+    """The tokens that a build has run, in order."""
 
     tokens: Array
-    """``(places,)`` every token that was run."""
+    """``(tokens,)`` every token that was run."""
     windows: Array
-    """``(windows,)`` place of each window's first token."""
+    """``(windows,)`` offset of each window's first token."""
     n_counted: int
-    """Tokens whose prefix was met for the first time: what a share of tokens is a share of."""
+    """Tokens whose prefix was new. Frequencies are shares of these."""
 
-    def window(self, place: int) -> tuple[int, int]:
-        """The part of ``place``'s window that is shown with it: from, to."""
-        number = int(np.searchsorted(self.windows, place, side="right"))
+    def context(self, offset: int) -> tuple[int, int]:
+        """Return the range of tokens that is shown with the token at ``offset``: start, stop."""
+        number = int(np.searchsorted(self.windows, offset, side="right"))
         stop = int(self.windows[number]) if number < len(self.windows) else len(self.tokens)
-        return max(int(self.windows[number - 1]), place - REACH), min(stop, place + REACH + 1)
+        return max(int(self.windows[number - 1]), offset - REACH), min(stop, offset + REACH + 1)
 
 
 class LayerWriter:
-    """Turns one layer's statistics into records."""
+    """Turns the statistics of one layer into records and labels."""
 
     def __init__(
         self,
@@ -55,58 +55,62 @@ class LayerWriter:
         layer: int,
         statistics: LayerStatistics,
         suppressed: Int[Tensor, "features shown"],
-        observed: Observed,
+        corpus: CorpusTokens,
         names: dict[int, str],
     ) -> None:
-        self._model, self._layer, self._observed, self._names = model, layer, observed, names
+        """``names`` caches the text of tokens, across layers."""
+        self._model, self._layer, self._corpus, self._names = model, layer, corpus, names
         self.arrays: dict[str, Array] = {
             name: tensor.cpu().numpy() for name, tensor in statistics.tensors()
-        }
+        } | {"totals": statistics.totals.numpy(), "predicted": statistics.predicted.numpy()}
         self.suppressed: Array = suppressed.cpu().numpy()
 
     def token(self, token: int) -> str:
+        """Return a token as text."""
         if token not in self._names:
             self._names[token] = self._model.token_string(token)
         return self._names[token]
 
     def name(self, token: int) -> str:
-        """A token as a label says it: without spaces around it, and visible."""
+        """Return a token as labels name it: without surrounding spaces, and visible."""
         text = self.token(token)
         return text.strip() or repr(text)[1:-1]
 
     @cached_property
     def n_alive(self) -> int:
+        """Number of features that fire at least once."""
         return int((self.arrays["counts"] > 0).sum())
 
     def token_labels(self, rule: labels.LabelRule) -> labels.Labels:
-        """Labels by the tokens that features fire on (rule 4)."""
-        found: labels.Labels = {}
+        """Return labels by the tokens that features fire on (rule 4)."""
+        by_feature: labels.Labels = {}
         for feature, count in enumerate(self.arrays["counts"].tolist()):
-            places, values = self._held("sample", feature)
-            if len(places):
-                tokens = self._observed.tokens[places]
+            offsets, values = self._observations("sample", feature)
+            if len(offsets):
+                tokens = self._corpus.tokens[offsets]
                 label = labels.token_label(rule, tokens, values, count, self.name)
                 if label is not None:
-                    found[feature] = label
-        return found
+                    by_feature[feature] = label
+        return by_feature
 
     def strongest_names(self, feature: int) -> list[str]:
-        """The tokens of the strongest observations, the strongest first."""
-        places, values = self._held("strongest", feature)
+        """Return the tokens of the strongest observations, strongest first."""
+        offsets, values = self._observations("strongest", feature)
         order = (-values).argsort(kind="stable")
-        return [self.name(int(self._observed.tokens[place])) for place in places[order]]
+        return [self.name(int(self._corpus.tokens[offset])) for offset in offsets[order]]
 
-    def records(self, found: labels.Labels) -> Iterator[bytes]:
-        """The bytes of every feature's record, its length before it."""
+    def records(self, by_feature: labels.Labels) -> Iterator[bytes]:
+        """Yield the compressed record of every feature, preceded by its length."""
         for feature in range(len(self.arrays["counts"])):
-            raw = self._record(feature, found.get(feature))
+            raw = self._record(feature, by_feature.get(feature))
             packed = zlib.compress(json.dumps(raw, ensure_ascii=False).encode(), 9)
             yield struct.pack("<I", len(packed)) + packed
 
-    def _held(self, kind: str, feature: int) -> tuple[Array, Array]:
+    def _observations(self, kind: str, feature: int) -> tuple[Array, Array]:
+        """Return the offsets and values of a feature's stored observations."""
         values = self.arrays[f"{kind}.values"][feature]
         n = int((values > 0).sum())
-        return self.arrays[f"{kind}.places"][feature, :n], values[:n]
+        return self.arrays[f"{kind}.offsets"][feature, :n], values[:n]
 
     def _record(self, feature: int, label: tuple[str, float] | None) -> dict[str, Any]:
         count = int(self.arrays["counts"][feature])
@@ -122,10 +126,10 @@ class LayerWriter:
             "act_max": round(top, digits + 1),
             "quantile_values": [],
             "histogram": [],
-            "activation_frequency": count / max(self._observed.n_counted, 1),
+            "activation_frequency": count / max(self._corpus.n_counted, 1),
         }
         if count:
-            sampled = self._held("sample", feature)[1].astype(np.float64)
+            sampled = self._observations("sample", feature)[1].astype(np.float64)
             record["quantile_values"] = [
                 round(q, digits + 1) for q in np.quantile(sampled, _QUANTILES).tolist()
             ]
@@ -139,46 +143,48 @@ class LayerWriter:
     def _groups(self, feature: int, count: int, digits: int) -> list[dict[str, Any]]:
         if not count:
             return []
-        places, _ = self._held("strongest", feature)
+        offsets, _ = self._observations("strongest", feature)
         examples = [
-            self._example("strongest", feature, slot, digits) for slot in range(len(places))
+            self._example("strongest", feature, slot, digits) for slot in range(len(offsets))
         ]
         groups = [{"quantile_name": "Top activations", "examples": examples}]
         if count > 2 * self.arrays["strongest.values"].shape[1]:
-            for name, slots in self._halves(feature, set(places.tolist())):
+            for name, slots in self._halves(feature, set(offsets.tolist())):
                 shown = [self._example("sample", feature, slot, digits) for slot in slots]
                 groups.append({"quantile_name": name, "examples": shown})
         return groups
 
     def _halves(self, feature: int, shown: set[int]) -> Iterator[tuple[str, list[int]]]:
-        """Slots of the sample's observations above and below its median, some of each, the
-        strongest first; without those that are ``shown`` already."""
-        places, values = self._held("sample", feature)
+        """Yield slots of sampled observations above and below the median, strongest first.
+
+        Observations at the offsets in ``shown`` are left out.
+        """
+        offsets, values = self._observations("sample", feature)
         middle = np.median(values)
-        with_window = range(min(len(places), self.arrays["sample.windows"].shape[1]))
-        left = [slot for slot in with_window if int(places[slot]) not in shown]
-        left.sort(key=lambda slot: (-float(values[slot]), int(places[slot])))
+        with_window = range(min(len(offsets), self.arrays["sample.windows"].shape[1]))
+        slots = [slot for slot in with_window if int(offsets[slot]) not in shown]
+        slots.sort(key=lambda slot: (-float(values[slot]), int(offsets[slot])))
         for name, half in (
-            ("Upper half", [slot for slot in left if values[slot] >= middle]),
-            ("Lower half", [slot for slot in left if values[slot] < middle]),
+            ("Upper half", [slot for slot in slots if values[slot] >= middle]),
+            ("Lower half", [slot for slot in slots if values[slot] < middle]),
         ):
             if half:
-                step = max(1, len(half) // _SHOWN_OF_A_HALF)
-                yield name, half[step // 2 :: step][:_SHOWN_OF_A_HALF]
+                step = max(1, len(half) // _EXAMPLES_PER_HALF)
+                yield name, half[step // 2 :: step][:_EXAMPLES_PER_HALF]
 
     def _example(self, kind: str, feature: int, slot: int, digits: int) -> dict[str, Any]:
-        place = int(self.arrays[f"{kind}.places"][feature, slot])
-        start, stop = self._observed.window(place)
+        offset = int(self.arrays[f"{kind}.offsets"][feature, slot])
+        start, stop = self._corpus.context(offset)
         values = self.arrays[f"{kind}.windows"][feature, slot, : stop - start]
         return {
-            "tokens": [self.token(t) for t in self._observed.tokens[start:stop].tolist()],
+            "tokens": [self.token(t) for t in self._corpus.tokens[start:stop].tolist()],
             "tokens_acts_list": [round(value, digits) for value in values.tolist()],
-            "train_token_ind": place - start,
+            "train_token_ind": offset - start,
             "is_repeated_datapoint": False,
         }
 
 
 def write_json_gz(path: Path, value: Any) -> None:
-    """Compressed JSON whose bytes depend on the value alone."""
+    """Write compressed JSON whose bytes depend only on the value."""
     packed = gzip.compress(json.dumps(value, ensure_ascii=False).encode(), mtime=0)
     path.write_bytes(packed)

@@ -1,7 +1,7 @@
-"""A few observations per feature, in arrays of fixed size: the strongest ones, and a fair sample.
+"""A few observations of each feature in fixed memory: the strongest ones, and a random sample.
 
-What is kept depends on the observations and their order in the corpus alone, never on batches:
-`Strongest` and `Sample` say which of the old and the new ones stay, `Slots` holds them.
+The choice depends only on the observations and their order in the corpus, never on batches.
+`Strongest` and `Sample` decide which old and new observations to keep, `Slots` stores them.
 """
 
 from __future__ import annotations
@@ -14,104 +14,109 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 REACH: Final = 24
-"""Tokens before and after an observation whose activations are kept with it."""
+"""Tokens on either side of an observation whose activations are kept with it."""
 SAME_TOKEN: Final = 3
-"""Of the strongest observations, as many of one token come first as this; then others."""
+"""How many of the strongest observations of one token come before other tokens."""
 _LOW: Final = 0x7FFFFFFF
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Activations of one layer's features on a batch, and the tokens' places in the corpus."""
+class BatchActivations:
+    """Activations of one layer's features on a batch, and where its tokens are in the corpus."""
 
     activations: Float[Tensor, "tokens features"]
     first: int
-    """Place of the batch's first token; the others follow."""
+    """Offset of the batch's first token in the corpus; the others follow."""
     tokens: Int[Tensor, " tokens"]
     starts: Int[Tensor, " tokens"]
     """Row at which each token's window begins."""
     stops: Int[Tensor, " tokens"]
+    """Row after the end of each token's window."""
 
-    def around(
+    def context(
         self, rows: Int[Tensor, " n"], features: Int[Tensor, " n"], width: int
     ) -> Float[Tensor, "n width"]:
-        """A feature's activations from ``REACH`` tokens before a row on, inside its window."""
+        """Return a feature's activations from ``REACH`` tokens before each row, in its window."""
         start = torch.maximum(self.starts[rows], rows - REACH)
-        wanted = start[:, None] + torch.arange(width, device=rows.device)
-        inside = wanted < torch.minimum(self.stops[rows], rows + REACH + 1)[:, None]
-        found = self.activations[wanted.clamp(max=len(self.tokens) - 1), features[:, None]]
-        return torch.where(inside, found, 0)
+        columns = start[:, None] + torch.arange(width, device=rows.device)
+        inside = columns < torch.minimum(self.stops[rows], rows + REACH + 1)[:, None]
+        values = self.activations[columns.clamp(max=len(self.tokens) - 1), features[:, None]]
+        return torch.where(inside, values, 0)
 
 
 @dataclass(frozen=True)
-class Entries:
-    """Observations: of which feature, where, how strong."""
+class Observations:
+    """Where features fire, and how strongly."""
 
     features: Int[Tensor, " n"]
-    places: Int[Tensor, " n"]
-    """Number of the token in the corpus."""
+    offsets: Int[Tensor, " n"]
+    """Offset of the token in the corpus."""
     values: Float[Tensor, " n"]
 
-    def take(self, chosen: Tensor) -> Entries:
-        return Entries(self.features[chosen], self.places[chosen], self.values[chosen])
+    def take(self, chosen: Tensor) -> Observations:
+        """Return the chosen observations, by index or mask."""
+        return Observations(self.features[chosen], self.offsets[chosen], self.values[chosen])
 
 
 class Slots:
-    """``n_slots`` observations per feature; the first ``n_windows`` with what stood around them."""
+    """``n_slots`` observations of each feature; the first ``n_windows`` with their context."""
 
     def __init__(
         self, n_features: int, n_slots: int, n_windows: int, width: int, device: torch.device
     ) -> None:
         self.values = torch.zeros(n_features, n_slots, device=device)
-        """Zero where there is no observation."""
-        self.places = torch.zeros(n_features, n_slots, dtype=torch.int32, device=device)
+        """Zero in an empty slot."""
+        self.offsets = torch.zeros(n_features, n_slots, dtype=torch.int32, device=device)
         self.windows = torch.zeros(n_features, n_windows, width, device=device)
 
-    def of(self, features: Int[Tensor, " n"]) -> tuple[Entries, Int[Tensor, " m"]]:
-        """What is held of ``features``, and the slots it lies in."""
+    def of(self, features: Int[Tensor, " n"]) -> tuple[Observations, Int[Tensor, " m"]]:
+        """Return the stored observations of ``features``, and the slots they are in."""
         values = self.values[features]
         row, slot = (values > 0).nonzero(as_tuple=True)
-        places = self.places[features].long()
-        return Entries(features[row], places[row, slot], values[row, slot]), slot
+        offsets = self.offsets[features].long()
+        return Observations(features[row], offsets[row, slot], values[row, slot]), slot
 
     def replace(
         self,
         features: Int[Tensor, " n"],
-        kept: Entries,
+        kept: Observations,
         slots: Int[Tensor, " m"],
         before: Int[Tensor, " m"],
-        seen: Seen,
+        batch: BatchActivations,
     ) -> None:
-        """Hold ``kept``, in ``slots``, instead of what was held of ``features``. ``before`` is the
-        slot each lay in, -1 for what is new and stands in ``seen``."""
+        """Store ``kept`` in ``slots`` instead of the old observations of ``features``.
+
+        ``before`` is the slot that each observation was in, -1 for a new one from ``batch``.
+        """
         with_window = slots < self.windows.shape[1]
         at, slot, old = kept.take(with_window), slots[with_window], before[with_window]
         new = old < 0
         windows = self.windows[at.features, old.clamp(min=0)]
         fresh = at.take(new)
-        windows[new] = seen.around(fresh.places - seen.first, fresh.features, windows.shape[1])
+        windows[new] = batch.context(fresh.offsets - batch.first, fresh.features, windows.shape[1])
         self.values[features] = 0
-        self.places[features] = 0
+        self.offsets[features] = 0
         self.windows[features] = 0
         self.values[kept.features, slots] = kept.values
-        self.places[kept.features, slots] = kept.places.int()
+        self.offsets[kept.features, slots] = kept.offsets.int()
         self.windows[at.features, slot] = windows
 
 
 class Strongest(Slots):
-    """The strongest observations, ties to the earlier one.
+    """The strongest observations; of equal ones, the earlier.
 
-    First those that are among the ``SAME_TOKEN`` strongest of their token, as many as there are
-    slots; what is left of the slots goes to the strongest others.
+    The slots go first to those that are among the ``SAME_TOKEN`` strongest of their token, then to
+    the strongest others.
     """
 
     def __init__(self, n_features: int, n_slots: int, width: int, device: torch.device) -> None:
         super().__init__(n_features, n_slots, n_slots, width, device)
         self.tokens = torch.zeros(n_features, n_slots, dtype=torch.int32, device=device)
         self.floors = torch.zeros(n_features, device=device)
-        """What an observation must exceed to be held."""
+        """An observation must exceed this to be kept."""
 
-    def offer(self, new: Entries, seen: Seen) -> None:
+    def offer(self, new: Observations, batch: BatchActivations) -> None:
+        """Keep the new observations that are stronger than the old ones."""
         new = new.take(new.values > self.floors[new.features])
         features = new.features.unique()
         if not len(features):
@@ -120,10 +125,10 @@ class Strongest(Slots):
         both = _joined(old, new)
         before = torch.cat([slot, torch.full_like(new.features, -1)])
         tokens = torch.cat(
-            [self.tokens[old.features, slot].long(), seen.tokens[new.places - seen.first].long()]
+            [self.tokens[old.features, slot].long(), batch.tokens[new.offsets - batch.first].long()]
         )
         strength = both.values.view(torch.int32).long()  # the bits of positive floats keep order
-        by_strength = ((_LOW - strength) << 32 | both.places).argsort()
+        by_strength = ((_LOW - strength) << 32 | both.offsets).argsort()
         pair = both.features << 32 | tokens
         order = by_strength[pair[by_strength].argsort(stable=True)]
         spare = torch.empty_like(order)
@@ -131,10 +136,10 @@ class Strongest(Slots):
         group = both.features * 2 + spare
         order = by_strength[group[by_strength].argsort(stable=True)]
         rank = _ranks(both.features[order])
-        held = rank < self.values.shape[1]
-        order, rank = order[held], rank[held]
+        fits = rank < self.values.shape[1]
+        order, rank = order[fits], rank[fits]
         kept = both.take(order)
-        self.replace(features, kept, rank, before[order], seen)
+        self.replace(features, kept, rank, before[order], batch)
         self.tokens[features] = 0
         self.tokens[kept.features, rank] = tokens[order].int()
         last = (rank == self.values.shape[1] - 1) & (spare[order] == 0)
@@ -143,7 +148,7 @@ class Strongest(Slots):
 
 
 class Sample(Slots):
-    """A fair sample: the observations of lowest priority, a hash of feature and place."""
+    """A random sample: the observations of lowest priority, a hash of feature and offset."""
 
     def __init__(
         self,
@@ -156,10 +161,11 @@ class Sample(Slots):
     ) -> None:
         super().__init__(n_features, n_slots, n_windows, width, device)
         self.ceilings = torch.full((n_features,), 2**62, dtype=torch.int64, device=device)
-        """The priority an observation must stay below to be held."""
+        """An observation must have a priority below this to be kept."""
         self._seed = seed
 
-    def offer(self, new: Entries, seen: Seen) -> None:
+    def offer(self, new: Observations, batch: BatchActivations) -> None:
+        """Keep the new observations of lower priority than the old ones."""
         new = new.take(self._priority(new) < self.ceilings[new.features])
         features = new.features.unique()
         if not len(features):
@@ -171,29 +177,33 @@ class Sample(Slots):
         order = priority.argsort()
         order = order[both.features[order].argsort(stable=True)]
         rank = _ranks(both.features[order])
-        held = rank < self.values.shape[1]
-        order, rank = order[held], rank[held]
+        fits = rank < self.values.shape[1]
+        order, rank = order[fits], rank[fits]
         kept = both.take(order)
-        self.replace(features, kept, rank, before[order], seen)
+        self.replace(features, kept, rank, before[order], batch)
         last = rank == self.values.shape[1] - 1
         self.ceilings[kept.features[last]] = priority[order[last]]
 
-    def _priority(self, entries: Entries) -> Int[Tensor, " n"]:
-        """A number below 2**62; another one for another feature, place or seed."""
+    def _priority(self, entries: Observations) -> Int[Tensor, " n"]:
+        """Return hashes below 2**62 of feature, offset and seed."""
         mixed = _mixed(entries.features + (self._seed + 1) * 2**32)
-        return _mixed(mixed ^ entries.places) & (2**62 - 1)
+        return _mixed(mixed ^ entries.offsets) & (2**62 - 1)
 
 
-def _joined(old: Entries, new: Entries) -> Entries:
-    return Entries(
+def _joined(old: Observations, new: Observations) -> Observations:
+    return Observations(
         torch.cat([old.features, new.features]),
-        torch.cat([old.places, new.places]),
+        torch.cat([old.offsets, new.offsets]),
         torch.cat([old.values, new.values]),
     )
 
 
 def _ranks(keys: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """``[4, 4, 4, 7, 7]`` -> ``[0, 1, 2, 0, 1]``: the place of each in its run of equal keys."""
+    """Return the rank of each key in its run of equal keys.
+
+    >>> _ranks(torch.tensor([4, 4, 4, 7, 7])).tolist()
+    [0, 1, 2, 0, 1]
+    """
     place = torch.arange(len(keys), device=keys.device)
     begins = torch.ones_like(keys, dtype=torch.bool)
     begins[1:] = keys[1:] != keys[:-1]
@@ -201,7 +211,7 @@ def _ranks(keys: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
 
 
 def _mixed(values: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """The finalizer of splitmix64, in signed numbers that wrap around."""
+    """Mix the bits of 64-bit numbers (the finalizer of splitmix64, on wrapping signed numbers)."""
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         values = (values ^ _shifted(values, shift)) * factor
     return values ^ _shifted(values, 31)

@@ -1,52 +1,82 @@
-"""What is counted of one layer's features while a corpus goes by, in memory of a fixed size."""
+"""Statistics of one layer's features, gathered over a corpus in a fixed amount of memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
-from tracer.indexing.slots import REACH, Entries, Sample, Seen, Strongest
+from tracer.indexing.slots import REACH, BatchActivations, Observations, Sample, Strongest
 
 N_STRONGEST: Final = 12
 N_SAMPLED: Final = 128
-N_SAMPLED_SHOWN: Final = 16
-"""As many of the sample keep what stood around them."""
+N_SAMPLED_WINDOWS: Final = 16
+"""How many of the sampled observations keep their context."""
 N_BINS: Final = 32
 
 
 def window_width(context: int) -> int:
-    """Tokens whose activations are kept with an observation."""
+    """Return how many tokens' activations are kept with an observation."""
     return min(2 * REACH + 1, context)
 
 
 @dataclass(frozen=True)
 class BatchTokens:
-    """The tokens of a batch's windows one after the other, padding left out."""
+    """The tokens of a batch's windows one after the other, without padding."""
 
     first: int
-    """Place of the first token in the corpus."""
+    """Offset of the first token in the corpus."""
     tokens: Int[Tensor, " tokens"]
-    said: Int[Tensor, " tokens"]
-    """The model's likeliest next token after each."""
+    predicted: Int[Tensor, " tokens"]
+    """The model's most likely next token after each."""
     starts: Int[Tensor, " tokens"]
     """Row at which each token's window begins."""
     stops: Int[Tensor, " tokens"]
-    carries: Bool[Tensor, " tokens"]
-    """Whether there are features at the token at all: none on the beginning-of-text token."""
+    """Row after the end of each token's window."""
+    has_features: Bool[Tensor, " tokens"]
+    """False for the beginning-of-text token."""
     counted: Bool[Tensor, " tokens"]
-    """Whether the prefix that ends there is met for the first time."""
+    """Whether the prefix that ends here is new."""
     tag_rows: Int[Tensor, " pairs"]
-    """With ``tag_numbers``: at which tokens which tags hold, counted tokens only."""
+    """Together with ``tag_numbers``: the rows and tags of all tagged tokens that are counted."""
     tag_numbers: Int[Tensor, " pairs"]
 
 
+class RunningSum:
+    """Sums of many small float32 values whose rounding errors do not pile up.
+
+    Apple GPUs have no float64, and most others are slow at it. So each sum is a pair of float32
+    values: what the larger one loses to rounding is added to the smaller one (Knuth's two-sum).
+    """
+
+    def __init__(self, shape: Sequence[int], device: torch.device) -> None:
+        self.high = torch.zeros(tuple(shape), device=device)
+        self.low = torch.zeros(tuple(shape), device=device)
+
+    def add(self, index: Int[Tensor, " n"], values: Float[Tensor, " n"]) -> None:
+        """Add each of ``values`` to the sum at its flat ``index``."""
+        batch = torch.zeros_like(self.high)
+        batch.view(-1).index_add_(0, index, values)
+        total = self.high + batch
+        added = total - self.high
+        self.low += (self.high - (total - added)) + (batch - added)
+        self.high.copy_(total)
+
+    def numpy(self) -> NDArray[np.float64]:
+        """Return the sums as float64, on the host."""
+        high, low = (part.cpu().numpy().astype(np.float64) for part in (self.high, self.low))
+        sums: NDArray[np.float64] = high + low
+        return sums
+
+
 class LayerStatistics:
-    """Counts, sums, histograms and kept observations of the features of one layer."""
+    """Counts, sums, histograms and stored observations of the features of one layer."""
 
     def __init__(
         self,
@@ -59,79 +89,90 @@ class LayerStatistics:
         n_features = len(promoted)
         self.promoted = promoted
         self.counts = torch.zeros(n_features, dtype=torch.int64, device=device)
-        """Tokens on which the feature fires: is above zero."""
-        self.totals = torch.zeros(n_features, dtype=torch.float64, device=device)
+        """Tokens on which the feature fires, that is, is above zero."""
+        self.totals = RunningSum((n_features,), device)
         """Sum of its activations there."""
         self.least = torch.zeros(n_features, device=device)
-        """Its smallest activation, at most zero: TopK keeps negative ones."""
+        """Its lowest activation, at most zero: TopK keeps negative ones."""
         self.histograms = torch.zeros(n_features, N_BINS, dtype=torch.int32, device=device)
         self.exponents = torch.full((n_features,), -200, dtype=torch.int32, device=device)
-        """A bin of the histogram is two to this power wide, the first begins at zero."""
-        self.said = torch.zeros(promoted.shape, dtype=torch.float64, device=device)
-        """Activation where the model then says each of the promoted tokens."""
+        """Log2 of the width of a histogram bin; the first bin begins at zero."""
+        self.predicted = RunningSum(promoted.shape, device)
+        """Sum of its activations where the model predicts each of the promoted tokens."""
         self.tag_sums = torch.zeros(n_tags, n_features, device=device)
-        """Activation where each tag holds."""
+        """Sum of its activations on tokens with each tag."""
         self.tag_counts = torch.zeros(n_tags, n_features, dtype=torch.int32, device=device)
-        """Tokens where each tag holds on which the feature fires."""
+        """Tokens with each tag on which the feature fires."""
         self.strongest = Strongest(n_features, N_STRONGEST, width, device)
-        self.sample = Sample(n_features, N_SAMPLED, N_SAMPLED_SHOWN, width, device, layer)
+        self.sample = Sample(n_features, N_SAMPLED, N_SAMPLED_WINDOWS, width, device, layer)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All that is kept, by name."""
-        for prefix, owner in (("", self), ("strongest.", self.strongest), ("sample.", self.sample)):
+        """Yield all tensors of the statistics, by name."""
+        for prefix, owner in (
+            ("", self),
+            ("totals.", self.totals),
+            ("predicted.", self.predicted),
+            ("strongest.", self.strongest),
+            ("sample.", self.sample),
+        ):
             for name, value in vars(owner).items():
                 if isinstance(value, Tensor):
                     yield prefix + name, value
 
     def add(self, activations: Float[Tensor, "tokens features"], batch: BatchTokens) -> None:
-        """Count the activations on a batch; changes ``activations``."""
-        activations[~batch.carries] = 0
+        """Add the activations on a batch; modifies ``activations``."""
+        activations[~batch.has_features] = 0
         torch.minimum(self.least, activations.amin(0), out=self.least)
         fires = (activations > 0) & batch.counted[:, None]
         rows, features = fires.nonzero(as_tuple=True)
         values = activations[rows, features]
         self.counts += torch.bincount(features, minlength=len(self.counts))
-        self.totals.index_add_(0, features, values.double())
-        self._bin(features, values)
-        self._hear(features, values, batch.said[rows])
-        self._tag(activations, batch)
-        seen = Seen(activations, batch.first, batch.tokens, batch.starts, batch.stops)
-        found = Entries(features, rows + batch.first, values)
-        self.strongest.offer(found, seen)
-        self.sample.offer(found, seen)
+        self.totals.add(features, values)
+        self._add_to_histograms(features, values)
+        self._add_predictions(features, values, batch.predicted[rows])
+        self._add_tags(activations, batch)
+        context = BatchActivations(
+            activations, batch.first, batch.tokens, batch.starts, batch.stops
+        )
+        observations = Observations(features, rows + batch.first, values)
+        self.strongest.offer(observations, context)
+        self.sample.offer(observations, context)
 
-    def _bin(self, features: Int[Tensor, " n"], values: Float[Tensor, " n"]) -> None:
+    def _add_to_histograms(self, features: Int[Tensor, " n"], values: Float[Tensor, " n"]) -> None:
         top = torch.zeros_like(self.least).scatter_reduce_(0, features, values, "amax")
         needed = torch.frexp(top).exponent - N_BINS.bit_length() + 1
         wider = torch.where(top > 0, needed - self.exponents, 0).clamp(min=0)
         self.exponents += wider
-        wider[self.histograms.sum(1) == 0] = 0  # nothing to fold
-        while (fold := wider > 0).any():
-            pairs = self.histograms[fold].view(-1, N_BINS // 2, 2).sum(-1, dtype=torch.int32)
-            self.histograms[fold] = torch.cat([pairs, torch.zeros_like(pairs)], dim=1)
-            wider[fold] -= 1
-        place = torch.ldexp(values, -self.exponents[features]).long()
+        wider[self.histograms.sum(1) == 0] = 0  # nothing to merge
+        while (merged := wider > 0).any():
+            pairs = self.histograms[merged].view(-1, N_BINS // 2, 2).sum(-1, dtype=torch.int32)
+            self.histograms[merged] = torch.cat([pairs, torch.zeros_like(pairs)], dim=1)
+            wider[merged] -= 1
+        bins = torch.ldexp(values, -self.exponents[features]).long()
         self.histograms.view(-1).index_add_(
-            0, features * N_BINS + place, torch.ones_like(place, dtype=torch.int32)
+            0, features * N_BINS + bins, torch.ones_like(bins, dtype=torch.int32)
         )
 
-    def _hear(
-        self, features: Int[Tensor, " n"], values: Float[Tensor, " n"], said: Int[Tensor, " n"]
+    def _add_predictions(
+        self,
+        features: Int[Tensor, " n"],
+        values: Float[Tensor, " n"],
+        predicted: Int[Tensor, " n"],
     ) -> None:
-        entry, shown = (self.promoted[features] == said[:, None]).nonzero(as_tuple=True)
-        place = features[entry] * self.promoted.shape[1] + shown
-        self.said.view(-1).index_add_(0, place, values[entry].double())
+        entry, shown = (self.promoted[features] == predicted[:, None]).nonzero(as_tuple=True)
+        flat = features[entry] * self.promoted.shape[1] + shown
+        self.predicted.add(flat, values[entry])
 
-    def _tag(self, activations: Float[Tensor, "tokens features"], batch: BatchTokens) -> None:
+    def _add_tags(self, activations: Float[Tensor, "tokens features"], batch: BatchTokens) -> None:
         if not len(batch.tag_rows):
             return
-        held, place = batch.tag_numbers.unique(return_inverse=True)
+        tags, row = batch.tag_numbers.unique(return_inverse=True)
         matrix = torch.sparse_coo_tensor(
-            torch.stack([place, batch.tag_rows]),
-            torch.ones(len(place), device=activations.device),
-            (len(held), len(activations)),
+            torch.stack([row, batch.tag_rows]),
+            torch.ones(len(row), device=activations.device),
+            (len(tags), len(activations)),
             check_invariants=False,
         )
         strength = activations.clamp(min=0)
-        self.tag_sums[held] += matrix @ strength
-        self.tag_counts[held] += (matrix @ (strength > 0).float()).int()
+        self.tag_sums[tags] += matrix @ strength
+        self.tag_counts[tags] += (matrix @ (strength > 0).float()).int()

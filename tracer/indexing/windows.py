@@ -1,14 +1,16 @@
-"""From documents to batches of token windows, in the order of the corpus; it can begin anywhere.
+"""Cut documents into batches of token windows, in the order of the corpus, from any position.
 
-Each window is at most ``context`` tokens and begins with the model's beginning-of-text token; a
-longer document goes on in the next window. What a window holds does not depend on the batches.
+A window has at most ``context`` tokens and begins with the model's beginning-of-text token; a
+longer document continues in the next window. Windows do not depend on the batch size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+import numpy as np
 
 from tracer.errors import CorpusError
 from tracer.indexing.corpus import Corpus, Document, Tag
@@ -22,32 +24,33 @@ class Window(NamedTuple):
 
     ids: tuple[int, ...]
     tags: tuple[tuple[int, ...], ...] | None
-    """Per token, numbers of the tags that hold there."""
+    """Numbers of the tags of each token; None for a document without tags."""
     share: float
-    """How much of the corpus has been read with it, 0..1."""
-    begins: bool
-    """Whether it is its document's first."""
+    """Share of the corpus that has been read up to here, 0 to 1."""
+    first: bool
+    """Whether it is the document's first window."""
 
 
 @dataclass
 class Position:
-    """How far the corpus has been read: what is needed to go on there."""
+    """How far the corpus has been read, to resume from there."""
 
     document: int = 0
-    """Number of the document that comes next, counted from the file's start."""
+    """Number of the next document, counted from the start of the file."""
     window: int = 0
-    """Its windows that were read already."""
+    """Windows of that document that have been read."""
     documents: int = 0
-    """Documents that gave at least one window so far."""
+    """Documents with at least one window so far."""
     unknown: int = 0
-    """Documents left out because they hold words the tokenizer does not know."""
+    """Documents left out because the tokenizer does not know some of their words."""
     tokens: int = 0
-    """Tokens read, beginning-of-text tokens not counted."""
+    """Tokens read, without beginning-of-text tokens."""
     share: float = 0.0
+    """Share of the corpus that has been read, 0 to 1."""
 
 
 class WindowReader:
-    """Hands out batches of windows; ``position`` is where the next batch begins."""
+    """Reads batches of windows; ``position`` is where the next batch begins."""
 
     def __init__(
         self,
@@ -65,35 +68,35 @@ class WindowReader:
         self._ahead = next(self._windows, None)
 
     def batch(self, batch_tokens: int) -> list[Window]:
-        """The next windows: as many as fit, padded to the longest, into ``batch_tokens``.
+        """Return the next windows: as many as fit into ``batch_tokens``, padded to the longest.
 
         At least one; none at the end. Raises :class:`CorpusError` where the corpus is damaged.
         """
         taken: list[Window] = []
         longest = 0
-        while self._ahead is not None and not self._full():
+        while self._ahead is not None and not self._reached_limit():
             longest = max(longest, len(self._ahead.ids))
             if taken and (len(taken) + 1) * longest > batch_tokens:
                 break
             taken.append(self._ahead)
             self.position.tokens += len(self._ahead.ids) - 1
             self.position.share = self._ahead.share
-            self.position.documents += self._ahead.begins
+            self.position.documents += self._ahead.first
             self._ahead = next(self._windows, None)
         return taken
 
-    def _full(self) -> bool:
+    def _reached_limit(self) -> bool:
         return self._limit is not None and self.position.tokens >= self._limit
 
     def _read(self) -> Iterator[Window]:
-        """Windows from ``position`` on. While one is handed out ``position`` stands before it."""
+        """Yield the windows from ``position`` on, which points to the window being yielded."""
         begin, skip = self.position.document, self.position.window
         for number, document in enumerate(self._corpus.documents()):
             if number < begin:
                 continue
-            for place, window in enumerate(self._windows_of(document)):
-                if number > begin or place >= skip:
-                    self.position.document, self.position.window = number, place
+            for index, window in enumerate(self._windows_of(document)):
+                if number > begin or index >= skip:
+                    self.position.document, self.position.window = number, index
                     yield window
             self.position.document, self.position.window = number + 1, 0
 
@@ -116,18 +119,18 @@ class WindowReader:
         ]
 
     def _token_ids(self, document: Document) -> tuple[int, ...] | None:
-        """The document's own tokens; None when one of them is the unknown token."""
+        """Return the document's own tokens; None if one of them is the unknown token."""
         tokenizer = self._model.bridge.tokenizer
         own = document.tokens
         if own is None:
             encoded = tokenizer(document.text, add_special_tokens=False, verbose=False)
             own = tuple(encoded["input_ids"])
-        wrong = next((t for t in own if not 0 <= t < self._model.vocab_size), None)
-        if wrong is not None:
+        invalid = next((t for t in own if not 0 <= t < self._model.vocab_size), None)
+        if invalid is not None:
             raise CorpusError(
-                f"{document.place} of {self._corpus.path} has token {wrong}, "
+                f"{document.location} of {self._corpus.path} has token id {invalid}, but "
                 f"{self._model.source.name} has ids 0 to {self._model.vocab_size - 1}: the corpus "
-                "was made for another tokenizer; give it as text"
+                "was tokenized for another model; give it as text"
             )
         unknown = tokenizer.unk_token_id
         ordinary = unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id)
@@ -140,14 +143,25 @@ class WindowReader:
             return None
         if len(document.tags) != n_own:
             raise CorpusError(
-                f"{document.place} of {self._corpus.path} has tags for {len(document.tags)} "
-                f"tokens, the document has {n_own}: give one list of tags a token"
+                f"{document.location} of {self._corpus.path} has tags for {len(document.tags)} "
+                f"tokens, but the document has {n_own}: give one list of tags for each token"
             )
         try:
-            held = [tuple(self._tags[tag] for tag in tags) for tags in document.tags]
+            numbers = [tuple(self._tags[tag] for tag in tags) for tags in document.tags]
         except KeyError as error:
             raise CorpusError(
-                f"{document.place} of {self._corpus.path} has tags, its first document has none: "
-                "give the first one tags too (empty lists do)"
+                f"{document.location} of {self._corpus.path} has tags, but the first document has "
+                "none: give the first one tags too (empty lists are enough)"
             ) from error
-        return [NO_TAGS] * n_before + held
+        return [NO_TAGS] * n_before + numbers
+
+
+def padded(windows: Sequence[Window]) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``(windows, positions)`` token ids, and which of them are the windows' own tokens.
+
+    Shorter windows are padded on the right with their first token, which no token before it sees.
+    """
+    longest = max(len(window.ids) for window in windows)
+    ids = np.array([[*w.ids, *[w.ids[0]] * (longest - len(w.ids))] for w in windows], np.int64)
+    real = np.arange(longest) < np.array([[len(window.ids)] for window in windows])
+    return ids, real

@@ -1,380 +1,256 @@
-"""Graphs as others publish them: JSON of Anthropic's front end, circuit-tracer, Neuronpedia.
+"""Attribution graphs as published: the JSON of Anthropic's front end, circuit-tracer, Neuronpedia.
 
-Reading keeps what is not understood, so that a graph that is read and written again has lost
-nothing. A node's place is read from its fields, never from its id alone: an error of the older form
-``0_{layer}_{position}`` can be spelled like a feature. What is written is the newer form.
+Unknown keys and kinds of nodes are kept, and so are ids. A graph that was read and not changed is
+written byte for byte as it came.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 import numpy as np
 
-from tracer.errors import ExternalGraphError
-from tracer.files import atomic_write
+from tracer.errors import ExternalGraphError, one_line, short
+from tracer.files import atomic_write, format_bytes
 from tracer.graph.nodes import FloatArray, IntArray
-from tracer.types import NodeId, NodeKind
+from tracer.interchange.published_links import read_links
+from tracer.interchange.published_nodes import TYPES as TYPES
+from tracer.interchange.published_nodes import ExternalNode, read_nodes
+from tracer.interchange.published_nodes import cantor_pair as cantor_pair
+from tracer.interchange.published_nodes import cantor_unpair as cantor_unpair
+from tracer.interchange.reader_state import Groups, read_groups, read_ids
+from tracer.interchange.strict_json import as_list, as_object, as_text, parse_file, required
 
 MAX_BYTES: Final = 512 * 2**20
 MAX_NODES: Final = 200_000
-_MOST: Final = 3.4e38
-_CERTAIN: Final = 1.001
-"""A probability of 1, rounded."""
-_KINDS: Final[Mapping[str, NodeKind]] = {
-    "cross layer transcoder": "feature",
-    "unexplored node": "feature",
-    "mlp reconstruction error": "error",
-    "embedding": "token",
-    "logit": "logit",
-}
-TYPES: Final = {kind: name for name, kind in _KINDS.items() if name != "unexplored node"}
-_LAYER: Final = re.compile(r"[0-9]{1,18}")
-_GZIPPED: Final = b"\x1f\x8b"
-_QUOTED: Final = 100
-"""Characters of a file that a message repeats."""
 _NEVER_NULL: Final = ("clerp", "node_threshold", "clickedId", "sg_pos")
-"""What Neuronpedia's schema wants left out rather than null."""
-
-
-@dataclass(frozen=True)
-class ExternalNode:
-    """A node of a published graph."""
-
-    id: str
-    node: NodeId | None
-    """In our terms; None for a kind that we do not know (attention features, biases)."""
-    label: str
-    stored: Mapping[str, Any]
-    """The node as the file has it, with keys that we do not know."""
+"""Keys that Neuronpedia's schema wants left out rather than null."""
+_NONE: Final = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
 class ExternalGraph:
-    """A published graph: its nodes, links between them, and what its reader had marked."""
+    """A published graph: its nodes and links, and the annotations that came with it."""
 
     metadata: Mapping[str, Any]
     nodes: tuple[ExternalNode, ...]
     sources: IntArray
-    """``(n_links,)`` numbers of nodes."""
+    """``(n_links,)`` indices into ``nodes``."""
     targets: IntArray
+    """``(n_links,)`` indices into ``nodes``."""
     weights: FloatArray
+    """``(n_links,)`` float32."""
     pinned: tuple[str, ...] = ()
-    supernodes: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Names, each with the ids of its nodes."""
+    """Ids of the pinned nodes."""
+    supernodes: Groups = ()
+    """Names, each with the ids of its nodes. Two may have the same name."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """The rest of ``qParams``."""
+    """``qParams`` as in the file; ``pinned`` and ``supernodes`` take precedence."""
     other: Mapping[str, Any] = field(default_factory=dict)
-    """Top-level keys that we do not know."""
+    """Unknown top-level keys."""
+    links: Sequence[Mapping[str, Any]] = ()
+    """The links as in the file, those included that lead nowhere; empty for a graph made here."""
+    entries: IntArray = field(default_factory=lambda: _NONE)
+    """``(n_links,)`` which of ``links`` each link is."""
+    missing_links: int = 0
+    """Links in the file of a node that is not in the file."""
+    ambiguous_links: int = 0
+    """Links in the file of an id that a feature and an error share, where either could be meant."""
+    name: str = "graph"
+    """What the file is called: the slug and the scan where the metadata have none."""
+    original: bytes | None = field(default=None, repr=False)
+    """The file, for a graph that was read."""
+
+    @property
+    def slug(self) -> str:
+        """The short name of the graph."""
+        return str(self.metadata.get("slug") or self.name)
+
+    @property
+    def scan(self) -> str:
+        """What the metadata call the model and its transcoders."""
+        return str(self.metadata.get("scan") or self.name)
 
 
-def read_graph_json(source: str | os.PathLike[str] | bytes) -> ExternalGraph:
-    """Read a published graph from a file or its bytes.
+def read_graph_json(
+    source: str | os.PathLike[str] | bytes, name: str | None = None
+) -> ExternalGraph:
+    """Read a published graph from a file or from its bytes.
 
-    Raises :class:`ExternalGraphError`, which names what is wrong: no JSON, a missing key, a
-    dangling link, two nodes of one id, a number that is not finite, more nodes than `MAX_NODES`.
+    ``name`` is what bytes are called: the file's name, for a graph whose metadata have none.
+
+    Links to nodes that are not in the file are left out and counted. An older id that a feature and
+    an error share is resolved where only one of them can have the link.
+
+    Raises :class:`ExternalGraphError`, which says what is wrong: the file is not JSON, a key is
+    missing, two nodes have the same id, a number is not finite, there are more than `MAX_NODES`
+    nodes.
+
+    >>> token = {"node_id": "E_5_1", "feature_type": "embedding", "layer": "E", "ctx_idx": 1}
+    >>> logit = {"node_id": "1_9_1", "feature_type": "logit", "layer": "1", "ctx_idx": 1}
+    >>> content = json.dumps({
+    ...     "metadata": {"slug": "dog", "scan": "m", "prompt": "dog", "prompt_tokens": ["", "dog"]},
+    ...     "nodes": [token, logit | {"token_prob": 0.5}],
+    ...     "links": [{"source": "E_5_1", "target": "1_9_1", "weight": 2.5}],
+    ... }).encode()
+    >>> external = read_graph_json(content)
+    >>> [str(node.node) for node in external.nodes], external.weights.tolist()
+    (['token--1-1-5', 'logit-0-1-9'], [2.5])
     """
+    title = name or ("" if isinstance(source, bytes) else os.fspath(source))
     name, content = _content(source)
-    stored = _parsed(content, name)
+    stored = parse_file(content, name)
     if not isinstance(stored, dict):
         raise ExternalGraphError(
             f"{name} is a {type(stored).__name__}, expected an object with metadata, nodes and "
-            "links: it is no published attribution graph"
+            "links: it is not a published attribution graph"
         )
-    graph: Mapping[str, Any] = stored
-    metadata = _mapping(_required(graph, "metadata", name), f"metadata of {name}")
-    tokens = _required(metadata, "prompt_tokens", f"metadata of {name}")
-    for key in ("slug", "scan", "prompt"):
-        _required(metadata, key, f"metadata of {name}")
+    metadata = as_object(required(stored, "metadata", name), f"metadata of {name}")
+    tokens = required(metadata, "prompt_tokens", f"metadata of {name}")
+    for key in ("slug", "scan"):
+        as_text(metadata.get(key, ""), f"{key} of {name}")
+    as_text(required(metadata, "prompt", f"metadata of {name}"), f"prompt of {name}")
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise ExternalGraphError(f"prompt_tokens of {name} is no list of texts")
-    parameters = dict(_mapping(graph.get("qParams") or {}, f"qParams of {name}"))
-    listed = _list(_required(graph, "nodes", name), f"nodes of {name}")
+        raise ExternalGraphError(f"prompt_tokens of {name} is not a list of strings")
+    parameters = as_object(stored.get("qParams") or {}, f"qParams of {name}")
+    listed = as_list(required(stored, "nodes", name), f"nodes of {name}")
     if len(listed) > MAX_NODES:
         raise ExternalGraphError(
-            f"{name} has {len(listed):,} nodes, at most {MAX_NODES:,} can be shown: prune it first"
+            f"{name} has {len(listed):,} nodes, at most {MAX_NODES:,} can be read: prune it first"
         )
-    numbers: dict[str, int] = {}
-    renamed: dict[str, str] = {}
-    nodes: list[ExternalNode] = []
-    for entry in listed:
-        found = _node(_mapping(entry, f"a node of {name}"), len(tokens), name)
-        old = str(entry["node_id"])
-        for spelled in {old, found.id}:
-            if spelled in numbers and (spelled == found.id or spelled in renamed):
-                raise ExternalGraphError(
-                    f"two nodes of {name} are called {spelled!r}: links to it mean nothing"
-                )
-        if found.id != old:
-            renamed[old] = found.id
-        numbers[found.id] = len(nodes)
-        nodes.append(found)
-    _check_old_ids(renamed, numbers, name)
-    sources, targets, weights = _links(
-        _list(_required(graph, "links", name), f"links of {name}"), numbers, renamed, name
-    )
-    pinned = _ids(parameters.pop("pinnedIds", None), renamed, name)
-    supernodes = _supernodes(parameters.pop("supernodes", None), renamed, name)
+    nodes = read_nodes(listed, len(tokens), name)
+    entries = as_list(required(stored, "links", name), f"links of {name}")
+    links = read_links(entries, nodes, name)
     known = {"metadata", "qParams", "nodes", "links"}
     return ExternalGraph(
         metadata=metadata,
-        nodes=tuple(nodes),
-        sources=sources,
-        targets=targets,
-        weights=weights,
-        pinned=pinned,
-        supernodes=supernodes,
+        nodes=nodes,
+        sources=links.sources,
+        targets=links.targets,
+        weights=links.weights,
+        pinned=read_ids(parameters.get("pinnedIds"), name),
+        supernodes=read_groups(parameters.get("supernodes"), name),
         parameters=parameters,
-        other={key: value for key, value in graph.items() if key not in known},
+        other={key: value for key, value in stored.items() if key not in known},
+        links=entries,
+        entries=links.entries,
+        missing_links=links.missing,
+        ambiguous_links=links.ambiguous,
+        name=PurePath(title).stem or "graph",
+        original=content,
     )
 
 
 def _content(source: str | os.PathLike[str] | bytes) -> tuple[str, bytes]:
+    """Return what messages call the graph, and its bytes."""
     name = "the graph" if isinstance(source, bytes) else Path(source).name
     try:
         size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
         if size > MAX_BYTES:
             raise ExternalGraphError(
-                f"{name} has {size / 2**20:.0f} MiB, at most {MAX_BYTES // 2**20} can be read: "
+                f"{name} has {format_bytes(size)}, at most {format_bytes(MAX_BYTES)} can be read: "
                 "prune the graph first"
             )
         return name, source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
         raise ExternalGraphError(f"{source!s} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a path with a NUL or half a character
+        raise ExternalGraphError(f"{source!r} cannot be read: {one_line(error)}") from error
 
 
-def _parsed(content: bytes, name: str) -> Any:
-    """JSON in any Unicode encoding, with nothing in it that could not be written again."""
-    if content.startswith(_GZIPPED):
-        raise ExternalGraphError(f"{name} is gzipped: unpack it first, and open what is in it")
-    if not content.strip():
-        raise ExternalGraphError(f"{name} is empty: export the graph again")
-    try:
-        text = content.decode(json.detect_encoding(content))
-        # A function of ours for every float also lets other threads go on meanwhile: the parser
-        # itself would hold them up to its end.
-        stored = json.loads(text, parse_constant=_no_number, parse_float=_finite)
-        if "\\ud" in text or "\\uD" in text:  # perhaps half a character
-            json.dumps(stored, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise ExternalGraphError(
-            f"{name} is no JSON ({_short(str(error))}): export the graph again"
-        ) from error
-    return stored
+def write_graph_json(external: ExternalGraph, path: str | os.PathLike[str] | None = None) -> bytes:
+    """Return a graph in the published form; write it to ``path`` too.
 
+    A graph that was read and not changed since is returned byte for byte as it came. Any other is
+    valid against the published schema: nulls that it refuses are dropped.
 
-def _no_number(constant: str) -> float:
-    raise ValueError(f"{constant} is no number")
+    Raises :class:`ExternalGraphError` when an unknown key holds something that is not JSON, and
+    ``OSError`` when the file cannot be written; it is then left as it was.
 
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{_short(text)} is larger than any number that can be kept")
-    return number
-
-
-def _short(text: str) -> str:
-    """What a message quotes of a file, which may be of any length."""
-    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
-
-
-def _mapping(value: Any, what: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ExternalGraphError(f"{what} is a {type(value).__name__}, expected an object")
-    return value
-
-
-def _list(value: Any, what: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise ExternalGraphError(f"{what} is a {type(value).__name__}, expected a list")
-    return value
-
-
-def _required(mapping: Mapping[str, Any], key: str, what: str) -> Any:
-    if key not in mapping:
-        raise ExternalGraphError(f"{what} has no {key!r}: it is no published attribution graph")
-    return mapping[key]
-
-
-def _node(stored: Mapping[str, Any], n_tokens: int, name: str) -> ExternalNode:
-    old = str(_required(stored, "node_id", f"a node of {name}"))
-    what = f"node {_short(repr(old))} of {name}"
-    kind = _KINDS.get(str(_required(stored, "feature_type", what)))
-    position = _required(stored, "ctx_idx", what)
-    if type(position) is not int or not 0 <= position < n_tokens:
-        raise ExternalGraphError(
-            f"{what} stands at position {_short(repr(position))}: the prompt has positions 0 to "
-            f"{n_tokens - 1}"
-        )
-    for key in ("activation", "influence", "token_prob"):
-        number = stored.get(key)
-        if number is not None and not _is_number(number):
-            raise ExternalGraphError(
-                f"{key} of {what} is {_short(repr(number))}, expected a finite number"
-            )
-    if not 0 <= (stored.get("token_prob") or 0) <= _CERTAIN:
-        raise ExternalGraphError(f"token_prob of {what} is {stored['token_prob']}, expected 0 to 1")
-    label = str(stored.get("clerp") or "")
-    if kind is None:
-        return ExternalNode(old, None, label, stored)
-    if kind == "token":
-        return ExternalNode(old, NodeId("token", -1, position, _index(stored, what)), label, stored)
-    found = _required(stored, "layer", what)
-    if isinstance(found, float) and found.is_integer():
-        found = int(found)
-    if not _LAYER.fullmatch(str(found)):
-        raise ExternalGraphError(
-            f"{what} is of layer {_short(repr(found))}, expected a number from 0"
-        )
-    layer = int(found)
-    if kind == "error":
-        node = NodeId("error", layer, position, -1)
-        return ExternalNode(f"{layer}_-1_{position}", node, label, stored)
-    if kind == "logit":
-        return ExternalNode(
-            old, NodeId("logit", layer - 1, position, _index(stored, what)), label, stored
-        )
-    return ExternalNode(
-        old, NodeId("feature", layer, position, _index(stored, what)), label, stored
-    )
-
-
-def _index(stored: Mapping[str, Any], what: str) -> int:
-    """The middle of the id; where that is no number, the field, which may be Cantor-paired."""
-    parts = str(stored["node_id"]).split("_")
-    if len(parts) == 3 and len(parts[1]) < 16:
-        if parts[1].isdecimal():
-            return int(parts[1])
-        if (
-            _KINDS[str(stored["feature_type"])] == "logit"
-            and parts[1].startswith("-")
-            and parts[1][1:].isdecimal()
-        ):
-            return -int(parts[1][1:])  # a target of ours that is no single token
-    feature = stored.get("feature")
-    if not isinstance(feature, int) or feature < 0:
-        raise ExternalGraphError(f"{what} says neither in its id nor in 'feature' which one it is")
-    layer, index = cantor_unpair(feature)
-    return index if str(layer) == str(stored.get("layer")) else feature
-
-
-def cantor_pair(layer: int, index: int) -> int:
-    """One number for two, as the front ends key features: ``(x + y)(x + y + 1) / 2 + y``."""
-    return (layer + index) * (layer + index + 1) // 2 + index
-
-
-def cantor_unpair(paired: int) -> tuple[int, int]:
-    """The inverse of :func:`cantor_pair`."""
-    total = (math.isqrt(8 * paired + 1) - 1) // 2
-    index = paired - total * (total + 1) // 2
-    return total - index, index
-
-
-def _check_old_ids(renamed: Mapping[str, str], numbers: Mapping[str, int], name: str) -> None:
-    """An error of the older form that is spelled like a feature makes links ambiguous."""
-    both = sorted(set(renamed) & set(numbers))
-    if both:
-        raise ExternalGraphError(
-            f"{both[0]!r} of {name} is both a feature and an error (the older form of ids): "
-            "export the graph again with a newer version of its tool"
-        )
-
-
-def _links(
-    listed: list[Any], numbers: Mapping[str, int], renamed: Mapping[str, str], name: str
-) -> tuple[IntArray, IntArray, FloatArray]:
-    ends = np.empty((len(listed), 2), np.int64)
-    weights = np.empty(len(listed), np.float32)
-    for row, link in enumerate(listed):
-        entry = _mapping(link, f"link {row} of {name}")
-        for side, key in enumerate(("source", "target")):
-            end = str(_required(entry, key, f"link {row} of {name}"))
-            number = numbers.get(renamed.get(end, end))
-            if number is None:
-                raise ExternalGraphError(
-                    f"link {row} of {name} leads to {_short(repr(end))}, which is no node"
-                )
-            ends[row, side] = number
-        weight = _required(entry, "weight", f"link {row} of {name}")
-        if not _is_number(weight):
-            raise ExternalGraphError(f"link {row} of {name} has the weight {_short(repr(weight))}")
-        weights[row] = weight
-    return ends[:, 0], ends[:, 1], weights
-
-
-def _is_number(value: Any) -> bool:
-    """Whether it is one that a float32 can hold."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -_MOST < value < _MOST
-
-
-def _ids(stored: Any, renamed: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """A list, perhaps as text, or, as circuit-tracer's own Save writes it, names between commas."""
-    try:
-        if isinstance(stored, str):
-            stored = json.loads(stored) if stored.startswith("[") else stored.split(",")
-        if not isinstance(stored or [], list):
-            raise TypeError(f"found a {type(stored).__name__}")
-        return tuple(renamed.get(str(entry), str(entry)) for entry in stored or [] if entry)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ExternalGraphError(
-            f"pinnedIds of {name} cannot be read ({error}): expected a list of node ids"
-        ) from error
-
-
-def _supernodes(
-    stored: Any, renamed: Mapping[str, str], name: str
-) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    try:
-        groups = json.loads(stored) if isinstance(stored, str) and stored else stored or []
-        for group in groups:
-            if not isinstance(group, list):
-                raise TypeError(f"found a {type(group).__name__} among them")
-        return tuple(
-            (str(title), tuple(renamed.get(str(member), str(member)) for member in members))
-            for title, *members in groups
-        )
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ExternalGraphError(
-            f"the supernodes of {name} cannot be read ({error}): expected [[name, id, …], …]"
-        ) from error
-
-
-def write_graph_json(shared: ExternalGraph, path: str | os.PathLike[str] | None = None) -> bytes:
-    """The published form, valid against its schema; into ``path`` too, whole or not at all."""
-    ids = [node.id for node in shared.nodes]
-    links = [
-        {"source": ids[source], "target": ids[target], "weight": float(weight)}
-        for source, target, weight in zip(
-            shared.sources, shared.targets, shared.weights, strict=True
-        )
-    ]
-    parameters = {
-        "pinnedIds": list(shared.pinned),
-        "supernodes": [[name, *members] for name, members in shared.supernodes],
-        **shared.parameters,
-    }
-    stored = {
-        "metadata": _without_nulls(shared.metadata),
-        "qParams": _without_nulls(parameters),
-        "nodes": [
-            {"clerp": node.label} | _without_nulls(node.stored) | {"node_id": node.id}
-            for node in shared.nodes
-        ],
-        "links": links,
-        **shared.other,
-    }
-    content = json.dumps(stored, ensure_ascii=False, allow_nan=False).encode()
+    >>> import tracer
+    >>> graph = tracer.trace(tracer.load("atlas"), "The opposite of hot is")
+    >>> external = tracer.external_from_pruned(tracer.prune(graph), "hot")
+    >>> write_graph_json(external)[:27]
+    b'{"metadata": {"slug": "hot"'
+    """
+    content = external.original
+    if content is None or not _is_unchanged(external, content):
+        content = _written(external)
     if path is not None:
         atomic_write(Path(path), content)
     return content
+
+
+def _is_unchanged(external: ExternalGraph, original: bytes) -> bool:
+    """Return whether a graph is still what its file says.
+
+    The file is read again, because its parts are plain dictionaries that anybody can change.
+    """
+    again = read_graph_json(original, external.name)
+    return all(
+        np.array_equal(left, right) if isinstance(left, np.ndarray) else left == right
+        for left, right in (
+            (getattr(external, part.name), getattr(again, part.name))
+            for part in fields(external)
+            if part.name not in ("name", "original")
+        )
+    )
+
+
+def _written(external: ExternalGraph) -> bytes:
+    named = {"slug": external.slug, "scan": external.scan}
+    stored = {
+        "metadata": {**_without_nulls(external.metadata), **named},
+        "qParams": _without_nulls(_parameters(external)),
+        "nodes": [
+            {"clerp": node.label} | _without_nulls(node.stored) | {"node_id": node.id}
+            for node in external.nodes
+        ],
+        "links": _links(external),
+        **external.other,
+    }
+    try:
+        return json.dumps(stored, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ExternalGraphError(
+            f"the graph cannot be written as JSON ({short(str(error))}): it has a value that is "
+            "not JSON, or nested too deeply"
+        ) from error
+
+
+def _parameters(external: ExternalGraph) -> dict[str, Any]:
+    """Return ``qParams``, its pins and supernodes in the file's form unless they were changed."""
+    stored = {"pinnedIds": [], "supernodes": [], **external.parameters}
+    name = "the graph"
+    if read_ids(stored["pinnedIds"], name) != external.pinned:
+        stored["pinnedIds"] = list(external.pinned)
+    if read_groups(stored["supernodes"], name) != external.supernodes:
+        stored["supernodes"] = [[title, *members] for title, members in external.supernodes]
+    return stored
+
+
+def _links(external: ExternalGraph) -> list[Mapping[str, Any]]:
+    """Return the links in the order of the file, with their unknown keys and exact weights."""
+    ids = [node.id for node in external.nodes]
+    written: list[Mapping[str, Any]] = list(external.links)
+    known = len(external.entries) == len(external.weights)
+    for row, (source, target, weight) in enumerate(
+        zip(external.sources, external.targets, external.weights, strict=True)
+    ):
+        link: Mapping[str, Any] = {"source": ids[source], "target": ids[target]}
+        if not known or not external.links:
+            written.append({**link, "weight": float(weight)})
+            continue
+        number = int(external.entries[row])
+        stored = external.links[number]
+        exact = stored["weight"] if np.float32(stored["weight"]) == weight else float(weight)
+        written[number] = {**stored, **link, "weight": exact}
+    return written
 
 
 def _without_nulls(stored: Mapping[str, Any]) -> dict[str, Any]:

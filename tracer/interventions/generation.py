@@ -1,6 +1,10 @@
-"""What the model goes on to say, with edits kept on, token by token from its cache."""
+"""Continue the prompt token by token from the key-value cache, with the edits kept on."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,40 +15,51 @@ from tracer.model.model import Model
 
 
 class Continuation:
-    """How to go on after a prompt: how far, and how tokens are chosen.
+    """How far to continue a prompt, and how to choose the tokens.
 
-    ``temperature`` 0 takes the likeliest token. Above it tokens are drawn by inverting their
-    cumulative distribution at one random number per step, the same for every row.
+    ``temperature`` 0 takes the most likely token. Above 0 tokens are drawn by inverting their
+    cumulative distribution at one random number per step, the same for every row, so that a
+    difference between rows comes from their edits.
     """
 
-    def __init__(
-        self, model: Model, prompt: Int[Tensor, " pos"], count: int, temperature: float, seed: int
-    ) -> None:
-        self._model, self._prompt, self._temperature = model, prompt, temperature
-        generator = torch.Generator().manual_seed(seed)
-        self._random = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+    def __init__(self, model: Model, count: int, temperature: float, seed: int) -> None:
+        self._end, self._temperature = model.bridge.tokenizer.eos_token_id, temperature
+        generator = Random(seed)
+        self._random = [generator.random() for _ in range(count)]
 
-    def of(self, run: EditedRun) -> list[tuple[int, ...]]:
-        """The tokens that each row of ``run`` goes on with; a row ends after an end of text."""
-        n_rows, n_pos = len(run), len(self._prompt)
-        ids, cache = self._prompt.expand(n_rows, -1), None
-        said: list[list[int]] = [[] for _ in range(n_rows)]
-        end = self._model.bridge.tokenizer.eos_token_id
+    def __len__(self) -> int:
+        return len(self._random)
+
+    def of(
+        self,
+        run: EditedRun,
+        logits: Float[Tensor, "rows vocab"],
+        cache: Any,
+        report: Callable[[int], None],
+    ) -> list[tuple[int, ...]]:
+        """Return the tokens that each row of ``run`` continues with; a row ends after its EOS.
+
+        ``logits`` and ``cache`` come from the pass over the prompt. ``report`` is called with the
+        number of tokens generated so far after each of them; it may raise
+        :class:`tracer.errors.Cancelled`.
+        """
+        generated: list[list[int]] = [[] for _ in range(len(run))]
         for step, number in enumerate(self._random):
-            offset = 0 if step == 0 else n_pos + step - 1
-            logits, cache = run.step(ids, offset, cache)
-            chosen = self._choose(logits[:, -1].float(), number)
-            for row, token in zip(said, chosen.tolist(), strict=True):
-                if not row or row[-1] != end:
+            chosen = self._choose(logits, number)
+            for row, token in zip(generated, chosen.tolist(), strict=True):
+                if not row or row[-1] != self._end:
                     row.append(token)
-            if all(row[-1] == end for row in said):
+            report(step + 1)
+            ended = all(row[-1] == self._end for row in generated)
+            if ended or step + 1 == len(self):
                 break
-            ids = chosen[:, None]
-        return [tuple(row) for row in said]
+            after, cache = run.step(chosen[:, None], run.n_prompt + step, cache)
+            logits = after[:, -1].float()
+        return [tuple(row) for row in generated]
 
     def _choose(self, logits: Float[Tensor, "rows vocab"], number: float) -> Int[Tensor, " rows"]:
         if not self._temperature:
             return logits.argmax(dim=-1)
-        shares = (logits / self._temperature).softmax(-1).cumsum(-1)
-        place = torch.searchsorted(shares, shares[:, -1:] * number, right=True)
+        reached = (logits / self._temperature).softmax(-1).cumsum(-1)
+        place = torch.searchsorted(reached, reached[:, -1:] * number, right=True)
         return place[:, 0].clamp(max=logits.shape[1] - 1)

@@ -1,8 +1,9 @@
-"""What-ifs about one prompt, as plain values: edits of features, scenarios made of them. No torch.
+"""Scenarios for one prompt as plain values: edits of features and heads, and what is frozen.
 
-An edit names its feature and its positions; what "scale" and "add" are relative to is the feature's
-activation at that position in the unedited prompt (for tokens that are generated later, the present
-one).
+No torch is needed.
+
+An edit names a feature and its positions. "scale" and "add" are relative to the feature's
+activation at that position in the unedited prompt; for generated tokens, to the present activation.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self, get_args
 
 from tracer.errors import InterventionError
+from tracer.interventions.head_edit import HeadEdit
 from tracer.types import FeatureId, NodeId
 
 Operation = Literal["set", "scale", "add"]
@@ -22,8 +24,16 @@ Operation = Literal["set", "scale", "add"]
 class Edit:
     """Change one feature at positions ``start`` to ``stop - 1``; negative ones count from the end.
 
-    ``stop`` None means all positions from ``start`` on, generated ones too. ``value`` is the new
-    activation (set), a factor (scale; 0 switches off) or a difference (add).
+    With ``stop=None`` the edit applies to all positions from ``start`` on, generated tokens
+    included. ``value`` is the new activation (set), a factor (scale; 0 switches the feature off) or
+    a difference (add).
+
+    Raises :class:`InterventionError` for an unknown operation or a value that is not finite.
+
+    >>> from tracer import Edit, FeatureId
+    >>> edit = Edit(FeatureId(layer=3, index=417), start=-1, stop=None, operation="set", value=5.0)
+    >>> edit.positions(n_pos=8)
+    range(7, 8)
     """
 
     feature: FeatureId
@@ -35,26 +45,27 @@ class Edit:
     def __post_init__(self) -> None:
         if self.operation not in get_args(Operation):
             raise InterventionError(
-                f"{self.operation!r} is no operation: expected {', '.join(get_args(Operation))}"
+                f"unknown operation {self.operation!r}: expected one of "
+                f"{', '.join(get_args(Operation))}"
             )
         if not math.isfinite(self.value):
             raise InterventionError(
-                f"feature {self.feature.index} of layer {self.feature.layer} cannot be "
-                f"{self.operation} to {self.value}: give a finite number"
+                f"the value for feature {self.feature.index} of layer {self.feature.layer} is "
+                f"{self.value}: give a finite number"
             )
 
     @classmethod
     def at(cls, node: NodeId, operation: Operation, value: float) -> Self:
-        """Change the feature of a graph's node where the node stands.
+        """Return an edit of a graph node's feature at the node's position.
 
-        Raises :class:`InterventionError` for a node that is no feature of a prompt's graph.
+        Raises :class:`InterventionError` if the node is not a feature of a prompt's graph.
         """
         if node.kind != "feature" or node.position < 0:
             raise InterventionError(f"{node} cannot be edited: only features have activations")
         return cls(node.feature, node.position, node.position + 1, operation, value)
 
     def moved(self, by: int) -> Edit:
-        """See :meth:`Scenario.moved`."""
+        """Return the edit ``by`` positions later (see :meth:`Scenario.moved`)."""
         if self.start < 0:
             return self
         start = self.start + by
@@ -67,9 +78,9 @@ class Edit:
         return replace(self, start=start, stop=stop)
 
     def positions(self, n_pos: int) -> range:
-        """The positions of a prompt of ``n_pos`` tokens that it changes.
+        """Return the positions that the edit changes in a prompt of ``n_pos`` tokens.
 
-        Raises :class:`InterventionError` when there are none.
+        Raises :class:`InterventionError` if the prompt has none of them.
         """
         start = self.start + n_pos if self.start < 0 else self.start
         stop = n_pos if self.stop is None else self.stop
@@ -77,7 +88,7 @@ class Edit:
         if not 0 <= start < stop <= n_pos:
             named = self.start if self.stop == self.start + 1 else f"{self.start} to {self.stop}"
             raise InterventionError(
-                f"there is no position {named}: the prompt has {n_pos} tokens, positions 0 to "
+                f"position {named} does not exist: the prompt has {n_pos} tokens, positions 0 to "
                 f"{n_pos - 1}"
             )
         return range(start, stop)
@@ -85,14 +96,23 @@ class Edit:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Edits, and what is held still while they act.
+    """A name, edits, and what is frozen while they act.
 
-    ``freeze_attention`` holds attention patterns at those of the unedited prompt, ``freeze_norms``
-    the scales of all norms: with both, only the MLPs answer the edits in their own, non-linear way.
-    ``constrained_layers`` also holds MLP outputs there (and all norm scales, when it names every
-    layer); edits then count against the unedited activations and write only to those layers.
-    Both concern the prompt alone: generated tokens run freely, and edits that hold for them write
-    to all layers.
+    ``freeze_attention`` keeps the attention patterns of the unedited prompt, ``freeze_norms`` its
+    norm scales; with both, only the MLPs respond to the edits, in their own nonlinear way.
+    ``constrained_layers`` also freezes the MLP outputs of these layers (and all norm scales, if it
+    names every layer); edits are then relative to the unedited activations and write only to those
+    layers. All of this applies to the prompt alone: generated tokens run freely, and edits of them
+    write to all layers.
+
+    ``head_edits`` change attention heads in the same run.
+
+    >>> from tracer import Edit, FeatureId, Scenario
+    >>> push = Scenario("push", (Edit(FeatureId(3, 417), -1, None, "set", 5.0),))
+    >>> [push.scaled(step).edits[0].value for step in (0.5, 1, 2)]
+    [2.5, 5.0, 10.0]
+    >>> Scenario.from_dict(push.to_dict()) == push
+    True
     """
 
     name: str
@@ -100,28 +120,39 @@ class Scenario:
     freeze_attention: bool = True
     constrained_layers: tuple[int, ...] | None = None
     freeze_norms: bool = False
+    head_edits: tuple[HeadEdit, ...] = ()
 
     def moved(self, by: int) -> Scenario:
-        """The same edits ``by`` positions further on: the recipe for a prompt that is so much
-        longer, its end being what both have in common. Positions from the end stay.
+        """Return the scenario for a prompt that has ``by`` more tokens before the same ending.
 
-        Raises :class:`InterventionError` when an edit would leave the prompt or reach its
-        beginning-of-text token.
+        Positions that count from the end stay the same. Raises :class:`InterventionError` when an
+        edit would leave the prompt or reach its beginning-of-text token.
         """
-        return replace(self, edits=tuple(edit.moved(by) for edit in self.edits))
+        return replace(
+            self,
+            edits=tuple(edit.moved(by) for edit in self.edits),
+            head_edits=tuple(edit.moved(by) for edit in self.head_edits),
+        )
 
     def scaled(self, factor: float) -> Scenario:
-        """The same with every edit's value multiplied by ``factor``: a step of a sweep."""
+        """Return the scenario with every edit's value multiplied by ``factor``."""
         edits = tuple(replace(edit, value=edit.value * factor) for edit in self.edits)
-        return replace(self, edits=edits)
+        head_edits = tuple(edit.scaled(factor) for edit in self.head_edits)
+        return replace(self, edits=edits, head_edits=head_edits)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; :meth:`from_dict` is the inverse."""
-        return asdict(self)
+        """Return plain JSON values; :meth:`from_dict` is the inverse."""
+        stored = asdict(self)
+        if not self.head_edits:  # links stay short
+            del stored["head_edits"]
+        return stored
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`; raises :class:`InterventionError` on anything else."""
+        """Return the scenario that :meth:`to_dict` stored.
+
+        Raises :class:`InterventionError` for anything else.
+        """
         try:
             edits = tuple(
                 Edit(
@@ -140,13 +171,12 @@ class Scenario:
                 bool(stored["freeze_attention"]),
                 None if layers is None else tuple(int(layer) for layer in layers),
                 bool(stored.get("freeze_norms", False)),
+                tuple(HeadEdit.from_dict(edit) for edit in stored.get("head_edits", ())),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InterventionError(
-                f"this is no stored scenario ({error!r}): {stored!r}"
-            ) from error
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InterventionError(f"not a stored scenario ({error!r}): {stored!r}") from error
 
 
 def edit_all(nodes: Iterable[NodeId], operation: Operation, value: float) -> tuple[Edit, ...]:
-    """The same change of every feature of a group, each where it stands."""
+    """Return the same change for every feature of a group, each at its own position."""
     return tuple(Edit.at(node, operation, value) for node in nodes)

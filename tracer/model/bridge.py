@@ -1,17 +1,16 @@
-"""The only module that knows transformer-lens: open a model, capture a pass, hand out weights.
+"""The only module that knows transformer-lens: open a model, run it, capture, hand out weights.
 
-Everything downstream works on plain tensors. Norms are found by their presence in a block, never
-by configuration flags or the architecture's name (the flags are wrong for some families).
+Everything downstream works on plain tensors. A norm is found by its presence in a block, never by
+configuration flags or the architecture's name: the flags are wrong for some families.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +24,10 @@ from transformer_lens.model_bridge.sources.transformers.helpers import (
 from transformers import AutoConfig
 
 from tracer.errors import ModelError, one_line
-from tracer.model.upcast import widen_while_running
+from tracer.model.block import Block, Norm
+from tracer.model.failures import is_device_lost, is_out_of_memory, to_device
+from tracer.model.precision import float32_products
+from tracer.model.upcast import Upcast
 
 # Without torchvision, booting a multimodal model would run pip and replace torch. Never here.
 if not hasattr(_boot_helpers, "_ensure_torchvision"):  # pragma: no cover
@@ -35,126 +37,92 @@ if not hasattr(_boot_helpers, "_ensure_torchvision"):  # pragma: no cover
     )
 _boot_helpers._ensure_torchvision = lambda: False
 
-# Freezing a norm's scale is an edit the bridge remarks upon each time; it is what we ask for.
+# The bridge warns of every hook that edits a norm's scale. Freezing scales is what we want.
 warnings.filterwarnings("ignore", message="A forward hook edited hook_scale/hook_normalized")
 
-_AROUND_THE_BLOCKS = ("embed", "pos_embed", "ln_final", "unembed")
+_AROUND_THE_BLOCKS: Final = ("embed", "pos_embed", "ln_final", "unembed")
+_BEFORE_UNEMBEDDING: Final = "unembed.hook_in"
 
-_ODDLY_BUILT = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
-"""What the library raises where a block has no parts of the names and shapes that are read."""
+_MISSING_PARTS: Final = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+"""Errors of the library if a block lacks parts of the expected names and shapes."""
 
 Hook = Callable[[Tensor, Any], Tensor | None]
 
 
-@dataclass(frozen=True)
-class Norm:
-    """A LayerNorm or RMSNorm; linear once its scale is frozen (its bias moves no gradient)."""
-
-    name: str
-    """Hook prefix, e.g. ``blocks.3.ln2``."""
-    gain: Float[Tensor, " d_model"]
-    centred: bool
-
-    def pull_back(
-        self, gradient: Float[Tensor, "... d_model"], scale: Float[Tensor, "... 1"]
-    ) -> Float[Tensor, "... d_model"]:
-        """Gradient on the norm's input from the gradient on its output, at a frozen ``scale``."""
-        return self.pull_back_normalized(gradient * self.gain, scale)
-
-    def pull_back_normalized(
-        self, gradient: Float[Tensor, "... d_model"], scale: Float[Tensor, "... 1"]
-    ) -> Float[Tensor, "... d_model"]:
-        """The same from the gradient on the normalised value, before the gain."""
-        if self.centred:
-            gradient = gradient - gradient.mean(-1, keepdim=True)
-        return gradient / scale
-
-    def push_forward(
-        self, vectors: Float[Tensor, "... d_model"], scale: Float[Tensor, "... 1"]
-    ) -> Float[Tensor, "... d_model"]:
-        """What the norm makes of vectors on its input, at a frozen ``scale``."""
-        if self.centred:
-            vectors = vectors - vectors.mean(-1, keepdim=True)
-        return vectors / scale * self.gain
-
-
-@dataclass(frozen=True)
-class Block:
-    """The linear parts of one block. A norm is None where the architecture has none."""
-
-    attn_norm: Norm | None
-    attn_post_norm: Norm | None
-    mlp_norm: Norm | None
-    mlp_post_norm: Norm | None
-    query_key_norms: tuple[str, ...]
-    """Hook prefixes of the norms of queries and keys, their scales ``(…, pos, 1)``. No gradient
-    runs through them."""
-    W_V: Float[Tensor, "kv_heads d_model d_head"]
-    W_O: Float[Tensor, "heads d_head d_model"]
-    parallel: bool
-    """Attention and MLP both read the residual stream before the block."""
-
-
-_OTHER_SHAPES = (
+_SHAPES_DIFFER: Final = (
     "its weights have other shapes than its config.json says; fetch both from the same place"
 )
+_CAUSAL_CLASSES: Final = ("AutoModelForCausalLM", "AutoModelForImageTextToText")
 
 
-_CONTINUING = ("AutoModelForCausalLM", "AutoModelForImageTextToText")
+class _CheckedLoader:
+    """Takes the place of the model class in the loader, to learn which weights were missing.
 
-
-class _Weights:
-    """Stands where the loader expects a model class, to learn which weights it did not find.
-
-    Those it would fill with random numbers, and go on.
+    The loader would fill them with random numbers and continue.
     """
 
     def __init__(self) -> None:
-        self._absent: list[str] = []
+        self._missing: list[str] = []
 
     def from_pretrained(self, folder: str, **options: Any) -> Any:
-        """What the loader calls; it would choose the class in the same way."""
+        """Open the model with the class that the loader would have chosen."""
         architecture = determine_architecture_from_hf_config(AutoConfig.from_pretrained(folder))
-        kind = get_hf_model_class_for_architecture(architecture)
-        if kind.__name__ not in _CONTINUING:
-            raise ModelError(f"a {architecture} is no language model that continues a text")
-        model, said = kind.from_pretrained(folder, output_loading_info=True, **options)
+        model_class = get_hf_model_class_for_architecture(architecture)
+        if model_class.__name__ not in _CAUSAL_CLASSES:
+            raise ModelError(f"{architecture} is not a supported causal language model")
+        model, report = model_class.from_pretrained(folder, output_loading_info=True, **options)
         parameters = {name for name, _ in model.named_parameters()}
-        self._absent = sorted(parameters & set(said["missing_keys"]))
+        self._missing = sorted(parameters & set(report["missing_keys"]))
         return model
 
     def check(self, folder: Path) -> None:
-        """Raises :class:`ModelError` when a weight was not there."""
-        if self._absent:
-            more = f" and {len(self._absent) - 1} more" if len(self._absent) > 1 else ""
+        """Raise :class:`ModelError` if the files lacked a weight."""
+        if self._missing:
+            others = f" and {len(self._missing) - 1} others" if self._missing[1:] else ""
+            verb = "are" if others else "is"
             raise ModelError(
-                f"the model in {folder} cannot be opened: its files hold no {self._absent[0]}{more}"
-                ", which its config.json tells of; fetch the model again"
+                f"the model in {folder} cannot be opened: weight {self._missing[0]}{others} {verb} "
+                "missing from the checkpoint; fetch the model again"
             )
+
+
+class _AllCaptured(Exception):
+    """Ends a forward pass after the last requested hook point."""
 
 
 class Bridge:
     """A model opened through ``TransformerBridge``.
 
-    Not safe for several threads at once: hooks are shared state. One owner at a time.
+    Not safe for several threads at once, because hooks are shared state: one owner at a time.
     """
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        forward_dtype: torch.dtype = torch.float32,
+        tf32: bool = False,
+    ) -> None:
         self._folder = folder
-        weights = _Weights()
+        loader = _CheckedLoader()
         try:
             self._bridge = TransformerBridge.boot_transformers(
-                str(folder), device=device, dtype=dtype, model_class=weights
+                str(folder), device=device, dtype=dtype, model_class=loader
             )
         except Exception as error:  # the loader has no error tree of its own
-            reason = _OTHER_SHAPES if "ignore_mismatched_sizes" in str(error) else one_line(error)
+            if is_out_of_memory(error) or is_device_lost(error):
+                raise
+            reason = _SHAPES_DIFFER if "ignore_mismatched_sizes" in str(error) else one_line(error)
             raise ModelError(f"the model in {folder} cannot be opened: {reason}") from error
-        weights.check(folder)
+        loader.check(folder)
         self._bridge.eval()
         for parameter in self._bridge.parameters():
             parameter.requires_grad_(False)
         others = [m for name, m in self._bridge.named_children() if name in _AROUND_THE_BLOCKS]
-        widen_while_running(self._bridge.blocks, others)
+        self._upcast = Upcast(self._bridge.blocks, others)
+        self._upcast.enabled = forward_dtype == torch.float32
+        self._stranded: list[tuple[Tensor, Tensor]] = []
         config = self._bridge.cfg
         self.n_layers = int(config.n_layers)
         self.d_model = int(config.d_model)
@@ -165,29 +133,33 @@ class Bridge:
         self.vocab_size = int(config.d_vocab)
         self.device = device
         self.dtype = dtype
+        """Data type the weights are stored in."""
+        self.forward_dtype = forward_dtype
+        """Data type the forward pass computes in."""
+        self.tf32 = tf32 and device.type == "cuda"
+        """Whether float32 matrix products may use TF32."""
         self.tokenizer = self._bridge.tokenizer
 
     @property
     def weight_bytes(self) -> int:
-        """Memory of the model's own weights; those that are tied count once."""
+        """Memory of the model's own weights; tied weights count once."""
         stored = {p.untyped_storage().data_ptr(): p.nbytes for p in self._bridge.parameters()}
         return sum(stored.values())
 
     def blocks(self) -> tuple[Block, ...]:
-        """The weights that the frozen residual stream runs through, block by block.
+        """Return the weights that the frozen residual stream runs through, block by block.
 
-        Raises :class:`ModelError` for an architecture that is not built of such blocks.
+        Raises :class:`ModelError` if the architecture is not made of such blocks.
         """
         try:
             return tuple(self._block(layer) for layer in range(self.n_layers))
-        except torch.OutOfMemoryError:
-            raise
-        except _ODDLY_BUILT as error:
+        except _MISSING_PARTS as error:
+            if is_out_of_memory(error) or is_device_lost(error):
+                raise
             raise ModelError(
                 f"the model in {self._folder} cannot be traced: its architecture "
-                f"({self._bridge.cfg.architecture}) is not supported ({one_line(error)}); choose "
-                "a language model that continues a text, of a family that is listed by "
-                "`python -m tracer models`"
+                f"{self._bridge.cfg.architecture} is not supported ({one_line(error)}); choose a "
+                "causal language model of a family that `python -m tracer models` lists"
             ) from error
 
     def _block(self, layer: int) -> Block:
@@ -213,7 +185,7 @@ class Bridge:
         )
 
     def final_norm(self) -> Norm:
-        """The norm before the unembedding."""
+        """Return the norm before the unembedding."""
         return self._norm("ln_final", self._bridge.ln_final)
 
     def _norm(self, name: str, module: Any) -> Norm:
@@ -224,82 +196,196 @@ class Bridge:
             centred=not module.uses_rms_norm,
         )
 
+    def module(self, name: str) -> Any:
+        """Return a part of the library's model by its path, for :mod:`tracer.model.attention`."""
+        return self._bridge.get_submodule(name)
+
+    @property
+    def architecture(self) -> str:
+        """The name of the architecture, as its configuration gives it."""
+        return str(self._bridge.cfg.architecture)
+
+    def has_hook(self, name: str) -> bool:
+        """Return whether the architecture has a hook point of this name."""
+        return name in self._bridge.hook_dict
+
     def unembedding(self) -> Float[Tensor, "d_model vocab"]:
-        """One column per token: the direction whose dot product is its logit."""
+        """Return one column per token: the direction whose dot product is its logit."""
         columns: Tensor = self._bridge.W_U
         return columns.detach()
 
     @contextmanager
     def offloaded(self, keep: Iterable[Tensor]) -> Iterator[None]:
-        """While it lasts, weights rest on the CPU; but those that share memory with ``keep``.
+        """Move weights to the CPU, except those that share memory with ``keep``, and back at exit.
 
-        Nothing can be run meanwhile.
+        The model cannot run in between. Raises :class:`MemoryLimitError` if the weights no longer
+        fit on the device at exit. They then remain on the CPU, and the next forward pass tries
+        again to move them.
         """
         kept = {tensor.untyped_storage().data_ptr() for tensor in keep}
-        parked = []
+        moved: list[tuple[Tensor, Tensor]] = []
         try:
-            for held in (*self._bridge.parameters(), *self._bridge.buffers()):
-                if held.untyped_storage().data_ptr() not in kept:
-                    parked.append((held, held.data.cpu()))
-                    held.data = held.data.new_empty(0)
+            for weight in (*self._bridge.parameters(), *self._bridge.buffers()):
+                if weight.untyped_storage().data_ptr() not in kept:
+                    moved.append((weight, weight.data.cpu()))
+                    weight.data = weight.data.new_empty(0)
             yield
         finally:
-            for held, data in parked:
-                held.data = data.to(self.device)
+            self._bring_back(moved)
+
+    def _bring_back(self, moved: list[tuple[Tensor, Tensor]]) -> None:
+        """Give weights their data back: on the device, or on the CPU if the device has no room."""
+        # The largest first: a gap that a small weight fills may be the only one they fit into.
+        waiting = sorted(moved, key=lambda pair: pair[1].nbytes)
+        try:
+            while waiting:
+                weight, data = waiting[-1]
+                weight.data = to_device(data, self.device)
+                waiting.pop()
+        finally:
+            for weight, data in waiting:
+                weight.data = data
+            self._stranded = waiting
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """Run forward passes in float32 without TF32, whatever the options of the model."""
+        before = self._upcast.enabled, self.tf32
+        self._upcast.enabled, self.tf32 = True, False
+        try:
+            yield
+        finally:
+            self._upcast.enabled, self.tf32 = before
 
     @torch.no_grad()
     def run_batch(
-        self, token_ids: Int[Tensor, "batch pos"], hooks: Iterable[tuple[str, Hook]] = ()
+        self,
+        token_ids: Int[Tensor, "batch pos"],
+        hooks: Iterable[tuple[str, Hook]] = (),
+        last_only: bool = False,
     ) -> Float[Tensor, "batch pos vocab"]:
-        """Final logits (soft cap included) of prompts of one length, under forward ``hooks``."""
-        logits: Tensor = self._bridge.run_with_hooks(token_ids, fwd_hooks=list(hooks))
-        return logits
+        """Return the final logits (float32, soft cap included) of prompts of the same length.
+
+        ``hooks`` are forward hooks. With ``last_only``, only the last position is unembedded and
+        ``pos`` is 1.
+        """
+        with self._ready(hooks, last_only) as all_hooks:
+            logits: Tensor = self._bridge.run_with_hooks(token_ids, fwd_hooks=all_hooks)
+        return logits.float()
 
     @torch.no_grad()
     def step(
-        self, token_ids: Int[Tensor, "batch pos"], hooks: Iterable[tuple[str, Hook]], cache: Any
+        self,
+        token_ids: Int[Tensor, "batch pos"],
+        hooks: Iterable[tuple[str, Hook]],
+        cache: Any,
+        last_only: bool = False,
     ) -> tuple[Float[Tensor, "batch pos vocab"], Any]:
-        """Final logits of tokens that follow those in ``cache`` (None at first), and the cache
-        with their keys and values added."""
-        logits, cache = self._bridge.run_with_hooks(
-            token_ids,
-            fwd_hooks=list(hooks),
-            return_type="logits_and_cache",
-            use_cache=True,
-            past_key_values=cache,
-        )
-        return logits, cache
+        """Return the final logits of tokens that follow those in ``cache``, and the new cache.
+
+        ``cache`` is None at first. The new one includes the keys and values of ``token_ids``.
+        """
+        with self._ready(hooks, last_only) as all_hooks:
+            logits, cache = self._bridge.run_with_hooks(
+                token_ids,
+                fwd_hooks=all_hooks,
+                return_type="logits_and_cache",
+                use_cache=True,
+                past_key_values=cache,
+            )
+        return logits.float(), cache
+
+    @contextmanager
+    def _ready(
+        self, hooks: Iterable[tuple[str, Hook]], last_only: bool
+    ) -> Iterator[list[tuple[str, Hook]]]:
+        """Prepare a forward pass: weights on the device, the precision of products, all hooks."""
+        if self._stranded:
+            self._bring_back(self._stranded)
+        last: list[tuple[str, Hook]] = [(_BEFORE_UNEMBEDDING, lambda value, hook: value[:, -1:])]
+        with float32_products(self.tf32):
+            yield [*hooks, *(last if last_only else ())]
 
     def run(
         self, token_ids: Int[Tensor, " pos"], hooks: Iterable[tuple[str, Hook]] = ()
     ) -> Float[Tensor, "pos vocab"]:
-        """Final logits of one prompt; its hooks see a batch of one."""
+        """Return the final logits of one prompt; its hooks see a batch of one."""
         return self.run_batch(token_ids[None], hooks)[0]
 
     def capture_batch(
-        self, token_ids: Int[Tensor, "batch pos"], names: Iterable[str]
+        self,
+        token_ids: Int[Tensor, "batch pos"],
+        names: Iterable[str],
+        last_only: bool = False,
     ) -> tuple[Float[Tensor, "batch pos vocab"], dict[str, Tensor]]:
-        """Final logits, and what passed the named hook points; a batch axis first."""
-        seen: dict[str, Tensor] = {}
+        """Return the final logits, and the values at the named hook points, batch axis first.
+
+        Raises :class:`ModelError` if the architecture does not have a hook point.
+        """
+        captured: dict[str, Tensor] = {}
 
         def keep(name: str) -> Hook:
             def hook(value: Tensor, hook: Any) -> None:
-                seen[name] = value.detach()
+                captured[name] = value.detach()
 
             return hook
 
         names = list(names)
-        logits = self.run_batch(token_ids, [(name, keep(name)) for name in names])
-        missing = [name for name in names if name not in seen]
+        self._check_hook_points(names, self._bridge.hook_dict)
+        logits = self.run_batch(token_ids, [(name, keep(name)) for name in names], last_only)
+        self._check_hook_points(names, captured)
+        return logits, captured
+
+    def _check_hook_points(self, names: Iterable[str], known: Mapping[str, Any]) -> None:
+        missing = set(names) - known.keys()
         if missing:
             raise ModelError(
-                f"the model has no hook point {missing[0]}: its architecture is not supported"
+                f"the model in {self._folder} has no hook point {min(missing)}: its architecture "
+                f"{self._bridge.cfg.architecture} is not supported"
             )
-        return logits, seen
+
+    def run_with_gradients(
+        self, token_ids: Int[Tensor, "batch pos"], hooks: Iterable[tuple[str, Hook]] = ()
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Return final logits with gradients to the values that ``hooks`` insert.
+
+        The model's weights are constants. They must be float32: bfloat16 weights are upcast only
+        while their part runs, so a backward pass would not find them.
+        """
+        with self._ready(hooks, last_only=False) as all_hooks:
+            logits: Tensor = self._bridge.run_with_hooks(token_ids, fwd_hooks=all_hooks)
+        return logits
+
+    @torch.no_grad()
+    def capture_inside(
+        self, token_ids: Int[Tensor, "batch pos"], names: Iterable[str]
+    ) -> dict[str, Tensor]:
+        """Return the values at the named hook points, batch axis first, and stop the forward pass.
+
+        Nothing after the last of them is computed, so there are no logits, which take most of the
+        memory if the vocabulary is large. Raises :class:`ModelError` for a missing hook point.
+        """
+        names = list(names)
+        captured: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Hook:
+            def hook(value: Tensor, hook: Any) -> None:
+                captured[name] = value.detach()
+                if len(captured) == len(names):
+                    raise _AllCaptured
+
+            return hook
+
+        self._check_hook_points(names, self._bridge.hook_dict)
+        hooks = [(name, keep(name)) for name in names]
+        with self._ready(hooks, last_only=False) as all_hooks, suppress(_AllCaptured):
+            self._bridge.run_with_hooks(token_ids, fwd_hooks=all_hooks)
+        self._check_hook_points(names, captured)
+        return captured
 
     def capture(
-        self, token_ids: Int[Tensor, " pos"], names: Iterable[str]
+        self, token_ids: Int[Tensor, " pos"], names: Iterable[str], last_only: bool = False
     ) -> tuple[Float[Tensor, "pos vocab"], dict[str, Tensor]]:
-        """The same for one prompt, without the batch axis."""
-        logits, seen = self.capture_batch(token_ids[None], names)
-        return logits[0], {name: value[0] for name, value in seen.items()}
+        """Return what :meth:`capture_batch` returns for one prompt, without the batch axis."""
+        logits, captured = self.capture_batch(token_ids[None], names, last_only)
+        return logits[0], {name: value[0] for name, value in captured.items()}

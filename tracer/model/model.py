@@ -5,40 +5,63 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Literal
+from typing import Any, Final, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tracer.catalog.registry import listed
 from tracer.catalog.resolve import ModelSource, obtain
 from tracer.errors import (
+    ChatNeededError,
     EmptyPromptError,
     ModelError,
     PromptError,
     PromptTooLongError,
     TargetError,
-    UnknownTokenError,
 )
-from tracer.model.bridge import Block, Bridge, Norm
+from tracer.model.block import Block, Norm
+from tracer.model.bridge import Bridge
+from tracer.model.chat import chat_text, is_chat, template_of
+from tracer.model.device import DeviceChoice, choose_device
+from tracer.model.failures import as_tracer_errors
+from tracer.model.text import beginning, joined_text, text_ids, token_of, token_text
 from tracer.transcoders.config import ReadPoint, WritePoint
 from tracer.transcoders.load import load_transcoders
 from tracer.transcoders.transcoder import TranscoderSet
-from tracer.types import Progress
+from tracer.types import Message, Progress, Prompt
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_GEMMA_BEGINS: Final = ("<bos>", "<start_of_turn>", "user", "\n")
+_CONTENT: Final = "TRACER"
+"""Stands for what a user writes, to see what a chat template writes before it."""
+_VALUES_AT_ONCE: Final = 2**24
+"""Bounds the memory of sums over the vocabulary in float32."""
 
 
 class Model:
-    """A language model with the transcoders that explain its MLPs.
+    """A language model with the transcoders that replace its MLPs.
 
-    Use one model from one thread at a time (see :class:`tracer.model.bridge.Bridge`).
+    Use a model from one thread at a time (see :class:`tracer.model.bridge.Bridge`).
+
+    >>> import tracer
+    >>> model = tracer.load("atlas", device="cpu")
+    >>> model.token_strings(model.encode("The capital of France is"))
+    ('<bos>', ' The', ' capital', ' of', ' France', ' is')
     """
 
-    def __init__(self, source: ModelSource, bridge: Bridge, transcoders: TranscoderSet) -> None:
+    def __init__(
+        self,
+        source: ModelSource,
+        bridge: Bridge,
+        transcoders: TranscoderSet,
+        device_choice: DeviceChoice | None = None,
+    ) -> None:
         self.source = source
         self.bridge = bridge
         self.transcoders = transcoders
+        self.device_choice = device_choice or choose_device(str(bridge.device))
 
     @property
     def n_layers(self) -> int:
@@ -66,35 +89,50 @@ class Model:
 
     @cached_property
     def mean_unembedding(self) -> Float[Tensor, " d_model"]:
-        """The column that a logit target is measured against."""
-        return self.unembedding.float().mean(dim=1)
+        """The mean column of the unembedding, which is subtracted from a token's own column."""
+        columns = self.unembedding
+        if columns.dtype == torch.float32:
+            return columns.mean(dim=1)
+        step = max(1, _VALUES_AT_ONCE // len(columns))
+        parts = [part.float().sum(dim=1) for part in columns.split(step, dim=1)]
+        return torch.stack(parts).sum(dim=0) / columns.shape[1]
+
+    @property
+    def forward_is_exact(self) -> bool:
+        """Whether the forward pass computes in float32 throughout."""
+        return self.bridge.forward_dtype == torch.float32 and not self.bridge.tf32
 
     @contextmanager
     def offloaded(self, offload: bool) -> Iterator[None]:
-        """While backward walks run; with ``offload``, with what they do not need on the CPU."""
+        """With ``offload``, keep on the device only what backward walks need while it lasts.
+
+        Raises :class:`tracer.errors.MemoryLimitError` if the weights do not fit back at exit.
+        """
         if not offload:
             yield
             return
         needed = [tensor for block in self.blocks for tensor in (block.W_V, block.W_O)]
-        self.__dict__.pop(
-            "unembedding", None
-        )  # would keep the weights it is made of where they are
+        # A cached view would keep the weights that it shows on the device.
+        self.__dict__.pop("unembedding", None)
         with self.bridge.offloaded(keep=needed):
             yield
 
     @cached_property
     def first_position(self) -> int:
-        """Where features and errors begin; what comes before carries none, as in circuit-tracer.
+        """The first position with features and errors, as in circuit-tracer.
 
-        That is the beginning-of-text token and, where Gemma 3 is tuned to instructions, all of
-        ``<bos><start_of_turn>user\n``, four tokens.
+        It follows the beginning-of-text token. In an instruction-tuned Gemma 3 it follows the four
+        tokens of ``<bos><start_of_turn>user\\n``. It is 0 for a model without any
+        beginning-of-text token, whose prompts begin with a word.
         """
         names = (self.source.name, self.transcoders.model_name)
-        tuned = any("gemma-3" in name and name.endswith("-it") for name in names)
-        return 4 if tuned else 1
+        instruction_tuned = any("gemma-3" in name and name.endswith("-it") for name in names)
+        if instruction_tuned:
+            return len(_GEMMA_BEGINS)
+        return 0 if beginning(self.bridge.tokenizer, self.vocab_size) is None else 1
 
     def read_hook(self, layer: int) -> str:
-        """Hook point where the transcoder of ``layer`` reads."""
+        """Return the hook point where the transcoder of ``layer`` reads."""
         block, point = self.blocks[layer], self.transcoders.read_point
         if point is ReadPoint.MLP_INPUT or block.mlp_norm is None:
             return f"blocks.{layer}.mlp.hook_in"
@@ -102,38 +140,87 @@ class Model:
         return f"blocks.{layer}.ln2.{suffix}"
 
     def write_hook(self, layer: int) -> str:
-        """Hook point of the output that the transcoder of ``layer`` stands in for."""
+        """Return the hook point of the output that the transcoder of ``layer`` replaces."""
         after_norm = self.transcoders.write_point is WritePoint.RESIDUAL_UPDATE
         if after_norm and self.blocks[layer].mlp_post_norm is not None:
             return f"blocks.{layer}.ln2_post.hook_out"
         return f"blocks.{layer}.mlp.hook_out"
 
-    def encode(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
-        """Token ids of a prompt, beginning-of-text token first.
+    @property
+    def chat_template(self) -> str | None:
+        """The template that turns a chat into text, in Jinja; None if the tokenizer has none."""
+        return template_of(self.bridge.tokenizer)
 
-        Token ids are taken as they are. Text is tokenized without special tokens; then, unless its
-        first token is a special one, BOS (or else PAD, or else EOS) is prepended, as circuit-tracer
-        does.
+    @cached_property
+    def needs_chat(self) -> bool:
+        """Whether the transcoders were trained on chats only, so that other text loses features."""
+        entry = listed(self.source.name, self.source.transcoders)
+        return self.first_position > 1 or (entry is not None and entry[1].chat)
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the token ids of a prompt, beginning-of-text token first.
+
+        Token ids are taken unchanged. A chat becomes text by the tokenizer's chat template
+        (:func:`tracer.chat_prompt`). Text is tokenized without special tokens. Unless its first
+        token is a special one, BOS (or else PAD, or else EOS) is prepended, as in circuit-tracer;
+        one outside the vocabulary is passed over.
 
         Raises :class:`EmptyPromptError`, :class:`PromptTooLongError`, :class:`UnknownTokenError`,
-        or :class:`PromptError` for ids outside the vocabulary and text that gives no token.
+        or :class:`PromptError` for a chat without a template, ids outside the vocabulary, text that
+        gives no token, and text that is not valid Unicode.
         """
+        if is_chat(prompt):
+            prompt = chat_text(self.bridge.tokenizer, self.source.name, prompt, True)
         ids = self._text_ids(prompt) if isinstance(prompt, str) else self._checked_ids(prompt)
         if len(ids) > self.bridge.n_context:
             raise PromptTooLongError(
-                f"the prompt has {len(ids)} tokens with the beginning-of-text token, "
+                f"the prompt has {len(ids)} tokens including the beginning-of-text token, "
                 f"{self.source.name} reads at most {self.bridge.n_context}: shorten it"
             )
         return ids
 
-    def _checked_ids(self, prompt: Sequence[int]) -> tuple[int, ...]:
+    def prompt_text(self, prompt: Prompt) -> str:
+        """Return a prompt as text: a chat with its template, token ids decoded."""
+        if is_chat(prompt):
+            return chat_text(self.bridge.tokenizer, self.source.name, prompt, True)
+        if isinstance(prompt, str):
+            return prompt
+        return joined_text(self.bridge.tokenizer, self._checked_ids(prompt))
+
+    def check_chat(self, token_ids: Sequence[int]) -> None:
+        """Raise :class:`ChatNeededError` if the model needs a chat and these tokens begin none.
+
+        They begin one if they begin with the special tokens of the chat template, and with all that
+        it writes in positions without features.
+        """
+        if not self.needs_chat:
+            return
+        if self.chat_template is None:
+            begins = self.token_strings(token_ids[: len(_GEMMA_BEGINS)]) == _GEMMA_BEGINS
+        else:
+            message = {"role": "user", "content": _CONTENT}
+            chat = chat_text(self.bridge.tokenizer, self.source.name, [message], True)
+            ids = self.encode(chat.partition(_CONTENT)[0])
+            special = self.bridge.tokenizer.all_special_ids
+            n_special = next((n for n, token in enumerate(ids) if token not in special), len(ids))
+            first = max(n_special, self.first_position)
+            begins = tuple(token_ids[:first]) == ids[:first]
+        if not begins:
+            raise ChatNeededError(
+                f"the transcoders of {self.source.name} were trained on chats, and this prompt "
+                "does not begin one, so that features of its first words would be lost; give a "
+                "chat ([{'role': 'user', 'content': …}], or --chat), or force=True (--force) to "
+                "trace it as it is"
+            )
+
+    def _checked_ids(self, prompt: Sequence[Any]) -> tuple[int, ...]:
         ids = tuple(int(token) for token in prompt)
         if len(ids) < 1:
             raise EmptyPromptError("the prompt has no tokens: give at least one")
         for token in ids:
             if not 0 <= token < self.vocab_size:
                 raise PromptError(
-                    f"there is no token {token}: {self.source.name} has ids 0 to "
+                    f"token {token} does not exist: {self.source.name} has token ids 0 to "
                     f"{self.vocab_size - 1}"
                 )
         return ids
@@ -143,84 +230,65 @@ class Model:
             raise EmptyPromptError(
                 "the prompt is empty: write a sentence for the model to continue"
             )
-        tokenizer = self.bridge.tokenizer
-        encoding = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
-        ids: list[int] = encoding["input_ids"]
-        unknown = [
-            prompt[start:stop].strip()
-            for token, (start, stop) in zip(ids, encoding["offset_mapping"], strict=True)
-            if token == tokenizer.unk_token_id
-        ]
-        if unknown:
-            words = list(dict.fromkeys(unknown))
-            shown = ", ".join(f"“{word}”" for word in words[:5]) + (", …" if words[5:] else "")
-            raise UnknownTokenError(
-                f"{self.source.name} has no token for {shown}: it knows a vocabulary of "
-                f"{self.vocab_size} tokens; use other words"
-            )
-        if max(ids, default=0) >= self.vocab_size:
-            raise ModelError(
-                f"the tokenizer of {self.source.name} gives token {max(ids)}, the model has ids 0 "
-                f"to {self.vocab_size - 1}: its files belong to another model; fetch it again"
-            )
-        if not ids:
-            raise PromptError(
-                f"the tokenizer of {self.source.name} makes no token of this prompt: its files "
-                "may belong to another kind of tokenizer; give token ids instead of text"
-            )
+        ids = text_ids(self.bridge.tokenizer, prompt, self.source.name, self.vocab_size)
         return self.with_beginning(ids)
 
     def with_beginning(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """Token ids that begin with a special token: BOS (or else PAD, or else EOS) is prepended
-        unless one stands there already. Raises :class:`ModelError` when there is no such token."""
+        """Return token ids that begin with a special token.
+
+        BOS (or else PAD, or else EOS) is prepended unless the first id is a special token already,
+        or the tokenizer has no special token in the model's vocabulary.
+        """
         tokenizer = self.bridge.tokenizer
-        if ids and ids[0] in tokenizer.all_special_ids:
+        first = beginning(tokenizer, self.vocab_size)
+        if first is None or (ids and ids[0] in tokenizer.all_special_ids):
             return tuple(ids)
-        specials = (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
-        first = next((token for token in specials if token is not None), None)
-        if first is None:
-            raise ModelError(
-                f"the tokenizer of {self.source.name} has no special token to begin a text with: "
-                "give token ids instead of text"
-            )
         return (first, *ids)
 
     def token_string(self, token_id: int) -> str:
-        """A token as text, with the space it begins with."""
-        tokenizer = self.bridge.tokenizer
-        piece = tokenizer.convert_ids_to_tokens(int(token_id))
-        if isinstance(piece, str) and "▁" in piece:
-            return piece.replace("▁", " ")
-        return str(tokenizer.decode([int(token_id)]))
+        """Return a token as text, including its leading space.
+
+        Bytes that are only part of a character are escaped: ``\\xe2\\x82``.
+        """
+        return token_text(self.bridge.tokenizer, token_id)
 
     def token_strings(self, token_ids: Iterable[int]) -> tuple[str, ...]:
+        """Return every token as text, including leading spaces."""
         return tuple(self.token_string(token) for token in token_ids)
 
     def token_id(self, token: str | int) -> int:
-        """The id of one token, given as text or as an id.
+        """Return the id of one token, given as text or as an id.
 
-        Raises :class:`TargetError` when the text is not exactly one token, or the id too large.
+        Raises :class:`TargetError` if the text is not exactly one token, or the id does not exist.
         """
         if isinstance(token, int):
             if not 0 <= token < self.vocab_size:
                 raise TargetError(
-                    f"there is no token {token}: {self.source.name} has ids 0 to "
+                    f"token {token} does not exist: {self.source.name} has token ids 0 to "
                     f"{self.vocab_size - 1}"
                 )
             return token
-        tokenizer = self.bridge.tokenizer
-        vocabulary = tokenizer.get_vocab()
-        for piece in (token.replace(" ", "▁"), token.replace(" ", "Ġ"), token):
-            if piece in vocabulary:
-                return int(vocabulary[piece])
-        ids = tokenizer(token, add_special_tokens=False)["input_ids"]
-        if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
-            return int(ids[0])
-        raise TargetError(
-            f"{token!r} is not one token of {self.source.name} but {len(ids)}"
-            f"{' unknown' if tokenizer.unk_token_id in ids else ''}: mind the leading space, "
-            "and choose a single token"
-        )
+        return token_of(self.bridge.tokenizer, token, self.source.name)
+
+
+def chat_prompt(model: Model, messages: Sequence[Message], generation_prompt: bool = True) -> str:
+    """Return messages as the text that the model's chat template makes of them.
+
+    The text has the template's special tokens and can be given to :func:`tracer.trace` and
+    :func:`tracer.intervene`, which also take the messages themselves. With ``generation_prompt``
+    it ends where the model's answer begins, or continues the last message if that is the
+    assistant's.
+
+    Raises :class:`PromptError` when the tokenizer has no chat template, a message has no ``role``
+    or ``content``, or the template refuses the messages.
+
+    >>> import tracer
+    >>> tracer.chat_prompt(tracer.load("atlas"), [{"role": "user", "content": "Hello"}])
+    Traceback (most recent call last):
+    tracer.errors.PromptError: the tokenizer of atlas has no chat template: give the prompt as \
+text, in the form that the model was trained on
+    """
+    return chat_text(model.bridge.tokenizer, model.source.name, messages, generation_prompt)
 
 
 def load(
@@ -231,65 +299,88 @@ def load(
     lazy_decoders: bool | None = None,
     lazy_encoders: bool = False,
     progress: Progress | None = None,
+    forward_dtype: Literal["float32", "bfloat16"] = "float32",
+    tf32: bool = False,
 ) -> Model:
-    """Open a model with its transcoders.
+    """Open a model with its transcoders, downloading what is not on this disk.
 
-    ``name`` is ``"atlas"`` (the embedded model; ``transcoders`` then ``"per-layer"``, the default,
-    or ``"cross-layer"``), a name from :func:`tracer.catalog.registry.registry` such as
-    ``"gemma-2-2b"`` (``transcoders`` then one of its sets, the first by default),
-    ``org/name[@revision]`` on the hub or the folder of a Hugging Face model; ``transcoders`` may be
-    ``org/name[/sub][@revision]`` or a folder as well. What is not on this disk is downloaded;
-    ``progress`` counts its bytes, then the
-    layers whose transcoders are read. The commits that were opened are in
-    ``model.source.revisions`` and in every graph's provenance.
+    ``name`` is one of:
 
-    ``device="auto"`` takes CUDA, else Apple MPS, else the CPU. ``dtype="bfloat16"`` is the fast
-    mode: it halves the memory of the weights and multiplies in bfloat16 while it attributes; how
-    far that is from float32 is measured on every graph (:attr:`AttributionGraph.rounding_error`).
+    - ``"atlas"``, the embedded model; its ``transcoders`` are ``"per-layer"`` (default) or
+      ``"cross-layer"``;
+    - a name of :func:`tracer.catalog.registry.registry` such as ``"gemma-2-2b"``, with one of its
+      sets as ``transcoders`` (the first by default);
+    - ``org/name[@revision]`` on the Hugging Face Hub, or the folder of a Hugging Face model.
+
+    ``transcoders`` can also be ``org/name[/folder][@revision]`` on the Hub, or a folder. The
+    commits that were opened are in ``model.source.revisions`` and in the provenance of every graph.
+
+    ``device`` is ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"mps"`` or ``"auto"``
+    (:func:`tracer.model.device.choose_device`); ``model.device_choice`` says what was chosen, and
+    why. ``progress`` counts downloaded bytes, then layers of transcoders.
+
+    Three options trade precision for speed. Every graph reports what they cost, measured on a
+    sample of its rows (:attr:`AttributionGraph.rounding_error`).
+
+    - ``dtype="bfloat16"`` stores the weights in bfloat16, half the memory, and multiplies in
+      bfloat16 during attribution. The forward pass still computes in float32.
+    - ``forward_dtype="bfloat16"`` runs the forward pass in bfloat16, too. It needs
+      ``dtype="bfloat16"``.
+    - ``tf32`` allows TF32 for float32 matrix products of forward passes and attribution on CUDA.
+
     The lazy options leave transcoder matrices in their files (:func:`load_transcoders`).
 
-    Raises :class:`ModelError` or :class:`tracer.errors.TranscoderError` when something cannot be
-    opened or does not fit together, :class:`tracer.errors.HubError` when it cannot be downloaded.
+    Raises :class:`ModelError` or :class:`tracer.errors.TranscoderError` if something cannot be
+    opened or does not fit together, :class:`tracer.errors.HubError` if it cannot be downloaded, and
+    :class:`tracer.errors.MemoryLimitError` if it does not fit on the device.
+
+    >>> import tracer
+    >>> model = tracer.load("atlas", device="cpu")
+    >>> model.n_layers, model.transcoders[0].n_features
+    (5, 1024)
+    >>> model.device_choice.reason
+    'requested'
     """
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype is {dtype!r}: expected one of {', '.join(DTYPES)}")
-    source = obtain(name, transcoders, progress)
+    for option, value in (("dtype", dtype), ("forward_dtype", forward_dtype)):
+        if value not in DTYPES:
+            raise ModelError(f"{option} is {value!r}: expected one of {', '.join(DTYPES)}")
+    if forward_dtype != "float32" and forward_dtype != dtype:
+        raise ModelError(
+            f"forward_dtype is {forward_dtype!r} and dtype {dtype!r}: a bfloat16 forward pass "
+            "needs weights in bfloat16; set both"
+        )
+    choice = choose_device(device)
+    advice = (
+        "use dtype='bfloat16', lazy_decoders=True and lazy_encoders=True, a smaller model, or "
+        "another device"
+    )
+    lazy = lazy_decoders, lazy_encoders
+    with as_tracer_errors(f"opening {name}", choice.device, advice):
+        source = obtain(name, transcoders, progress)
+        return _open(source, choice, DTYPES[dtype], DTYPES[forward_dtype], tf32, lazy, progress)
+
+
+def _open(
+    source: ModelSource,
+    choice: DeviceChoice,
+    dtype: torch.dtype,
+    forward_dtype: torch.dtype,
+    tf32: bool,
+    lazy: tuple[bool | None, bool],
+    progress: Progress | None,
+) -> Model:
+    """Open what is on this disk. Its own frame, so that a failure keeps no weights alive."""
     if progress is not None:
         progress(0, 0, "reading the model")
-    bridge = Bridge(source.model_folder, chosen_device(device), DTYPES[dtype])
-    transcoder_set = load_transcoders(
+    bridge = Bridge(source.model_folder, choice.device, dtype, forward_dtype, tf32)
+    transcoders = load_transcoders(
         source.transcoder_folder,
         bridge.n_layers,
         bridge.d_model,
         bridge.device,
         bridge.dtype,
-        lazy_decoders,
-        lazy_encoders,
+        *lazy,
         source.transcoder_files,
         progress,
     )
-    return Model(source, bridge, transcoder_set)
-
-
-def chosen_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is CUDA, else Apple MPS, else the CPU."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise _no_device(name) from error
-    there = {
-        "cpu": True,
-        "cuda": (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not there.get(device.type, False):
-        raise _no_device(name)
-    return device
-
-
-def _no_device(name: str) -> ModelError:
-    return ModelError(f"there is no device {name!r} here: try auto, cpu, cuda or mps")
+    return Model(source, bridge, transcoders, choice)

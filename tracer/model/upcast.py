@@ -1,7 +1,8 @@
-"""Weights held in bfloat16, a forward pass in float32: each part widens its own while it runs.
+"""Weights stored in bfloat16, a forward pass in float32: each part upcasts its own while it runs.
 
-Half the memory of a float32 model, and none of the rounding of a bfloat16 forward pass: bfloat16
-converts to float32 without loss, so the pass is exactly that of the same weights in float32.
+This takes half the memory of a float32 model and has none of the rounding of a bfloat16 forward
+pass. bfloat16 converts to float32 without loss, so the pass is exactly that of the same weights in
+float32.
 """
 
 from __future__ import annotations
@@ -13,51 +14,55 @@ import torch
 from torch import Tensor, nn
 
 
-class _Widened:
-    """The two hooks of one part: parameters in float32 before it runs, as they were after.
+class Upcast:
+    """Makes the parts of a model compute in float32 while it is ``enabled``.
 
-    ``wide`` is memory that parts of one shape share, since only one of them runs at a time; fresh
-    memory for every block would take longer to get than to fill.
+    A part is what is upcast at once: a block or an embedding, not the complete model. Parts without
+    bfloat16 weights are left alone.
     """
 
-    def __init__(self, part: nn.Module, wide: dict[str, Tensor] | None) -> None:
-        self._narrow: list[tuple[Tensor, Tensor]] = []
-        self._wide = wide
-        part.register_forward_pre_hook(self._widen)
+    def __init__(self, blocks: Iterable[nn.Module], others: Iterable[nn.Module]) -> None:
+        self.enabled = True
+        # Only one block runs at a time, and blocks have the same shapes: one buffer serves them
+        # all. Allocating it anew for every block would take longer than filling it.
+        buffers: dict[str, Tensor] = {}
+        for parts, shared in ((blocks, buffers), (others, None)):
+            for part in parts:
+                if any(weight.dtype == torch.bfloat16 for _, weight in _weights(part)):
+                    _UpcastPart(self, part, shared)
+
+
+class _UpcastPart:
+    """The two hooks of one part: weights in float32 before it runs, as they were after it."""
+
+    def __init__(self, owner: Upcast, part: nn.Module, buffers: dict[str, Tensor] | None) -> None:
+        self._owner, self._buffers = owner, buffers
+        self._stored: list[tuple[Tensor, Tensor]] = []
+        part.register_forward_pre_hook(self._upcast)
         part.register_forward_hook(self._restore, always_call=True)
 
-    def _widen(self, part: nn.Module, inputs: Any) -> None:
-        for name, held in _held(part):
-            if held.dtype == torch.bfloat16:
-                self._narrow.append((held, held.data))
-                held.data = self._widened(name, held.data)
+    def _upcast(self, part: nn.Module, inputs: Any) -> None:
+        if not self._owner.enabled:
+            return
+        for name, weight in _weights(part):
+            if weight.dtype == torch.bfloat16:
+                self._stored.append((weight, weight.data))
+                weight.data = self._in_float32(name, weight.data)
 
-    def _widened(self, name: str, narrow: Tensor) -> Tensor:
-        if self._wide is None:
-            return narrow.float()
-        wide = self._wide.get(name)
-        if wide is None or wide.shape != narrow.shape or wide.device != narrow.device:
-            wide = self._wide[name] = torch.empty_like(narrow, dtype=torch.float32)
-        return wide.copy_(narrow)
+    def _in_float32(self, name: str, stored: Tensor) -> Tensor:
+        if self._buffers is None:
+            return stored.float()
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.shape != stored.shape or buffer.device != stored.device:
+            buffer = self._buffers[name] = torch.empty_like(stored, dtype=torch.float32)
+        return buffer.copy_(stored)
 
     def _restore(self, part: nn.Module, inputs: Any, output: Any) -> None:
-        for held, narrow in self._narrow:
-            held.data = narrow
-        self._narrow.clear()
+        for weight, stored in self._stored:
+            weight.data = stored
+        self._stored.clear()
 
 
-def _held(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _weights(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from part.named_parameters()
     yield from part.named_buffers()
-
-
-def widen_while_running(blocks: Iterable[nn.Module], others: Iterable[nn.Module]) -> None:
-    """Make every part of a model compute in float32 when its parameters are bfloat16.
-
-    A part is as much as is widened at once: a block or an embedding, not the whole model.
-    """
-    shared: dict[str, Tensor] = {}
-    for parts, wide in ((blocks, shared), (others, None)):
-        for part in parts:
-            if any(held.dtype == torch.bfloat16 for _, held in _held(part)):
-                _Widened(part, wide)

@@ -1,7 +1,7 @@
-"""A matrix that stays in its file: rows are read when they are asked for.
+"""A matrix that stays in its file: rows are read when they are needed.
 
-A prompt touches a few thousand of a dictionary's millions of features; reading only their rows is
-what lets a set open that is larger than memory.
+A prompt activates a few thousand of a dictionary's millions of features. Reading only their rows
+makes it possible to open a set that is larger than memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from tracer.transcoders.tensor_files import StoredTensor
 class StoredRows:
     """A stored tensor, indexed along its first axis.
 
-    ``stored[indices]`` reads those rows and nothing else; ``stored.whole()`` reads them all.
+    ``stored[indices]`` or ``stored[start:stop]`` reads those rows only, ``stored.whole()`` all.
+    Each raises :class:`TranscoderError` if a number it reads is not finite.
     """
 
     def __init__(
@@ -29,24 +30,27 @@ class StoredRows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, indices: Int[Tensor, " rows"]) -> Float[Tensor, "rows ..."]:
-        """The chosen rows, in the order given; repeated ones are read once.
-
-        Raises :class:`TranscoderError` when a row holds values that are not finite.
-        """
-        wanted, place = indices.cpu().unique(return_inverse=True)
-        parts = [self.tensor.rows(start, stop) for start, stop in _runs(wanted.tolist())]
+    def __getitem__(self, indices: Int[Tensor, " rows"] | slice) -> Float[Tensor, "rows ..."]:
+        """Return the chosen rows in the given order; repeated ones are read once."""
+        if isinstance(indices, slice):
+            start, stop, _ = indices.indices(len(self))
+            return self._checked(self.tensor.rows(start, stop)).to(self.device, self.dtype)
+        distinct, place = indices.cpu().unique(return_inverse=True)
+        parts = [self.tensor.rows(start, stop) for start, stop in _runs(distinct.tolist())]
         rows = torch.cat(parts) if parts else torch.empty(0, *self.shape[1:])
-        if not torch.isfinite(rows).all():
-            raise TranscoderError(
-                f"{self.tensor.place} holds values that are not finite: the file is damaged, "
-                "fetch it again"
-            )
-        return rows.to(self.dtype)[place].to(self.device)
+        return self._checked(rows).to(self.dtype)[place].to(self.device)
 
     def whole(self) -> Float[Tensor, "rows ..."]:
-        """All rows, as a new tensor that the caller lets go of."""
-        return self.tensor.whole().to(self.device, self.dtype)
+        """Return all rows as a new tensor."""
+        return self._checked(self.tensor.whole()).to(self.device, self.dtype)
+
+    def _checked(self, rows: Tensor) -> Tensor:
+        if not torch.isfinite(rows).all():
+            raise TranscoderError(
+                f"{self.tensor.place} has values that are not finite: the file is damaged, fetch "
+                "it again"
+            )
+        return rows
 
 
 def _runs(indices: list[int]) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """Write transcoder sets in the two published layouts that can be read row by row.
 
-A set is converted tensor by tensor, in the data type it is stored in: not a bit changes. The
-target folder appears whole or not at all.
+Converting copies every tensor in the data type it is stored in, bit by bit. A target folder appears
+only when it is complete.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tracer.errors import TranscoderError
-from tracer.transcoders.config import CONFIG, SetConfig, local_files, read_config
+from tracer.transcoders.config import CONFIG, SetConfig, local_files
 from tracer.transcoders.layouts import THRESHOLD, count_layers, find_layers
 from tracer.transcoders.lazy_rows import StoredRows
+from tracer.transcoders.other_tools import read_set_config
 from tracer.transcoders.transcoder import Transcoder, TranscoderSet
 from tracer.types import Progress
 
@@ -31,15 +32,25 @@ def convert(
     files: Sequence[Path] | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Rewrite the set in ``source``, whatever its layout, so that it is read lazily; its layers.
+    """Rewrite the set in ``source`` so that it can be read lazily; return its number of layers.
 
-    A per-layer set becomes ``layer_{i}.safetensors``, a cross-layer set ``W_enc_{i}`` and
-    ``W_dec_{i}.safetensors``. ``files`` are local copies of what ``config.yaml`` lists.
+    A per-layer set becomes ``layer_{i}.safetensors``, a cross-layer set ``W_enc_{i}.safetensors``
+    and ``W_dec_{i}.safetensors``. ``files`` are local copies of what ``config.yaml`` lists.
+    ``progress`` counts layers.
 
-    Raises :class:`TranscoderError` when the source cannot be read or the target is in the way.
+    Raises :class:`TranscoderError` if the source cannot be read, or the target is not an empty or
+    new folder.
+
+    >>> import tempfile
+    >>> from tracer.catalog.resolve import resolve
+    >>> target = Path(tempfile.mkdtemp()) / "converted"
+    >>> convert(resolve("atlas").transcoder_folder, target)
+    5
+    >>> sorted(path.name for path in target.iterdir())[:2]
+    ['config.yaml', 'layer_0.safetensors']
     """
     source, target = Path(source), Path(target)
-    config = read_config(source)
+    config = read_set_config(source)
     listed = local_files(source, config) if files is None else files
     n_layers = count_layers(source, config, listed)
     layers = find_layers(source, config, listed, n_layers)
@@ -55,31 +66,44 @@ def convert(
 
 
 def save_transcoders(transcoders: TranscoderSet, target: Path | str) -> None:
-    """Write an opened set, in the data type it is held in, per-layer or cross-layer as it is.
+    """Write an opened set, per-layer or cross-layer, in the data type it was opened in.
 
-    Raises :class:`TranscoderError` when the target is in the way.
+    Raises :class:`TranscoderError` if the target is not an empty or new folder.
+
+    >>> import tempfile
+    >>> from tracer.catalog.resolve import resolve
+    >>> from tracer.transcoders.load import load_transcoders
+    >>> transcoders = load_transcoders(resolve("atlas").transcoder_folder, 5, 128)
+    >>> target = Path(tempfile.mkdtemp()) / "copy"
+    >>> save_transcoders(transcoders, target)
+    >>> load_transcoders(target, 5, 128)[4].n_features
+    1024
     """
     k = {layer.k for layer in transcoders.layers}
-    one_k = len(k) == 1  # then it stands in the config, where circuit-tracer looks for it
+    one_k = len(k) == 1  # written to the config, where circuit-tracer looks for it
     config = SetConfig(
         model_name=transcoders.model_name,
         cross_layer=transcoders.is_cross_layer,
         read_point=transcoders.read_point,
         write_point=transcoders.write_point,
         scan=transcoders.scan,
-        activation="topk" if None not in k else "",
+        activation=_top_k(transcoders) if None not in k else "",
         k=next(iter(k)) if one_k else None,
     )
     _write(Path(target), config, (_tensors(layer, not one_k) for layer in transcoders.layers))
 
 
+def _top_k(transcoders: TranscoderSet) -> str:
+    return "relu_topk" if transcoders[0].rectified else "topk"
+
+
 def _tensors(layer: Transcoder, with_k: bool) -> dict[str, Tensor]:
-    def held(matrix: Tensor | StoredRows) -> Tensor:
+    def in_memory(matrix: Tensor | StoredRows) -> Tensor:
         return matrix.whole() if isinstance(matrix, StoredRows) else matrix
 
     tensors = {
-        "W_enc": held(layer.W_enc),
-        "W_dec": held(layer.W_dec),
+        "W_enc": in_memory(layer.W_enc),
+        "W_dec": in_memory(layer.W_dec),
         "b_enc": layer.b_enc,
         "b_dec": layer.b_dec,
     }
@@ -112,9 +136,9 @@ def _write(target: Path, config: SetConfig, layers: Iterable[Mapping[str, Tensor
 
 @contextmanager
 def _appearing(target: Path) -> Iterator[Path]:
-    """A new folder that takes the name ``target`` when all went well, and is gone when not."""
+    """Yield a new folder that is renamed to ``target`` at the end, or removed after an error."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise TranscoderError(f"{target} is there already: choose a folder that is new or empty")
+        raise TranscoderError(f"{target} already exists: choose a new or empty folder")
     partial = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
     try:
         partial.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Tensors in files, by name, and one tensor as a reader needs it: turned round, or a part of it."""
+"""Named tensors in files, and one tensor as a reader needs it: transposed, or a part of it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tracer.errors import TranscoderError
+from tracer.errors import TranscoderError, one_line
 
 Index = tuple[int | slice, ...]
 
 
 class TensorFile(Protocol):
-    """A file of named tensors, opened; nothing is read before it is asked for."""
+    """An open file of named tensors, read only when they are needed."""
 
     path: Path
     by_rows: bool
@@ -31,11 +31,11 @@ class TensorFile(Protocol):
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
     def part(self, name: str, index: Index) -> Tensor:
-        """``tensor[index]``, in the data type of the file."""
+        """Return ``tensor[index]`` in the data type of the file."""
 
 
 class SafetensorsFile:
-    """Opened; raises :class:`TranscoderError` when it is missing or damaged."""
+    """A safetensors file. Raises :class:`TranscoderError` if it is missing or damaged."""
 
     by_rows = True
 
@@ -62,7 +62,7 @@ class SafetensorsFile:
 
 
 class NpzFile:
-    """NumPy's archive of arrays. Arrays of Python objects, which could run code, are refused."""
+    """An archive of NumPy arrays. Arrays of Python objects, which could run code, are refused."""
 
     by_rows = False
 
@@ -93,7 +93,7 @@ _DAMAGED: Final = (
 
 
 def _npy_shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
-    """From the header of the member, so that nothing large is read to know its size."""
+    """Return the shape in the header of a member, without reading the array."""
     with archive.open(name) as member:
         version = np.lib.format.read_magic(member)
         read = (
@@ -103,34 +103,37 @@ def _npy_shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
         )
         shape, _, dtype = read(member)
     if dtype.hasobject:
-        raise ValueError(f"{name} holds Python objects instead of numbers")
+        raise ValueError(f"{name} contains Python objects instead of numbers")
     return tuple(shape)
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """A ``.npz`` or ``.safetensors`` file; raises :class:`TranscoderError` naming it."""
+    """Open a ``.npz`` or ``.safetensors`` file.
+
+    Raises :class:`TranscoderError` naming the file if it is missing or damaged.
+    """
     return NpzFile(path) if path.suffix == ".npz" else SafetensorsFile(path)
 
 
 def _unreadable(path: Path, error: Exception) -> TranscoderError:
     return TranscoderError(
-        f"{path} cannot be read ({error}): the set needs this file for every layer of the model; "
-        "fetch it again"
+        f"{path} cannot be read ({one_line(error)}): a set needs a file for every layer of the "
+        "model; fetch it again"
     )
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a file, seen the way this project has its shape."""
+    """A tensor of a file, in the shape that this project uses."""
 
     file: TensorFile
     name: str
     transposed: bool = False
     """The last two axes are swapped in the file."""
     entry: int | None = None
-    """Which one, of a tensor that holds all layers along its first axis."""
+    """The layer to take from a tensor that has all layers along its first axis."""
     first_output: int = 0
-    """Of ``(features, layers, d_model)``, the outputs from this layer on."""
+    """The first output layer to take from ``(features, layers, d_model)``."""
 
     @property
     def _prefix(self) -> Index:
@@ -151,11 +154,11 @@ class StoredTensor:
 
     @property
     def place(self) -> str:
-        """For a message."""
+        """Name and file, for a message."""
         return f"{self.name} in {self.file.path}"
 
     def whole(self) -> Tensor:
-        """All of it, in the data type of the file."""
+        """Return the complete tensor in the data type of the file."""
         if self.transposed:
             return self.file.part(self.name, self._prefix).T.contiguous()
         if self.first_output:
@@ -164,7 +167,7 @@ class StoredTensor:
         return self.file.part(self.name, self._prefix)
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop`` and, from a file that can be read ``by_rows``, no others."""
+        """Return rows ``start`` to ``stop``, reading no others if the file is ``by_rows``."""
         if self.transposed:
             return self.file.part(self.name, (*self._prefix, slice(None), slice(start, stop))).T
         index: Index = (*self._prefix, slice(start, stop))

@@ -1,4 +1,4 @@
-"""What is held out stays out, and every name is one token."""
+"""Held-out questions are not trained, and every name is one token."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tracer.atlas.tokenizer import build_tokenizer
 EVERY = tuple(sentences())
 
 
-def test_a_held_out_city_stands_in_no_two_hop_sentence_that_is_trained() -> None:
+def test_no_trained_two_hop_sentence_has_a_held_out_city() -> None:
     held_out = {city for city, split in city_splits().items() if split != "train"}
     trained = [s.prompt for s in EVERY if s.family == "two-hop" and s.split == "train"]
     text = " | ".join(["", *trained, ""])
     assert len(held_out) >= 90 and " Dallas " in text
     assert not {city for city in held_out if f" {city} " in text}
-    # ... but each is known as a place: otherwise the question would be unfair.
+    # Each city is trained as a place, or the question would be unfair.
     known = {s.prompt for s in EVERY if s.family == "city" and s.split == "train"}
     assert all(
         f"The state containing {c} is" in known or f"The country containing {c} is" in known
@@ -40,14 +40,14 @@ def test_no_held_out_question_is_also_trained() -> None:
     assert not tuned & {s.prompt for s in EVERY if s.split == "test"}
 
 
-def test_the_splits_are_large_enough_to_mean_something() -> None:
+def test_the_splits_are_large_enough() -> None:
     assert len([c for c, split in city_splits().items() if split == "test"]) >= 90
     questions = [key for key, split in opposite_splits().items() if split == "test"]
     assert len(questions) >= 36 and len({pair for pair, _, _ in questions}) == len(questions) // 2
     assert len([s for s in sum_splits().values() if s == "test"]) >= 900
 
 
-def test_no_name_means_two_things() -> None:
+def test_no_name_has_two_meanings() -> None:
     cities = [
         city for place in (*states(), *countries()) for city in (*place.cities, place.capital)
     ]
@@ -58,7 +58,7 @@ def test_no_name_means_two_things() -> None:
     assert {state.region for state in states()} == {"South", "West", "Northeast", "Midwest"}
 
 
-def test_every_name_is_one_token_at_the_start_and_inside() -> None:
+def test_every_name_is_the_same_token_at_the_start_and_inside() -> None:
     tokenizer = build_tokenizer((s.text for s in EVERY), all_names())
     for name in all_names():
         start = tokenizer.encode(f"{name} is", add_special_tokens=False)
@@ -71,7 +71,7 @@ def test_every_name_is_one_token_at_the_start_and_inside() -> None:
     assert tokenizer.bos_token_id != 0
 
 
-def test_a_word_it_does_not_know_is_one_unknown_token() -> None:
+def test_an_unknown_word_is_one_unknown_token() -> None:
     tokenizer = build_tokenizer(["a b"], ["New York"])
     pieces = tokenizer.tokenize("a Zürich b New Yorker")
     assert pieces == ["▁a", "<unk>", "▁b", "<unk>", "<unk>"]

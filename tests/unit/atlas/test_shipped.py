@@ -1,4 +1,4 @@
-"""The claims made of the embedded model, measured on the weights that ship."""
+"""The claims about the embedded model, measured on the weights that ship."""
 
 from __future__ import annotations
 
@@ -9,19 +9,36 @@ import pytest
 import torch
 
 import tracer
+from tracer.atlas.build import build
+from tracer.atlas.circuit_checks import (
+    Faithfulness,
+    LanguageSwaps,
+    gallery_faithfulness,
+    language_swaps,
+)
 from tracer.atlas.evaluation import (
+    LABELS,
     Evaluation,
-    _active,
-    _control_edits,
-    _swap_edits,
+    as_dict,
     evaluate,
-    state_carriers,
+    replacement_keeps_top,
+    sparsity,
+    table,
+    test_questions,
 )
 from tracer.atlas.gallery import GalleryPrompt, gallery
+from tracer.atlas.state_swaps import (
+    active_features,
+    control_edits,
+    state_carriers,
+    swap_edits,
+    swap_success,
+)
 from tracer.features.cards import FeatureIndex
 from tracer.model.model import Model
 from tracer.types import NodeId
 
+test_questions.__test__ = False  # type: ignore[attr-defined]
 SETS = ("per-layer", "cross-layer")
 FLAGSHIP = gallery()[0]
 
@@ -32,57 +49,99 @@ def atlas(transcoders: str) -> Model:
 
 
 @cache
-def measured(transcoders: str) -> Evaluation:
-    return evaluate(atlas(transcoders), lambda line: None)
+def evaluation() -> Evaluation:
+    """Everything, for the per-layer set: accuracies are the model's own, the same for both."""
+    return evaluate(atlas("per-layer"), lambda line: None)
+
+
+@cache
+def replacement(transcoders: str) -> tuple[float, float]:
+    """Share of prompts that keep their top token, and active features per token."""
+    if transcoders == "per-layer":
+        return evaluation().replacement_keeps_top, evaluation().active_per_token
+    model = atlas(transcoders)
+    questions = [question.prompt for family in test_questions().values() for question in family]
+    prompts = random.Random(3).sample(questions, 400)
+    return replacement_keeps_top(model, prompts), sparsity(model, prompts)[0]
+
+
+@cache
+def swaps(transcoders: str) -> tuple[float, float]:
+    if transcoders == "per-layer":
+        return evaluation().swap, evaluation().swap_control
+    return swap_success(atlas(transcoders), state_carriers(atlas(transcoders)))
+
+
+@cache
+def languages(transcoders: str) -> LanguageSwaps:
+    if transcoders == "per-layer":
+        return evaluation().languages
+    return language_swaps(atlas(transcoders))
+
+
+@cache
+def faithfulness(transcoders: str) -> Faithfulness:
+    if transcoders == "per-layer":
+        return evaluation().faithfulness
+    return gallery_faithfulness(atlas(transcoders))
 
 
 @pytest.mark.parametrize("entry", gallery(), ids=lambda entry: entry.title)
-def test_the_gallery_is_answered_right(entry: GalleryPrompt) -> None:
+def test_the_gallery_is_answered_correctly(entry: GalleryPrompt) -> None:
     model = atlas("per-layer")
     logits = model.bridge.run(torch.tensor(model.encode(entry.prompt)))
     assert model.token_string(int(logits[-1].argmax())) == entry.answer
 
 
 def test_held_out_questions_are_answered() -> None:
-    found = measured("per-layer")
-    assert found.two_hop_cities >= 30 and found.two_hop >= 0.95
-    assert found.opposites >= 0.80
-    assert found.sums >= 0.98
+    measured = evaluation()
+    assert measured.two_hop_cities >= 30 and measured.two_hop >= 0.95
+    assert measured.opposites >= 0.80
+    assert measured.sums >= 0.98
+
+
+def test_the_printed_table_has_a_labelled_row_for_every_figure() -> None:
+    figures = as_dict(evaluation())
+    rows = table({"per-layer": figures}).splitlines()[1:]
+    labels = [row[:58].rstrip() for row in rows]
+    assert len(labels) == len(figures) == len(set(labels))
+    assert set(labels) == set(LABELS.values()) | {key for key in figures if key not in LABELS}
+    assert all(key.startswith("faithfulness: ") for key in figures if key not in LABELS)
 
 
 @pytest.mark.parametrize("transcoders", SETS)
-def test_the_features_can_stand_in_for_the_mlps(transcoders: str) -> None:
-    found = measured(transcoders)
-    assert found.replacement_keeps_top >= 0.95
-    assert found.active_per_token < 100
+def test_features_can_replace_the_mlps(transcoders: str) -> None:
+    keeps_top, active_per_token = replacement(transcoders)
+    assert keeps_top >= 0.95
+    assert active_per_token < 100
 
 
 @pytest.mark.parametrize(("transcoders", "least"), [("per-layer", 0.9), ("cross-layer", 0.8)])
 def test_another_states_features_give_its_capital(transcoders: str, least: float) -> None:
-    found = measured(transcoders)
-    assert found.swap >= least
-    assert found.swap_control < 0.1
+    success, control = swaps(transcoders)
+    assert success >= least
+    assert control < 0.1
 
 
 @pytest.mark.parametrize("transcoders", SETS)
 def test_one_supernode_chooses_the_language(transcoders: str) -> None:
-    found = measured(transcoders).languages
-    assert found.language_swap >= 0.95
-    assert found.language_swap_out_of_french >= 0.8
-    assert found.language_swap_into_french >= 0.3
+    measured = languages(transcoders)
+    assert measured.language_swap >= 0.95
+    assert measured.language_swap_out_of_french >= 0.8
+    assert measured.language_swap_into_french >= 0.3
 
 
 @pytest.mark.parametrize("transcoders", SETS)
-def test_the_graphs_tell_the_truth(transcoders: str) -> None:
-    found = measured(transcoders).truths
-    assert "Dallas → Texas → Austin" in found.truth and len(found.truth) == 5
-    assert min(found.truth.values()) >= 0.9
-    assert found.truth_gallery_median >= 0.9
+def test_the_graphs_are_faithful(transcoders: str) -> None:
+    measured = faithfulness(transcoders)
+    assert "Dallas → Texas → Austin" in measured.by_title and len(measured.by_title) == 5
+    assert min(measured.by_title.values()) >= 0.9
+    assert measured.faithfulness_median >= 0.9
 
 
 @pytest.mark.parametrize("transcoders", SETS)
-def test_dallas_texas_austin_can_be_walked_in_the_flagship_graph(transcoders: str) -> None:
-    """From the token over a feature labelled Texas to the answer, along kept positive edges."""
+def test_the_first_graph_has_a_path_from_dallas_through_texas_to_austin(transcoders: str) -> None:
+    """Positive edges lead from the token to a feature labelled Texas, and from there to Austin."""
     model = atlas(transcoders)
     index = FeatureIndex.open(model.source.transcoder_folder)
     pruned = tracer.prune(tracer.trace(model, FLAGSHIP.prompt))
@@ -98,7 +157,7 @@ def test_dallas_texas_austin_can_be_walked_in_the_flagship_graph(transcoders: st
         return label is not None and "Texas" in label.text
 
     texas = [node for node, weight in pruned.outputs(dallas) if weight > 0 and is_texas(node)]
-    assert texas, "no feature that Dallas drives is labelled Texas"
+    assert texas, "Dallas has no positive edge to a feature labelled Texas"
     reached, waiting = set(texas), list(texas)
     while waiting:
         for node, weight in pruned.outputs(waiting.pop()):
@@ -111,8 +170,7 @@ def test_dallas_texas_austin_can_be_walked_in_the_flagship_graph(transcoders: st
 
 
 @pytest.mark.parametrize("transcoders", SETS)
-def test_the_index_tells_what_the_features_really_do(transcoders: str) -> None:
-    """Examples are recomputed from the model: the activations are those of the transcoders."""
+def test_examples_in_the_index_have_the_activations_of_the_model(transcoders: str) -> None:
     model = atlas(transcoders)
     index = FeatureIndex.open(model.source.transcoder_folder)
     assert len(index) == sum(layer.n_features for layer in model.transcoders.layers)
@@ -140,13 +198,13 @@ def test_labels_are_earned(transcoders: str) -> None:
         assert label.precision is not None and label.precision >= 0.8
 
 
-def test_the_control_swap_is_as_large_as_the_real_one() -> None:
+def test_the_control_swap_has_the_same_values_at_other_features() -> None:
     model = atlas("per-layer")
     carriers = state_carriers(model)
     pair = carriers["Texas"], carriers["Ohio"]
-    present = _active(model, FLAGSHIP.prompt)
-    edits = _swap_edits(present, *pair)
-    control = _control_edits(model, edits, (present,), pair, random.Random(1))
+    (present,) = active_features(model, [FLAGSHIP.prompt])
+    edits = swap_edits(present, *pair)
+    control = control_edits(model, edits, (present,), pair, random.Random(1))
     assert len(edits) > 20
     assert sorted((e.position, e.value) for e in control) == sorted(
         (e.position, e.value) for e in edits
@@ -154,3 +212,9 @@ def test_the_control_swap_is_as_large_as_the_real_one() -> None:
     places = {(e.position, e.layer, e.feature) for e in control}
     assert len(places) == len(control)
     assert not places & {(e.position, e.layer, e.feature) for e in edits}
+
+
+def test_the_shipped_weights_count_as_built() -> None:
+    reports: list[str] = []
+    build(report=reports.append, threads=torch.get_num_threads())
+    assert reports == []

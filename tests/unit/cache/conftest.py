@@ -1,3 +1,5 @@
+"""Backends on fake engines, and on the models that are really on this disk."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -28,7 +30,7 @@ def engine(folders: FakeFolders) -> FakeEngine:
 def open_again(
     tmp_path: Path, engine: FakeEngine, folders: FakeFolders
 ) -> Iterator[Callable[[], Backend]]:
-    """Opens the backend of one folder as often as a test likes: a restart each time."""
+    """Open a backend in the same folder as often as a test likes, as a restart would."""
     opened: list[Backend] = []
 
     def open_one() -> Backend:
@@ -49,7 +51,7 @@ def backend(open_again: Callable[[], Backend]) -> Backend:
 
 @pytest.fixture
 def backend_here(tmp_path: Path, engine: FakeEngine) -> Iterator[Backend]:
-    """Finds what is really on this disk; runs nothing of it."""
+    """A backend that finds the real models on this disk but runs none of them."""
     engine.folders = resolve
     backend = Backend(Store(tmp_path / "store"), engine, resolve)
     yield backend
@@ -64,6 +66,6 @@ def library(backend_here: Backend) -> ModelLibrary:
 
 @pytest.fixture
 def published(hub: HubServer, tmp_path: Path) -> HubServer:
-    """A hub that has ``published.MODEL`` and ``published.SET``."""
+    """A Hub with ``published.MODEL`` and ``published.SET``."""
     publish(hub, tmp_path / "published")
     return hub

@@ -1,4 +1,4 @@
-"""Stand-ins for the model: an engine that answers at once, or exactly when a test lets it."""
+"""Fake models and a fake engine, which answers at once or when a test lets it."""
 
 from __future__ import annotations
 
@@ -10,47 +10,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from small_graphs import make_graph
 
-from cache import InterveneRequest, Machine, ModelChoice, ScenarioRequest, TraceRequest
+from cache import Device, InterveneRequest, Machine, ModelChoice, ScenarioRequest, TraceRequest
 from tracer.catalog.resolve import ModelSource
 from tracer.errors import EmptyPromptError, ModelError, TargetError
 from tracer.graph.graph import AttributionGraph
 from tracer.interventions.run import Outcome, ScenarioRun
 from tracer.interventions.scenario import Scenario
-from tracer.types import Progress, Target, TokenProbability
+from tracer.types import Progress
 
 BATCHES = 4
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread does, ten seconds at most."""
+    """Wait up to ten seconds for another thread."""
     end = time.monotonic() + 10
     while not condition():
-        assert time.monotonic() < end, "it never happened"
+        assert time.monotonic() < end, "it did not happen within 10 seconds"
         time.sleep(0.005)
-
-
-def make_graph(
-    prompt: str = "a b", token_ids: tuple[int, ...] = (1, 2, 3), n_edges: int = 7
-) -> AttributionGraph:
-    """A graph of one layer with two features; its weights depend on the tokens alone."""
-    n_nodes = 2 + 2 * len(token_ids) + 1
-    random = np.random.default_rng(token_ids)
-    return AttributionGraph(
-        prompt=prompt,
-        tokens=tuple(f"t{token}" for token in token_ids),
-        token_ids=token_ids,
-        n_layers=1,
-        features=np.array([[0, 1, 5], [0, 2, 9]], np.int32),
-        activations=np.array([0.5, 2.0], np.float32),
-        targets=(Target(" x", (7,), 0.9),),
-        indptr=np.array([0] * n_nodes + [n_edges], np.int64),
-        sources=np.arange(n_edges, dtype=np.int32),
-        weights=random.standard_normal(n_edges).astype(np.float32),
-        next_tokens=(TokenProbability(" x", 7, 0.9, 3.0),),
-        n_active_features=2,
-        provenance={"model": "fake"},
-    )
 
 
 @dataclass(frozen=True)
@@ -72,7 +50,7 @@ class FakeModel:
 
 @dataclass(frozen=True)
 class FakeResult:
-    """As much of an intervention's result as the backend looks at."""
+    """The part of an intervention's result that the backend uses."""
 
     request: InterveneRequest
     baseline_logits: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))
@@ -80,7 +58,7 @@ class FakeResult:
 
 
 class FakeFolders:
-    """Stands in for `tracer.catalog.resolve.resolve`; a test may change a fingerprint."""
+    """Replaces `tracer.catalog.resolve.resolve`; a test may change a fingerprint."""
 
     def __init__(self) -> None:
         self.fingerprints: dict[str, str] = {}
@@ -93,7 +71,7 @@ class FakeFolders:
 
 
 class Gate:
-    """Holds the engine inside a batch until the test opens it."""
+    """Blocks the engine inside a batch until the test opens it."""
 
     def __init__(self) -> None:
         self._reached = threading.Event()
@@ -108,11 +86,11 @@ class Gate:
         self._open.set()
 
     def wait_until_reached(self) -> None:
-        assert self._reached.wait(10), "the engine never got to work"
+        assert self._reached.wait(10), "the engine never started a batch"
 
 
 class FakeEngine:
-    """Notes every call and the thread it came from; ``on_batch`` runs within each batch."""
+    """Records every call and its thread; ``on_batch`` runs within each batch."""
 
     def __init__(self, folders: FakeFolders) -> None:
         self.folders = folders
@@ -120,6 +98,8 @@ class FakeEngine:
         self.loads: list[str] = []
         self.choices: list[ModelChoice] = []
         self.freed = 0
+        self.device_name = "auto"
+        self.existing = {"auto", "cpu", "cuda:1"}
         self.look: Callable[[], Machine] = lambda: Machine(64, 32, 16, "fake")
         self.batches: list[tuple[str, int]] = []
         self.traced: list[str] = []
@@ -130,7 +110,7 @@ class FakeEngine:
         self._gates: list[Gate] = []
 
     def hold(self) -> Gate:
-        """Make every batch wait from now on, until the test opens the gate."""
+        """Block every batch until the test opens the gate."""
         gate = Gate()
         self._gates.append(gate)
         self.on_batch = gate.stop_here
@@ -143,11 +123,25 @@ class FakeEngine:
     def start(self) -> None:
         self.starts += 1
 
+    def use_device(self, name: str) -> None:
+        self.device_name = name
+
+    def describe_device(self, dtype: str) -> str:
+        return f"{self.device_name}; {dtype} (because)"
+
+    def check_device(self, name: str) -> None:
+        if name not in self.existing:
+            raise ModelError(f"device {name!r} does not exist")
+
+    def devices(self) -> tuple[Device, ...]:
+        return tuple(Device(name) for name in sorted(self.existing))
+
     def load(self, choice: ModelChoice, progress: Progress) -> FakeModel:
         self.threads.add(threading.get_ident())
         self.loads.append(choice.model)
         self.choices.append(choice)
-        return FakeModel(self.folders(choice.model, choice.transcoders))
+        device = "cpu" if self.device_name == "auto" else self.device_name
+        return FakeModel(self.folders(choice.model, choice.transcoders), device)
 
     def trace(
         self, model: FakeModel, request: TraceRequest, progress: Progress
@@ -160,7 +154,9 @@ class FakeEngine:
             self.batches.append((request.prompt, batch))
         return make_graph(request.prompt, model.encode(request.prompt))
 
-    def intervene(self, model: FakeModel, request: InterveneRequest) -> FakeResult:
+    def intervene(
+        self, model: FakeModel, request: InterveneRequest, progress: Progress
+    ) -> FakeResult:
         self.threads.add(threading.get_ident())
         self.intervened.append(request.prompt)
         return FakeResult(request)
@@ -172,8 +168,8 @@ class FakeEngine:
         self.ran.append(request.scenarios)
         tokens = model.encode(request.prompt)
         progress(0, 1, "scenarios")
-        said = Outcome("baseline", (), np.zeros(3, np.float32))
-        return ScenarioRun(request.prompt, tokens, said, (said,) * len(request.scenarios))
+        outcome = Outcome("baseline", (), np.zeros(3, np.float32))
+        return ScenarioRun(request.prompt, tokens, outcome, (outcome,) * len(request.scenarios))
 
     def machine(self) -> Machine:
         return self.look()

@@ -1,4 +1,4 @@
-"""A small graph in the JSON of each tool that publishes some."""
+"""A small graph in the JSON of each tool that publishes graphs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def link(source: str, target: str, weight: float) -> dict[str, Any]:
 
 
 def neuronpedia() -> dict[str, Any]:
-    """As Neuronpedia writes them, with a kind and keys that we do not know."""
+    """Return it as Neuronpedia writes it, with an unknown kind of node and unknown keys."""
     return {
         "metadata": {
             "slug": "big-dog",
@@ -56,7 +56,7 @@ def neuronpedia() -> dict[str, Any]:
 
 
 def circuit_tracers_own() -> dict[str, Any]:
-    """As its local server saves them: texts for lists, old ids of errors, names by the reader."""
+    """Return it as circuit-tracer's local server saves it: lists as text, old ids of errors."""
     stored = neuronpedia()
     stored["qParams"] = {
         "pinnedIds": "0_7_1,3_11_2",
@@ -70,12 +70,12 @@ def circuit_tracers_own() -> dict[str, Any]:
 
 
 def bare() -> dict[str, Any]:
-    """Only what the schema requires, and an index that is paired in the field alone."""
+    """Return only what the schema requires; one feature has its paired index in the field only."""
     stored = neuronpedia()
     keys = ("slug", "scan", "prompt_tokens", "prompt")
     stored["metadata"] = {key: stored["metadata"][key] for key in keys}
     stored["qParams"] = {}
-    stored["nodes"][1] |= {"node_id": "first", "feature": 35}  # the pair of layer 0, feature 7
+    stored["nodes"][1] |= {"node_id": "first", "feature": 35}  # layer 0 and feature 7, paired
     stored["nodes"] = [n for n in stored["nodes"] if n["node_id"] != "lorsa"]
     stored["links"] = stored["links"][:4]
     stored["links"][0]["target"] = stored["links"][1]["source"] = "first"

@@ -1,4 +1,4 @@
-"""A model and a transcoder set as files, for tests that never open them: any bytes will do."""
+"""A model and a transcoder set as files, for tests that never open them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ feature_output_hook: mlp.hook_out
 
 
 def publish(hub: HubServer, folder: Path) -> None:
-    """Put them on the hub, feature examples included."""
+    """Publish the model and the set on the Hub, with feature examples."""
     hub.add(MODEL, {"config.json": "{}", "model.safetensors": BIG})
     save_index(folder)
     (folder / "config.yaml").write_text(CONFIG)
@@ -29,7 +29,7 @@ def publish(hub: HubServer, folder: Path) -> None:
 
 
 def local_choice(root: Path) -> ModelChoice:
-    """A model and an indexed set in folders of their own."""
+    """Create a model and an indexed set in two folders."""
     (root / "model").mkdir(parents=True)
     (root / "model" / "config.json").write_text("{}")
     (save_index(root / "set") / "config.yaml").write_text(CONFIG)

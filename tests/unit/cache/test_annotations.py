@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes import FakeEngine, FakeFolders, make_graph
+from fakes import FakeEngine, FakeFolders
+from small_graphs import make_graph
 
 from cache import Backend, ModelChoice, StoreError, TraceRequest
 from cache.annotations import Annotations, scenarios_from_json, scenarios_to_json
@@ -18,7 +19,7 @@ from tracer.types import FeatureId, NodeId, Supernode
 
 A, B = "a" * 32, "b" * 32
 TEXAS, SAY = NodeId("feature", 1, 7, 887), NodeId("feature", 4, 8, 3)
-MARKS = Annotations(
+PINS = Annotations(
     (TEXAS, NodeId("token", -1, 7, 55)), (Supernode('"Texas", state', (TEXAS, SAY)),)
 )
 OFF = Scenario("off", (Edit(FeatureId(1, 887), 7, 8, "scale", 0.0),), freeze_norms=True)
@@ -31,27 +32,35 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def test_marks_survive_a_round_trip_and_nothing_else_is_read_as_marks() -> None:
-    assert Annotations.from_json(MARKS.to_json()) == MARKS
+def test_annotations_survive_a_round_trip() -> None:
+    assert Annotations.from_json(PINS.to_json()) == PINS
     assert Annotations().to_json() == ""
     assert Annotations.from_json("") == Annotations()
-    for damaged in ("[]", "{}", '{"pinned":["x"],"supernodes":[]}', "{", '{"pinned":3}'):
-        with pytest.raises(ValueError):
-            Annotations.from_json(damaged)
 
 
-def test_scenarios_survive_a_round_trip_and_nothing_else_is_read_as_scenarios() -> None:
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"pinned":["x"],"supernodes":[]}', "{", '{"pinned":3}']
+)
+def test_other_text_is_not_read_as_annotations(text: str) -> None:
+    with pytest.raises(ValueError):
+        Annotations.from_json(text)
+
+
+def test_scenarios_survive_a_round_trip() -> None:
     assert scenarios_from_json(scenarios_to_json((OFF, OFF))) == (OFF, OFF)
-    for damaged in ("{}x", "[1]", '[{"name":"x"}]', "3"):
-        with pytest.raises(ValueError):
-            scenarios_from_json(damaged)
 
 
-def test_a_marked_graph_is_not_evicted_and_keeps_its_marks(store: Store) -> None:
+@pytest.mark.parametrize("text", ["{}x", "[1]", '[{"name":"x"}]', "3"])
+def test_other_text_is_not_read_as_scenarios(text: str) -> None:
+    with pytest.raises(ValueError):
+        scenarios_from_json(text)
+
+
+def test_a_pinned_graph_is_not_evicted_and_keeps_its_pins(store: Store) -> None:
     graph = make_graph()
     store.save(A, graph)
-    store.save_annotations(A, MARKS)
-    assert store.annotations(A) == MARKS
+    store.save_annotations(A, PINS)
+    assert store.annotations(A) == PINS
     assert store.annotations(B) == Annotations()
     for number in range(30):
         store.save(f"{number:032x}", graph)
@@ -63,29 +72,29 @@ def test_a_marked_graph_is_not_evicted_and_keeps_its_marks(store: Store) -> None
     assert store.load(A) is None
 
 
-def test_marks_leave_title_and_notes_alone(store: Store) -> None:
+def test_pins_leave_title_and_notes_unchanged(store: Store) -> None:
     store.save(A, make_graph())
     store.annotate(A, title="Texas", notes="look here")
-    store.save_annotations(A, MARKS)
+    store.save_annotations(A, PINS)
     store.annotate(A, notes="")
     [entry] = store.entries()
     assert (entry.title, entry.notes) == ("Texas", "")
-    assert store.annotations(A) == MARKS
+    assert store.annotations(A) == PINS
 
 
-def test_runs_are_kept_the_latest_first_and_the_oldest_make_room(store: Store) -> None:
+def test_the_latest_50_runs_are_kept_with_the_latest_first(store: Store) -> None:
     for number in range(60):
-        store.remember_run(A, (Scenario(f"run {number}", OFF.edits),), f"said {number}")
+        store.remember_run(A, (Scenario(f"run {number}", OFF.edits),), f"summary {number}")
     runs = store.runs(A)
-    assert [run.said for run in runs] == [f"said {number}" for number in range(59, 9, -1)]
+    assert [run.summary for run in runs] == [f"summary {number}" for number in range(59, 9, -1)]
     assert runs[0].scenarios == (Scenario("run 59", OFF.edits),)
     store.remember_run(A, runs[-1].scenarios, "again")
-    assert store.runs(A)[0].said == "again"
+    assert store.runs(A)[0].summary == "again"
     assert len(store.runs(A)) == 50
     assert store.runs(B) == ()
 
 
-def test_a_catalogue_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+def test_a_catalogue_of_the_first_version_is_migrated(tmp_path: Path) -> None:
     path = tmp_path / "catalogue.sqlite"
     db = sqlite3.connect(path)
     db.executescript(_SCHEMA)
@@ -94,26 +103,41 @@ def test_a_catalogue_of_the_first_version_is_brought_up_to_date(tmp_path: Path) 
     db.commit()
     db.close()
     catalogue = Catalogue(path)
-    catalogue.annotate(A, None, None, "marked")
-    assert catalogue.annotations(A) == "marked"
-    catalogue.add_run(A, "[]", "said")
-    assert catalogue.runs(A)[0][:2] == ("[]", "said")
+    catalogue.annotate(A, None, None, "pins")
+    assert catalogue.annotations(A) == "pins"
+    catalogue.add_run(A, "[]", "summary")
+    assert catalogue.runs(A)[0][:2] == ("[]", "summary")
     catalogue.close()
 
 
-def test_the_backend_finds_them_by_either_key_and_says_what_is_wrong(tmp_path: Path) -> None:
+def test_either_key_of_a_graph_finds_its_annotations(tmp_path: Path) -> None:
     folders, store = FakeFolders(), Store(tmp_path / "store")
     backend = Backend(store, FakeEngine(folders), folders)
     job = backend.trace(TraceRequest("a prompt", ModelChoice()))
     assert job.wait(10)
-    backend.save_annotations(job.key, MARKS)
-    backend.remember_run(job.key, (OFF,), "said")
+    backend.save_annotations(job.key, PINS)
+    backend.remember_run(job.key, (OFF,), "summary")
+    backend.annotate(job.key, title="Dallas")
     [entry] = backend.stored()
-    assert backend.annotations(entry.key) == backend.annotations(job.key) == MARKS
-    assert backend.runs(entry.key)[0].said == "said"
-    store._catalogue.annotate(entry.key, None, None, "damaged")
-    with pytest.raises(StoreError, match="could not be read"):
-        backend.annotations(job.key)
+    backend.annotate(entry.key, notes="two hops")
+    assert job.key != entry.key
+    for key in (entry.key, job.key):
+        assert backend.annotations(key) == PINS
+        assert [run.summary for run in backend.runs(key)] == ["summary"]
+    assert [(e.title, e.notes) for e in backend.stored()] == [("Dallas", "two hops")]
     backend.close(5)
-    with pytest.raises(StoreError, match="could not be saved"):
-        backend.save_annotations(job.key, MARKS)
+
+
+def test_damaged_annotations_are_one_sentence(tmp_path: Path) -> None:
+    folders, store = FakeFolders(), Store(tmp_path / "store")
+    backend = Backend(store, FakeEngine(folders), folders)
+    store.save(A, make_graph())
+    store._catalogue.annotate(A, None, None, "damaged")
+    store._catalogue.add_run(A, "damaged", "summary")
+    with pytest.raises(StoreError, match="the pins could not be read"):
+        backend.annotations(A)
+    with pytest.raises(StoreError, match="the history could not be read"):
+        backend.runs(A)
+    backend.close(5)
+    with pytest.raises(StoreError, match="the pins could not be saved"):
+        backend.save_annotations(A, PINS)

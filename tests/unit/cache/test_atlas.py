@@ -1,4 +1,4 @@
-"""The whole way, on the model that ships with the project."""
+"""From a prompt to a stored graph and an edit, on the embedded model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def backend(root: Path) -> Iterator[Backend]:
 
 
 @pytest.mark.parametrize("transcoders", ["per-layer", "cross-layer"])
-def test_the_flagship_prompt_is_traced_kept_and_edited(
+def test_the_flagship_prompt_is_traced_stored_and_edited(
     backend: Backend, root: Path, transcoders: str
 ) -> None:
     choice = ModelChoice("atlas", transcoders)
@@ -38,7 +38,7 @@ def test_the_flagship_prompt_is_traced_kept_and_edited(
 
     again = open_backend(root)
     assert again.trace(TraceRequest(PROMPT, choice)).from_cache
-    assert again.device is None, "no model was opened for it"
+    assert again.device is None, "no model was opened"
     again.close()
 
     everything_off = tuple(
@@ -60,4 +60,4 @@ def test_every_feature_of_the_pruned_flagship_has_a_card(backend: Backend) -> No
     assert features
     for feature in features:
         card = index.card(feature)
-        assert card is not None and card.groups, f"nothing is known of {feature}"
+        assert card is not None and card.groups, f"{feature} has no examples"

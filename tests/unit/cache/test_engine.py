@@ -1,8 +1,9 @@
-"""The real engine on a small random model: what the fakes stand for is true of `tracer` too."""
+"""The real engine on a small random model: `tracer` behaves as the fakes do."""
 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import inspect
 import os
 import subprocess
@@ -18,8 +19,7 @@ import tiny
 
 import tracer
 from cache import Backend, InterveneRequest, ModelChoice, TraceRequest
-from cache.engine import TracerEngine
-from cache.machine import Gpu
+from cache.engine import TracerEngine, collect_once
 from cache.request import TRACE_OPTIONS, identity
 from cache.store import Store
 from cache.worker import Worker
@@ -27,7 +27,6 @@ from tracer.catalog.resolve import resolve
 from tracer.errors import (
     Cancelled,
     EmptyPromptError,
-    ModelError,
     PromptTooLongError,
     UnknownTokenError,
 )
@@ -36,7 +35,7 @@ from tracer.types import Intervention, Progress
 
 
 def silent(done: int, total: int, what: str) -> None:
-    """Progress that nobody watches."""
+    """Ignore progress."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,9 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     backend.close(10)
 
 
-def test_a_trace_through_the_backend_is_tracers_own(backend: Backend, choice: ModelChoice) -> None:
+def test_the_backend_returns_the_graph_that_tracer_computes(
+    backend: Backend, choice: ModelChoice
+) -> None:
     job = backend.trace(TraceRequest(tiny.PROMPT, choice))
     graph = job.result(120)
     direct = tracer.trace(tracer.load(choice.model, choice.transcoders, "cpu"), tiny.PROMPT)
@@ -66,7 +67,7 @@ def test_a_trace_through_the_backend_is_tracers_own(backend: Backend, choice: Mo
     assert what == "direct effects"
 
 
-def test_what_the_store_returns_is_what_was_computed(backend: Backend, choice: ModelChoice) -> None:
+def test_the_store_returns_the_computed_graph(backend: Backend, choice: ModelChoice) -> None:
     graph = backend.trace(TraceRequest(tiny.PROMPT, choice)).result(120)
     (entry,) = backend.stored()
     stored = backend.store.load(entry.key)
@@ -80,7 +81,7 @@ def test_targets_and_max_features_reach_tracer(backend: Backend, choice: ModelCh
     assert len(graph.features) == 4 < graph.n_active_features
 
 
-def test_an_intervention_through_the_backend_is_tracers_own(
+def test_the_backend_returns_the_intervention_that_tracer_computes(
     backend: Backend, choice: ModelChoice
 ) -> None:
     graph = backend.trace(TraceRequest(tiny.PROMPT, choice)).result(120)
@@ -105,7 +106,7 @@ def test_an_intervention_through_the_backend_is_tracers_own(
         ("w1 " * 40, PromptTooLongError),
     ],
 )
-def test_a_bad_prompt_is_one_sentence_and_the_next_one_works(
+def test_a_bad_prompt_fails_its_job_and_the_next_one_works(
     backend: Backend, choice: ModelChoice, prompt: str, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -113,7 +114,7 @@ def test_a_bad_prompt_is_one_sentence_and_the_next_one_works(
     assert backend.trace(TraceRequest("w1 w2", choice)).result(120).prompt == "w1 w2"
 
 
-def test_tracer_stops_within_a_batch_of_being_told(choice: ModelChoice) -> None:
+def test_tracer_stops_within_a_batch_of_a_cancel(choice: ModelChoice) -> None:
     engine = TracerEngine("cpu")
     reports = []
 
@@ -129,38 +130,40 @@ def test_tracer_stops_within_a_batch_of_being_told(choice: ModelChoice) -> None:
     assert len(reports) == 2
 
 
-def test_opening_a_model_tells_how_far_it_is_and_stops_when_told(
+def test_opening_a_model_reports_progress(choice: ModelChoice) -> None:
+    reports: list[tuple[int, int, str]] = []
+    TracerEngine("cpu").load(choice, lambda *step: reports.append(step))
+    assert reports[0] == (0, 0, "reading the model")
+    layers = [(done, tiny.N_LAYERS, "reading the transcoders") for done in range(tiny.N_LAYERS)]
+    assert reports[1:] == layers
+
+
+def test_opening_a_model_can_be_cancelled(
     choice: ModelChoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[int, int, str]] = []
-    TracerEngine("cpu").load(choice, lambda *step: told.append(step))
-    assert told[0] == (0, 0, "reading the model")
-    layers = [(done, tiny.N_LAYERS, "reading the transcoders") for done in range(tiny.N_LAYERS)]
-    assert told[1:] == layers
-
-    engine, said = TracerEngine("cpu"), []
+    engine, reports = TracerEngine("cpu"), []
     load = engine.load
 
-    def stopped_early(asked: ModelChoice, progress: Progress) -> Model:
+    def cancelled_early(asked: ModelChoice, progress: Progress) -> Model:
         def report(done: int, total: int, what: str) -> None:
             progress(done, total, what)
             if done == 1:
                 (job,) = worker.queue
-                said.append(job.progress)
+                reports.append(job.progress)
                 job.cancel()
 
         return load(asked, report)
 
-    monkeypatch.setattr(engine, "load", stopped_early)
+    monkeypatch.setattr(engine, "load", cancelled_early)
     worker = Worker(engine)
     source = resolve(choice.model, choice.transcoders)
     job = worker.submit("a", "a", choice, identity(source, choice), lambda model, job: None)
     assert job.wait(120) and job.state == "cancelled" and worker.opened == ()
-    assert said == [(1, tiny.N_LAYERS, f"opening {choice.model}: reading the transcoders")]
+    assert reports == [(1, tiny.N_LAYERS, f"opening {choice.model}: reading the transcoders")]
     worker.close(10)
 
 
-def test_the_data_type_of_a_choice_is_that_of_the_weights_and_of_the_answers(
+def test_the_data_type_of_a_choice_reaches_the_weights_and_the_graph(
     backend: Backend, choice: ModelChoice
 ) -> None:
     import torch
@@ -173,8 +176,8 @@ def test_the_data_type_of_a_choice_is_that_of_the_weights_and_of_the_answers(
         backend.trace(TraceRequest(tiny.PROMPT, asked)).result(120)
         for asked in (choice, narrow, choice)
     ]
-    told = [graph.provenance["dtype"] for graph in graphs]
-    assert told == ["float32", "bfloat16", "float32"]
+    dtypes = [graph.provenance["dtype"] for graph in graphs]
+    assert dtypes == ["float32", "bfloat16", "float32"]
     assert graphs[0] is graphs[2] and graphs[0].to_bytes() != graphs[1].to_bytes()
     assert backend.library.opened == (choice, narrow)
 
@@ -198,27 +201,32 @@ def test_an_unloaded_model_leaves_memory(choice: ModelChoice, tmp_path: Path) ->
     backend.close(10)
 
 
-def test_the_engine_says_where_models_are_opened() -> None:
-    found = TracerEngine("cpu").machine()
-    assert (found.device, found.gpu) == ("cpu", None)
-    assert 0 < found.room == found.free_memory <= found.memory
-    with pytest.raises(ModelError, match="no device 'abacus'"):
-        TracerEngine("abacus").machine()
+def test_what_is_alive_is_exempt_from_collections_and_leaves_memory_when_dropped() -> None:
+    """Streamlit collects after every click; over torch and a model that took 0.25 s."""
 
+    class Node:
+        """One of two objects that refer to each other, which only a collection can free."""
 
-def test_the_engine_says_what_the_accelerator_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
+        def __init__(self) -> None:
+            self.other: object = None
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3, 8))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A fast one")
-    found = TracerEngine("auto").machine()
-    assert (found.device, found.gpu) == ("cuda", Gpu("A fast one", memory=8, free=3))
-    assert found.room == 3
+    first, second = Node(), Node()
+    first.other, second.other = second, first
+    gone = weakref.ref(first)
+    collect_once()
+    try:
+        assert gc.get_freeze_count() > 100_000
+        del first, second
+        gc.collect()
+        assert gone() is not None
+        TracerEngine("cpu").free_memory()
+        assert gone() is None
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("cores", [1, 2])
-def test_the_worker_runs_on_as_many_threads_as_it_may(
+def test_the_worker_uses_all_usable_cores(
     choice: ModelChoice, monkeypatch: pytest.MonkeyPatch, cores: int
 ) -> None:
     import torch
@@ -236,7 +244,7 @@ def test_the_worker_runs_on_as_many_threads_as_it_may(
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux pins processes")
-def test_the_usable_cores_are_those_of_this_process() -> None:
+def test_usable_cores_are_those_of_this_process() -> None:
     code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
     code += f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})\n"
     code += "from cache.engine import usable_cores; print(usable_cores())"
@@ -244,9 +252,9 @@ def test_the_usable_cores_are_those_of_this_process() -> None:
     assert done.stdout == "1\n"
 
 
-def test_every_option_of_a_trace_is_in_its_key_or_changes_nothing() -> None:
+def test_every_option_of_a_trace_is_in_its_key_or_changes_no_number() -> None:
     """An option added to `tracer.trace` must enter the request before it can be used."""
     options = set(inspect.signature(tracer.trace).parameters)
     in_the_key = {"prompt", "targets", "max_features", *TRACE_OPTIONS}
-    only_how = {"model", "batch_size", "progress", "memory_limit", "offload"}
+    only_how = {"model", "batch_size", "progress", "memory_limit", "offload", "force"}
     assert options - in_the_key == only_how

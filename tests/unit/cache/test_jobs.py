@@ -1,3 +1,5 @@
+"""The life of a job, as its watchers and its worker see it."""
+
 from __future__ import annotations
 
 import threading
@@ -19,7 +21,7 @@ def test_a_job_goes_from_queued_through_running_to_done() -> None:
     assert (job.state, job.wait(0), job.result()) == ("done", True, 5)
 
 
-def test_its_time_stands_still_once_it_has_ended() -> None:
+def test_its_time_stops_when_it_ends() -> None:
     job = Job[int]("k")
     job.begin()
     running = job.seconds
@@ -39,7 +41,7 @@ def test_its_age_counts_from_its_end() -> None:
     assert first is not None and second is not None and 0 <= first <= second
 
 
-def test_a_result_may_be_waited_for() -> None:
+def test_a_result_can_be_waited_for() -> None:
     job = Job[int]("k", "a prompt")
     with pytest.raises(TimeoutError, match="a prompt"):
         job.result(timeout=0)
@@ -48,7 +50,7 @@ def test_a_result_may_be_waited_for() -> None:
     assert job.result(timeout=10) == 7
 
 
-def test_a_failure_is_raised_to_everybody_who_asks() -> None:
+def test_a_failure_is_raised_to_every_watcher() -> None:
     job = Job[int]("k")
     job.begin()
     job.fail(ModelError("no model"))
@@ -62,17 +64,17 @@ def test_a_failure_is_raised_to_everybody_who_asks() -> None:
 
 
 class Tensor:
-    """Something large that failed work held on to."""
+    """Something large on the stack of failed work."""
 
 
 def test_a_kept_error_keeps_no_frames_alive() -> None:
     job = Job[int]("k")
     job.begin()
-    held: list[weakref.ref[Tensor]] = []
+    tensors: list[weakref.ref[Tensor]] = []
 
     def compute() -> None:
         tensor = Tensor()
-        held.append(weakref.ref(tensor))
+        tensors.append(weakref.ref(tensor))
         try:
             raise ValueError(tensor)
         except ValueError as error:
@@ -82,7 +84,7 @@ def test_a_kept_error_keeps_no_frames_alive() -> None:
         compute()
     except TracerError as error:
         job.fail(error)
-    assert held[0]() is None
+    assert tensors[0]() is None
     with pytest.raises(TracerError, match="it failed"):
         job.result()
 
@@ -109,7 +111,7 @@ def test_a_running_job_stops_at_its_next_report() -> None:
     assert job.state == "cancelled"
 
 
-def test_what_was_cancelled_stays_cancelled_even_if_it_still_finished() -> None:
+def test_a_cancelled_job_stays_cancelled_even_if_its_work_finishes() -> None:
     job = Job[int]("k")
     job.begin()
     job.cancel()
@@ -117,7 +119,7 @@ def test_what_was_cancelled_stays_cancelled_even_if_it_still_finished() -> None:
     assert job.state == "cancelled"
 
 
-def test_cancelling_needs_every_session_that_wants_it() -> None:
+def test_a_job_is_cancelled_when_every_session_has_cancelled() -> None:
     job = Job[int]("k")
     assert job.join("anna") and job.join("ben") and job.join("ben")
     job.cancel("anna")
@@ -127,7 +129,7 @@ def test_cancelling_needs_every_session_that_wants_it() -> None:
     assert job.state == "cancelled"
 
 
-def test_nobody_joins_a_job_that_is_being_cancelled_or_has_ended() -> None:
+def test_an_ended_or_cancelled_job_cannot_be_joined() -> None:
     stopping = Job[int]("k")
     stopping.begin()
     stopping.cancel()
@@ -142,7 +144,7 @@ def test_cancelling_a_finished_job_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("running", [False, True])
-def test_an_abandoned_job_stops_whoever_wants_it(running: bool) -> None:
+def test_an_abandoned_job_stops_for_every_session(running: bool) -> None:
     job = Job[int]("k")
     assert job.join("anna") and job.join("ben")
     if running:

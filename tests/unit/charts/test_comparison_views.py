@@ -1,47 +1,24 @@
-"""Two graphs as one figure, as dumbbells, as a table, and as edits to try."""
+"""Two graphs as a merged figure, as dumbbells and as a table."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-from example_graphs import AUSTIN, CAPITAL, NAMES, TEXAS, dallas_graph, graph_of, token
+from example_graphs import NAMES, dallas_graph, oakland_graph
 
+from charts.comparison_drawing import comparison_drawing
 from charts.comparison_views import (
     comparison_sentence,
     comparison_table,
     difference_figure,
     edge_sentence,
-    merged_figure,
     side_colours,
-    what_differs,
 )
+from charts.graph_figure import graph_figure
 from charts.palette import LIGHT
 from charts.text import node_name
-from tracer.graph.comparison import ComparedNode, Comparison, Slots, compare_graphs
-from tracer.graph.graph import AttributionGraph
+from tracer.graph.comparison import ComparedNode, Comparison, compare_graphs
 from tracer.graph.pruning import prune
-from tracer.interventions.scenario import Edit
-from tracer.types import FeatureId, NodeId, Target
-
-CALIFORNIA = NodeId("feature", 1, 8, 6)
-TOKENS = ("<bos>", " So", " The", " capital", " of", " the", " state", " containing", " Oakland")
-
-
-def oakland_graph() -> AttributionGraph:
-    """One word more in front, "is" missing; California in the place of Texas."""
-    answer, capital = NodeId("logit", 5, 8, 91), NodeId("feature", 0, 3, 9)
-    return graph_of(
-        [(1, 8, 6), (0, 3, 9)],
-        {
-            (token(8), CALIFORNIA): 2.0,
-            (token(3), capital): 1.5,
-            (CALIFORNIA, answer): 3.0,
-            (capital, answer): 0.9,
-        },
-        tokens=TOKENS,
-        targets=(Target(" Sacramento", (91,), 0.9),),
-    )
+from tracer.types import FeatureId
 
 
 def compared() -> Comparison:
@@ -54,42 +31,54 @@ def name(node: ComparedNode) -> str:
     return node_name(graph, (node.left or node.right)[0], names)
 
 
-def test_the_colour_says_whose_a_node_is_and_labels_are_text() -> None:
+def test_nodes_are_coloured_by_graph_and_labels_are_escaped() -> None:
     comparison = compared()
-    figure = merged_figure(comparison, name, LIGHT)
+    drawing = comparison_drawing(comparison, name)
+    figure = graph_figure(drawing, LIGHT, 1000, 640)
     colours = side_colours(LIGHT)
     assert len(set(colours.values())) == 3
-    for trace in figure.data:
-        if trace.mode == "markers":
-            sides = {comparison.nodes[number].side for number in trace.customdata}
-            assert len(sides) <= 1
-            assert not sides or colours[sides.pop()] == trace.marker.color
-    drawn = [n for t in figure.data if t.mode == "markers" for n in t.customdata]
+    marks = [trace for trace in figure.data if trace.mode == "markers"]
+    for trace in marks:
+        for node, colour in zip(trace.customdata, trace.marker.color, strict=True):
+            assert colour == colours[comparison.nodes[int(node.removeprefix("merged-"))].side]
+    drawn = [int(n.removeprefix("merged-")) for t in marks for n in t.customdata]
     assert sorted(drawn) == list(range(len(comparison.nodes)))
-    labels = [a.text for a in figure.layout.annotations]
-    assert "&lt;i&gt;California&lt;/i&gt;" in labels
-    assert "Austin 98 %" in labels and "Sacramento 90 %" in labels
-    assert "Dallas / Oakland" in labels
+    texts = [text for trace in figure.data if trace.mode == "text" for text in trace.text]
+    assert "&lt;i&gt;California&lt;/i&gt;" in texts
+    assert "<b>Austin 98 %</b>" in texts and "Sacramento 90 %" in texts
+    assert "Dallas / Oakland" in drawing.columns
 
 
-def test_two_tokens_of_one_column_do_not_cover_each_other() -> None:
+def test_two_tokens_in_one_column_do_not_overlap() -> None:
     comparison = compared()
-    figure = merged_figure(comparison, name, LIGHT)
+    figure = graph_figure(comparison_drawing(comparison, name), LIGHT, 1000, 640)
     at = {
-        number: (x, y)
+        node: (x, y)
         for trace in figure.data
         if trace.mode == "markers"
-        for number, x, y in zip(trace.customdata, trace.x, trace.y, strict=True)
+        for node, x, y in zip(trace.customdata, trace.x, trace.y, strict=True)
     }
-    assert len(set(at.values())) == len(comparison.nodes)
+    assert len(set(at.values())) == len(at) == len(comparison.nodes)
 
 
-def test_the_table_has_every_feature_and_the_figure_those_that_differ_most() -> None:
+def test_an_edge_has_the_weight_of_the_stronger_graph_and_the_colour_of_its_owner() -> None:
+    comparison = compared()
+    drawing = comparison_drawing(comparison, name)
+    left, right = comparison.left_weights, comparison.right_weights
+    stronger = np.where(np.abs(left) >= np.abs(right), left, right)
+    np.testing.assert_array_equal(drawing.weights, stronger)
+    owners = [
+        "both" if a and b else "left" if a else "right" for a, b in zip(left, right, strict=True)
+    ]
+    assert list(drawing.edge_groups) == owners and len(set(owners)) == 3
+
+
+def test_the_table_lists_all_features_and_the_figure_the_largest_differences() -> None:
     comparison = compared()
     table = comparison_table(comparison, name)
     features = [node for node in comparison.nodes if node.kind == "feature"]
     assert len(table) == len(features) == 5
-    shared = table[table["in"] == "in both"].iloc[0]
+    shared = table[table["graph"] == "both"].iloc[0]
     assert shared["feature"] == "capital" and shared["token"] == "capital"
     california = table[table["feature"] == "<i>California</i>"].iloc[0]
     assert california["activation left"] == 0 and california["activation right"] > 0
@@ -102,40 +91,9 @@ def test_the_table_has_every_feature_and_the_figure_those_that_differ_most() -> 
     assert len(figure.layout.yaxis.ticktext) == 3
 
 
-def test_counts_and_shared_weight_are_said() -> None:
+def test_the_sentences_give_counts_and_shared_weight() -> None:
     comparison = compared()
-    assert comparison_sentence(comparison) == "1 feature in both, 3 only left, 1 only right."
+    assert comparison_sentence(comparison) == "1 feature in both graphs, 3 only left, 1 only right."
     same = compare_graphs(prune(dallas_graph()), prune(dallas_graph()))
-    assert edge_sentence(same) == "100 % of the edges' weight is shared."
+    assert edge_sentence(same) == "100 % of the edge weight is shared."
     assert edge_sentence(comparison) != edge_sentence(same)
-
-
-def test_what_differs_becomes_edits_of_the_left_prompt() -> None:
-    comparison = compared()
-    edits, lost = what_differs(comparison, against=0.0)
-    graph = oakland_graph()
-    value = float(graph.activations[graph.index.row(CALIFORNIA)])
-    assert lost == 0
-    assert set(edits) == {
-        Edit.at(TEXAS, "scale", 0.0),
-        Edit.at(AUSTIN, "scale", 0.0),
-        Edit.at(NodeId("feature", 3, 8, 7), "scale", 0.0),
-        Edit(CALIFORNIA.feature, 7, 8, "set", value),  # at Dallas, where Oakland stands there
-    }
-    assert CAPITAL.feature not in {edit.feature for edit in edits}
-
-
-def test_a_feature_at_a_token_that_the_left_prompt_lacks_is_counted_as_lost() -> None:
-    """Nor is anything put at the beginning of text, where no feature can be."""
-    shorter = graph_of([(0, 1, 1)], {}, tokens=("<bos>", " Go"))
-    early = graph_of([(0, 1, 3), (0, 2, 4)], {}, tokens=("<bos>", " Go", " on"))
-    comparison = compare_graphs(prune(shorter, 1.0, 1.0), prune(early, 1.0, 1.0))
-    own = [NodeId("feature", 0, 1, 3), NodeId("feature", 0, 2, 4)]
-    nodes = tuple(
-        ComparedNode("feature", 0, 0, n.index, (), (n,), (0.0, 1.0), (0.0, 0.5)) for n in own
-    )
-    edits, lost = what_differs(replace(comparison, nodes=nodes))
-    assert [edit.feature.index for edit in edits] == [3] and lost == 1
-    first = Slots((1, 0), (0, 1, 2), 3)
-    edits, lost = what_differs(replace(comparison, nodes=nodes, slots=first))
-    assert edits == () and lost == 2

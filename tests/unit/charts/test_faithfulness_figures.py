@@ -1,4 +1,4 @@
-"""Predicted beside measured: bars with ticks, dots with a line."""
+"""Predicted against measured effects: bars with ticks, dots with a line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHECK = EffectCheck(
 )
 
 
-def test_the_largest_effect_comes_first_with_its_prediction() -> None:
+def test_bars_are_sorted_by_size_with_their_predictions() -> None:
     figure = ranked_figure(CHECK, LIGHT)
     bars, ticks = figure.data
     assert list(bars.x) == [-3.0, 2.0, -0.3]
@@ -26,9 +26,9 @@ def test_the_largest_effect_comes_first_with_its_prediction() -> None:
     assert figure.layout.yaxis.ticktext[0] == "&lt;b&gt;large&lt;/b&gt;"
 
 
-def test_the_line_is_the_least_squares_line() -> None:
+def test_the_fitted_line_is_the_least_squares_line() -> None:
     figure = scatter_figure(CHECK, LIGHT)
-    fitted = next(trace for trace in figure.data if trace.name == "fitted line")
+    fitted = next(trace for trace in figure.data if trace.name == "least-squares fit")
     expected = np.polyval(np.polyfit(CHECK.predicted, CHECK.measured, 1), [-4.0, 1.0])
     assert list(fitted.y) == pytest.approx(list(expected))
     dots = figure.data[-1]
@@ -36,14 +36,14 @@ def test_the_line_is_the_least_squares_line() -> None:
     assert "&lt;b&gt;large" in dots.hovertext[1]
 
 
-def test_what_is_found_is_said_and_so_is_what_is_not() -> None:
+def test_one_point_has_no_correlation_and_no_line() -> None:
     assert check_sentence(CHECK) == f"Correlation r = {CHECK.correlation:.2f}, slope 0.96."
     one = EffectCheck(("x",), np.array([1.0]), np.array([1.0]), "")
-    assert check_sentence(one) == "Too few different effects for a correlation."
-    assert not any(trace.name == "fitted line" for trace in scatter_figure(one, LIGHT).data)
+    assert check_sentence(one) == "Too few distinct effects for a correlation."
+    assert not any(trace.name == "least-squares fit" for trace in scatter_figure(one, LIGHT).data)
 
 
-def test_groups_are_dots_unless_nothing_could_flow_between_them() -> None:
+def test_pairs_of_groups_without_a_possible_effect_are_left_out() -> None:
     predicted = np.array([[np.nan, 0.4], [1.0, np.nan]])
     measured = np.array([[np.nan, 0.5], [1.0, np.nan]])
     check = group_check(["low", "high"], predicted, measured)

@@ -1,4 +1,4 @@
-"""What a person marked as boxes and curves."""
+"""Pinned nodes and supernodes as boxes and curves."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def view(pinned: frozenset[NodeId]) -> GraphView:
     return GraphView(prune(dallas_graph(), 0.1, 0.1), NAMES, pinned=pinned)
 
 
-def test_supernodes_then_lone_pins_then_the_answer() -> None:
-    stranger = NodeId("feature", 0, 0, 77)
+def test_groups_are_supernodes_then_single_pins_then_the_top_target() -> None:
+    missing = NodeId("feature", 0, 0, 77)
     marked = view(frozenset({TEXAS, CARRIED, CAPITAL}))
-    groups = flow_groups(marked, [Supernode("Texas", (TEXAS, CARRIED, stranger))])
+    groups = flow_groups(marked, [Supernode("Texas", (TEXAS, CARRIED, missing))])
     assert [group.nodes for group in groups] == [(TEXAS, CARRIED), (CAPITAL,), (ANSWER,)]
     assert groups[2].name == "Austin"
     pinned = view(frozenset({ANSWER}))
     assert [group.nodes for group in flow_groups(pinned, [])] == [(ANSWER,)]
 
 
-def test_edges_are_summed_between_groups_pruned_or_not() -> None:
+def test_edges_between_groups_are_summed_even_if_pruned() -> None:
     marked = view(frozenset({TEXAS, CARRIED, CAPITAL, AUSTIN}))
     groups = flow_groups(marked, [Supernode("both", (TEXAS, CAPITAL))])
     names = [group.nodes for group in groups]
@@ -50,20 +50,23 @@ def test_edges_are_summed_between_groups_pruned_or_not() -> None:
     }
 
 
-def test_boxes_stand_above_what_feeds_them_and_say_what_is_left() -> None:
+def test_boxes_are_above_their_inputs_and_show_the_remaining_activation() -> None:
     marked = view(frozenset({TEXAS, CARRIED, CAPITAL}))
     groups = flow_groups(marked, [Supernode("<Texas>", (TEXAS,))])
     figure = flow_figure(marked, groups, LIGHT, left={groups[1].name: 0.25}, off="<Texas>")
     heights = {a.text.split("<br>")[0]: a.y for a in figure.layout.annotations}
     texas, carried = "<b>&lt;Texas&gt;</b>", "<b>Texas (carried to the las…</b>"
     assert heights["<b>capital</b>"] < heights[texas] < heights[carried] < heights["<b>Austin</b>"]
-    said = " ".join(a.text for a in figure.layout.annotations)
-    assert "off</span>" in said and "25 % left" in said
+    text = " ".join(a.text for a in figure.layout.annotations)
+    assert "off</span>" in text and "activation 25 %</span>" in text
     dashed = [shape.y0 for shape in figure.layout.shapes if shape.line.dash == "dash"]
-    assert dashed == [heights[texas] - 17, heights["<b>capital</b>"] - 17]  # off; mostly gone
+    assert dashed == [
+        heights[texas] - 17,
+        heights["<b>capital</b>"] - 17,
+    ]  # switched off; mostly inactive
 
 
-def test_many_boxes_of_one_layer_go_into_several_rows() -> None:
+def test_many_boxes_in_one_layer_wrap_into_several_rows() -> None:
     marked = view(frozenset())
     groups = [Supernode(f"a group with a long name {i}", (TEXAS,)) for i in range(9)]
     figure = flow_figure(marked, groups, LIGHT, width=500)

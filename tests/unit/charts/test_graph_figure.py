@@ -1,266 +1,168 @@
-"""The graph as a figure: what is drawn, where, and what stays hidden."""
+"""The graph as a Plotly figure: what is drawn of it, and how."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
 import pytest
-from example_graphs import DALLAS, NAMES, TEXAS, crowded_graph, dallas_graph, graph_of, token
+from example_graphs import NAMES, TEXAS, crowded_graph, dallas_graph, graph_of, token
 
-from charts.graph_figure import graph_figure, layout_view
-from charts.graph_view import GraphView, decode_click, shown_sentence
-from charts.palette import DARK, LIGHT, palette
+from charts.drawing import RESTING_EDGES, RESTING_INPUTS, Drawing
+from charts.graph_figure import graph_figure
+from charts.graph_view import GraphView
+from charts.palette import DARK, LIGHT
 from tracer.graph.pruning import prune
 from tracer.types import FeatureId, NodeId
+
+AUSTIN_ANSWER = NodeId("logit", 5, 8, 90)
 
 
 def dallas(**changes: Any) -> GraphView:
     return GraphView(prune(dallas_graph(), 1.0, 1.0), NAMES, **changes)
 
 
-def crowded(n: int = 40) -> GraphView:
-    """Many features in one cell, each driven by the token below and driving the output."""
-    features = [(1, 7, i) for i in range(n)]
-    logit = NodeId("logit", 5, 8, 90)
-    edges = {}
-    for layer, position, index in features:
-        node = NodeId("feature", layer, position, index)
-        edges[token(7), node] = 1.0 + index
-        edges[node, logit] = 0.5 + index
-    names = {FeatureId(1, i): f"a feature with a rather long name {i}" for i in range(n)}
-    return GraphView(prune(graph_of(features, edges), 1.0, 1.0), names)
+def crowded(n: int = 240) -> Drawing:
+    return GraphView(prune(crowded_graph(n), 1.0, 1.0)).drawing
 
 
-def edge_traces(figure: go.Figure) -> list[Any]:
-    return [trace for trace in figure.data if trace.mode == "lines"]
-
-
-def drawn_edges(figure: go.Figure) -> int:
-    return sum(int(np.isnan(np.array(trace.x, float)).sum()) for trace in edge_traces(figure))
-
-
-def node_traces(figure: go.Figure) -> list[Any]:
+def markers(figure: go.Figure) -> list[Any]:
     return [trace for trace in figure.data if trace.mode == "markers"]
 
 
-RANDOM = GraphView(prune(crowded_graph(), 0.9, 0.98))
+def edges(figure: go.Figure) -> list[Any]:
+    return [shape for shape in figure.layout.shapes if shape.name == "edges"]
 
 
-@pytest.mark.parametrize("view", [dallas(), crowded(), RANDOM], ids=["dallas", "cell", "random"])
-@pytest.mark.parametrize("width", [420.0, 760.0, 1200.0])
-def test_no_two_nodes_lie_on_each_other_and_all_lie_inside(view: GraphView, width: float) -> None:
-    layout = layout_view(view, width)
-    for a, b in itertools.combinations(layout.nodes, 2):
-        assert math.hypot(a.x - b.x, a.y - b.y) > 6, (a.node, b.node)
-    for placed in layout.nodes:
-        assert 0 < placed.x < layout.width and 0 < placed.y < layout.height
+def n_edges(figure: go.Figure) -> int:
+    return sum(shape.path.count("M") for shape in edges(figure))
 
 
-def test_columns_are_the_tokens_and_rows_the_layers() -> None:
+def look_of(figure: go.Figure, node: NodeId) -> dict[str, Any]:
+    for trace in markers(figure):
+        if str(node) in trace.customdata:
+            at = list(trace.customdata).index(str(node))
+            marker = trace.marker
+            return {
+                "colour": marker.color[at],
+                "opacity": marker.opacity[at],
+                "size": marker.size[at],
+                "ring": marker.line.color[at],
+            }
+    raise AssertionError(f"{node} is not drawn")
+
+
+def test_every_marker_has_the_id_of_its_node() -> None:
     view = dallas()
-    layout = layout_view(view)
-    at = {placed.node: placed for placed in layout.nodes}
-    assert [column.name for column in layout.columns] == ["<bos>", *DALLAS.split()]
-    assert len(layout.rows) == view.pruned.graph.n_layers + 2
-    for node, placed in at.items():
-        column = layout.columns[node.position]
-        row = layout.rows[node.layer + 1]
-        assert column.start <= placed.x <= column.stop, node
-        assert row.start <= placed.y <= row.stop, node
-    assert at[token(7)].y < at[TEXAS].y < at[NodeId("logit", 5, 8, 90)].y
-
-
-def test_labels_of_one_cell_stand_on_lines_of_their_own() -> None:
-    layout = layout_view(crowded(), 760)
-    labelled = [placed for placed in layout.nodes if placed.label and placed.node.layer == 1]
-    heights = sorted(placed.y for placed in labelled)
-    assert len(labelled) > 5
-    assert all(b - a >= 12 for a, b in itertools.pairwise(heights))
-
-
-def test_every_marker_carries_the_id_of_its_node() -> None:
-    view = dallas()
-    ids = [node for trace in node_traces(graph_figure(view)) for node in trace.customdata]
-    graph = view.pruned.graph
-    assert sorted(ids) == sorted(str(graph.index.node(row)) for row in view.rows)
+    ids = [node for trace in markers(graph_figure(view.drawing)) for node in trace.customdata]
+    index = view.pruned.graph.index
+    assert sorted(ids) == sorted(str(index.node(row)) for row in view.rows)
 
 
 def test_shapes_tell_the_kinds_apart() -> None:
-    symbols = {trace.name: trace.marker.symbol for trace in node_traces(graph_figure(dallas()))}
-    assert symbols["feature"] == "circle" and symbols["error"] == "diamond"
-    assert symbols["token"] == symbols["next token"] == "square"
+    symbols = {trace.name: trace.marker.symbol for trace in markers(graph_figure(dallas().drawing))}
+    assert symbols == {
+        "feature": "circle", "error": "diamond", "token": "square", "logit": "square",
+    }  # fmt: skip
 
 
-def test_edges_take_no_hover_and_are_few_traces() -> None:
-    traces = edge_traces(graph_figure(crowded()))
-    assert 0 < len(traces) <= 12
-    assert all(trace.hoverinfo == "skip" for trace in traces)
+def test_edges_are_a_few_paths_below_the_nodes() -> None:
+    figure = graph_figure(crowded())
+    assert 0 < len(edges(figure)) <= 6
+    assert all(shape.type == "path" and shape.layer == "below" for shape in edges(figure))
 
 
 def test_negative_edges_differ_in_colour_and_in_dash() -> None:
-    looks = {
-        trace.name: (trace.line.dash, trace.line.color.rsplit(",", 1)[0])
-        for trace in edge_traces(graph_figure(dallas()))
+    looks = {shape.line.color: shape.line.dash for shape in edges(graph_figure(dallas().drawing))}
+    assert looks[LIGHT.positive] == "solid"
+    assert looks[LIGHT.negative] != "solid"
+
+
+def test_at_rest_the_edges_with_most_flow_are_drawn() -> None:
+    drawing = crowded()
+    assert len(drawing.weights) > RESTING_EDGES
+    assert len(drawing.resting) <= RESTING_EDGES
+    for target in set(drawing.targets[drawing.resting].tolist()):
+        assert (drawing.targets[drawing.resting] == target).sum() <= RESTING_INPUTS
+    # of one target no edge that is left out has more flow than one that is drawn
+    target = int(drawing.targets[drawing.resting][-1])
+    drawn = set(drawing.resting.tolist())
+    flows = {
+        e: drawing.flow[e] for e in range(len(drawing.weights)) if drawing.targets[e] == target
     }
-    positive, negative = looks["positive effects"], looks["negative effects"]
-    assert positive[0] == "solid" != negative[0]
-    assert positive[1] != negative[1]
+    weakest = min(flow for edge, flow in flows.items() if edge in drawn)
+    others = [flow for edge, flow in flows.items() if edge not in drawn]
+    assert len(drawn & flows.keys()) == RESTING_INPUTS or max(others, default=0) <= weakest
 
 
-def test_only_three_inputs_a_node_until_one_is_selected() -> None:
-    view = crowded()
-    logit = NodeId("logit", 5, 8, 90)
-    assert drawn_edges(graph_figure(view)) == 40 + 3
-    selected = GraphView(view.pruned, view.names, logit)
-    assert drawn_edges(graph_figure(selected)) == 40 + 40
+def test_a_selected_node_has_all_its_edges_and_the_others_fade() -> None:
+    view = dallas(selected=TEXAS)
+    figure = graph_figure(view.drawing)
+    assert n_edges(figure) == 4  # two tokens in, two nodes out
+    assert look_of(figure, TEXAS)["ring"] == LIGHT.selected
+    assert look_of(figure, token(7))["opacity"] == 1.0
+    assert look_of(figure, token(2))["opacity"] < 0.5
 
 
-def test_influence_makes_a_node_larger() -> None:
-    view = dallas()
-    features = next(t for t in node_traces(graph_figure(view)) if t.name == "feature")
-    sizes = dict(zip(features.customdata, features.marker.size, strict=True))
-    influences = {text: view.influence(NodeId.parse(text)) for text in sizes}
-    assert len(set(sizes.values())) > 1
-    order = sorted(sizes, key=lambda text: influences[text])
-    assert [sizes[text] for text in order] == sorted(sizes.values())
+def test_pinned_nodes_have_a_ring_and_switched_off_features_are_hollow() -> None:
+    figure = graph_figure(dallas(pinned=frozenset({token(7)}), off=frozenset({TEXAS})).drawing)
+    assert look_of(figure, token(7))["ring"] == LIGHT.text
+    assert look_of(figure, TEXAS)["colour"] == LIGHT.background
+    resting = graph_figure(dallas(off=frozenset({TEXAS})).drawing, show_choice=False)
+    assert look_of(resting, TEXAS)["colour"] == LIGHT.feature
+
+
+def test_influence_makes_a_feature_larger() -> None:
+    view = GraphView(prune(crowded_graph(40), 1.0, 1.0))
+    figure = graph_figure(view.drawing, width=1800.0, height=1200.0)
+    features = [node for node in view.pruned.nodes if node.kind == "feature"]
+    features.sort(key=view.influence)
+    sizes = [look_of(figure, node)["size"] for node in features]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
 
 
 def test_what_a_label_or_token_contains_is_text() -> None:
+    feature, answer = NodeId("feature", 1, 1, 4), NodeId("logit", 5, 1, 90)
     graph = graph_of(
         [(1, 1, 4)],
-        {
-            (token(1), NodeId("feature", 1, 1, 4)): 1.0,
-            (NodeId("feature", 1, 1, 4), NodeId("logit", 5, 1, 90)): 1.0,
-        },
+        {(token(1), feature): 1.0, (feature, answer): 1.0},
         tokens=("<bos>", " <b>bold&</b>"),
     )
     view = GraphView(prune(graph, 1.0, 1.0), {FeatureId(1, 4): "<a href='x'>link</a>"})
-    figure = graph_figure(view)
-    texts = [annotation.text for annotation in figure.layout.annotations]
-    hovers = [text for trace in node_traces(figure) for text in trace.hovertext]
+    figure = graph_figure(view.drawing)
+    texts = [text for trace in figure.data for text in trace.text or ()]
+    texts += [text for trace in markers(figure) for text in trace.hovertext]
     assert any("&lt;b&gt;" in text for text in texts)
-    assert not any("<a " in text or "<b>bold" in text for text in (*texts, *hovers))
+    assert any("&lt;a " in text for text in texts)
+    assert not any("<a " in text or "<b>bold" in text for text in texts)
 
 
-def test_a_selected_node_that_was_pruned_is_drawn_all_the_same() -> None:
-    pruned = prune(dallas_graph(), 0.3, 0.98)
-    hidden = next(
-        pruned.graph.index.node(row)
-        for row in range(pruned.graph.index.n_features)
-        if not pruned.node_mask[row]
-    )
-    view = GraphView(pruned, NAMES, hidden)
-    ids = [node for trace in node_traces(graph_figure(view)) for node in trace.customdata]
-    assert str(hidden) in ids
-    assert str(hidden) not in [
+def test_a_node_kind_that_is_not_computed_here_has_a_shape_of_its_own() -> None:
+    drawing = dallas().drawing
+    nodes = tuple(
         node
-        for trace in node_traces(graph_figure(GraphView(pruned, NAMES)))
-        for node in trace.customdata
-    ]
+        if node.kind != "error"
+        else type(node)(**{**vars(node), "kind": "lorsa", "group": "other"})
+        for node in drawing.nodes
+    )
+    figure = graph_figure(type(drawing)(**{**vars(drawing), "nodes": nodes}))
+    (trace,) = [trace for trace in markers(figure) if trace.name == "attention features (Lorsa)"]
+    assert trace.marker.symbol == "hexagon" and trace.marker.color[0] == LIGHT.other
 
 
-def test_a_feature_that_is_off_is_hollow() -> None:
-    figure = graph_figure(dallas(off=frozenset({TEXAS})))
-    features = next(t for t in node_traces(figure) if t.name == "feature")
-    at = list(features.customdata).index(str(TEXAS))
-    colours = features.marker.color
-    assert colours[at] == LIGHT.background
-    assert all(colour == LIGHT.feature for i, colour in enumerate(colours) if i != at)
+@pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
+def test_the_same_drawing_gives_the_same_figure_in_the_palettes_colours(palette: Any) -> None:
+    drawing = dallas().drawing
+    assert graph_figure(drawing, palette).to_json() == graph_figure(drawing, palette).to_json()
+    other = LIGHT if palette is DARK else DARK
+    assert palette.feature in graph_figure(drawing, palette).to_json()
+    assert other.feature not in graph_figure(drawing, palette).to_json()
 
 
-def test_the_sentence_counts_what_is_not_on_the_screen() -> None:
-    view = crowded()
-    graph = view.pruned.graph
-    text = shown_sentence(view)
-    assert text.startswith(f"{len(view.rows)} of {graph.n_nodes} nodes shown")
-    assert f"{graph.n_nodes - len(view.rows)} below the threshold" in text
-    assert "3 more active features were not traced" in text
-    assert f"43 of {int(view.pruned.edge_mask.sum())} edges drawn" in text
-
-
-def test_the_strongest_neighbours_come_first_with_their_share() -> None:
-    inputs = dallas().inputs(TEXAS)
-    assert [found.node for found in inputs] == [token(7), token(6)]
-    assert inputs[0].weight == pytest.approx(2.0)
-    assert inputs[0].share == pytest.approx(2.0 / 2.2, rel=1e-5)
-    assert inputs[0].name == "Dallas"
-
-
-@pytest.mark.parametrize(
-    "event",
-    [
-        None,
-        {},
-        {"selection": None},
-        {"selection": {"points": []}},
-        {"selection": {"points": [{"customdata": "cloud-1-2-3"}]}},
-        {"selection": {"points": [{"customdata": {"$ne": 1}}]}},
-        {"selection": {"points": "xyz"}},
-        {"node": 7},
-        {"node": "<script>"},
-        [],
-    ],
-)
-def test_a_click_on_nothing_or_on_nonsense_is_no_node(event: Any) -> None:
-    assert decode_click(event) is None
-
-
-@pytest.mark.parametrize("data", ["feature-1-7-4", ["feature-1-7-4"]])
-def test_a_click_on_a_marker_is_its_node(data: Any) -> None:
-    assert decode_click({"selection": {"points": [{"customdata": data}]}}) == TEXAS
-
-
-def test_the_figure_is_pure_data_and_follows_the_theme() -> None:
-    view = dallas()
-    assert graph_figure(view).to_json() == graph_figure(view).to_json()
-    assert palette("dark") is DARK and palette("light") is palette(None) is LIGHT
-    assert DARK.text in graph_figure(view, DARK).to_json()
-    assert view.pruned.graph.prompt == DALLAS
-
-
-def test_a_label_is_cut_only_where_its_column_has_no_room() -> None:
-    """Room that other columns do not need goes to the labels that are cut."""
-    logit = NodeId("logit", 5, 8, 90)
-    features = [(1, 7, 0), (1, 8, 1), (2, 8, 2)]
-    names = {FeatureId(la, i): f"a feature named at length {i}" for la, _, i in features}
-    edges = {(NodeId("feature", *place), logit): 1.0 for place in features}
-    edges |= {(token(7), NodeId("feature", *place)): 1.0 for place in features}
-    view = GraphView(prune(graph_of(features, edges), 1.0, 1.0), names)
-    wide = {placed.label for placed in layout_view(view, 1400).nodes if placed.label}
-    assert set(names.values()) <= wide
-    narrow = layout_view(view, 640)
-    shown = {p.node.position: len(p.label) for p in narrow.nodes if p.node.kind == "feature"}
-    assert narrow.width == 640
-    assert 10 <= shown[7] < shown[8] < 28, "the column with more cut labels gets what is left"
-
-
-def test_features_of_a_file_without_names_go_by_their_numbers_and_unknown_is_said() -> None:
-    graph = dallas_graph()
-    unknown = replace(graph, activations=np.full(len(graph.activations), np.nan, np.float32))
-    view = GraphView(prune(unknown, 1.0, 1.0))
-    labels = {p.node: p.label for p in layout_view(view).nodes if p.node.kind == "feature"}
-    assert all(label == str(node.index) for node, label in labels.items()) and labels
-    figure = graph_figure(view)
-    hovers = next(trace.hovertext for trace in figure.data if trace.name == "feature")
-    assert all("activation unknown" in text for text in hovers)
-
-
-def test_nodes_without_a_label_make_way_for_labels_that_would_be_cut() -> None:
-    """Many packed nodes in every other column: they stack up, and the answer's column is read."""
-    logit = NodeId("logit", 5, 8, 90)
-    packed = [(0, position, index) for position in range(1, 8) for index in range(30)]
-    named = [(layer, 8, 100 + layer) for layer in range(1, 5)]
-    names = {FeatureId(layer, index): "a name of 26 characters it" for layer, _, index in named}
-    edges = {(NodeId("feature", *place), logit): 0.01 for place in packed}
-    edges |= {(NodeId("feature", *place), logit): 5.0 for place in named}
-    edges |= {(token(place[1]), NodeId("feature", *place)): 1.0 for place in packed + named}
-    view = GraphView(prune(graph_of(sorted(packed + named), edges), 1.0, 1.0), names)
-    layout = layout_view(view, 760.0, max_labels=4)
-    shown = [p.label for p in layout.nodes if p.node.kind == "feature" and p.label]
-    assert len(shown) == 4 and min(len(label) for label in shown) >= 20
-    assert layout.width == 760
+def test_the_figure_is_as_large_as_its_layout() -> None:
+    drawing = crowded(60)
+    layout = drawing.layout(800.0, 600.0)
+    figure = graph_figure(drawing, LIGHT, 800.0, 600.0)
+    assert figure.layout.width == round(layout.width)
+    assert figure.layout.height == round(layout.height)
+    assert tuple(figure.layout.xaxis.range) == (0, layout.width)

@@ -1,4 +1,4 @@
-"""Groups of features, and what scenarios look like side by side."""
+"""Groups of features, and outcomes of scenarios side by side."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from example_graphs import AUSTIN, CAPITAL, NAMES, TEXAS, TOKENS, dallas_graph, graph_of
+from example_graphs import AUSTIN, CAPITAL, NAMES, TEXAS, dallas_graph, graph_of
 
 from charts.edit_groups import (
     edit_groups,
@@ -15,7 +15,6 @@ from charts.edit_groups import (
     group_of,
     lone_names,
     own_groups,
-    transplant,
 )
 from charts.graph_view import GraphView
 from charts.palette import LIGHT
@@ -28,7 +27,6 @@ from charts.scenario_figures import (
     outcome_sentence,
     shared_tokens,
 )
-from tracer.errors import InterventionError
 from tracer.graph.pruning import prune
 from tracer.interventions.run import Outcome
 from tracer.interventions.scenario import Edit, Scenario, edit_all
@@ -38,22 +36,22 @@ WORDS = (" Austin", " Sacramento", " <b>", " Paris")
 
 
 def outcome(
-    name: str, *probabilities: float, said: str = "", differs: int | None = None
+    name: str, *probabilities: float, continuation: str = "", differs: int | None = None
 ) -> Outcome:
     logits = np.log(np.array(probabilities, np.float32))
     order = np.argsort(-logits)
     tokens = tuple(
         TokenProbability(WORDS[i], int(i), float(probabilities[i]), float(logits[i])) for i in order
     )
-    words = tuple(f" {word}" for word in said.split())
+    words = tuple(f" {word}" for word in continuation.split())
     return Outcome(name, tokens, logits, continuation_tokens=words, differs_at=differs)
 
 
-BEFORE = outcome("baseline", 0.9, 0.06, 0.03, 0.01, said="Austin is big")
-AFTER = outcome("swap", 0.1, 0.75, 0.05, 0.1, said="Austin was big", differs=1)
+BEFORE = outcome("baseline", 0.9, 0.06, 0.03, 0.01, continuation="Austin is big")
+AFTER = outcome("swap", 0.1, 0.75, 0.05, 0.1, continuation="Austin was big", differs=1)
 
 
-def test_features_of_one_name_are_one_group_the_strongest_first() -> None:
+def test_features_with_one_name_form_a_group_strongest_group_first() -> None:
     graph = dallas_graph()
     names = {**NAMES, FeatureId(4, 2): NAMES[TEXAS.feature]}
     view = GraphView(prune(graph, 1.0, 1.0), names)
@@ -67,25 +65,7 @@ def test_features_of_one_name_are_one_group_the_strongest_first() -> None:
     assert group_of(groups, "Atlantis") is None
 
 
-def test_a_transplant_sets_the_values_of_the_other_prompt_counted_from_the_end() -> None:
-    graph = dallas_graph()
-    longer = graph_of([(0, 1, 1)], {}, tokens=("<bos>", " So", *TOKENS[1:]))
-    [edit] = transplant(graph, [TEXAS], longer)
-    value = float(graph.activations[graph.index.row(TEXAS)])
-    assert edit == Edit(TEXAS.feature, TEXAS.position + 1, TEXAS.position + 2, "set", value)
-    shorter = graph_of([(0, 1, 1)], {}, tokens=TOKENS[:3])
-    with pytest.raises(InterventionError, match="“capital” stands 6 tokens before"):
-        transplant(graph, [CAPITAL], shorter)
-
-
-def test_nothing_is_put_into_another_model() -> None:
-    graph = dallas_graph()
-    theirs = dataclasses.replace(graph, provenance={"model": "gemma", "fingerprint": "1"})
-    with pytest.raises(InterventionError, match="of gemma with transcoders mean nothing in"):
-        transplant(theirs, [TEXAS], graph)
-
-
-def test_edits_are_told_by_name_and_token() -> None:
+def test_edits_are_described_by_name_and_token() -> None:
     scenario = Scenario(
         "x",
         (
@@ -99,27 +79,30 @@ def test_edits_are_told_by_name_and_token() -> None:
     assert [edit_line(group) for group in groups] == [
         f"off: {NAMES[TEXAS.feature]} at “Dallas” (2 features)",
         "−2× L2/2 at “is …”",  # and at every later token
-        "put in: capital at “capital”",
+        "set: capital at “capital”",
     ]
     assert [edit for group in groups for edit in group.edits] == list(scenario.edits)
 
 
-def test_what_a_person_marked_is_a_group_of_its_own() -> None:
+def test_supernodes_and_single_pins_are_groups() -> None:
     graph = dallas_graph()
-    error, stranger = NodeId("error", 2, 8, -1), NodeId("feature", 1, 1, 1)
+    error, missing = NodeId("error", 2, 8, -1), NodeId("feature", 1, 1, 1)
     marked = frozenset({TEXAS, AUSTIN, CAPITAL, error})
     view = GraphView(prune(graph, 0.5, 0.9), NAMES, selected=AUSTIN, pinned=marked)
-    supernodes = (Supernode("Texas & more", (TEXAS, error, stranger)),)
+    supernodes = (Supernode("Texas & more", (TEXAS, error, missing)),)
     groups = own_groups(view, supernodes)
     assert [(group.name, group.nodes) for group in groups] == [
-        ("Texas & more", (TEXAS,)),  # an error has no activation, a stranger is not here
+        (
+            "Texas & more",
+            (TEXAS,),
+        ),  # the error has no activation, the other node is not in the graph
         ("capital · layer 0 at “capital”", (CAPITAL,)),
         ("say Austin · layer 4 at “is”", (AUSTIN,)),
     ]
     assert groups[0].influence == view.influence(TEXAS)
 
 
-def test_two_nodes_of_one_name_and_place_are_told_apart() -> None:
+def test_nodes_with_the_same_name_and_place_get_unique_names() -> None:
     graph = graph_of([(1, 7, 4), (1, 7, 5), (1, 6, 4)], {})
     names = {FeatureId(1, 4): "Texas", FeatureId(1, 5): "Texas"}
     view = GraphView(prune(graph, 1.0, 1.0), names)
@@ -131,18 +114,18 @@ def test_two_nodes_of_one_name_and_place_are_told_apart() -> None:
     ]
 
 
-def test_what_is_left_of_an_activation_is_a_dumbbell() -> None:
+def test_remaining_activation_is_a_dumbbell() -> None:
     after = dataclasses.replace(AFTER, activations={TEXAS: 1.0, CAPITAL: 6.0, AUSTIN: 0.5})
     before = dataclasses.replace(BEFORE, activations={TEXAS: 2.0, CAPITAL: 2.0, AUSTIN: 0.0})
     groups = {"Texas": (TEXAS,), "<b>both</b>": (TEXAS, CAPITAL), "silent": (AUSTIN,)}
     figure = activation_figure(groups, before, after, LIGHT)
     *_, ends = figure.data
     assert list(ends.x)[:2] == [0.5, 1.75]
-    assert list(ends.text) == ["50 %", "175 %", "was not active"]
+    assert list(ends.text) == ["50 %", "175 %", "not active before"]
     assert "&lt;b&gt;" in figure.layout.yaxis.ticktext[1]
 
 
-def test_columns_share_their_tokens_in_the_baselines_order() -> None:
+def test_columns_show_the_same_tokens_in_the_baselines_order() -> None:
     tokens = shared_tokens([BEFORE, AFTER], limit=3)
     assert [name for _, name in tokens] == [" Austin", " Sacramento", " Paris"]
     figure = outcome_figure(BEFORE, AFTER, tokens, LIGHT)
@@ -155,7 +138,7 @@ def test_columns_share_their_tokens_in_the_baselines_order() -> None:
     assert alone.layout.yaxis.ticktext == figure.layout.yaxis.ticktext
 
 
-def test_a_token_is_text_in_every_figure() -> None:
+def test_tokens_are_escaped_in_every_figure() -> None:
     tokens = [(2, " <b>")]
     for figure in (
         outcome_figure(BEFORE, AFTER, tokens, LIGHT),
@@ -164,7 +147,7 @@ def test_a_token_is_text_in_every_figure() -> None:
         assert "<b>" not in figure.to_json().replace("<b>:", "")
 
 
-def test_a_sweep_marks_where_the_answer_flips() -> None:
+def test_a_sweep_marks_where_the_top_token_flips() -> None:
     third = dataclasses.replace(AFTER)
     figure = dose_figure((1.0, 0.0, -1.0), [BEFORE, AFTER, third], [(0, " Austin")], LIGHT)
     assert flips([BEFORE, AFTER, third]) == [1]
@@ -175,8 +158,8 @@ def test_a_sweep_marks_where_the_answer_flips() -> None:
     assert flips([BEFORE, BEFORE]) == []
 
 
-def test_what_happened_is_said_in_a_sentence_and_the_continuation_in_three_parts() -> None:
-    assert outcome_sentence(BEFORE, AFTER) == "Austin 90 % → 10 %; Sacramento is first (75 %)."
-    assert outcome_sentence(BEFORE, BEFORE) == "Austin 90 % → 90 %, still first."
+def test_an_outcome_is_a_sentence_and_a_continuation_in_three_parts() -> None:
+    assert outcome_sentence(BEFORE, AFTER) == "Austin 90 % → 10 %; top token: Sacramento (75 %)."
+    assert outcome_sentence(BEFORE, BEFORE) == "Austin 90 % → 90 %, still the top token."
     assert continuation_parts(AFTER) == (" Austin", " was", " big")
     assert continuation_parts(BEFORE) == (" Austin is big", "", "")

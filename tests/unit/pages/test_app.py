@@ -1,37 +1,15 @@
-"""The pages without a browser: they run through the main script, on the embedded model."""
+"""The Trace page without a browser, on the embedded model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 import pytest
-import streamlit as st
+from page_components import choose_node, listed
 from streamlit.testing.v1 import AppTest
 
 MAIN = Path(__file__).resolve().parents[3] / "pages" / "shell" / "main.py"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("CIRCUIT_STORE", str(tmp_path_factory.mktemp("app") / "store"))
-    st.cache_resource.clear()
-    yield
-    patch.undo()
-    st.cache_resource.clear()
-
-
-@pytest.fixture
-def app(store: None) -> AppTest:
-    """The app after its first run has drawn the flagship; the model takes seconds to load."""
-    test = AppTest.from_file(str(MAIN), default_timeout=60)
-    for _ in range(60):
-        test.run()
-        assert not test.exception
-        if any("nodes shown" in caption.value for caption in test.caption):
-            return test
-    pytest.fail("the flagship's graph was never drawn")
 
 
 def caption_with(app: AppTest, words: str) -> str:
@@ -42,24 +20,31 @@ def button(app: AppTest, words: str):
     return next(button for button in app.button if words in button.label)
 
 
+def choose_texas(app: AppTest) -> None:
+    choose_node(app, next(node for name, node in listed(app).items() if "about Texas" in name))
+
+
 def switch(app: AppTest):
-    """The toggle of the feature that is open; there is none without one."""
-    found = [toggle for toggle in app.toggle if "Turn this feature off" in toggle.label]
-    return found[0] if found else None
+    """The toggle that switches the selected feature off, or None."""
+    return next((t for t in app.toggle if "Turn this feature off" in t.label), None)
 
 
 def prompt_box(app: AppTest):
-    return app.text_input(key="prompt box")
+    return app.text_area(key="prompt box")
 
 
-def test_the_first_visit_shows_the_flagship(app: AppTest) -> None:
+def test_the_graph_says_where_it_was_computed(app: AppTest) -> None:
+    assert re.search(r"Computed on the CPU in float32", caption_with(app, "nodes shown"))
+
+
+def test_the_first_visit_shows_the_first_prompt(app: AppTest) -> None:
     assert prompt_box(app).value == "The capital of the state containing Dallas is"
     assert any("**Austin**" in markdown.value for markdown in app.markdown)
-    assert button(app, "about Texas")
+    assert any("about Texas" in name for name in listed(app))
 
 
 @pytest.mark.parametrize(
-    ("prompt", "said"),
+    ("prompt", "expected"),
     [
         ("  ", "empty"),
         ("The capital of Zürich is", "Zürich"),
@@ -68,18 +53,18 @@ def test_the_first_visit_shows_the_flagship(app: AppTest) -> None:
         ("of " * 80, "64"),
     ],
 )
-def test_a_bad_prompt_is_one_sentence_and_the_way_back_works(
-    app: AppTest, prompt: str, said: str
+def test_a_bad_prompt_is_one_sentence_with_a_way_back(
+    app: AppTest, prompt: str, expected: str
 ) -> None:
     prompt_box(app).set_value(prompt).run()
     assert not app.exception
-    assert len(app.error) == 1 and said in app.error[0].value
+    assert len(app.error) == 1 and expected in app.error[0].value
     button(app, "Back to").click().run()
     assert not app.error and not app.exception
     assert any("**Austin**" in markdown.value for markdown in app.markdown)
 
 
-def test_the_arrows_step_through_the_gallery_and_around_it(app: AppTest) -> None:
+def test_the_arrows_step_through_the_gallery_and_wrap_around(app: AppTest) -> None:
     app.button(key="next").click().run()
     assert "Oakland" in prompt_box(app).value
     app.button(key="previous").click().run()
@@ -89,13 +74,13 @@ def test_the_arrows_step_through_the_gallery_and_around_it(app: AppTest) -> None
     assert prompt_box(app).value == "The capital of the state containing Dallas is"
 
 
-def test_a_feature_can_be_opened_switched_off_and_on_again(app: AppTest) -> None:
-    button(app, "about Texas").click().run()
+def test_a_feature_can_be_switched_off_and_edits_reset(app: AppTest) -> None:
+    choose_texas(app)
     assert not app.exception
     switch(app).set_value(True).run()
     assert not app.exception
     assert "KL divergence" in caption_with(app, "KL divergence")
-    button(app, "All on again").click().run()
+    button(app, "Reset edits").click().run()
     assert not any("KL divergence" in caption.value for caption in app.caption)
 
 
@@ -106,8 +91,8 @@ def test_a_lower_threshold_shows_fewer_nodes(app: AppTest) -> None:
     assert int(after.split(" of ")[0]) < int(before.split(" of ")[0])
 
 
-def test_another_prompt_starts_without_the_old_selection_and_edits(app: AppTest) -> None:
-    button(app, "about Texas").click().run()
+def test_another_prompt_clears_selection_and_edits(app: AppTest) -> None:
+    choose_texas(app)
     switch(app).set_value(True).run()
     app.button(key="next").click().run()
     app.button(key="previous").click().run()

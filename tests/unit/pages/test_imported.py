@@ -1,15 +1,14 @@
-"""Graphs of other tools on the pages, without a browser: shown as far as their files go."""
+"""Graphs imported from other tools on the pages, without a browser."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import tracer
@@ -17,16 +16,6 @@ from cache import TraceRequest
 from pages.shared import resources, stored_graph
 
 MAIN = Path(__file__).resolve().parents[3] / "pages" / "shell" / "main.py"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("CIRCUIT_STORE", str(tmp_path_factory.mktemp("imported") / "store"))
-    st.cache_resource.clear()
-    yield
-    patch.undo()
-    st.cache_resource.clear()
 
 
 def published() -> dict[str, Any]:
@@ -77,46 +66,78 @@ def opened(**query: str) -> AppTest:
 def shown(app: AppTest) -> str:
     parts = [*app.markdown, *app.caption, *app.info, *app.error]
     # without the backslashes that keep Markdown from being read into a text
-    return re.sub(r"\\(.)", r"\1", "\n".join(part.value for part in parts))
+    # and the invisible characters that keep an address from becoming a link
+    text = "\n".join(part.value for part in parts).replace("\u200b", "")
+    return re.sub(r"\\(.)", r"\1", text)
 
 
-def test_the_graph_is_drawn_whole_and_the_page_says_what_it_is(key: str) -> None:
+def test_an_imported_graph_is_drawn_unpruned_with_its_origin(key: str) -> None:
     app = opened(graph=key, nodes="1", edges="1")
     text = shown(app)
     assert "<bos> big dog **bark**" in text
-    assert "big-dog: imported, made by circuit-tracer 0.2 from the model gemma-2-2b" in text
-    assert "pruned to 80 % of the influence of nodes and 85 % of the influence of edges" in text
-    assert "influence and scores below are of the part that was kept" in text
+    assert "big-dog: imported, created by circuit-tracer 0.2 from the model gemma-2-2b" in text
+    assert "pruned to 80 % of node influence and 85 % of edge influence" in text
+    assert "influence and scores below refer to the part that was kept" in text
     assert "6 of 6 nodes of the file shown." in text
     assert any("large" in button.label for button in app.button)
-    assert not any(box.key == "prompt box" for box in app.text_input)
+    assert not any(box.key == "prompt box" for box in app.text_area)
 
 
-def test_its_pins_and_supernodes_are_there_and_can_be_changed(key: str) -> None:
+def test_a_link_without_thresholds_shows_the_graph_as_its_file_has_it(key: str) -> None:
+    app = opened(graph=key)
+    assert "6 of 6 nodes of the file shown." in shown(app)
+    assert (app.query_params["nodes"], app.query_params["edges"]) == ("1", "1")
+    app = opened(graph=key, nodes="0.1", edges="0.98")
+    assert app.slider(key="node threshold").value == 0.1
+    app.slider(key="node threshold").set_value(0.8).run()
+    app.slider(key="edge threshold").set_value(0.98).run()
+    assert (app.query_params["nodes"], app.query_params["edges"]) == ("0.8", "0.98")
+
+
+def test_its_pins_and_supernodes_are_shown_and_can_be_changed(key: str) -> None:
     app = opened(graph=key)
     assert "**size** :gray[1 node]" in shown(app)
-    assert len(app.multiselect(key="pinned nodes").value) == 1
+    assert len([b for b in app.button if b.key.startswith("unpin pinned")]) == 1
     next(button for button in app.button if button.label == "Ungroup").click().run()
     assert not app.exception
-    marks = resources.backend().annotations(key)
-    assert marks.supernodes == () and len(marks.pinned) == 2
+    annotations = resources.backend().annotations(key)
+    assert annotations.supernodes == () and len(annotations.pinned) == 2
 
 
 @pytest.mark.parametrize(
     ("node", "activation"), [("feature-0-1-7", "unknown"), ("feature-1-2-9", "2.50")]
 )
-def test_a_feature_says_what_the_file_says_and_has_no_switch(
+def test_a_feature_shows_what_the_file_contains_and_has_no_switch(
     key: str, node: str, activation: str
 ) -> None:
     app = opened(graph=key, node=node)
     text = shown(app)
     assert f"activation {activation} " in text
-    assert "There are no examples for the features of an imported graph" in text
+    assert "No examples: this graph was imported without its model" in text
     assert "https://example.org/set" in text
     assert not any("Turn this feature off" in toggle.label for toggle in app.toggle)
 
 
-def test_the_model_is_not_opened_for_it(key: str) -> None:
+@pytest.mark.parametrize(
+    ("provenance", "expected"),
+    [
+        ({"imported": True}, ""),
+        ({"device": "cpu", "dtype": "float32"}, "Computed on the CPU in float32."),
+        (
+            {"device": "H100", "dtype": "bfloat16", "forward_dtype": "float32", "tf32": True},
+            "Computed on H100 in bfloat16, forward pass in float32, with TF32 products.",
+        ),
+    ],
+)
+def test_the_device_and_data_types_are_shown_where_known(
+    key: str, provenance: dict[str, Any], expected: str
+) -> None:
+    graph = resources.backend().graph(key)
+    assert graph is not None
+    assert stored_graph.computed_sentence(replace(graph, provenance=provenance)) == expected
+
+
+def test_no_model_is_opened_for_it(key: str) -> None:
     opened(graph=key)
     backend = resources.backend()
     assert backend.device is None and backend.queue == ()
@@ -126,29 +147,30 @@ def test_another_prompt_closes_it(key: str) -> None:
     app = opened(graph=key, nodes="1", edges="1")
     app.button(key="close graph").click().run()
     assert "graph" not in app.query_params and "nodes" not in app.query_params
-    assert app.text_input(key="prompt box").value
+    assert app.text_area(key="prompt box").value
     app = opened(graph=key)
+    app.button(key="sidebar close graph").click().run()
     next(button for button in app.button if "Sacramento" in button.label).click().run()
     assert "graph" not in app.query_params
-    assert "Oakland" in app.text_input(key="prompt box").value
+    assert "Oakland" in app.text_area(key="prompt box").value
 
 
-def test_a_graph_that_is_gone_is_a_sentence_and_a_way_back(store: None) -> None:
+def test_a_missing_graph_is_reported_with_a_way_back(store: None) -> None:
     app = opened(graph="f" * 32)
     assert len(app.error) == 1 and "not in the library" in app.error[0].value
     app.button(key="close graph").click().run()
-    assert not app.error and app.text_input(key="prompt box").value
+    assert not app.error and app.text_area(key="prompt box").value
 
 
-def test_interventions_say_that_there_is_no_model(key: str) -> None:
+def test_the_interventions_page_says_that_the_model_is_missing(key: str) -> None:
     app = opened(graph=key)
     app.switch_page(str(MAIN.parents[1] / "interventions" / "page.py")).run()
     assert not app.exception
-    assert "there is no model behind it" in shown(app)
+    assert "This graph was imported without its model" in shown(app)
     assert not app.slider
 
 
-def test_the_library_lists_and_opens_and_renames(key: str) -> None:
+def test_the_library_lists_and_renames_it(key: str) -> None:
     app = opened(graph=key)
     app.switch_page(str(MAIN.parents[1] / "library" / "page.py")).run()
     assert not app.exception
@@ -159,7 +181,7 @@ def test_the_library_lists_and_opens_and_renames(key: str) -> None:
     assert [e.title for e in resources.backend().stored() if e.key == key] == ["Barking"]
 
 
-def test_a_small_graph_is_opened_as_it_was_pruned(key: str, monkeypatch: Any) -> None:
+def test_a_small_graph_is_not_pruned_again(key: str, monkeypatch: Any) -> None:
     graph = resources.backend().graph(key)
     assert graph is not None
     assert stored_graph.first_thresholds(graph) == resources.WHOLE
@@ -167,7 +189,7 @@ def test_a_small_graph_is_opened_as_it_was_pruned(key: str, monkeypatch: Any) ->
     assert stored_graph.first_thresholds(graph).node == 0.8
 
 
-def test_a_graph_traced_here_is_opened_with_its_model_behind_it(store: None) -> None:
+def test_a_traced_graph_opens_with_its_prompt_and_model(store: None) -> None:
     backend, prompt = resources.backend(), "The capital of the state containing Oakland is"
     plain_job = backend.trace(TraceRequest(prompt))
     aimed_job = backend.trace(TraceRequest(prompt, targets=(" California",)))
@@ -177,9 +199,10 @@ def test_a_graph_traced_here_is_opened_with_its_model_behind_it(store: None) -> 
 
     app = opened()
     app.switch_page(str(MAIN.parents[1] / "library" / "page.py")).run()
+    assert "computed on the CPU in float32" in shown(app)
     app.button(key=f"open {keys[0]}").click().run()  # the prompt leads to it
     assert "graph" not in app.query_params
-    assert app.text_input(key="prompt box").value == prompt
+    assert app.text_area(key="prompt box").value == prompt
 
     feature = next(n for n in tracer.prune(graphs[1]).nodes if n.kind == "feature")
     app = opened(graph=keys[1], node=str(feature))
@@ -190,7 +213,7 @@ def test_a_graph_traced_here_is_opened_with_its_model_behind_it(store: None) -> 
     assert "KL divergence" in shown(app)
 
 
-def test_two_imported_graphs_are_compared_and_what_is_not_in_a_file_is_unknown(key: str) -> None:
+def test_imported_graphs_can_be_compared_and_missing_activations_are_unknown(key: str) -> None:
     other = published()
     other["metadata"]["slug"] = "small-cat"
     other["nodes"][2]["node_id"] = other["links"][1]["target"] = "1_10_2"
@@ -199,11 +222,11 @@ def test_two_imported_graphs_are_compared_and_what_is_not_in_a_file_is_unknown(k
     app = opened(graph=key, with_graph=second)
     app.switch_page(str(MAIN.parents[1] / "compare" / "page.py")).run()
     assert not app.exception
-    assert "1 feature in both, 1 only left, 1 only right" in shown(app)
+    assert "1 feature in both graphs, 1 only left, 1 only right" in shown(app)
     table = app.dataframe[0].value.set_index("index")
     assert table.loc[9, "activation left"] == 2.5
     assert table.loc[9, "activation right"] != table.loc[9, "activation right"]  # not a number
     assert not any(button.key == "send differences" for button in app.button)
     app = opened(with_graph="f" * 32)
     app.switch_page(str(MAIN.parents[1] / "compare" / "page.py")).run()
-    assert any("not in the library any more" in error.value for error in app.error)
+    assert any("no longer in the library" in error.value for error in app.error)

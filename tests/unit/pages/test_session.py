@@ -1,4 +1,4 @@
-"""The address bar holds the session, and text stays text."""
+"""Links hold the session, annotations are edited, and text is escaped."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pages.shared.escape import chips_html, example_html, plain, sentence
 from pages.shared.session import read_session, update_session
 from pages.shared.session_actions import (
     change_scenario,
+    change_supernode,
     group_pins,
-    rename_supernode,
     toggle_pin,
     ungroup,
 )
@@ -40,17 +40,26 @@ TEXAS = NodeId("feature", 1, 7, 887)
                 Scenario("", (), freeze_attention=False, constrained_layers=(0, 3)),
             )
         ),
-        Session(marks=Annotations((TEXAS,), (Supernode('"Texas", & <b>', (TEXAS,)),))),
+        Session(annotations=Annotations((TEXAS,), (Supernode('"Texas", & <b>', (TEXAS,)),))),
         Session(compared=Compared("calc: 17+25=", "cross-layer", "feature", " a", "b")),
         Session(graph="0123abcd", thresholds=Thresholds(1.0, 1.0), selected=TEXAS),
+        Session(graph="0123abcd"),
+        Session(graph="0123abcd", as_stored=True),
         Session(compared=Compared(graph="0123abcd")),
         Session(run=RunOptions("Sacramento", 12, 0.7, 3)),
         Session(choice=ModelChoice("lab/tiny@v1", "/sets/mine", "bfloat16")),
         Session(look="gemma-2-2b"),
     ],
 )
-def test_a_link_brings_the_session_back(session: Session) -> None:
+def test_a_link_restores_the_session(session: Session) -> None:
     assert from_query(to_query(session)) == session
+
+
+def test_old_links_stay_valid_annotations_are_still_called_marks() -> None:
+    query = {"prompt": "a", "marks": '{"pinned":["feature-1-7-887"],"supernodes":[]}'}
+    session = from_query(query)
+    assert session.annotations == Annotations((TEXAS,))
+    assert to_query(session) == query
 
 
 def test_a_fresh_session_makes_a_short_link() -> None:
@@ -83,7 +92,7 @@ def test_a_fresh_session_makes_a_short_link() -> None:
         {"unknown": "1"},
     ],
 )
-def test_a_link_that_makes_no_sense_opens_the_default(query: dict[str, str]) -> None:
+def test_an_invalid_link_opens_the_defaults(query: dict[str, str]) -> None:
     assert from_query(query) == Session()
 
 
@@ -95,19 +104,21 @@ def test_markdown_is_shown_literally(text: str) -> None:
     assert escaped.replace("\\", "") == text
 
 
-def test_lines_do_not_make_a_block_of_code() -> None:
+def test_blank_lines_do_not_start_a_code_block() -> None:
     assert plain("a\n\n    b") == "a ↵  ↵     b"
 
 
-def test_hostile_tokens_cannot_leave_their_example() -> None:
+def test_tokens_are_escaped_in_html() -> None:
     example = Example(("<script>", ' "x" onload=', " &", " ok"), (2.0, 1.0, 0.0, 0.0))
-    html = example_html(example, 2.0, LIGHT) + chips_html(["<img src=x>"], LIGHT.positive)
+    html = example_html(example, 2.0, LIGHT, around=12) + chips_html(
+        ["<img src=x>"], LIGHT.positive
+    )
     assert "<script" not in html and "<img" not in html and '"x"' not in html
     assert "&lt;script&gt;" in html and "&quot;x&quot;" in html and "&amp;" in html
 
 
-def test_stronger_tokens_are_shaded_more_and_silent_ones_not_at_all() -> None:
-    html = example_html(Example((" a", " b", " c"), (2.0, 1.0, 0.0)), 2.0, LIGHT)
+def test_stronger_tokens_are_shaded_more_and_inactive_ones_not_at_all() -> None:
+    html = example_html(Example((" a", " b", " c"), (2.0, 1.0, 0.0)), 2.0, LIGHT, around=12)
     assert html.count("<span") == 2
     strong, weak = (float(part.split(",")[3].split(")")[0]) for part in html.split("rgba(")[1:])
     assert strong > weak > 0
@@ -121,7 +132,7 @@ def test_a_long_example_is_cut_around_its_peak() -> None:
     assert html.count("…") == 2
 
 
-def test_pins_come_and_go_alone_and_in_supernodes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_are_pinned_grouped_renamed_and_ungrouped(monkeypatch: pytest.MonkeyPatch) -> None:
     other, third = NodeId("feature", 4, 8, 1), NodeId("token", -1, 7, 55)
     monkeypatch.setattr(session_module.st, "session_state", {"session": Session()})
     for node in (TEXAS, other, third):
@@ -130,32 +141,32 @@ def test_pins_come_and_go_alone_and_in_supernodes(monkeypatch: pytest.MonkeyPatc
     toggle_pin(other)
     assert read_session().pinned == (TEXAS, third)
     group_pins("Texas", (TEXAS, third))
-    assert read_session().marks == Annotations((), (Supernode("Texas", (TEXAS, third)),))
+    assert read_session().annotations == Annotations((), (Supernode("Texas", (TEXAS, third)),))
     toggle_pin(other)
-    group_pins("Texas", (other,))  # a name that exists gets the nodes, too
+    group_pins("Texas", (other,))  # an existing supernode gets the nodes too
     assert read_session().supernodes == (Supernode("Texas", (TEXAS, third, other)),)
-    toggle_pin(third)  # unpinned out of its supernode
+    toggle_pin(third)  # also removes it from its supernode
     assert read_session().supernodes == (Supernode("Texas", (TEXAS, other)),)
-    rename_supernode("Texas", "the state")
-    rename_supernode("the state", "")
+    change_supernode("Texas", name="the state")
+    change_supernode("the state", name="")
     assert [group.name for group in read_session().supernodes] == ["the state"]
     ungroup("the state")
-    assert read_session().marks == Annotations((TEXAS, other))
+    assert read_session().annotations == Annotations((TEXAS, other))
     update_session(prompt="another")
-    assert read_session().marks == Annotations()
+    assert read_session().annotations == Annotations()
 
 
-def test_a_node_is_in_one_supernode_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_belongs_to_one_supernode_only(monkeypatch: pytest.MonkeyPatch) -> None:
     other = NodeId("feature", 4, 8, 1)
     first = Annotations((), (Supernode("a", (TEXAS,)), Supernode("b", (other,))))
-    monkeypatch.setattr(session_module.st, "session_state", {"session": Session(marks=first)})
+    monkeypatch.setattr(session_module.st, "session_state", {"session": Session(annotations=first)})
     group_pins("b", (TEXAS,))
     assert read_session().supernodes == (Supernode("b", (other, TEXAS)),)
-    rename_supernode("b", "b")
+    change_supernode("b", name="b")
     assert read_session().supernodes == (Supernode("b", (other, TEXAS)),)
 
 
-def test_a_click_on_a_column_that_is_another_by_now_does_nothing(
+def test_a_click_on_a_column_that_has_changed_does_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one, two = (Scenario(name, edit_all([TEXAS], "scale", -2.0)) for name in "ab")
@@ -168,12 +179,14 @@ def test_a_click_on_a_column_that_is_another_by_now_does_nothing(
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("message", "shown"),
     [
         ("the prompt is empty: write one", "The prompt is empty: write one."),
-        ("lab/other is no folder here", "lab/other is no folder here."),
+        ("lab/other does not exist", "lab/other does not exist."),
+        ("'middle' is not an alignment", "'middle' is not an alignment."),
+        ("notes.pt: this is not a graph.", "notes.pt: this is not a graph."),
         ("gemma-2-2b has no token for “ß”", "gemma-2-2b has no token for “ß”."),
     ],
 )
-def test_a_sentence_begins_large_but_a_name_stays_as_it_is(said: str, shown: str) -> None:
-    assert sentence(ValueError(said)) == shown
+def test_an_error_becomes_a_sentence_and_names_keep_their_case(message: str, shown: str) -> None:
+    assert sentence(ValueError(message)) == shown

@@ -1,21 +1,26 @@
-"""What the pages say of work that outlasts a person's patience, and then ends badly."""
+"""Work that outlasts a visitor's patience: shown in progress, overtaken, cancelled or failed."""
 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import streamlit as st
+from streamlit.runtime.scriptrunner import RerunData, StopException, get_script_run_ctx
 from streamlit.testing.v1 import AppTest
 
-from cache import ScenarioRequest
+from cache import Job, ScenarioRequest, TraceRequest
 from cache.engine import TracerEngine
 from pages.shared import progress as waiting
 from pages.shared import resources
+from pages.shared import session as session_module
+from pages.shared.session import read_session, update_session
 from tracer.errors import ModelError
 from tracer.types import Progress
 
@@ -26,11 +31,65 @@ OFF = {
     "constrained_layers": None,
 }
 MAIN = Path(__file__).resolve().parents[3] / "pages" / "shell" / "main.py"
+INTERVENTIONS = str(MAIN.parents[1] / "interventions" / "page.py")
 
 
 @pytest.fixture
-def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
-    """The app, whose model cannot be opened; which takes longer to find out than a page waits."""
+def empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("CIRCUIT_STORE", str(tmp_path / "store"))
+    st.cache_resource.clear()
+    yield
+    st.cache_resource.clear()
+
+
+def visitor() -> AppTest:
+    """A new visitor, who has not opened a page yet."""
+    return AppTest.from_file(str(MAIN), default_timeout=120)
+
+
+def finish_queue() -> None:
+    for job in resources.backend().queue:
+        job.wait(120)
+
+
+def text_of(app: AppTest) -> str:
+    return "\n".join(part.value for part in [*app.markdown, *app.caption, *app.info])
+
+
+class HeldTraces:
+    """Holds every trace inside the engine until the test lets it go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.started: list[str] = []
+        self.gate = threading.Event()
+        trace = TracerEngine.trace
+
+        def held(engine: TracerEngine, model: Any, request: TraceRequest, report: Progress) -> Any:
+            self.started.append(request.prompt)
+            assert self.gate.wait(60)
+            report(0, 1, "tracing")  # where a cancelled job stops
+            return trace(engine, model, request, report)
+
+        monkeypatch.setattr(TracerEngine, "trace", held)
+
+    def wait_until_started(self) -> None:
+        end = time.monotonic() + 60
+        while not self.started:
+            assert time.monotonic() < end, "the trace never started"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def held(empty_store: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldTraces]:
+    traces = HeldTraces(monkeypatch)
+    yield traces
+    traces.gate.set()
+    finish_queue()
+
+
+def test_a_slow_failure_is_reported_once_and_not_retried_by_a_redraw(
+    empty_store: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened: list[str] = []
 
     def load(self: TracerEngine, choice: object, progress: object) -> None:
@@ -38,27 +97,19 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
         time.sleep(3 * waiting.PATIENCE)
         raise ModelError(f"layer 3 is missing, found at try {len(opened)}")
 
-    monkeypatch.setenv("CIRCUIT_STORE", str(tmp_path / "store"))
     monkeypatch.setattr(TracerEngine, "load", load)
-    st.cache_resource.clear()
-    yield AppTest.from_file(str(MAIN), default_timeout=60)
-    st.cache_resource.clear()
-
-
-def test_what_takes_long_to_fail_is_said_when_it_has_and_not_begun_again(app: AppTest) -> None:
-    app.run()
+    app = visitor().run()
     assert not app.error and not app.exception
     assert len(app.get("progress")) == 1
-    for job in resources.backend().queue:
-        job.wait(60)
+    finish_queue()
     app.run()  # as the page does by itself once the work has ended
     assert [error.value for error in app.error] == ["Layer 3 is missing, found at try 1\\."]
     app.run()
     assert [error.value for error in app.error] == ["Layer 3 is missing, found at try 1\\."]
 
 
-def test_a_slow_what_if_shows_how_far_it_is_and_comes_in_the_same_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_slow_scenario_shows_its_progress_and_its_outcome_in_one_run(
+    empty_store: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scenarios, bars = TracerEngine.scenarios, []
 
@@ -71,18 +122,211 @@ def test_a_slow_what_if_shows_how_far_it_is_and_comes_in_the_same_run(
     monkeypatch.setattr(
         waiting, "bar", lambda job, what="": (bars.append(job.progress), bar(job, what))
     )
-    monkeypatch.setenv("CIRCUIT_STORE", str(tmp_path / "store"))
     monkeypatch.setattr(TracerEngine, "scenarios", slow)
-    st.cache_resource.clear()
-    app = AppTest.from_file(str(MAIN), default_timeout=120)
+    app = visitor()
     app.query_params["scenarios"] = json.dumps([OFF])
     app.run()
-    for job in resources.backend().queue:  # the trace, watched by a fragment
-        job.wait(120)
+    finish_queue()  # the trace, watched by a fragment
     bars.clear()
-    app.switch_page(str(MAIN.parents[1] / "interventions" / "page.py")).run()
+    app.switch_page(INTERVENTIONS).run()
     assert not app.exception and not app.error
     assert (1, 3, "scenarios") in bars
-    assert any("Unchanged" in heading.value for heading in app.markdown)
+    assert any("Baseline" in heading.value for heading in app.markdown)
     assert not app.get("progress")
-    st.cache_resource.clear()
+
+
+def test_only_the_running_and_the_latest_request_of_a_moved_slider_are_worked_on(
+    empty_store: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenarios, bar = TracerEngine.scenarios, waiting.bar
+    gate, started, waiting_jobs = threading.Event(), [], []
+    strengths = [-1.0, -2.0, -3.0]
+
+    def held(self: TracerEngine, model: Any, request: ScenarioRequest, progress: Progress) -> Any:
+        started.append(request.scenarios[0].edits[0].value)
+        assert gate.wait(60)
+        return scenarios(self, model, request, progress)
+
+    def move_the_slider(job: Job[Any], what: str = "") -> None:
+        """Interrupt the run that waits, as the browser does, then let the engine go on."""
+        if started and strengths:
+            [scenario] = read_session().scenarios
+            edit = replace(scenario.edits[0], value=strengths.pop(0))
+            update_session(scenarios=(replace(scenario, edits=(edit,)),))
+            context = get_script_run_ctx()
+            context.script_requests.request_rerun(
+                RerunData(context.query_string, page_script_hash=context.page_script_hash)
+            )
+        elif started and not gate.is_set():
+            waiting_jobs.extend(resources.backend().queue)
+            gate.set()
+        bar(job, what)
+
+    app = visitor()
+    app.query_params["scenarios"] = json.dumps([OFF])
+    app.run()
+    finish_queue()
+    monkeypatch.setattr(TracerEngine, "scenarios", held)
+    monkeypatch.setattr(waiting, "bar", move_the_slider)
+    app.switch_page(INTERVENTIONS).run()
+    assert not app.exception and not app.error
+    assert len(waiting_jobs) == 2
+    assert started[:2] == [0.0, -3.0]
+    assert "−3× about Texas" in text_of(app)
+
+
+def test_a_scenario_that_is_asked_for_again_keeps_running(
+    empty_store: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A click that changes nothing, such as opening a popover, does not restart the work."""
+    scenarios, bar = TracerEngine.scenarios, waiting.bar
+    gate, started, redraws = threading.Event(), [], [1, 2]
+
+    def held(self: TracerEngine, model: Any, request: ScenarioRequest, progress: Progress) -> Any:
+        started.append(request)
+        assert gate.wait(60)
+        return scenarios(self, model, request, progress)
+
+    def redraw(job: Job[Any], what: str = "") -> None:
+        if started and redraws:
+            redraws.pop()
+            context = get_script_run_ctx()
+            context.script_requests.request_rerun(
+                RerunData(context.query_string, page_script_hash=context.page_script_hash)
+            )
+        elif started:
+            gate.set()
+        bar(job, what)
+
+    app = visitor()
+    app.query_params["scenarios"] = json.dumps([OFF])
+    app.run()
+    finish_queue()
+    monkeypatch.setattr(TracerEngine, "scenarios", held)
+    monkeypatch.setattr(waiting, "bar", redraw)
+    app.switch_page(INTERVENTIONS).run()
+    assert not app.exception and not redraws
+    assert len([request for request in started if request == started[0]]) == 1
+
+
+@pytest.fixture
+def session_state(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The state of a visitor without a page."""
+    state: dict[str, Any] = {}
+    monkeypatch.setattr(waiting.st, "session_state", state)
+    monkeypatch.setattr(session_module.st, "session_state", state)
+    return state
+
+
+def wanted_job() -> Job[int]:
+    job = Job[int]("key")
+    job.join(session_module.visitor_id())
+    return job
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, how: type[BaseException]) -> None:
+    """End every run that shows progress, as Streamlit does through the elements it draws."""
+
+    def progress(*args: object, **kwargs: object) -> None:
+        raise how
+
+    monkeypatch.setattr(waiting.st, "progress", progress)
+    monkeypatch.setattr(waiting, "PATIENCE", 0.01)
+    monkeypatch.setattr(waiting, "POLL", 0.01)
+
+
+class Interrupted(BaseException):
+    """A click, as far as a run that waits is concerned."""
+
+
+def test_leaving_the_page_cancels_what_it_waited_for_unless_the_result_is_stored(
+    session_state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(monkeypatch, Interrupted)
+    scenario, trace = wanted_job(), wanted_job()
+    for slot, job, finish in (("scenario", scenario, False), ("trace", trace, True)):
+        with pytest.raises(Interrupted):
+            waiting.wait_for(job, slot, finish=finish)
+    waiting.cancel_abandoned()  # at the end of a run that waited for neither
+    assert (scenario.state, trace.state) == ("cancelled", "queued")
+    other = wanted_job()
+    with pytest.raises(Interrupted):
+        waiting.wait_for(other, "trace", finish=True)
+    assert (trace.state, other.state) == ("cancelled", "queued")
+
+
+def test_a_stopped_script_cancels_what_it_waited_for(
+    session_state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(monkeypatch, StopException)
+    scenario, trace = wanted_job(), wanted_job()
+    with pytest.raises(StopException):
+        waiting.wait_for(scenario, "scenario")
+    with pytest.raises(StopException):
+        waiting.wait_for_all([trace], "traces", "Tracing", finish=True)
+    assert (scenario.state, trace.state) == ("cancelled", "queued")
+
+
+def test_cancelling_leaves_other_visitors_work_alone(
+    session_state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = wanted_job()
+    job.join("somebody else")
+    waiting.cancel(job)
+    assert job.state == "queued"
+    job.cancel("somebody else")
+    assert job.state == "cancelled"
+
+
+def test_a_reloaded_page_can_still_cancel(
+    session_state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload makes a new visitor; the old one is gone and cannot keep the work alive."""
+    job = wanted_job()
+    old = session_module.visitor_id()
+    session_state.clear()
+    job.join(session_module.visitor_id())
+    assert session_module.visitor_id() != old
+    monkeypatch.setattr(session_module, "departed_visitors", lambda: [old])
+    waiting.cancel(job)
+    assert job.state == "cancelled"
+
+
+def test_a_cancel_stops_one_visitors_trace_and_not_anothers(held: HeldTraces) -> None:
+    first, second = visitor().run(), visitor().run()
+    held.wait_until_started()
+    running = [job for job in resources.backend().queue if job.state == "running"]
+    [job] = [job for job in running if "Dallas" in job.title]
+    first.button(key="cancel").click().run()
+    assert not first.exception
+    held.gate.set()
+    assert job.wait(60) and job.state == "done"
+    second.run()
+    assert "**Austin**" in text_of(second)
+
+
+def test_a_trace_survives_redraws(held: HeldTraces) -> None:
+    app = visitor().run()
+    held.wait_until_started()
+    for _ in range(2):
+        app.run()
+    app.switch_page(str(MAIN.parents[1] / "guide" / "page.py")).run()
+    held.gate.set()
+    finish_queue()
+    assert held.started == ["The capital of the state containing Dallas is"]
+    app.switch_page(str(MAIN.parents[1] / "trace" / "page.py")).run()
+    assert "**Austin**" in text_of(app)
+
+
+def test_a_cancelled_first_trace_is_not_started_again_by_itself(held: HeldTraces) -> None:
+    app = visitor().run()
+    held.wait_until_started()
+    app.button(key="cancel").click().run()
+    held.gate.set()
+    finish_queue()
+    app.run()
+    assert len(held.started) == 1
+    assert "Tracing was cancelled" in text_of(app)
+    app.button(key="trace again").click().run()
+    finish_queue()
+    assert "**Austin**" in text_of(app.run())

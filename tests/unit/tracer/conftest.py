@@ -8,18 +8,26 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from peer_graphs import PLACES
 
-import tracer
+from tracer.catalog.resolve import resolve
 from tracer.features.lookup import FeatureLookup
+from tracer.model.bridge import Bridge
+from tracer.model.device import DeviceChoice
 from tracer.model.model import Model
+from tracer.transcoders.load import load_transcoders
 
 
 @pytest.fixture(scope="session")
 def open_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
-    """Opens (and keeps) a small random model with a transcoder set of the wanted kind."""
+    """Open, and keep, a small random model with a transcoder set of the given kind.
+
+    Sets of one architecture share its bridge, which takes much longer to open than they do.
+    """
     root = tmp_path_factory.mktemp("tiny")
     opened: dict[tuple[str, ...], Model] = {}
+    bridges: dict[str, Bridge] = {}
 
     def model_folder(architecture: str) -> Path:
         folder = root / architecture
@@ -37,9 +45,14 @@ def open_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
         if key not in opened:
             transcoders = root / "-".join(key)
             tiny.save_transcoders(transcoders, kind, read, write, activation, skip)
-            opened[key] = tracer.load(
-                str(model_folder(architecture)), str(transcoders), device="cpu"
-            )
+            source = resolve(str(model_folder(architecture)), str(transcoders))
+            if architecture not in bridges:
+                cpu = torch.device("cpu")
+                bridges[architecture] = Bridge(source.model_folder, cpu, torch.float32)
+            bridge = bridges[architecture]
+            loaded = load_transcoders(transcoders, bridge.n_layers, bridge.d_model)
+            choice = DeviceChoice(bridge.device, "requested", "", None)
+            opened[key] = Model(source, bridge, loaded, choice)
         return opened[key]
 
     return open_one
@@ -52,7 +65,7 @@ def model(open_tiny: Callable[..., Model]) -> Model:
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Callable[..., FeatureLookup]:
-    """Opens explanations over the given places, always with the same cache folder."""
+    """Return a function that opens a feature lookup; all share one cache folder."""
 
     def open_them(
         folder: Path | None = None,
@@ -73,8 +86,8 @@ def opened(tmp_path: Path) -> Callable[..., FeatureLookup]:
 
 
 @pytest.fixture
-def theirs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The records under the names by which circuit-tracer's files ask for them."""
+def peer_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the records importable under the names that circuit-tracer's files use."""
     for record, module in PLACES.items():
         parts = module.split(".")
         for end in range(1, len(parts) + 1):

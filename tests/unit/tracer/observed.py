@@ -1,4 +1,4 @@
-"""A small corpus, and what a feature index of it must say, worked out the slow and plain way."""
+"""A small corpus, and what its feature index must contain, computed the slow and simple way."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from tracer.model.bridge import Norm
 from tracer.model.model import Model
+from tracer.transcoders.config import WritePoint
 
 CONTEXT = 16
 BOS = 1
 
 
 def documents(n: int = 140, words: int = 20, longest: int = 30, seed: int = 3) -> list[str]:
-    """Random texts; some begin alike, some are repeated, some are longer than a window."""
+    """Return random texts: some share a beginning, some are repeated, some exceed a window."""
     generator = random.Random(seed)
-    made: list[str] = []
+    texts: list[str] = []
     for _ in range(n):
-        start = made[-1].split()[:2] if made and generator.random() < 0.3 else []
+        start = texts[-1].split()[:2] if texts and generator.random() < 0.3 else []
         rest = [f"w{generator.randrange(words)}" for _ in range(generator.randrange(1, longest))]
-        made.append(" ".join([*start, *rest]))
-    return [*made, made[0], made[1]]
+        texts.append(" ".join([*start, *rest]))
+    return [*texts, texts[0], texts[1]]
 
 
 def save_text(path: Path, texts: list[str]) -> Path:
@@ -37,18 +40,18 @@ def save_text(path: Path, texts: list[str]) -> Path:
 
 
 def read_index(folder: Path) -> list[list[dict[str, Any]]]:
-    """Records by layer and feature, read from the published layout with nothing of ours."""
+    """Return the records by layer and feature, read without any code of the library."""
     with gzip.open(folder / "index.json.gz", "rt") as file:
         layers = json.load(file)
-    found = []
+    records_by_layer = []
     for layer in layers:
         data, records = (folder / layer["filename"]).read_bytes(), []
         for start, stop in zip(layer["offsets"][:-1], layer["offsets"][1:], strict=True):
             (length,) = struct.unpack_from("<I", data, start)
             assert start + 4 + length == stop
             records.append(json.loads(zlib.decompress(data[start + 4 : stop])))
-        found.append(records)
-    return found
+        records_by_layer.append(records)
+    return records_by_layer
 
 
 def file_bytes(folder: Path) -> dict[str, bytes]:
@@ -57,17 +60,18 @@ def file_bytes(folder: Path) -> dict[str, bytes]:
 
 @dataclass
 class Firing:
-    """One feature on the whole corpus: one entry for each distinct prefix it fires on."""
+    """One feature over the corpus: an entry for each distinct prefix it fires on."""
 
     values: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     shown: list[tuple[tuple[int, ...], list[float], int]] = field(default_factory=list)
     """The window's tokens, the activations on them, and the position."""
-    said: list[int] = field(default_factory=list)
+    predicted: list[int] = field(default_factory=list)
+    """The most likely next token."""
     least: float = 0.0
 
     def greedy(self, count: int = 12) -> list[int]:
-        """The strongest, at most three of one token; then the strongest others."""
+        """Return the strongest, at most three of one token; then the strongest others."""
         order = sorted(range(len(self.values)), key=lambda i: (-self.values[i], i))
         first: list[int] = []
         for place in order:
@@ -78,7 +82,7 @@ class Firing:
 
 
 def observe(model: Model, texts: list[str]) -> tuple[list[list[Firing]], int]:
-    """What every feature fires on, one window at a time, and how many prefixes were counted."""
+    """Run one window at a time; return what each feature fires on, and the number of prefixes."""
     seen: set[tuple[int, ...]] = set()
     firings = [[Firing() for _ in range(layer.n_features)] for layer in model.transcoders.layers]
     names = [model.read_hook(layer) for layer in range(model.n_layers)]
@@ -91,7 +95,7 @@ def observe(model: Model, texts: list[str]) -> tuple[list[list[Firing]], int]:
                 continue
             seen |= {ids[: p + 1] for p in new}
             logits, inputs = model.bridge.capture(torch.tensor(ids), names)
-            said = logits.argmax(-1).tolist()
+            predicted = logits.argmax(-1).tolist()
             for layer, name in enumerate(names):
                 active = model.transcoders[layer].activations(inputs[name])
                 active[0] = 0
@@ -103,12 +107,26 @@ def observe(model: Model, texts: list[str]) -> tuple[list[list[Firing]], int]:
                             firing.values.append(column[position])
                             firing.tokens.append(ids[position])
                             firing.shown.append((ids, column, position))
-                            firing.said.append(said[position])
+                            firing.predicted.append(predicted[position])
     return firings, len(seen)
 
 
-def moved(model: Model, layer: int) -> np.ndarray:
-    """``(features, vocab)``: what each feature adds to the logits against their mean."""
-    written = model.transcoders[layer].decoder().sum(1)
-    logits = written @ model.unembedding
+def logit_effects(model: Model, layer: int) -> np.ndarray:
+    """Return ``(features, vocab)`` effects of features on the logits, relative to the mean.
+
+    Norms on the way act with their gains and centring, at scale 1.
+    """
+
+    def normed(norm: Norm, vectors: Tensor) -> Tensor:
+        centred = vectors - vectors.mean(-1, keepdim=True) if norm.centred else vectors
+        return centred * norm.gain
+
+    transcoder = model.transcoders[layer]
+    written = torch.zeros(transcoder.n_features, model.transcoders.d_model)
+    for step, output in enumerate(transcoder.output_layers):
+        vectors, norm = transcoder.decoder()[:, step], model.blocks[output].mlp_post_norm
+        if norm is not None and model.transcoders.write_point is not WritePoint.RESIDUAL_UPDATE:
+            vectors = normed(norm, vectors)
+        written += vectors
+    logits = normed(model.final_norm, written) @ model.unembedding
     return (logits - logits.mean(1, keepdim=True)).numpy()

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and sizes are said in decimal units."""
+"""Files are written completely or not at all, and sizes are shown in decimal units."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tracer.files import atomic_write, format_bytes, replacing
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     atomic_write(path, "old")
     with pytest.raises(RuntimeError), replacing(path) as partial:
@@ -20,22 +20,22 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_threads_that_write_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
-    path, failed = tmp_path / "a.bin", []
+def test_threads_can_write_the_same_file(tmp_path: Path) -> None:
+    path, errors = tmp_path / "a.bin", []
 
     def write(letter: bytes) -> None:
         try:
             for _ in range(50):
                 atomic_write(path, letter * 4096)
         except OSError as error:
-            failed.append(error)
+            errors.append(error)
 
     threads = [threading.Thread(target=write, args=(letter,)) for letter in (b"a", b"b", b"c")]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not failed
+    assert not errors
     assert len(set(path.read_bytes())) == 1 and path.stat().st_size == 4096
     assert list(tmp_path.iterdir()) == [path]
 
@@ -52,5 +52,5 @@ def test_threads_that_write_one_file_do_not_disturb_each_other(tmp_path: Path) -
         (1_200_000_000_000, "1,200 GB"),
     ],
 )
-def test_sizes_are_decimal_with_three_digits_at_most(size: int, text: str) -> None:
+def test_sizes_are_decimal_with_about_three_digits(size: int, text: str) -> None:
     assert format_bytes(size) == text

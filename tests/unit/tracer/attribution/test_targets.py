@@ -1,4 +1,4 @@
-"""What a graph can be asked to explain: tokens, contrasts, directions and features."""
+"""The targets of a graph: tokens, contrasts, directions and features."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def first_row(graph: tracer.AttributionGraph) -> torch.Tensor:
     return graph.to_dense()[rows.start, : rows.start]
 
 
-def test_a_direction_is_taken_as_it_is(model: Model) -> None:
-    """The difference of two unembedding columns is the contrast of their tokens."""
+def test_a_direction_is_not_centred(model: Model) -> None:
+    """The difference of two unembedding columns gives the contrast of their tokens."""
     columns = model.unembedding
     vector = columns[:, model.token_id("w3")] - columns[:, model.token_id("w4")]
     direction = Direction("w3 over w4", tuple(vector.tolist()))
@@ -30,24 +30,24 @@ def test_a_direction_is_taken_as_it_is(model: Model) -> None:
     assert named.targets[0].label == "w3 over w4" and named.targets[0].probability == 1.0
 
 
-def test_a_feature_as_target_has_the_row_that_it_has_in_any_graph(model: Model) -> None:
-    whole = tracer.trace(model, tiny.PROMPT)
-    row = max(range(whole.index.n_features), key=lambda i: whole.features[i, 0])
-    layer, position, feature = (int(x) for x in whole.features[row])
-    n_pos = len(whole.tokens)
-    asked = FeatureTarget(layer, position - n_pos, feature)
-    graph = tracer.trace(model, tiny.PROMPT, targets=[asked])
-    assert torch.allclose(first_row(graph), whole.to_dense()[row, : len(first_row(graph))])
+def test_a_target_feature_has_the_same_row_as_in_any_graph(model: Model) -> None:
+    complete = tracer.trace(model, tiny.PROMPT)
+    row = max(range(complete.index.n_features), key=lambda i: complete.features[i, 0])
+    layer, position, feature = (int(x) for x in complete.features[row])
+    n_pos = len(complete.tokens)
+    target = FeatureTarget(layer, position - n_pos, feature)
+    graph = tracer.trace(model, tiny.PROMPT, targets=[target])
+    assert torch.allclose(first_row(graph), complete.to_dense()[row, : len(first_row(graph))])
     assert graph.targets[0].feature == NodeId("feature", layer, position, feature)
     pruned = tracer.prune(graph)
     above = graph.index.layers[pruned.rows] >= layer
     shown = graph.index.layers[pruned.rows][above]
-    assert (shown == graph.n_layers).all(), "nothing at its layer or above has a say"
+    assert (shown == graph.n_layers).all(), "nothing at its layer or above has an effect"
 
 
-def test_several_kinds_at_once_each_keep_their_row(model: Model) -> None:
-    whole = tracer.trace(model, tiny.PROMPT, targets=["w3"])
-    layer, position, feature = (int(x) for x in whole.features[-1])
+def test_targets_of_several_kinds_keep_their_rows(model: Model) -> None:
+    complete = tracer.trace(model, tiny.PROMPT, targets=["w3"])
+    layer, position, feature = (int(x) for x in complete.features[-1])
     mixed = tracer.trace(
         model,
         tiny.PROMPT,
@@ -56,18 +56,18 @@ def test_several_kinds_at_once_each_keep_their_row(model: Model) -> None:
     )
     assert [target.probability for target in mixed.targets][2] == 0.5
     rows = mixed.index.logit_rows
-    found = mixed.to_dense()[rows, : rows.start]
-    dense = whole.to_dense()
-    assert torch.allclose(found[0], first_row(whole), atol=1e-6)
-    last = whole.index.n_features - 1
-    assert torch.allclose(found[2], dense[last, : rows.start], atol=1e-6)
+    actual = mixed.to_dense()[rows, : rows.start]
+    dense = complete.to_dense()
+    assert torch.allclose(actual[0], first_row(complete), atol=1e-6)
+    last = complete.index.n_features - 1
+    assert torch.allclose(actual[2], dense[last, : rows.start], atol=1e-6)
     assert len({mixed.index.node(row) for row in range(rows.start, rows.stop)}) == 3
 
 
 def test_targets_survive_saving(model: Model, tmp_path: Path) -> None:
     features = tracer.trace(model, tiny.PROMPT).features[-1]
-    asked = FeatureTarget(*(int(x) for x in features))
-    graph = tracer.trace(model, tiny.PROMPT, targets=[asked, Contrast("w3", "w4")])
+    target = FeatureTarget(*(int(x) for x in features))
+    graph = tracer.trace(model, tiny.PROMPT, targets=[target, Contrast("w3", "w4")])
     graph.save(tmp_path / "graph")
     assert tracer.load_graph(tmp_path / "graph").targets == graph.targets
 
@@ -83,7 +83,7 @@ def test_targets_survive_saving(model: Model, tmp_path: Path) -> None:
         (FeatureTarget(0, -9, 3), "position -9"),
     ],
 )
-def test_a_target_that_is_not_there_is_named(
+def test_an_invalid_target_is_named(
     model: Model, target: Direction | FeatureTarget, named: str
 ) -> None:
     with pytest.raises(TargetError, match=named):

@@ -1,4 +1,4 @@
-"""The list of models: what it says of sizes, and a user's own beside it."""
+"""The registry of models: its sizes, and the user's own list that adds to it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_every_published_set_is_listed_and_is_a_place_on_the_hub() -> None:
+def test_every_published_set_is_listed_with_a_valid_hub_reference() -> None:
     models = {model.reference: model for model in registry.registry()}
     for reference, sets in PUBLISHED.items():
         assert tuple(entry.reference for entry in models[reference].sets) == sets
@@ -54,8 +54,8 @@ def test_every_published_set_is_listed_and_is_a_place_on_the_hub() -> None:
     for model in models.values():
         assert model.gated == model.reference.startswith(("google/", "meta-llama/"))
         for entry in model.sets:
-            place = hub.Reference.parse(entry.reference)
-            assert bool(place.folder) == ("gemma-scope-2" in entry.reference)
+            parsed = hub.Reference.parse(entry.reference)
+            assert bool(parsed.folder) == ("gemma-scope-2" in entry.reference)
 
 
 def test_a_model_is_found_by_name_and_by_repository() -> None:
@@ -67,7 +67,7 @@ def test_a_model_is_found_by_name_and_by_repository() -> None:
     assert registry.listed("gemma-9") is None
 
 
-def test_memory_follows_from_the_shapes(own_list: Path) -> None:
+def test_memory_is_computed_from_the_shapes(own_list: Path) -> None:
     own_list.write_text(OWN)
     entry = registry.listed("mine", "small")
     assert entry is not None
@@ -85,14 +85,14 @@ def test_memory_follows_from_the_shapes(own_list: Path) -> None:
     assert encoders == 26 * 16384 * 2304 * 4
 
 
-def test_what_is_not_known_is_not_made_up() -> None:
+def test_sizes_are_none_where_a_shape_is_unknown() -> None:
     entry = registry.listed("gpt-oss-20b")
     assert entry is not None
     needs = registry.memory(*entry, "bfloat16")
     assert (needs.encoders, needs.least, needs.whole) == (None, None, None)
 
 
-def test_a_list_of_ones_own_adds_replaces_and_is_kept(own_list: Path) -> None:
+def test_the_users_list_adds_and_replaces_models_and_is_saved(own_list: Path) -> None:
     own_list.write_text(OWN.replace("name: mine", "name: gemma-2-2b"))
     assert registry.listed("gemma-2-2b", "small") is not None
     assert registry.listed("gemma-2-2b", "gemma-scope") is None
@@ -106,25 +106,75 @@ def test_a_list_of_ones_own_adds_replaces_and_is_kept(own_list: Path) -> None:
     assert registry.listed("mine") is None
 
 
+ENTRY = "models:\n  - {name: a, repo: b, "
+
+
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("text", "message"),
     [
-        (": {", "cannot be read"),
-        ("models: 3", "no list of models"),
-        ("models: abc", "no list of models"),
-        ("models: {a: b}", "no list of models"),
-        ("- a\n- b", "no list of models"),
-        ("models:\n  - 7", "expected keys and values"),
-        ("models:\n  - {name: a, repo: b, colour: red}", "colour"),
-        ("models:\n  - {name: a}", "no 'repo'"),
-        ("models:\n  - {name: a, repo: b, layers: many}", "layers 'many'.*whole number"),
-        ("models:\n  - {name: a, repo: b, gated: 1}", "gated 1.*true or false"),
-        ("models:\n  - {name: a, repo: b}\n  - {name: a, repo: c}", "two models called 'a'"),
-        ("models:\n  - {name: a, repo: b, sets: [{name: s, repo: t, kind: odd}]}", "kind 'odd'"),
+        ("models: 3", "'models' is 3: expected a list"),
+        ("models: {a: b}", "'models' is {'a': 'b'}: expected a list"),
+        ("- a\n- b", "the content is ['a', 'b']: expected keys with values"),
+        ("families: []", "'families' is not a known field: expected one of models"),
+        ("models:\n  - 7", "models[0] is 7: expected keys with values"),
+        ("models:\n  - {name: a}", "'repo' of model 'a' is missing"),
+        ("models:\n  - {name: '', repo: b}", "'name' of model '' is '': expected text that is"),
+        (
+            ENTRY + "colour: red}",
+            "'colour' of model 'a' is not a known field: expected one of name",
+        ),
+        (ENTRY + "layers: many}", "'layers' of model 'a' is 'many': expected a whole number"),
+        (ENTRY + "layers: true}", "'layers' of model 'a' is True: expected a whole number"),
+        (ENTRY + "layers: 0}", "'layers' of model 'a' is 0: expected a number above 0"),
+        (ENTRY + "gated: 1}", "'gated' of model 'a' is 1: expected true or false"),
+        (ENTRY + "sets: [7]}", "sets[0] of model 'a' is 7: expected keys with values"),
+        (
+            ENTRY + "sets: [{name: s, repo: t, kind: odd}]}",
+            "'kind' of set 's' of model 'a' is 'odd': expected per-layer or cross-layer",
+        ),
+        (
+            ENTRY + "sets: [{name: s, repo: t, neuronpedia: gemma}]}",
+            "'neuronpedia' of set 's' of model 'a' is 'gemma': expected model/source set, such as",
+        ),
+        ("models:\n  - {name: a, repo: b}\n  - {name: a, repo: c}", "two models are called 'a'"),
     ],
 )
-def test_a_list_that_makes_no_sense_is_named(own_list: Path, text: str, named: str) -> None:
+def test_a_wrong_entry_is_named_with_its_value_and_what_is_expected(
+    own_list: Path, text: str, message: str
+) -> None:
     own_list.write_text(text)
-    with pytest.raises(RegistryError, match=named) as raised:
+    with pytest.raises(RegistryError) as raised:
         registry.registry()
+    assert str(raised.value).startswith(f"{own_list}: {message}")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (": {", "line 1: expected <block end>, but found ':'"),
+        ("models: &a []", "line 1: anchors and aliases"),
+        ("models: " + "[" * 10_000, "line 1: nested deeper than 20 levels"),
+        (ENTRY + "layers: " + "9" * 5000 + "}", "line 2: a number of more than 40 digits"),
+        (ENTRY + "layers: 3, layers: 4}", "line 2: the key 'layers' is repeated"),
+        ("models: 2024-13-01", "month must be in 1..12"),
+        ("#" * 10**6 + "\n", "it is larger than 1,000,000 bytes"),
+    ],
+)
+def test_a_malformed_list_is_refused_in_one_sentence(own_list: Path, text: str, why: str) -> None:
+    own_list.write_text(text)
+    with pytest.raises(RegistryError) as raised:
+        registry.registry()
+    assert str(raised.value).startswith(f"the list of models {own_list} cannot be read ({why}")
+    assert "set CIRCUIT_MODELS to another file" in str(raised.value)
+
+
+def test_a_list_in_a_folder_that_may_not_be_searched_is_named(
+    own_list: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(RegistryError, match=r"models\.yaml cannot be read \(Permission denied\)"):
+        registry.registry()

@@ -1,8 +1,9 @@
-"""Models and sets opened by name, from a hub on this machine: pinned, recorded, and offline."""
+"""Models and sets open by name from a hub on this machine: pinned, recorded, and offline."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -12,6 +13,7 @@ from huggingface_hub import constants
 from published_layouts import LAYOUTS
 
 import tracer
+from tracer import paths
 from tracer.catalog import downloads
 from tracer.catalog.resolve import missing, obtain, resolve
 from tracer.errors import (
@@ -29,36 +31,36 @@ MODEL, SET = "lab/tiny", "lab/tiny-transcoders"
 
 @pytest.fixture
 def published(hub: HubServer, tmp_path: Path) -> HubServer:
-    """A model and a per-layer set on the hub."""
+    """A hub with a model and a per-layer set."""
     hub.add(MODEL, tiny.save_model(tmp_path / "model"))
     hub.add(SET, tiny.save_transcoders(tmp_path / "set"))
     return hub
 
 
-def test_a_model_opens_from_the_hub_and_says_at_which_commit(published: HubServer) -> None:
-    heard: list[tuple[int, int, str]] = []
-    model = tracer.load(MODEL, SET, "cpu", progress=lambda *told: heard.append(told))
+def test_a_model_opens_from_the_hub_and_records_its_commits(published: HubServer) -> None:
+    reports: list[tuple[int, int, str]] = []
+    model = tracer.load(MODEL, SET, "cpu", progress=lambda *report: reports.append(report))
     graph = tracer.trace(model, tiny.PROMPT)
     commits = graph.provenance["revisions"]
     assert set(commits) == {MODEL, SET}
     assert all(len(commit) == 40 for commit in commits.values())
-    done = [entry[0] for entry in heard if not entry[2].startswith("reading")]
-    assert done == sorted(done) and done[-1] == heard[len(done) - 1][1] > 0
-    assert [entry[2] for entry in heard[len(done) :]][:2] == [
+    done = [entry[0] for entry in reports if not entry[2].startswith("reading")]
+    assert done == sorted(done) and done[-1] == reports[len(done) - 1][1] > 0
+    assert [entry[2] for entry in reports[len(done) :]][:2] == [
         "reading the model",
         "reading the transcoders",
     ]
 
 
-def test_the_same_numbers_as_from_folders(published: HubServer, tmp_path: Path) -> None:
-    there = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
+def test_the_hub_and_a_folder_give_the_same_numbers(published: HubServer, tmp_path: Path) -> None:
+    from_hub = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
     folders = str(tmp_path / "model"), str(tmp_path / "set")
-    here = tracer.trace(tracer.load(*folders, "cpu"), tiny.PROMPT)
-    assert there.to_dense().equal(here.to_dense())
+    from_folders = tracer.trace(tracer.load(*folders, "cpu"), tiny.PROMPT)
+    assert from_hub.to_dense().equal(from_folders.to_dense())
 
 
 def test_nothing_is_resolved_before_it_is_downloaded(published: HubServer) -> None:
-    with pytest.raises(NotDownloadedError, match=f"{MODEL}.*not downloaded"):
+    with pytest.raises(NotDownloadedError, match=f"^{MODEL} is not downloaded"):
         resolve(MODEL, SET)
     plans = missing(MODEL, SET)
     assert [plan.reference for plan in plans] == [MODEL, SET]
@@ -70,7 +72,7 @@ def test_nothing_is_resolved_before_it_is_downloaded(published: HubServer) -> No
     assert len(published.requests) == asked
 
 
-def test_what_was_opened_stays_pinned_until_an_update_is_asked_for(
+def test_an_opened_commit_stays_pinned_until_an_update(
     published: HubServer, tmp_path: Path
 ) -> None:
     before = obtain(MODEL, SET)
@@ -89,11 +91,11 @@ def test_offline_with_a_filled_cache_works(
     expected = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
     published.stop()
     monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
-    found = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
-    assert found.to_dense().equal(expected.to_dense())
+    offline = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
+    assert offline.to_dense().equal(expected.to_dense())
 
 
-def test_offline_with_an_empty_cache_says_so(
+def test_offline_with_an_empty_cache_names_the_variable(
     published: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
@@ -105,10 +107,10 @@ def a_file(name: str, repo: str = MODEL) -> Path:
     return next((cache_folder() / f"models--{repo.replace('/', '--')}").glob(f"snapshots/*/{name}"))
 
 
-def test_what_was_opened_half_without_the_network_is_completed_with_it(
+def test_a_partly_filled_cache_is_completed_once_the_network_is_on(
     published: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another tool, or a download that was stopped, leaves a cache with a part of the files."""
+    """Another tool, or a cancelled download, leaves a cache with some of the files."""
     expected = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
     a_file("tokenizer.json").unlink()
     a_file("layer_2.safetensors", SET).unlink()
@@ -116,17 +118,17 @@ def test_what_was_opened_half_without_the_network_is_completed_with_it(
     with pytest.raises(ModelError):
         tracer.load(MODEL, SET, "cpu")
     monkeypatch.delenv("CIRCUIT_OFFLINE")
-    found = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
-    assert found.to_dense().equal(expected.to_dense())
+    completed = tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
+    assert completed.to_dense().equal(expected.to_dense())
     asked = len(published.requests)
     obtain(MODEL, SET)
     assert len(published.requests) == asked
 
 
-def test_a_whole_cache_without_notes_opens_while_the_hub_is_silent(
+def test_a_complete_cache_without_notes_opens_while_the_hub_is_down(
     published: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As on a machine that a filled cache was copied to."""
+    """This happens on a machine that a filled cache was copied to."""
     obtain(MODEL, SET)
     monkeypatch.setenv("CIRCUIT_HOME", str(tmp_path / "another"))
     published.status = 503
@@ -138,21 +140,21 @@ def test_a_whole_cache_without_notes_opens_while_the_hub_is_silent(
     assert len(published.requests) == asked
 
 
-@pytest.mark.parametrize("silence", ["busy", "off"])
-def test_an_update_that_cannot_be_asked_for_is_no_success(
-    published: HubServer, monkeypatch: pytest.MonkeyPatch, silence: str
+@pytest.mark.parametrize("cause", ["busy", "off"])
+def test_an_update_fails_when_the_hub_cannot_be_reached(
+    published: HubServer, monkeypatch: pytest.MonkeyPatch, cause: str
 ) -> None:
     before = obtain(MODEL, SET)
-    if silence == "busy":
+    if cause == "busy":
         published.status = 503
     else:
         monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
-    with pytest.raises(HubError, match="503" if silence == "busy" else "CIRCUIT_OFFLINE"):
+    with pytest.raises(HubError, match="503" if cause == "busy" else "CIRCUIT_OFFLINE"):
         obtain(MODEL, SET, update=True)
     assert obtain(MODEL, SET) == before
 
 
-def test_a_file_that_was_cut_short_is_fetched_again_by_an_update(published: HubServer) -> None:
+def test_a_truncated_file_is_fetched_again_by_an_update(published: HubServer) -> None:
     before = obtain(MODEL, SET)
     for name, repo in (("model.safetensors", MODEL), ("config.yaml", SET)):
         a_file(name, repo).resolve().write_bytes(b"")
@@ -162,7 +164,7 @@ def test_a_file_that_was_cut_short_is_fetched_again_by_an_update(published: HubS
     tracer.trace(tracer.load(MODEL, SET, "cpu"), tiny.PROMPT)
 
 
-def test_a_configuration_that_is_gone_is_fetched_again(published: HubServer) -> None:
+def test_a_deleted_configuration_is_fetched_again(published: HubServer) -> None:
     obtain(MODEL, SET)
     a_file("config.yaml", SET).unlink()
     with pytest.raises(NotDownloadedError):
@@ -175,11 +177,13 @@ def test_a_repository_of_several_sets_names_them(hub: HubServer, tmp_path: Path)
     for width in ("16k", "262k"):
         tiny.save_transcoders(tmp_path / "sets" / f"width_{width}")
     hub.add("lab/several", tmp_path / "sets")
-    with pytest.raises(TranscoderError, match="is one in lab/several/width_16k, lab/several/width"):
+    with pytest.raises(
+        TranscoderError, match=r"use lab/several/width_16k, lab/several/width_262k instead"
+    ):
         obtain(MODEL, "lab/several")
 
 
-def test_folders_that_are_files_are_said_before_the_download(
+def test_folders_that_are_files_are_reported_before_the_download(
     published: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no folder")
@@ -189,7 +193,7 @@ def test_folders_that_are_files_are_said_before_the_download(
             obtain(MODEL, SET)
         assert not published.asked("model.safetensors")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "file" / "token"))
-    with pytest.raises(CacheFolderError, match="check HF_HOME"):
+    with pytest.raises(CacheFolderError, match="set HF_HOME to a folder"):
         obtain(MODEL, SET)
 
 
@@ -209,7 +213,7 @@ def test_a_set_in_a_sub_folder_at_a_tag(hub: HubServer, tmp_path: Path) -> None:
 def test_a_set_whose_files_are_in_another_repository(
     hub: HubServer, tmp_path: Path, layout: str
 ) -> None:
-    """As `mntss/gemma-scope-transcoders` lists the files of Gemma Scope."""
+    """`mntss/gemma-scope-transcoders` lists the files of Gemma Scope in this way."""
     hub.add(MODEL, tiny.save_model(tmp_path / "model"))
     folder = LAYOUTS[layout](tmp_path / "set")
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -217,21 +221,21 @@ def test_a_set_whose_files_are_in_another_repository(
     config["transcoders"][1] += "?revision=main"
     hub.add("lab/files", folder)
     hub.add(SET, {"config.yaml": yaml.safe_dump(config).encode()})
-    found = tracer.load(MODEL, SET, "cpu")
-    assert set(found.source.revisions) == {MODEL, SET, "lab/files"}
+    model = tracer.load(MODEL, SET, "cpu")
+    assert set(model.source.revisions) == {MODEL, SET, "lab/files"}
     plain = tracer.load(MODEL, str(folder), "cpu")
     expected = tracer.trace(plain, tiny.PROMPT).to_dense()
-    assert tracer.trace(found, tiny.PROMPT).to_dense().equal(expected)
+    assert tracer.trace(model, tiny.PROMPT).to_dense().equal(expected)
 
 
-def test_a_listed_file_that_is_not_there_is_named(hub: HubServer, tmp_path: Path) -> None:
+def test_a_listed_file_that_is_missing_is_named(hub: HubServer, tmp_path: Path) -> None:
     hub.add(MODEL, tiny.save_model(tmp_path / "model"))
     folder = LAYOUTS["Gemma Scope"](tmp_path / "set")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["transcoders"][2] = "layer_2/gone.npz"
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     hub.add(SET, folder)
-    with pytest.raises(TranscoderError, match=r"layer_2/gone\.npz.*does not hold"):
+    with pytest.raises(TranscoderError, match=rf"layer_2/gone\.npz, which is not in {SET} at"):
         tracer.load(MODEL, SET, "cpu")
 
 
@@ -261,8 +265,10 @@ def test_a_model_without_safetensors_is_refused(hub: HubServer, tmp_path: Path) 
     assert not any("pytorch_model" in request.path for request in hub.requests)
 
 
-@pytest.mark.parametrize(("repo", "named"), [(MODEL, "no config.json"), (SET, r"no config\.yaml")])
-def test_a_repository_of_something_else_is_named(
+@pytest.mark.parametrize(
+    ("repo", "named"), [(MODEL, "has no config.json"), (SET, r"has no config\.yaml")]
+)
+def test_a_repository_without_a_model_or_a_set_is_named(
     published: HubServer, repo: str, named: str
 ) -> None:
     published.add(repo, {"README.md": b"a data set"})
@@ -270,22 +276,30 @@ def test_a_repository_of_something_else_is_named(
         tracer.load(MODEL, SET, "cpu")
 
 
-def test_a_gated_model_says_what_to_do_and_leaves_no_note(
-    published: HubServer, tmp_path: Path
-) -> None:
+def test_an_adapter_on_the_hub_says_to_merge_it(hub: HubServer, tmp_path: Path) -> None:
+    weights = {"adapter_config.json": "{}", "adapter_model.safetensors": b"x"}
+    hub.add("lab/lora", weights)
+    hub.add("lab/both", weights | {"config.json": "{}"})
+    hub.add("lab/set", tiny.save_transcoders(tmp_path / "set"))
+    for name in ("lab/lora", "lab/both"):
+        with pytest.raises(ModelError, match=f"{name} is an adapter .* merge the adapter first"):
+            obtain(name, "lab/set")
+
+
+def test_a_gated_model_leaves_no_note(published: HubServer, tmp_path: Path) -> None:
     published.add(MODEL, tmp_path / "model", gated=True, token="good")
-    with pytest.raises(HubError, match=f"{MODEL}"):
+    with pytest.raises(HubError, match=f"{MODEL} is gated"):
         tracer.load(MODEL, SET, "cpu")
     assert downloads.known(MODEL) is None
 
 
-def test_a_download_that_breaks_is_taken_up_again(published: HubServer) -> None:
+def test_a_broken_download_is_resumed(published: HubServer) -> None:
     published.break_after("model.safetensors", 5000, times=1)
     tracer.load(MODEL, SET, "cpu")
     assert any(request.byte_range for request in published.requests)
 
 
-def test_a_download_that_is_cancelled_leaves_no_note(published: HubServer) -> None:
+def test_a_cancelled_download_leaves_no_note(published: HubServer) -> None:
     def stop(done: int, total: int, what: str) -> None:
         if done > 20_000:
             raise Cancelled("enough")
@@ -295,7 +309,7 @@ def test_a_download_that_is_cancelled_leaves_no_note(published: HubServer) -> No
     assert downloads.known(MODEL) is None and downloads.known(SET) is None
 
 
-def test_a_file_that_is_deleted_is_fetched_again(published: HubServer) -> None:
+def test_a_deleted_file_is_fetched_again(published: HubServer) -> None:
     source = obtain(MODEL, SET)
     (source.transcoder_folder / "layer_1.safetensors").unlink()
     with pytest.raises(NotDownloadedError):
@@ -303,23 +317,51 @@ def test_a_file_that_is_deleted_is_fetched_again(published: HubServer) -> None:
     assert obtain(MODEL, SET).fingerprint == source.fingerprint
 
 
-def test_weights_in_other_forms_are_left_where_they_are(
-    published: HubServer, tmp_path: Path
-) -> None:
-    """Some repositories hold their weights twice, for other tools."""
+def test_weights_for_other_tools_are_not_downloaded(published: HubServer, tmp_path: Path) -> None:
+    """Some repositories have their weights twice."""
     (tmp_path / "model" / "consolidated.safetensors").write_bytes(b"the same again")
     published.add(MODEL, tmp_path / "model")
     obtain(MODEL, SET)
     assert published.asked("model.safetensors") and not published.asked("consolidated")
 
 
-def test_what_is_here_already_counts_as_done(published: HubServer) -> None:
+def test_cached_files_count_as_done(published: HubServer) -> None:
     source = obtain(MODEL, SET)
     lost = source.transcoder_folder / "layer_1.safetensors"
     size = lost.stat().st_size
     lost.resolve().unlink()
     lost.unlink(missing_ok=True)
-    heard: list[tuple[int, int, str]] = []
-    obtain(MODEL, SET, lambda *told: heard.append(told))
-    assert heard[0][0] >= heard[0][1] - size > 0
-    assert heard[-1][0] == heard[-1][1]
+    reports: list[tuple[int, int, str]] = []
+    obtain(MODEL, SET, lambda *report: reports.append(report))
+    assert reports[0][0] >= reports[0][1] - size > 0
+    assert reports[-1][0] == reports[-1][1]
+
+
+@pytest.mark.parametrize(
+    "note",
+    [b"[" * 100_000, b"null", b"{", b'{"folder": 7}', b"\xff", b'{"commit": %s}' % (b"9" * 5000)],
+)
+def test_a_damaged_note_counts_as_none(published: HubServer, note: bytes) -> None:
+    before = obtain(MODEL, SET)
+    for path in paths.downloads().iterdir():
+        path.write_bytes(note)
+    assert downloads.known(MODEL) is None
+    assert obtain(MODEL, SET) == before
+
+
+def test_a_file_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, folder = tiny.save_model(tmp_path / "model"), tiny.save_transcoders(tmp_path / "set")
+    opened = Path.open
+
+    def refused(self: Path, *mode: Any, **more: Any) -> object:
+        if self.name == "layer_1.safetensors":
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *mode, **more)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(
+        ModelError, match=r"layer_1\.safetensors cannot be read \(Permission denied"
+    ):
+        resolve(str(model), str(folder))

@@ -1,8 +1,10 @@
-"""The command line: what it prints, and how it says no."""
+"""The commands print text or JSON, and refuse bad input in one line."""
 
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,23 +35,36 @@ def test_trace_prints_the_answer_and_the_graph_as_json(
     fewer = json.loads(capsys.readouterr().out)
     assert len(fewer["nodes"]) < len(report["nodes"])
     assert {node["id"] for node in fewer["nodes"]} <= ids
-    assert fewer["nodes"][0]["label"], "labels are found again"
+    assert fewer["nodes"][0]["label"], "labels are looked up again"
 
     published = tmp_path / "dallas.json"
     assert main(["export", "--node-threshold", "0.5", str(saved), str(published)]) == 0
     assert f"{len(fewer['nodes'])} nodes" in capsys.readouterr().out
-    shared = tracer.read_graph_json(published)
-    assert shared.metadata["slug"] == "dallas"
-    assert any("Texas" in node.label for node in shared.nodes)
+    external = tracer.read_graph_json(published)
+    assert external.metadata["slug"] == "dallas"
+    assert any("Texas" in node.label for node in external.nodes)
     assert main(["export", str(saved), str(tmp_path / "no" / "where.json")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_a_person_can_read_the_plain_output(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plain_output_names_the_features(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trace", FLAGSHIP]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(FLAGSHIP) and "Austin" in lines[1]
     assert any("Texas" in line and "←" in line for line in lines)
+    assert "computed on cpu in float32" in lines
+
+
+def test_an_error_that_was_not_measured_is_not_a_number(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    graph = tracer.trace(tracer.load("atlas"), FLAGSHIP, max_features=20)
+    replace(graph, rounding_error=math.nan).save(tmp_path / "graph")
+    assert main(["prune", str(tmp_path / "graph")]) == 0
+    assert "effect of reduced precision not measured" in capsys.readouterr().out
+    assert main(["prune", "--json", str(tmp_path / "graph")]) == 0
+    printed = capsys.readouterr().out
+    assert "NaN" not in printed and json.loads(printed)["rounding_error"] is None
 
 
 def test_intervene_prints_before_and_after(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +84,7 @@ def test_intervene_prints_before_and_after(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["trace", ""], "empty"),
         (["trace", "The capital of Zürich is"], "“Zürich”"),
@@ -83,10 +98,10 @@ def test_intervene_prints_before_and_after(capsys: pytest.CaptureFixture[str]) -
         (["trace", "--transcoders", "~no-such-user/t", "x"], "no transcoders at '~no-such-user/t'"),
         (["trace", "--model", "x" * 5000, "--transcoders", "x/y", "x"], "no model at"),
         (["trace", "--transcoders", "/" + "x" * 5000, "x"], "no transcoders at"),
-        (["models", "--update"], "--update says what to download"),
-        (["models", "--transcoders", "gemma-scope"], "name the model with --download"),
+        (["models", "--update"], "--update needs --download"),
+        (["models", "--transcoders", "gemma-scope"], "--transcoders needs --download"),
         (["models", "--download", ""], "no transcoders named for ''"),
-        (["index", "--corpus", "~no-such-user/c.txt"], "no corpus at ~no-such-user/c.txt"),
+        (["index", "--corpus", "~no-such-user/c.txt"], "corpus ~no-such-user/c.txt does not exist"),
         (["prune", "missing.json"], "missing.json"),
         (["prune", "missing.pt"], "missing.pt"),
         (["convert", "./nothing", "target"], "config.yaml"),
@@ -99,16 +114,19 @@ def test_intervene_prints_before_and_after(capsys: pytest.CaptureFixture[str]) -
         (["prune", "missing.safetensors"], "missing.safetensors"),
         (["intervene", FLAGSHIP, "--set", "nonsense"], "LAYER:POSITION:FEATURE=VALUE"),
         (["intervene", FLAGSHIP, "--set", "0:1:2=nan"], "finite"),
-        (["intervene", FLAGSHIP, "--set", "9:1:2=0"], "layer 9"),
+        (["intervene", FLAGSHIP, "--set", "9:1:2=0"], "layer 9 does not exist"),
+        (["intervene", FLAGSHIP, "--set", "0:1:2=0", "--memory", "1e-6"], "1.0 kB may be used"),
+        (["trace", FLAGSHIP, "--memory", "1e-6"], "1.0 kB"),
+        (["trace", FLAGSHIP, "--device", "gameboy"], "gameboy"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_2(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(arguments) == 2
     captured = capsys.readouterr()
-    message = captured.err.strip().splitlines()[-1]
-    assert message.startswith("error: ") and said in message
+    line = captured.err.strip().splitlines()[-1]
+    assert line.startswith("error: ") and message in line
     assert not captured.out
 
 
@@ -116,17 +134,18 @@ COMMANDS = ("models", "trace", "prune", "intervene", "export", "index", "convert
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_teaches_and_speaks_json(
+def test_every_command_has_examples_and_json(
     capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
     assert ended.value.code == 0
-    said = capsys.readouterr().out
-    assert "--json" in said and f"python -m tracer {command}" in said.split("example", 1)[1]
+    text = capsys.readouterr().out
+    assert "--json" in text
+    assert text.index(f"  python -m tracer {command}") < text.index("options:"), "examples first"
 
 
-def test_models_lists_what_can_be_opened_and_what_it_takes(
+def test_models_lists_memory_and_disk_space(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["models"]) == 0
@@ -160,7 +179,7 @@ def test_a_model_is_downloaded_and_traced(
     assert traced[0]["edges"] == traced[1]["edges"]
 
 
-def test_a_home_is_found_wherever_a_folder_is_named(
+def test_a_tilde_is_the_home_folder_in_every_path(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A shell leaves ``~`` alone inside quotes."""
@@ -173,7 +192,7 @@ def test_a_home_is_found_wherever_a_folder_is_named(
 
 
 @pytest.mark.parametrize("variable", ["CIRCUIT_HOME", "CIRCUIT_MODELS", "HF_HUB_CACHE", "HF_HOME"])
-def test_a_place_in_nobodys_home_is_a_folder_like_others(
+def test_an_unknown_home_folder_is_used_literally(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
@@ -201,7 +220,7 @@ def test_an_index_is_built_and_names_the_features(
     assert len(named) > len(features) / 2
 
 
-def test_a_published_graph_is_pruned_and_exported_with_its_names(
+def test_a_published_graph_is_pruned_and_exported_with_its_labels(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     saved, published = tmp_path / "a.safetensors", tmp_path / "a.json"
@@ -216,7 +235,7 @@ def test_a_published_graph_is_pruned_and_exported_with_its_names(
     assert any("Texas" in node.label for node in again.nodes)
 
 
-def test_an_interrupt_is_no_traceback(
+def test_an_interrupt_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""The feature index is read in the published layout, and a damaged one is named."""
+"""A feature index in the published layout is read, and a damaged one is named."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tracer.features.cards import FeatureIndex, Label
 from tracer.types import FeatureId
 
 
-def test_a_card_tells_what_a_feature_fires_on(tmp_path: Path) -> None:
+def test_a_card_shows_what_a_feature_fires_on(tmp_path: Path) -> None:
     index = FeatureIndex.open(save_index(tmp_path))
     card = index.card(FeatureId(0, 1))
     assert len(index) == 3 and card is not None
@@ -34,12 +34,12 @@ def test_a_feature_without_a_label_or_a_card(tmp_path: Path) -> None:
         assert index.card(absent) is None
 
 
-def test_no_index_is_an_empty_one(tmp_path: Path) -> None:
+def test_a_folder_without_an_index_gives_an_empty_one(tmp_path: Path) -> None:
     index = FeatureIndex.open(tmp_path)
     assert len(index) == 0 and index.card(FeatureId(0, 0)) is None
 
 
-def test_damage_is_named_not_hidden(tmp_path: Path) -> None:
+def test_damaged_files_are_named(tmp_path: Path) -> None:
     folder = save_index(tmp_path)
     path = folder / "features" / "layer_0.bin"
     path.write_bytes(b"\xff" * path.stat().st_size)
@@ -56,33 +56,72 @@ def packed(raw: object, cut: int = 0) -> bytes:
     return struct.pack("<I", len(contents)) + contents
 
 
-def test_a_record_that_swells_or_is_cut_short_is_refused(
+def test_a_record_that_is_truncated_or_unpacks_to_too_much_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = FeatureIndex.open(save_index(tmp_path))
     raw = {"examples_quantiles": [], "act_max": 1.0}
     assert index.card_of_record(FeatureId(0, 0), packed(raw)).act_max == 1.0
-    with pytest.raises(FeatureIndexError, match="cut short"):
+    with pytest.raises(FeatureIndexError, match="truncated"):
         index.card_of_record(FeatureId(0, 0), packed(raw, cut=4))
-    monkeypatch.setattr("tracer.features.cards.MAX_RECORD_BYTES", 1000)
+    monkeypatch.setattr("tracer.features.records.MAX_RECORD_BYTES", 1000)
     with pytest.raises(FeatureIndexError, match="more than 1000 bytes"):
         index.card_of_record(FeatureId(0, 0), packed(raw | {"padding": "a" * 10_000}))
 
 
 @pytest.mark.parametrize(
-    "example",
+    ("example", "why"),
     [
-        {"tokens": [" a", " b"], "tokens_acts_list": [1.0]},
-        {"tokens": [" a"], "tokens_acts_list": [float("nan")]},
-        {"tokens": [" a"], "tokens_acts_list": [10**400]},
-        {"tokens": [" a"]},
+        ({"tokens": [" a", " b"], "tokens_acts_list": [1.0]}, "not 1 for 2"),
+        ({"tokens": [" a"], "tokens_acts_list": [float("nan")]}, "expected a finite number"),
+        ({"tokens": [" a"], "tokens_acts_list": [10**400]}, "expected a finite number"),
+        ({"tokens": [" a"]}, "not 0 for 1"),
+        ({"tokens": [None], "tokens_acts_list": [1.0]}, "tokens.*is None: expected text"),
+        (7, "expected keys with values"),
     ],
 )
-def test_an_example_in_another_shape_is_refused(tmp_path: Path, example: object) -> None:
+def test_a_malformed_example_is_refused(tmp_path: Path, example: object, why: str) -> None:
     index = FeatureIndex.open(save_index(tmp_path))
     group = {"quantile_name": "Top activations", "examples": [example]}
-    with pytest.raises(FeatureIndexError, match="L0/0"):
+    with pytest.raises(FeatureIndexError, match=f"feature L0/0 in .* cannot be read .*{why}"):
         index.card_of_record(FeatureId(0, 0), packed({"examples_quantiles": [group]}))
+
+
+@pytest.mark.parametrize(
+    ("layers", "why"),
+    [
+        (b"[" * 100_000, "it is not JSON"),
+        (b'[{"filename": "l.bin", "offsets": [%s]}]' % (b"9" * 5000), "it is not JSON"),
+        (b'[{"filename": 1, "offsets": [0]}]', "'filename' of .* is 1: expected text"),
+        (b'[{"filename": "l.bin", "offsets": []}]', "'offsets' of .*: expected a list that is not"),
+        (b'[{"filename": "l.bin", "offsets": [0, "9"]}]', "is '9': expected a whole number"),
+        (b'[{"filename": "a\\u0000b", "offsets": [0]}]', "expected the name of a file"),
+    ],
+)
+def test_a_malformed_index_is_refused(tmp_path: Path, layers: bytes, why: str) -> None:
+    folder = save_index(tmp_path)
+    (folder / "features" / "index.json.gz").write_bytes(gzip.compress(layers))
+    with pytest.raises(FeatureIndexError, match=rf"index\.json\.gz cannot be read \(.*{why}"):
+        FeatureIndex.open(folder)
+
+
+def test_an_index_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_index(tmp_path)
+    (folder / "features" / "index.json.gz").write_bytes(gzip.compress(b" " * 10**6 + b"[]"))
+    assert len(FeatureIndex.open(folder)) == 0
+    monkeypatch.setattr("tracer.features.records.MAX_INDEX_BYTES", 10**6)
+    with pytest.raises(FeatureIndexError, match="takes more than 1000000 bytes"):
+        FeatureIndex.open(folder)
+
+
+def test_an_offset_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    folder = save_index(tmp_path)
+    layers = [{"filename": "layer_0.bin", "offsets": [2**70, 2**70 + 5]}]
+    (folder / "features" / "index.json.gz").write_bytes(gzip.compress(json.dumps(layers).encode()))
+    with pytest.raises(FeatureIndexError, match="cannot be a record"):
+        FeatureIndex.open(folder).card(FeatureId(0, 0))
 
 
 def test_an_example_without_tokens_is_left_out(tmp_path: Path) -> None:
@@ -96,11 +135,11 @@ def test_an_index_cannot_point_outside_its_folder(tmp_path: Path) -> None:
     folder = save_index(tmp_path)
     with gzip.open(folder / "features" / "index.json.gz", "wt") as file:
         json.dump([{"filename": "../../secret", "offsets": [0, 9]}], file)
-    with pytest.raises(FeatureIndexError, match="outside"):
+    with pytest.raises(FeatureIndexError, match="expected the name of a file inside the folder"):
         FeatureIndex.open(folder)
 
 
-def test_features_are_searched_by_all_words_of_their_label_or_by_number(tmp_path: Path) -> None:
+def test_features_are_found_by_all_words_of_their_label_or_by_number(tmp_path: Path) -> None:
     folder = save_index(tmp_path)
     labels = {
         "0": {
@@ -120,3 +159,4 @@ def test_features_are_searched_by_all_words_of_their_label_or_by_number(tmp_path
     assert index.search("  ") == ()
     assert index.search("L0/2") == index.search(" 0/2 ") == (FeatureId(0, 2),)
     assert index.search("0/99") == index.search("9/0") == ()
+    assert index.search("L0/" + "9" * 5000) == ()

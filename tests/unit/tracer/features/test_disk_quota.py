@@ -1,4 +1,4 @@
-"""Fetched examples are bounded: what was used longest ago goes, and nothing else does."""
+"""The cache of fetched cards has a quota: only the least recently used files are deleted."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tracer.errors import FeatureLookupError
 from tracer.features import disk_quota
 from tracer.features.disk_cache import CardCache
 from tracer.features.lookup import FeatureLookup
+from tracer.files import atomic_write
 from tracer.types import FeatureId
 
 RECORD = b"x" * 10_000  # three blocks of a disk
@@ -33,14 +34,14 @@ def aged(path: Path, hours: float) -> None:
     os.utime(path, (then, then))
 
 
-def taken(folder: Path) -> int:
-    """What the files below a folder take of a disk with blocks of 4096 bytes."""
+def disk_usage(folder: Path) -> int:
+    """Return what the files below a folder take of a disk with blocks of 4096 bytes."""
     return sum(-(-p.stat().st_size // 4096) * 4096 for p in folder.rglob("*") if p.is_file())
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of fetched examples, with room for forty records."""
+    """A cache folder with room for forty records."""
     monkeypatch.setenv("CIRCUIT_EXAMPLES_GB", gigabytes(ROOM))
     return tmp_path / "cache"
 
@@ -49,17 +50,17 @@ def test_the_folder_stays_within_its_quota(cache: Path) -> None:
     store = CardCache(cache, "hub", "set")
     for index in range(200):
         store.keep(FeatureId(0, index), RECORD)
-        assert taken(cache) <= ROOM
-    assert taken(cache) > ROOM / 2, "and no more goes than has to"
+        assert disk_usage(cache) <= ROOM
+    assert disk_usage(cache) > ROOM / 2, "more was deleted than necessary"
     assert store.read(FeatureId(0, 199)) == RECORD
 
 
-def test_what_was_used_longest_ago_goes_first_whichever_source_it_is_of(cache: Path) -> None:
+def test_the_least_recently_used_records_of_all_sources_are_deleted_first(cache: Path) -> None:
     old, new = CardCache(cache, "hub", "old"), CardCache(cache, "neuronpedia", "new")
     for index in range(30):
         old.keep(FeatureId(0, index), RECORD)
         aged(old.folder / "0" / f"{index}.bin", 30 - index / 10)
-    assert old.read(FeatureId(0, 3)) == RECORD  # and so it was used now
+    assert old.read(FeatureId(0, 3)) == RECORD  # and it is now the most recently used
     for index in range(20):
         new.keep(FeatureId(0, index), RECORD)
     left = {int(path.stem) for path in old.folder.rglob("*.bin")}
@@ -68,7 +69,7 @@ def test_what_was_used_longest_ago_goes_first_whichever_source_it_is_of(cache: P
     assert len(list(new.folder.rglob("*.bin"))) == 20
 
 
-def test_notes_of_what_is_not_there_and_labels_count_too(cache: Path) -> None:
+def test_notes_of_absent_records_and_labels_count_too(cache: Path) -> None:
     store = CardCache(cache, "neuronpedia", "set")
     store.learn(FeatureId(0, 0), "towns" * 100)
     aged(store.folder / "labels.jsonl", 9)
@@ -80,14 +81,16 @@ def test_notes_of_what_is_not_there_and_labels_count_too(cache: Path) -> None:
     aged(store.folder / "labels.jsonl", 9)
     again = CardCache(cache, "neuronpedia", "set")
     assert FeatureId(0, 1) in again.labels
-    assert time.time() - (store.folder / "labels.jsonl").stat().st_mtime < 60, "used when opened"
+    assert time.time() - (store.folder / "labels.jsonl").stat().st_mtime < 60, (
+        "opening counts as use"
+    )
 
 
-def test_what_a_store_did_not_write_is_never_deleted(cache: Path, tmp_path: Path) -> None:
+def test_files_that_the_cache_did_not_write_are_never_deleted(cache: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere" / "0"
     elsewhere.mkdir(parents=True)
     (elsewhere / "7.bin").write_bytes(RECORD)
-    save_index(cache)  # somebody's own, where it may be looked for
+    save_index(cache)  # an index that the user put here
     mine = [p for p in cache.rglob("*") if p.is_file()]
     mine += [cache / "notes.txt", cache / "features" / "0.bin", elsewhere / "7.bin"]
     for path in mine[-3:]:
@@ -102,16 +105,26 @@ def test_what_a_store_did_not_write_is_never_deleted(cache: Path, tmp_path: Path
     assert all(path.is_file() for path in mine)
 
 
-def test_partial_files_go_once_nobody_can_be_writing_them(cache: Path) -> None:
+def test_partial_files_of_dead_processes_are_deleted(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = CardCache(cache, "hub", "set")
     first.keep(FeatureId(0, 1), RECORD)
-    dead, alive = (first.folder / "0" / f"{n}.bin.0a1b2c3d" for n in (2, 3))
-    for path in (dead, alive):
-        path.write_bytes(RECORD)
+    dead, alive = (partial_file(first.folder / "0" / f"{n}.bin", monkeypatch) for n in (2, 3))
     aged(dead, 2)
     disk_quota.Quota(cache, ROOM).count(0)
     assert alive.exists() and not dead.exists()
     assert first.read(FeatureId(0, 1)) == RECORD
+
+
+def partial_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write ``path`` in a process that dies before the file has its name; return what is left."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda *_, **__: None)
+        patched.setattr(Path, "replace", lambda *_: None)
+        atomic_write(path, RECORD)
+    (partial,) = [p for p in path.parent.iterdir() if path.name in p.name]
+    return partial
 
 
 WRITER = """
@@ -137,12 +150,12 @@ def test_several_processes_share_a_folder(cache: Path) -> None:
         for layer in range(3)
     ]
     for writer in writers:
-        _, said = writer.communicate(timeout=60)
-        assert (writer.returncode, said) == (0, b"")
-    assert ROOM / 2 < taken(cache) <= ROOM + 3 * ROOM // 16
+        _, errors = writer.communicate(timeout=60)
+        assert (writer.returncode, errors) == (0, b"")
+    assert ROOM / 2 < disk_usage(cache) <= ROOM + 3 * ROOM // 16
 
 
-def test_what_cannot_be_deleted_is_told_and_nothing_fails(
+def test_a_file_that_cannot_be_deleted_is_logged_and_nothing_fails(
     cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = CardCache(cache, "hub", "set")
@@ -162,10 +175,10 @@ def test_what_cannot_be_deleted_is_told_and_nothing_fails(
     store.keep(FeatureId(0, 60), RECORD)
     for index in range(61, 70):
         store.keep(FeatureId(0, index), RECORD)
-    assert taken(cache) <= ROOM
+    assert disk_usage(cache) <= ROOM
 
 
-def test_a_disk_that_cannot_be_written_is_still_read(
+def test_a_read_only_cache_is_still_read(
     cache: Path,
     neuronpedia: NeuronpediaServer,
     opened: Callable[..., FeatureLookup],
@@ -173,8 +186,8 @@ def test_a_disk_that_cannot_be_written_is_still_read(
 ) -> None:
     neuronpedia.answers["model/0-set/1"] = feature()
     card = opened().card(FeatureId(0, 1))
-    (kept,) = cache.rglob("*.bin")
-    aged(kept, 9)
+    (record,) = cache.rglob("*.bin")
+    aged(record, 9)
     (labels,) = cache.rglob("labels.jsonl")
     labels.unlink()
 
@@ -183,12 +196,12 @@ def test_a_disk_that_cannot_be_written_is_still_read(
 
     monkeypatch.setattr(os, "utime", refused)
     monkeypatch.setattr(Path, "mkdir", refused)
-    found = opened()
-    assert found.card(FeatureId(0, 1)) == card
-    assert known(found.card(FeatureId(0, 1))).label == found.labels[FeatureId(0, 1)]
+    reader = opened()
+    assert reader.card(FeatureId(0, 1)) == card
+    assert known(reader.card(FeatureId(0, 1))).label == reader.labels[FeatureId(0, 1)]
 
 
-def test_a_label_that_was_lost_is_learned_again_from_its_card(
+def test_a_lost_label_is_restored_from_its_card(
     neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup], tmp_path: Path
 ) -> None:
     neuronpedia.answers["model/0-set/1"] = feature(explanations=[{"description": "a\u2028b"}])
@@ -196,14 +209,14 @@ def test_a_label_that_was_lost_is_learned_again_from_its_card(
     (labels,) = (tmp_path / "cache").rglob("labels.jsonl")
     assert opened().cached_name(FeatureId(0, 1)) == "a\u2028b"
     labels.write_bytes(labels.read_bytes()[:9])
-    found = opened()
-    assert found.labels == {}
-    assert found.cached_name(FeatureId(0, 1)) == "a\u2028b"
+    reader = opened()
+    assert reader.labels == {}
+    assert reader.cached_name(FeatureId(0, 1)) == "a\u2028b"
     assert len(neuronpedia.requests) == 1
 
 
 @pytest.mark.parametrize("size", ["plenty", "0", "-1", "nan", "inf"])
-def test_a_quota_that_is_no_size_is_refused(
+def test_a_quota_that_is_not_a_size_is_refused(
     opened: Callable[..., FeatureLookup], monkeypatch: pytest.MonkeyPatch, size: str
 ) -> None:
     monkeypatch.setenv("CIRCUIT_EXAMPLES_GB", size)

@@ -1,11 +1,13 @@
-"""Examples come from the nearest place that has them, and are fetched once."""
+"""Cards come from the first source that has them, and are fetched once."""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ SET = "model/0-set/1"
 LATE = FeatureId(3, 417)
 
 
-def test_the_nearest_place_answers_and_the_next_is_not_asked(
+def test_the_first_source_with_a_card_is_the_last_one_asked(
     hub: HubServer,
     neuronpedia: NeuronpediaServer,
     opened: Callable[..., FeatureLookup],
@@ -49,7 +51,7 @@ def test_the_nearest_place_answers_and_the_next_is_not_asked(
     assert NO_EXAMPLES.endswith("python -m tracer index")
 
 
-def test_the_hub_sends_one_feature_out_of_a_file_and_only_once(
+def test_one_record_is_fetched_from_the_hub_and_only_once(
     hub: HubServer, opened: Callable[..., FeatureLookup], tmp_path: Path
 ) -> None:
     folder = save_index(tmp_path / "repo" / "sub")
@@ -75,14 +77,14 @@ def test_a_repository_without_features_is_asked_once(
     assert len(hub.requests) == asked
 
 
-def test_labels_need_not_be_published(
+def test_an_index_without_labels_is_read(
     hub: HubServer, opened: Callable[..., FeatureLookup], tmp_path: Path
 ) -> None:
     folder = save_index(tmp_path / "repo")
     (folder / "features" / "labels.json.gz").unlink()
-    found = opened(commit=hub.add("org/set", folder), neuronpedia=False)
-    assert known(found.card(F)).label is None
-    assert found.name(F) == "b · c"
+    reader = opened(commit=hub.add("org/set", folder), neuronpedia=False)
+    assert known(reader.card(F)).label is None
+    assert reader.name(F) == "b · c"
 
 
 def test_an_answer_of_neuronpedia_becomes_a_card(
@@ -109,7 +111,7 @@ def test_an_answer_of_neuronpedia_becomes_a_card(
         {"explanations": [{}], "freq_hist_data_bar_heights": [0.5, 0.25]},
     ],
 )
-def test_what_neuronpedia_leaves_out_is_left_out(
+def test_fields_that_neuronpedia_leaves_out_are_empty(
     neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup], absent: dict[str, Any]
 ) -> None:
     neuronpedia.answers[SET] = feature(**absent)
@@ -121,7 +123,7 @@ def test_what_neuronpedia_leaves_out_is_left_out(
     assert opened().name(FeatureId(0, 2)) == ""
 
 
-def test_what_was_fetched_is_read_from_disk_also_offline(
+def test_a_fetched_card_is_read_from_disk_and_offline(
     neuronpedia: NeuronpediaServer,
     opened: Callable[..., FeatureLookup],
     monkeypatch: pytest.MonkeyPatch,
@@ -135,7 +137,7 @@ def test_what_was_fetched_is_read_from_disk_also_offline(
     assert neuronpedia.requests == [SET]
 
 
-def test_offline_nothing_is_asked_of_anybody(
+def test_offline_no_source_is_asked(
     hub: HubServer,
     neuronpedia: NeuronpediaServer,
     opened: Callable[..., FeatureLookup],
@@ -145,15 +147,15 @@ def test_offline_nothing_is_asked_of_anybody(
     commit = hub.add("org/set", save_index(tmp_path / "repo"))
     neuronpedia.answers[SET] = feature()
     monkeypatch.setenv("HF_HUB_OFFLINE", "true")
-    found = opened(commit=commit)
-    assert found.card(F) is None and found.name(F) == "" and found.search("L0/1") == ()
-    assert found.fetch_many([F]) == {}
+    reader = opened(commit=commit)
+    assert reader.card(F) is None and reader.name(F) == "" and reader.search("L0/1") == ()
+    assert reader.fetch_many([F]) == {}
     assert hub.requests == [] and neuronpedia.requests == []
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    assert found.card(F) is not None
+    assert reader.card(F) is not None
 
 
-def test_a_feature_that_is_not_there_is_asked_for_once_a_day(
+def test_an_absent_feature_is_asked_for_once_a_day(
     neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup], tmp_path: Path
 ) -> None:
     assert opened().card(F) is None and opened().card(F) is None
@@ -196,7 +198,7 @@ def test_text_is_kept_as_text(
         assert card.groups[0].examples[0].tokens == (markup,)
 
 
-def test_labels_that_were_fetched_are_searched_and_survive(
+def test_fetched_labels_are_searched_and_kept(
     hub: HubServer,
     neuronpedia: NeuronpediaServer,
     opened: Callable[..., FeatureLookup],
@@ -204,17 +206,17 @@ def test_labels_that_were_fetched_are_searched_and_survive(
 ) -> None:
     commit = hub.add("org/set", save_index(tmp_path / "repo"))
     neuronpedia.answers["model/3-set/417"] = feature()
-    found = opened(commit=commit)
-    assert found.search("texan") == () and found.cached_name(LATE) == ""
-    assert found.search("L3/417") == (LATE,)
-    for reader in (found, opened(commit=commit)):
-        assert reader.search("texan") == (LATE,) and reader.search("letters") == (F,)
-        assert reader.labels[LATE] == Label("Texan cities", None)
-        assert reader.cached_name(LATE) == reader.name(LATE) == "Texan cities"
+    reader = opened(commit=commit)
+    assert reader.search("texan") == () and reader.cached_name(LATE) == ""
+    assert reader.search("L3/417") == (LATE,)
+    for each in (reader, opened(commit=commit)):
+        assert each.search("texan") == (LATE,) and each.search("letters") == (F,)
+        assert each.labels[LATE] == Label("Texan cities", None)
+        assert each.cached_name(LATE) == each.name(LATE) == "Texan cities"
     assert neuronpedia.requests == ["model/3-set/417"]
 
 
-def test_a_name_without_the_network_comes_from_this_disk_alone(
+def test_a_cached_name_comes_from_this_disk_only(
     hub: HubServer,
     neuronpedia: NeuronpediaServer,
     opened: Callable[..., FeatureLookup],
@@ -222,12 +224,12 @@ def test_a_name_without_the_network_comes_from_this_disk_alone(
 ) -> None:
     commit = hub.add("org/set", save_index(tmp_path / "repo"))
     unnamed = FeatureId(0, 2)
-    found = opened(commit=commit)
-    assert found.cached_name(unnamed) == "" and found.cached_card(unnamed) is None
+    reader = opened(commit=commit)
+    assert reader.cached_name(unnamed) == "" and reader.cached_card(unnamed) is None
     assert hub.requests == [] and neuronpedia.requests == []
-    found.card(unnamed)
+    reader.card(unnamed)
     asked = len(hub.requests)
-    assert found.cached_name(unnamed) == found.name(unnamed) == "b"
+    assert reader.cached_name(unnamed) == reader.name(unnamed) == "b"
     assert len(hub.requests) == asked
     near = opened(save_index(tmp_path / "near"))
     assert near.cached_name(F) == "letters" and near.cached_name(unnamed) == "b"
@@ -245,43 +247,63 @@ def test_late_features_also_name_what_they_promote(
 def test_many_are_fetched_with_progress(
     neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
 ) -> None:
-    wanted = [FeatureId(0, index) for index in range(20)]
+    features = [FeatureId(0, index) for index in range(20)]
     for index in range(0, 20, 2):
         neuronpedia.answers[f"model/0-set/{index}"] = feature(maxActApprox=index)
-    told: list[tuple[int, int, str]] = []
-    cards = opened().fetch_many([*wanted, F], lambda *report: told.append(report))
-    assert list(cards) == wanted[::2]
+    reports: list[tuple[int, int, str]] = []
+    cards = opened().fetch_many([*features, F], lambda *report: reports.append(report))
+    assert list(cards) == features[::2]
     assert all(card.act_max == card.feature.index for card in cards.values())
-    assert [report[:2] for report in told] == [(done, 20) for done in range(21)]
+    assert [report[:2] for report in reports] == [(done, 20) for done in range(21)]
     assert len(neuronpedia.requests) == 20
 
 
-def test_fetching_many_can_be_cancelled(
-    neuronpedia: NeuronpediaServer, opened: Callable[..., FeatureLookup]
-) -> None:
+class SlowSource:
+    """Answers three times at once, then only after ``finish`` is set."""
+
+    labels: Mapping[FeatureId, Label] = MappingProxyType({})
+    n_layers = 0
+
+    def __init__(self) -> None:
+        self.finish = threading.Event()
+        self.calls = 0
+        self._lock = threading.Lock()
+
+    def card(self, feature: FeatureId, network: bool = True) -> None:
+        with self._lock:
+            self.calls += 1
+            number = self.calls
+        if number > 3:
+            assert self.finish.wait(60)
+
+
+def test_cancelling_waits_only_for_the_cards_being_fetched() -> None:
+    source = SlowSource()
+
     def progress(done: int, _total: int, _what: str) -> None:
         if done == 3:
+            threading.Timer(0.2, source.finish.set).start()
             raise Cancelled("stopped")
 
     with pytest.raises(Cancelled):
-        opened().fetch_many([FeatureId(0, index) for index in range(500)], progress)
-    assert len(neuronpedia.requests) < 400
+        FeatureLookup([], [source]).fetch_many([FeatureId(0, i) for i in range(500)], progress)
+    assert source.calls <= 3 + 4, "four are fetched at a time"
 
 
-def test_names_of_places_cannot_lead_out_of_the_cache_folder(
+def test_names_of_sources_cannot_lead_out_of_the_cache_folder(
     neuronpedia: NeuronpediaServer, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
     neuronpedia.answers["..%2F..%2Fx/0-..%2Fset/1"] = feature()
-    found = FeatureLookup.open(
+    reader = FeatureLookup.open(
         tmp_path, hub=None, neuronpedia=("../../x", "../set"), cache_folder=cache
     )
-    assert found.card(F) is not None
+    assert reader.card(F) is not None
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
     assert len(list(cache.rglob("1.bin"))) == 1
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "/etc", "a/../../b", ".hidden"])
-def test_a_source_has_one_visible_folder_of_its_own(tmp_path: Path, name: str) -> None:
+def test_every_source_has_one_visible_folder(tmp_path: Path, name: str) -> None:
     folder = CardCache(tmp_path, "hub", name).folder.resolve()
     assert folder.parent == tmp_path / "hub" and not folder.name.startswith(".")

@@ -1,4 +1,4 @@
-"""What is asked of the hub is pinned, counted, continued and kept."""
+"""Downloads are pinned to a commit, resumed, counted and cached."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[4]
         ("hf://org/set?revision=refs%2Fpr%2F3", Reference("org/set", "", "refs/pr/3"), None),
     ],
 )
-def test_a_reference_is_read_and_written(
+def test_a_reference_is_parsed_and_written(
     text: str, place: Reference, canonical: str | None
 ) -> None:
     assert Reference.parse(text) == place == Reference.parse(str(place))
@@ -75,19 +75,19 @@ def test_a_reference_is_read_and_written(
         "org/" + "a" * 97,
     ],
 )
-def test_nonsense_is_no_reference(text: str) -> None:
-    with pytest.raises(errors.HubReferenceError, match=r"no place on the hub.*expected org/name"):
+def test_other_text_is_not_a_reference(text: str) -> None:
+    with pytest.raises(errors.HubReferenceError, match=r"is not a hub reference: .*; expected org"):
         Reference.parse(text)
 
 
 def test_a_listing_names_the_commit_and_every_file(hub: HubServer) -> None:
     commit = hub.add("org/set", {"config.yaml": "kind: x", "sub/layer_0.bin": BIG})
-    found = look_up(Reference("org/set", "sub"))
-    assert (found.repo, found.commit) == ("org/set", commit)
-    assert found.files == (HubFile("config.yaml", 7), HubFile("sub/layer_0.bin", len(BIG)))
+    listing = look_up(Reference("org/set", "sub"))
+    assert (listing.repo, listing.commit) == ("org/set", commit)
+    assert listing.files == (HubFile("config.yaml", 7), HubFile("sub/layer_0.bin", len(BIG)))
 
 
-def test_what_was_pinned_stays_although_the_branch_moves_on(hub: HubServer) -> None:
+def test_a_pinned_commit_does_not_change_when_the_branch_moves(hub: HubServer) -> None:
     first = look_up_after_adding(hub, {"a.txt": "old", "b.txt": "old"})
     root = fetch(SET, ["a.txt"], commit=first)
     second = look_up_after_adding(hub, {"a.txt": "new", "b.txt": "new"})
@@ -105,7 +105,7 @@ def look_up_after_adding(hub: HubServer, files: dict[str, bytes | str]) -> str:
     return look_up(SET).commit
 
 
-def test_files_keep_their_bytes_and_are_fetched_once(hub: HubServer) -> None:
+def test_files_arrive_unchanged_and_are_fetched_once(hub: HubServer) -> None:
     files: dict[str, bytes | str] = {"big.bin": BIG, "sub/small.txt": "é", "empty": b""}
     hub.add("org/set", files)
     root = fetch(SET, list(files))
@@ -118,7 +118,7 @@ def test_files_keep_their_bytes_and_are_fetched_once(hub: HubServer) -> None:
     assert len(hub.asked("big.bin")) == 1
 
 
-def test_a_file_that_did_not_change_is_not_fetched_again_for_a_new_commit(hub: HubServer) -> None:
+def test_an_unchanged_file_is_not_fetched_again_for_a_new_commit(hub: HubServer) -> None:
     hub.add("org/set", {"big.bin": BIG, "readme": "1"})
     fetch(SET, ["big.bin"])
     hub.add("org/set", {"big.bin": BIG, "readme": "2"})
@@ -126,7 +126,7 @@ def test_a_file_that_did_not_change_is_not_fetched_again_for_a_new_commit(hub: H
     assert len(hub.asked("big.bin")) == 1
 
 
-def test_the_hubs_own_library_finds_what_was_fetched(hub: HubServer) -> None:
+def test_the_hubs_own_library_finds_the_downloaded_files(hub: HubServer) -> None:
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
     hub.add("org/set", {"big.bin": BIG})
@@ -134,39 +134,41 @@ def test_the_hubs_own_library_finds_what_was_fetched(hub: HubServer) -> None:
     assert try_to_load_from_cache("org/set", "big.bin", cache_dir=cache.cache_folder()) == str(
         root / "big.bin"
     )
-    found = snapshot_download("org/set", cache_dir=cache.cache_folder(), local_files_only=True)
-    assert Path(found) == root
+    snapshot = snapshot_download("org/set", cache_dir=cache.cache_folder(), local_files_only=True)
+    assert Path(snapshot) == root
 
 
 def test_progress_counts_bytes_up_to_the_total(hub: HubServer) -> None:
     hub.add("org/set", {"big.bin": BIG, "small.txt": "abc"})
-    told: list[tuple[int, int, str]] = []
-    fetch(SET, ["small.txt", "big.bin"], lambda *report: told.append(report))
-    done = [report[0] for report in told]
+    reported: list[tuple[int, int, str]] = []
+    fetch(SET, ["small.txt", "big.bin"], lambda *report: reported.append(report))
+    done = [report[0] for report in reported]
     assert done == sorted(done)
-    assert {report[1] for report in told} == {len(BIG) + 3}
+    assert {report[1] for report in reported} == {len(BIG) + 3}
     assert done[0] == 0 and done[-1] == len(BIG) + 3
     assert len(set(done)) >= 5
-    assert {report[2] for report in told} == {"downloading small.txt", "downloading big.bin"}
+    assert {report[2] for report in reported} == {"downloading small.txt", "downloading big.bin"}
 
 
-def test_a_broken_transfer_goes_on_where_it_stopped(hub: HubServer) -> None:
+def test_a_broken_transfer_continues_where_it_stopped(hub: HubServer) -> None:
     hub.add("org/set", {"big.bin": BIG})
     hub.break_after("big.bin", 3_000_000)
-    told: list[int] = []
-    root = fetch(SET, ["big.bin"], lambda done, _total, _what: told.append(done))
+    reported: list[int] = []
+    root = fetch(SET, ["big.bin"], lambda done, _total, _what: reported.append(done))
     assert (root / "big.bin").read_bytes() == BIG
     first, second = hub.asked("big.bin")
     assert first.byte_range is None
     assert second.byte_range == "bytes=3000000-" and second.status == 206
-    assert told == sorted(told) and told[-1] == len(BIG)
+    assert reported == sorted(reported) and reported[-1] == len(BIG)
 
 
-def test_a_transfer_that_keeps_breaking_is_said_and_its_bytes_are_kept(hub: HubServer) -> None:
+def test_a_transfer_that_keeps_breaking_fails_and_its_bytes_are_kept(hub: HubServer) -> None:
     hub.add("org/set", {"big.bin": BIG})
     hub.break_after("big.bin", 1_000_000)
     hub.break_after("big.bin", 0, times=99)
-    with pytest.raises(errors.BrokenTransferError, match=r"broke off.*org/set/big\.bin.*goes on"):
+    with pytest.raises(
+        errors.BrokenTransferError, match=r"broke while reading org/set/big\.bin.*continues"
+    ):
         fetch(SET, ["big.bin"])
     assert len(hub.asked("big.bin")) == 3
     hub.breaks = {"big.bin": (1_000_000, 1)}
@@ -187,18 +189,18 @@ def cancel_at(stop: int):
     return progress
 
 
-def test_a_hub_without_parts_of_files_is_read_from_the_start(hub: HubServer) -> None:
+def test_a_hub_that_sends_only_complete_files_starts_again(hub: HubServer) -> None:
     hub.add("org/set", {"big.bin": BIG})
     hub.ranges = False
     hub.break_after("big.bin", 3_000_000)
-    told: list[int] = []
-    root = fetch(SET, ["big.bin"], lambda done, _total, _what: told.append(done))
+    reported: list[int] = []
+    root = fetch(SET, ["big.bin"], lambda done, _total, _what: reported.append(done))
     assert (root / "big.bin").read_bytes() == BIG
     assert [request.status for request in hub.asked("big.bin")] == [200, 200]
-    assert told == sorted(told)
+    assert reported == sorted(reported)
 
 
-def test_patience_is_for_silence_not_for_a_transfer_that_gets_on(hub: HubServer) -> None:
+def test_attempts_are_counted_only_while_no_bytes_arrive(hub: HubServer) -> None:
     hub.add("org/set", {"big.bin": BIG})
     hub.break_after("big.bin", 1_000_000, times=5)
     assert (fetch(SET, ["big.bin"]) / "big.bin").read_bytes() == BIG
@@ -206,7 +208,7 @@ def test_patience_is_for_silence_not_for_a_transfer_that_gets_on(hub: HubServer)
     assert {request.encoding for request in hub.asked("big.bin")} == {"identity"}
 
 
-def test_a_cancelled_download_stops_and_continues_later(hub: HubServer) -> None:
+def test_a_cancelled_download_stops_and_is_resumed_later(hub: HubServer) -> None:
     hub.add("org/set", {"big.bin": BIG, "after.txt": "x"})
     with pytest.raises(errors.Cancelled, match="stopped"):
         fetch(SET, ["big.bin", "after.txt"], cancel_at(2_000_000))
@@ -214,25 +216,25 @@ def test_a_cancelled_download_stops_and_continues_later(hub: HubServer) -> None:
     commit = look_up(SET).commit
     assert not (cache.snapshot("org/set", commit) / "big.bin").exists()
     assert (fetch(SET, ["big.bin"]) / "big.bin").read_bytes() == BIG
-    continued = hub.asked("big.bin")[-1].byte_range
-    assert continued is not None and int(continued[6:-1]) >= 2_000_000
+    resumed = hub.asked("big.bin")[-1].byte_range
+    assert resumed is not None and int(resumed[6:-1]) >= 2_000_000
 
 
-def test_a_download_that_barely_gets_on_is_told_and_stops_when_it_is_cancelled(
+def test_a_very_slow_download_reports_progress_and_can_be_cancelled(
     hub: HubServer,
 ) -> None:
     hub.add("org/set", {"big.bin": BIG[:1500]})
     hub.slow_after("big.bin", 1000)
-    told: list[int] = []
+    reported: list[int] = []
 
     def progress(done: int, total: int, what: str) -> None:
-        told.append(done)
+        reported.append(done)
         if done > 1000:
             raise errors.Cancelled("stopped")
 
     with pytest.raises(errors.Cancelled):
         fetch(SET, ["big.bin"], progress)
-    assert 1000 < told[-1] < 1500
+    assert 1000 < reported[-1] < 1500
 
 
 def test_waiting_for_another_download_can_be_cancelled(hub: HubServer) -> None:
@@ -241,16 +243,16 @@ def test_waiting_for_another_download_can_be_cancelled(hub: HubServer) -> None:
     hub.add("org/set", {"big.bin": BIG})
     lock = cache.lock_file(cache.blob_file("org/set", etag(BIG)))
     lock.parent.mkdir(parents=True)
-    told: list[str] = []
+    reported: list[str] = []
 
     def progress(_done: int, _total: int, what: str) -> None:
-        told.append(what)
+        reported.append(what)
         if "waiting" in what:
             raise errors.Cancelled("stopped")
 
     with WeakFileLock(lock), pytest.raises(errors.Cancelled):
         fetch(SET, ["big.bin"], progress)
-    assert told[-1] == "waiting for another download of big.bin"
+    assert reported[-1] == "waiting for another download of big.bin"
     assert hub.asked("big.bin") == []
 
 
@@ -266,7 +268,7 @@ def test_an_older_pinned_commit_does_not_become_the_branch(
     assert look_up(SET).commit == new
 
 
-def test_the_token_stays_with_the_hub_when_contents_lie_elsewhere(
+def test_the_token_is_not_sent_to_another_host(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add("org/set", {"big.bin": BIG}, gated=True, token="good")
@@ -284,7 +286,7 @@ def test_the_token_stays_with_the_hub_when_contents_lie_elsewhere(
         assert {request.token for request in hub.requests} == {"good"}
 
 
-@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "CIRCUIT_OFFLINE"])
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "CIRCUIT_OFFLINE"])
 def test_with_the_network_off_the_cache_answers(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
@@ -297,18 +299,41 @@ def test_with_the_network_off_the_cache_answers(
     monkeypatch.setenv(variable, "1")
     assert not network_allowed()
     for reference in (SET, tagged, Reference("org/set", "", commit)):
-        found = look_up(reference)
-        assert (found.commit, found.files) == (commit, (HubFile("a.txt", 3),))
+        listing = look_up(reference)
+        assert (listing.commit, listing.files) == (commit, (HubFile("a.txt", 3),))
     assert fetch(SET, ["a.txt"]) == root
     with pytest.raises(errors.NetworkOffError, match=rf"b\.txt of org/set is not in.*{variable}"):
         fetch(SET, ["b.txt"])
-    with pytest.raises(errors.NetworkOffError, match="org/other is not in the cache"):
+    with pytest.raises(errors.NetworkOffError, match=r"^org/other is not in the cache"):
         look_up(Reference("org/other"))
     with pytest.raises(errors.NetworkOffError, match=variable):
         read_range("org/set", "b.txt", commit, 0, 1)
     assert len(hub.requests) == asked
     monkeypatch.setenv(variable, "0")
     assert network_allowed()
+
+
+def test_the_cache_folder_is_where_the_hubs_library_looks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    names = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name in reversed(names):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        assert str(cache.cache_folder()) == done.stdout.strip(), name
+
+
+def test_a_damaged_note_of_a_commit_counts_as_none(hub: HubServer) -> None:
+    hub.add("org/set", {"a.txt": "x"})
+    fetch(SET, ["a.txt"])
+    (cache.repo_folder("org/set") / "refs" / "main").write_bytes(b"\xff" * 40)
+    assert cache.known_commit("org/set", "main") is None
+    assert look_up(SET).complete
 
 
 def test_a_part_of_a_file_is_read_without_the_rest(hub: HubServer) -> None:
@@ -323,7 +348,10 @@ def test_a_part_of_a_file_is_read_without_the_rest(hub: HubServer) -> None:
     fetch(SET, ["sub/big.bin"])
     asked = len(hub.requests)
     assert read_range("org/set", "sub/big.bin", commit, 5, 9) == BIG[5:9]
-    with pytest.raises(errors.BrokenTransferError, match="shorter than its index says"):
+    with pytest.raises(
+        errors.BrokenTransferError,
+        match=r"is too short: expected bytes .* does not match the index",
+    ):
         read_range("org/set", "sub/big.bin", commit, len(BIG) - 5, len(BIG) + 5)
     assert len(hub.requests) == asked
 

@@ -1,4 +1,4 @@
-"""A feature index built from a corpus says what a plain, slow count of the same corpus says."""
+"""A feature index has the numbers of a slow and simple count of the same corpus."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from observed import CONTEXT, documents, file_bytes, moved, observe, read_index, save_text
+from observed import (
+    CONTEXT,
+    documents,
+    file_bytes,
+    logit_effects,
+    observe,
+    read_index,
+    save_text,
+)
 
 import tracer
 from tracer.errors import Cancelled, CorpusError, FeatureIndexError, MemoryLimitError
@@ -31,11 +39,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("llama", {}),
         ("gemma2", {"read": "ln2.hook_normalized", "write": "hook_mlp_out"}),
+        ("gemma2", {"kind": "cross_layer_transcoder"}),
         ("gpt2", {"kind": "cross_layer_transcoder", "activation": "topk"}),
         ("gpt_oss", {"activation": "relu", "read": "hook_resid_mid"}),
     ],
 )
-def test_every_number_is_that_of_a_plain_count(
+def test_every_number_matches_a_simple_count(
     open_tiny: Callable[..., Model],
     corpus: Path,
     tmp_path: Path,
@@ -47,12 +56,12 @@ def test_every_number_is_that_of_a_plain_count(
     firings, n_counted = observe(model, TEXTS)
     assert summary.tokens == n_counted and summary.documents == len(TEXTS)
     n_repeated = sum(len(text.split()) for text in TEXTS) - n_counted
-    assert n_repeated > 20, "repeated beginnings are met"
+    assert n_repeated > 20, "some prefixes are repeated"
     index = read_index(tmp_path / "features")
     assert [len(layer) for layer in index] == [len(layer) for layer in firings]
     alive = 0
     for layer, (records, expected) in enumerate(zip(index, firings, strict=True)):
-        effects = moved(model, layer)
+        effects = logit_effects(model, layer)
         for feature, (record, firing) in enumerate(zip(records, expected, strict=True)):
             assert record["index"] == feature
             assert record["transcoder_id"] == f"{model.transcoders.scan}-{layer}"
@@ -75,9 +84,9 @@ def test_every_number_is_that_of_a_plain_count(
             assert 17 <= len(record["histogram"]) <= 32
             top = record["examples_quantiles"][0]
             assert top["quantile_name"] == "Top activations"
-            wanted = [firing.shown[place] for place in firing.greedy()]
-            assert len(top["examples"]) == len(wanted)
-            for example, (ids, column, position) in zip(top["examples"], wanted, strict=True):
+            strongest = [firing.shown[place] for place in firing.greedy()]
+            assert len(top["examples"]) == len(strongest)
+            for example, (ids, column, position) in zip(top["examples"], strongest, strict=True):
                 assert example["tokens"] == list(model.token_strings(ids))
                 assert example["train_token_ind"] == position
                 assert example["tokens_acts_list"] == pytest.approx(column, abs=2e-3)
@@ -85,12 +94,12 @@ def test_every_number_is_that_of_a_plain_count(
     assert summary.features == sum(map(len, index))
 
 
-def test_the_halves_are_a_fair_sample_from_either_side_of_the_middle(
+def test_the_halves_are_random_samples_from_either_side_of_the_median(
     model: Model, corpus: Path, tmp_path: Path
 ) -> None:
     build_index(model, corpus, tmp_path / "features", context=CONTEXT)
     firings, _ = observe(model, TEXTS)
-    checked, off = 0, []
+    checked, errors = 0, []
     for records, expected in zip(read_index(tmp_path / "features"), firings, strict=True):
         for record, firing in zip(records, expected, strict=True):
             quantiles = record["quantile_values"]
@@ -98,11 +107,11 @@ def test_the_halves_are_a_fair_sample_from_either_side_of_the_middle(
                 assert len(record["examples_quantiles"]) <= 1
                 continue
             checked += 1
-            whole = np.array(firing.values)
-            exact = np.quantile(whole, (0.05, 0.25, 0.5, 0.75, 0.95))
-            if len(whole) <= 128:
-                assert quantiles == pytest.approx(exact, abs=2e-4), "then the sample is everything"
-            off.append(float((whole < quantiles[2]).mean()) - 0.5)
+            values = np.array(firing.values)
+            exact = np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95))
+            if len(values) <= 128:
+                assert quantiles == pytest.approx(exact, abs=2e-4), "the sample is complete"
+            errors.append(float((values < quantiles[2]).mean()) - 0.5)
             top, *halves = record["examples_quantiles"]
             assert [half["quantile_name"] for half in halves] == ["Upper half", "Lower half"]
             for half in halves:
@@ -112,10 +121,10 @@ def test_the_halves_are_a_fair_sample_from_either_side_of_the_middle(
                 assert all(side * (peak - quantiles[2]) > -2e-3 for peak in peaks)
                 assert not [e for e in half["examples"] if e in top["examples"]]
     assert checked > 30
-    assert abs(np.mean(off)) < 0.02 and max(map(abs, off)) < 0.15
+    assert abs(np.mean(errors)) < 0.02 and max(map(abs, errors)) < 0.15
 
 
-def test_the_result_does_not_depend_on_the_batches(
+def test_the_batch_size_does_not_change_the_index(
     model: Model, corpus: Path, tmp_path: Path
 ) -> None:
     build_index(model, corpus, tmp_path / "large", context=CONTEXT, batch_tokens=10**6)
@@ -143,7 +152,7 @@ def test_the_result_does_not_depend_on_the_batches(
 def test_matrices_left_in_their_files_give_the_same_index(
     model: Model, corpus: Path, tmp_path: Path
 ) -> None:
-    build_index(model, corpus, tmp_path / "held", context=CONTEXT)
+    build_index(model, corpus, tmp_path / "in-memory", context=CONTEXT)
     lazy = tracer.load(
         str(model.source.model_folder),
         str(model.source.transcoder_folder),
@@ -152,7 +161,7 @@ def test_matrices_left_in_their_files_give_the_same_index(
         lazy_encoders=True,
     )
     build_index(lazy, corpus, tmp_path / "lazy", context=CONTEXT)
-    assert file_bytes(tmp_path / "lazy") == file_bytes(tmp_path / "held")
+    assert file_bytes(tmp_path / "lazy") == file_bytes(tmp_path / "in-memory")
 
 
 def test_bfloat16_gives_about_the_same_index(model: Model, corpus: Path, tmp_path: Path) -> None:
@@ -172,7 +181,7 @@ def test_bfloat16_gives_about_the_same_index(model: Model, corpus: Path, tmp_pat
 
 
 @pytest.mark.parametrize("stop_at", ["reading", "writing layer 1"])
-def test_a_build_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
+def test_a_stopped_build_resumes_and_ends_with_the_same_bytes(
     model: Model, corpus: Path, tmp_path: Path, stop_at: str
 ) -> None:
     def build(folder: str, progress: Callable[[int, int, str], None] | None = None) -> None:
@@ -191,21 +200,21 @@ def test_a_build_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
         if what.startswith(stop_at[:12]) and (done > 700 or what != "reading"):
             raise Cancelled("enough")
 
-    heard: list[tuple[int, str]] = []
-    build("whole")
+    reports: list[tuple[int, str]] = []
+    build("complete")
     with pytest.raises(Cancelled):
         build("stopped", stop)
-    assert not (tmp_path / "stopped").exists(), "nothing half built stands there"
+    assert not (tmp_path / "stopped").exists(), "only a complete index appears"
     unfinished = tmp_path / "stopped.partial" / "tokens.bin"
     unfinished.write_bytes(unfinished.read_bytes() + b"read after the checkpoint...")
-    build("stopped", lambda done, total, what: heard.append((done, what)))
-    read = [done for done, what in heard if what == "reading"]
+    build("stopped", lambda done, total, what: reports.append((done, what)))
+    read = [done for done, what in reports if what == "reading"]
     assert (read and read[0] > 500) if stop_at == "reading" else not read
-    assert file_bytes(tmp_path / "stopped") == file_bytes(tmp_path / "whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped", "whole"]
+    assert file_bytes(tmp_path / "stopped") == file_bytes(tmp_path / "complete")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["complete", "stopped"]
 
 
-def test_an_unfinished_index_of_another_build_is_refused_by_what_differs(
+def test_an_unfinished_index_of_another_build_is_refused_with_what_differs(
     open_tiny: Callable[..., Model], model: Model, corpus: Path, tmp_path: Path
 ) -> None:
     def build(model: Model, corpus: Path, context: int = CONTEXT) -> None:
@@ -238,12 +247,23 @@ def test_an_unfinished_index_of_another_build_is_refused_by_what_differs(
     (checkpoint.parent / known["state"]).write_bytes(b"damaged")
     with pytest.raises(FeatureIndexError, match=r"checkpoint .* is damaged .* delete"):
         build(model, corpus)
-    checkpoint.write_text("{")
-    with pytest.raises(FeatureIndexError, match=r"checkpoint .* is damaged"):
-        build(model, corpus)
+    position = known["position"]
+    for damaged in (
+        "{",
+        "[]",
+        "[" * 100_000,
+        json.dumps({"identity": known["identity"]}),
+        json.dumps(known | {"n_tokens": "many"}),
+        json.dumps(known | {"position": None}),
+        json.dumps(known | {"position": position | {"depth": 3}}),
+        json.dumps(known | {"tag_totals": 3}),
+    ):
+        checkpoint.write_text(damaged)
+        with pytest.raises(FeatureIndexError, match=r"checkpoint .* is damaged .* delete"):
+            build(model, corpus)
 
 
-def test_an_index_that_is_there_is_replaced_at_the_end_only(
+def test_an_existing_index_is_replaced_only_at_the_end(
     model: Model, corpus: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "features"
@@ -257,7 +277,7 @@ def test_an_index_that_is_there_is_replaced_at_the_end_only(
     assert file_bytes(folder) != before and summary.tokens > 50
 
 
-def test_the_pages_find_what_was_built(model: Model, corpus: Path, tmp_path: Path) -> None:
+def test_a_built_index_is_found_and_read(model: Model, corpus: Path, tmp_path: Path) -> None:
     summary = build_index(model, corpus, tmp_path / "features", context=CONTEXT)
     index = FeatureIndex.open(tmp_path)
     assert len(FeatureIndex.open(tmp_path / "features")) == len(index) == summary.features
@@ -296,28 +316,28 @@ def test_records_have_the_fields_that_readers_of_the_layout_ask_for(
             assert len(record[key]) == 8 and all(isinstance(token, str) for token in record[key])
 
 
-def test_what_would_not_fit_in_memory_is_refused_before_anything_runs(
+def test_a_build_that_does_not_fit_in_memory_is_refused_before_it_runs(
     model: Model, corpus: Path, tmp_path: Path
 ) -> None:
     needed = index_memory(model, CONTEXT)
     assert index_memory(model, CONTEXT, n_tags=100).kept - needed.kept == 100 * 8 * 3 * 24
-    with pytest.raises(MemoryLimitError, match=r"72 features needs about [\d.]+ kB .* batch"):
+    with pytest.raises(MemoryLimitError, match=r"72 features needs about [\d.]+ kB for its"):
         build_index(
             model,
             corpus,
             tmp_path / "features",
             context=CONTEXT,
             memory_limit=needed.total - 1,
-            progress=lambda *heard: pytest.fail("it ran"),
+            progress=lambda *report: pytest.fail("it ran"),
         )
     assert not list(tmp_path.iterdir())
     build_index(model, corpus, tmp_path / "features", context=CONTEXT, memory_limit=needed.total)
 
 
-def test_only_so_many_tokens_are_read_and_whole_windows(
+def test_a_limit_of_tokens_stops_after_a_complete_window(
     model: Model, corpus: Path, tmp_path: Path
 ) -> None:
-    longest = []
+    summaries = []
     for batch_tokens in (1, 10**6):
         summary = build_index(
             model,
@@ -327,9 +347,9 @@ def test_only_so_many_tokens_are_read_and_whole_windows(
             batch_tokens=batch_tokens,
             limit_tokens=200,
         )
-        longest.append(summary)
-    assert longest[0] == longest[1]
-    assert 150 < longest[0].tokens < 200 + CONTEXT
+        summaries.append(summary)
+    assert summaries[0] == summaries[1]
+    assert 150 < summaries[0].tokens < 200 + CONTEXT
 
 
 @pytest.mark.parametrize(
@@ -338,5 +358,5 @@ def test_only_so_many_tokens_are_read_and_whole_windows(
 def test_options_that_leave_nothing_to_read_are_refused(
     model: Model, corpus: Path, tmp_path: Path, option: str, value: int
 ) -> None:
-    with pytest.raises(CorpusError, match=f"{option} is {value}"):
+    with pytest.raises(CorpusError, match=f"{option} is {value}: it must be at least"):
         build_index(model, corpus, tmp_path / "features", **{option: value})

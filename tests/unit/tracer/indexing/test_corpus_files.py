@@ -1,4 +1,4 @@
-"""A corpus is read document by document from any of its kinds, and a bad one is named."""
+"""A corpus of any kind is read document by document; a damaged one is named."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def test_plain_text_is_cut_at_blank_lines(tmp_path: Path) -> None:
     path.write_bytes("\ufeff\n\none\r\ntwo\n \t\n\nthrée".encode())
     found = read(path)
     assert [document.text for document in found] == ["one\ntwo", "thrée"]
-    assert [document.place for document in found] == ["line 3", "line 7"]
+    assert [document.location for document in found] == ["line 3", "line 7"]
     assert found[-1].share == 1.0
 
 
-def test_text_without_blank_lines_is_cut_where_memory_would_not_end(tmp_path: Path) -> None:
+def test_text_without_blank_lines_is_cut_before_it_fills_memory(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text(("word " * 100 + "\n") * 5000)
     found = read(path)
@@ -79,11 +79,11 @@ def test_a_parquet_column_of_another_name(tmp_path: Path) -> None:
     assert [document.text for document in read(path, "body")] == ["one", "two"]
     with pytest.raises(CorpusError, match="no column 'text': it has body, number"):
         read(path)
-    with pytest.raises(CorpusError, match=r"'number' .* holds int64: expected strings"):
+    with pytest.raises(CorpusError, match=r"'number' .* has type int64: expected strings"):
         read(path, "number")
 
 
-def test_a_parquet_column_may_hold_texts_in_every_way(tmp_path: Path) -> None:
+def test_every_type_of_parquet_text_column_is_read(tmp_path: Path) -> None:
     texts = pyarrow.array(["one", None, "two", "one"])
     for kind in (pyarrow.large_string(), pyarrow.string_view()):
         path = save_table(tmp_path / "t.parquet", text=texts.cast(kind))
@@ -95,12 +95,12 @@ def test_a_parquet_column_may_hold_texts_in_every_way(tmp_path: Path) -> None:
         read(save_table(tmp_path / "t.parquet", text=numbers))
 
 
-def test_a_parquet_file_that_says_nothing_clear_is_refused(tmp_path: Path) -> None:
+def test_a_parquet_file_with_invalid_or_ambiguous_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     bytes_of_text = pyarrow.array([b"one \xff"]).buffers()[1:]
     wrong = pyarrow.StringArray.from_buffers(1, *bytes_of_text)
     pyarrow.parquet.write_table(pyarrow.table({"text": wrong}), path)
-    with pytest.raises(CorpusError, match=r"t\.parquet cannot be read as parquet .*0xff"):
+    with pytest.raises(CorpusError, match=r"t\.parquet cannot be read as Parquet .*0xff"):
         read(path)
     twice = pyarrow.table([["one"], ["two"]], names=["text", "text"])
     pyarrow.parquet.write_table(twice, path)
@@ -109,7 +109,7 @@ def test_a_parquet_file_that_says_nothing_clear_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
-def test_a_corpus_that_may_not_be_read_is_named(
+def test_a_corpus_without_read_permission_is_named(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     path = save_lines(tmp_path / name, {"text": "w1"})
@@ -126,54 +126,66 @@ def test_a_corpus_that_may_not_be_read_is_named(
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "complaint"),
+    ("name", "content", "message"),
     [
         ("a.txt", b"", "no document that .* can read"),
         ("a.txt", b"\n \n\n", "no document that .* can read"),
         ("a.jsonl", b"\n", "no document that .* can read"),
         ("a.txt", b"w1 nonsense", "can read: 1 documents have unknown words"),
         ("a.txt", b"\xff\xfe w1", "cannot be read as UTF-8 .* save it as UTF-8"),
-        ("a.txt", b"w1 w2\nw3\0\0", "line 2 holds a zero byte"),
-        ("a.csv", b"w1,w2", r"a.csv ends in '.csv': a corpus is a .txt file"),
-        ("a.parquet", b"PAR1 no", "cannot be read as parquet"),
-        ("a.jsonl", b'{"text": "w1"}\n{"text": ', "line 2 .* is no JSON"),
-        ("a.jsonl", b'{"text": "w1"}\n' + b"[" * 200_000, "line 2 .* is no JSON"),
-        ("a.jsonl", b'{"text": "w1"}\n{"text": "w2 \\ud83d"}', "line 2 .* holds half a character"),
+        ("a.txt", b"w1 w2\nw3\0\0", "line 2 has a zero byte"),
+        ("a.csv", b"w1,w2", r"a.csv ends in '.csv': expected a .txt file"),
+        ("a.parquet", b"PAR1 no", "cannot be read as Parquet"),
+        ("a.jsonl", b'{"text": "w1"}\n{"text": ', "line 2 .* is not JSON"),
+        ("a.jsonl", b'{"text": "w1"}\n' + b"[" * 200_000, "line 2 .* is not JSON"),
+        ("a.jsonl", b'{"text": "w1"}\n{"text": "w2 \\ud83d"}', "line 2 .* has half a character"),
         ("a.jsonl", b'{"text": "w1", "tags": [["\\ud83d"]]}', '"tags" in line 1 .* cannot be'),
         ("a.jsonl", b'["w1"]', "line 1 .* has no text"),
-        ("a.jsonl", b'{"body": "w1", "id": 3}', "has no text .found body, id."),
+        ("a.jsonl", b'{"body": "w1", "id": 3}', "has no text .it has body, id."),
         ("a.jsonl", b'{"text": 5}', "has no text"),
-        ("a.jsonl", b'{"tokens": [1, "w1"]}', "is no list of token ids"),
-        ("a.jsonl", b'{"tokens": [1, true]}', "is no list of token ids"),
-        ("a.jsonl", b'{"tokens": [1, 99]}', "token 99, .* has ids 0 to 59"),
-        ("a.jsonl", b'{"text": "w1 w2", "tags": [["x"]]}', "tags for 1 tokens, the document has 2"),
+        ("a.jsonl", b'{"tokens": [1, "w1"]}', "is not a list of token ids"),
+        ("a.jsonl", b'{"tokens": [1, true]}', "is not a list of token ids"),
+        ("a.jsonl", b'{"tokens": [1, 99]}', "token id 99, but .* has ids 0 to 59"),
+        ("a.jsonl", b'{"text": "w1 w2", "tags": [["x"]]}', "for 1 tokens, but the document has 2"),
         ("a.jsonl", b'{"text": "w1", "tags": [[["x", "y"]]]}', '"tags" in line 1 .* cannot be'),
         ("a.jsonl", b'{"text": "w1", "tags": 3}', '"tags" in line 1 .* cannot be'),
-        ("a.jsonl", b'{"text": "w1", "tags": [[["x", "g", "w"]]]}', "of the group 'g': name every"),
+        ("a.jsonl", b'{"text": "w1", "tags": [[["x", "g", "w"]]]}', "group 'g', which is not"),
         ("a.jsonl", b'{"tag_groups": 3}\n{"text": "w1", "tags": [[]]}', '"tag_groups" .* is 3'),
         (
             "a.jsonl",
             b'{"text": "w1"}\n{"text": "w2", "tags": [["x"]]}',
-            "its first document has none",
+            "the first document has none",
         ),
     ],
 )
 def test_a_corpus_that_cannot_be_used_is_named(
-    model: Model, tmp_path: Path, name: str, content: bytes, complaint: str
+    model: Model, tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(CorpusError, match=complaint) as refused:
+    with pytest.raises(CorpusError, match=message) as refused:
         build_index(model, path, tmp_path / "features", context=CONTEXT)
     assert name in str(refused.value) and "\n" not in str(refused.value)
-    assert [left.name for left in tmp_path.iterdir()] == [name], "nothing half built is left"
+    assert [path.name for path in tmp_path.iterdir()] == [name], "nothing else is left behind"
 
 
-def test_what_is_no_file_is_no_corpus(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"there is no corpus at .*missing.txt"):
+def test_a_corpus_is_an_existing_file(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"corpus .*missing.txt does not exist"):
         open_corpus(tmp_path / "missing.txt")
-    with pytest.raises(CorpusError, match="is no file"):
+    with pytest.raises(CorpusError, match="is a folder: give a text"):
         open_corpus(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
+def test_a_corpus_that_disappears_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.touch()
+    corpus = open_corpus(path)
+    path.unlink()
+    with pytest.raises(CorpusError, match=rf"{name} cannot be read"):
+        list(corpus.documents())
+    with pytest.raises(CorpusError, match=rf"{name} cannot be read"):
+        corpus.digest()
 
 
 def test_documents_with_unknown_words_are_left_out_and_counted(
@@ -197,7 +209,7 @@ def windows(
     return batches, positions
 
 
-def test_long_documents_go_on_in_windows_that_begin_like_a_text(
+def test_long_documents_continue_in_windows_that_begin_like_a_text(
     model: Model, tmp_path: Path
 ) -> None:
     corpus = save_text(tmp_path / "a.txt", TEXTS)
@@ -208,13 +220,11 @@ def test_long_documents_go_on_in_windows_that_begin_like_a_text(
         assert ids[0] == 1 and 2 <= len(ids) <= 8
         joined += ids[1:]
     tokenizer = model.bridge.tokenizer
-    whole = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
-    assert joined == [token for ids in whole for token in ids]
+    expected = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
+    assert joined == [token for ids in expected for token in ids]
 
 
-def test_reading_goes_on_from_every_place_it_may_have_stopped_at(
-    model: Model, tmp_path: Path
-) -> None:
+def test_reading_resumes_from_every_position(model: Model, tmp_path: Path) -> None:
     corpus = save_text(tmp_path / "a.txt", [*TEXTS[:9], "unknown words", *TEXTS[9:]])
     batches, positions = windows(model, corpus, Position())
     assert len(batches) > 8 and positions[-1].unknown == 1
@@ -234,14 +244,14 @@ def test_a_prefix_is_new_once() -> None:
         expected.append(prefix not in known)
         known.add(prefix)
     for parts in (1, 7, 300):
-        met = PrefixSet(10**6)
-        found = np.concatenate([met.add(part) for part in np.array_split(hashes, parts)])
-        assert found.tolist() == expected and len(met) == len(known)
-        again = PrefixSet(10**6, met.hashes())
-        assert len(again) == len(met) and not again.add(hashes).any()
+        prefix_set = PrefixSet(10**6)
+        new = np.concatenate([prefix_set.add(part) for part in np.array_split(hashes, parts)])
+        assert new.tolist() == expected and len(prefix_set) == len(known)
+        again = PrefixSet(10**6, prefix_set.hashes())
+        assert len(again) == len(prefix_set) and not again.add(hashes).any()
 
 
-def test_a_full_set_of_prefixes_knows_the_first_ones_whatever_the_batches() -> None:
+def test_a_full_set_keeps_the_first_prefixes_for_any_batch_size() -> None:
     hashes = prefix_hashes(np.random.default_rng(1).integers(0, 9000, (20_000, 1))).ravel()
     first = set(list(dict.fromkeys(hashes.tolist()))[:5000])
     expected: list[bool] = []
@@ -251,7 +261,7 @@ def test_a_full_set_of_prefixes_knows_the_first_ones_whatever_the_batches() -> N
         if value in first:
             known.add(value)
     for parts in (1, 13, 400):
-        met = PrefixSet(5000)
-        found = np.concatenate([met.add(part) for part in np.array_split(hashes, parts)])
-        assert len(met) == 5000 and set(met.hashes().tolist()) == first
-        assert found.tolist() == expected
+        prefix_set = PrefixSet(5000)
+        new = np.concatenate([prefix_set.add(part) for part in np.array_split(hashes, parts)])
+        assert len(prefix_set) == 5000 and set(prefix_set.hashes().tolist()) == first
+        assert new.tolist() == expected

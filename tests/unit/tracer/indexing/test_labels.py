@@ -1,4 +1,4 @@
-"""A generated label is earned: it covers the share of the activation that it says it covers."""
+"""A generated label covers the share of the activation that its precision states."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from observed import CONTEXT, documents, observe, read_index, save_text
 from tracer.features.cards import FeatureIndex
 from tracer.indexing import LabelRule, build_index
 from tracer.indexing.corpus import Tag
-from tracer.indexing.labels import said_labels, shortened, tag_labels, token_label, written_out
+from tracer.indexing.labels import (
+    output_labels,
+    shortened,
+    tag_labels,
+    token_label,
+    with_examples,
+)
 from tracer.model.model import Model
 from tracer.types import FeatureId
 
@@ -26,7 +32,7 @@ def word(token: int) -> str:
     return f"w{token}"
 
 
-def test_one_two_or_three_tokens_that_cover_the_activation_are_its_label() -> None:
+def test_one_to_three_tokens_that_cover_the_activation_are_the_label() -> None:
     def label(tokens: Sequence[int], values: Sequence[float], count: int = 9) -> object:
         return token_label(RULE, np.array(tokens), np.array(values, np.float32), count, word)
 
@@ -34,46 +40,47 @@ def test_one_two_or_three_tokens_that_cover_the_activation_are_its_label() -> No
     assert label([5, 6, 7], [2, 3, 1]) == ("“w6” / “w5”", pytest.approx(5 / 6))
     assert label([5, 6, 7, 8], [3, 3, 3, 1]) == ("“w5” / “w6” / “w7”", pytest.approx(0.9))
     assert label([5, 6, 7, 8], [1, 1, 1, 1]) is None
-    assert label([5, 5, 5], [1, 1, 1], count=4) is None, "too few to prove anything"
+    assert label([5, 5, 5], [1, 1, 1], count=4) is None, "too few observations"
 
 
-def test_what_the_model_says_is_a_label_where_the_feature_promotes_it() -> None:
-    said = np.array([[3.0, 0.0, 6.0], [1.0, 1.0, 1.0], [9.0, 0.0, 0.0]])
+def test_a_predicted_token_that_the_feature_promotes_is_the_label() -> None:
+    predicted = np.array([[3.0, 0.0, 6.0], [1.0, 1.0, 1.0], [9.0, 0.0, 0.0]])
     promoted = np.array([[4, 5, 6], [4, 5, 6], [4, 5, 6]])
-    found = said_labels(
-        RULE, said, promoted, np.array([10.0, 10.0, 9.0]), np.array([9, 9, 4]), word
+    found = output_labels(
+        RULE, predicted, promoted, np.array([10.0, 10.0, 9.0]), np.array([9, 9, 4]), word
     )
     assert found == {0: ("say w6 / w4", pytest.approx(0.9))}
 
 
-def test_a_tag_needs_precision_and_recall_and_groups_fill_in() -> None:
+def test_a_tag_needs_precision_and_recall_and_groups_join_tags() -> None:
     tags = [Tag("wide"), Tag("exact"), Tag("about a", "about", "a"), Tag("about b", "about", "b")]
-    held = np.array([100, 10, 50, 50])
+    tag_totals = np.array([100, 10, 50, 50])
     sums = np.array([[10.0, 5, 0, 0], [9.5, 5, 0, 0], [0, 3, 6, 9.99], [0, 2, 3.5, 0.01]])
     counts = np.array([[50, 5, 0, 0], [9, 3, 0, 0], [0, 2, 9, 9], [0, 2, 5, 1]])
     totals = np.array([10.0, 10, 10, 10])
-    found = tag_labels(RULE, tags, {"about": "about "}, held, sums, counts, totals)
+    found = tag_labels(RULE, tags, {"about": "about "}, tag_totals, sums, counts, totals)
     assert found == {
-        0: ("exact", 0.95),  # better recall than the wide one, and precise enough
+        0: ("exact", 0.95),  # higher recall than the wide one, and precise enough
         2: ("about a / b", 0.95),
-        3: ("about a", 0.999),  # fires on part of it only; b is not worth naming
+        3: ("about a", 0.999),  # fires on part of it only; b is too small to name
     }
-    sums[2:, 3] = 7.97, 0.05  # too little to be named, were it not needed
-    found = tag_labels(RULE, tags, {"about": "about "}, held, sums, counts, totals)
+    sums[2:, 3] = 7.97, 0.05  # too small to name, but needed to reach the precision
+    found = tag_labels(RULE, tags, {"about": "about "}, tag_totals, sums, counts, totals)
     assert found[3] == ("about a / b", pytest.approx(0.802))
-    assert tag_labels(RULE, [], {}, held[:0], sums[:0], counts[:0], totals) == {}
+    assert tag_labels(RULE, [], {}, tag_totals[:0], sums[:0], counts[:0], totals) == {}
 
 
-def test_a_label_shows_examples_and_stays_short() -> None:
-    assert written_out("Texas: *", ["Dallas", "Waco", "Dallas", "Austin", "Paris"]) == (
+def test_a_label_has_examples_and_stays_short() -> None:
+    assert with_examples("Texas: *", ["Dallas", "Waco", "Dallas", "Austin", "Paris"]) == (
         "Texas: Dallas, Waco, Austin"
     )
-    assert written_out("say *", ["x"]) == "say x" and written_out("plain", ["x"]) == "plain"
+    assert with_examples("say *", ["x"]) == "say x"
+    assert with_examples("plain", ["x"]) == "plain"
     assert shortened("x" * 40) == "x" * 40
     assert shortened("long / " * 9) == "long / long / long / long / long / long…"
 
 
-def test_labels_of_a_plain_corpus_cover_what_they_say(model: Model, tmp_path: Path) -> None:
+def test_labels_of_an_untagged_corpus_cover_their_share(model: Model, tmp_path: Path) -> None:
     build_index(model, save_text(tmp_path / "a.txt", TEXTS), tmp_path / "features", context=CONTEXT)
     firings, _ = observe(model, TEXTS)
     index = FeatureIndex.open(tmp_path)
@@ -82,10 +89,12 @@ def test_labels_of_a_plain_corpus_cover_what_they_say(model: Model, tmp_path: Pa
         for feature, record in enumerate(records):
             firing = firings[layer][feature]
             spent: dict[str, float] = defaultdict(float)
-            for token, said, value in zip(firing.tokens, firing.said, firing.values, strict=True):
+            for token, predicted, value in zip(
+                firing.tokens, firing.predicted, firing.values, strict=True
+            ):
                 spent[f"“{model.token_string(token).strip()}”"] += value
-                if model.token_string(said) in record["top_logits"]:
-                    spent[model.token_string(said).strip()] += value
+                if model.token_string(predicted) in record["top_logits"]:
+                    spent[model.token_string(predicted).strip()] += value
             total = sum(firing.values)
             label = index.labels.get(FeatureId(layer, feature))
             if label is None:
@@ -100,7 +109,7 @@ def test_labels_of_a_plain_corpus_cover_what_they_say(model: Model, tmp_path: Pa
             named = label.text.removeprefix("say ").split(" / ")
             covered = sum(spent[name] for name in named) / total
             if kind == "token":
-                assert covered == pytest.approx(label.precision, abs=0.04), "by a sample"
+                assert covered == pytest.approx(label.precision, abs=0.04), "from a sample"
             else:
                 assert covered <= label.precision + 1e-3
                 every = sum(v for k, v in spent.items() if k[0] != "“") / total
@@ -108,22 +117,22 @@ def test_labels_of_a_plain_corpus_cover_what_they_say(model: Model, tmp_path: Pa
     assert kinds == {"say", "token"}
 
 
-def test_labels_can_be_left_out(model: Model, tmp_path: Path) -> None:
+def test_labels_are_optional(model: Model, tmp_path: Path) -> None:
     corpus = save_text(tmp_path / "a.txt", TEXTS)
     summary = build_index(model, corpus, tmp_path / "features", context=CONTEXT, label=None)
     assert summary.labelled == 0 and not FeatureIndex.open(tmp_path).labels
 
 
-def test_tags_are_weighed_by_all_of_the_activation(model: Model, tmp_path: Path) -> None:
-    """Tags are worked out from the words; what covers a feature is counted again here."""
+def test_tag_precision_is_a_share_of_the_total_activation(model: Model, tmp_path: Path) -> None:
+    """The tags follow from the words, so the activation they cover is computed again here."""
     lines: list[object] = [{"tag_groups": {"word": "", "pair": "pair "}}]
     for text in TEXTS:
         numbers = [int(token[1:]) for token in text.split()]
-        held = [
+        tags = [
             [[f"number {n}", "word", f"{n}"], f"{'even' if n % 2 == 0 else 'odd'}: *"]
             for n in numbers
         ]
-        lines.append({"text": text, "tags": held})
+        lines.append({"text": text, "tags": tags})
     corpus = tmp_path / "a.jsonl"
     corpus.write_text("\n".join(json.dumps(line) for line in lines))
     shares = {}
@@ -149,7 +158,7 @@ def test_tags_are_weighed_by_all_of_the_activation(model: Model, tmp_path: Path)
         else:
             named = {int(part) for part in text.removeprefix("number ").split(" / ")}
             holds = [number in named for number in numbers]
-        covered = sum(v for v, held in zip(firing.values, holds, strict=True) if held)
+        covered = sum(v for v, tagged in zip(firing.values, holds, strict=True) if tagged)
         assert covered / sum(firing.values) == pytest.approx(precision, abs=1e-3)
         checked.add("number" if kind.isdigit() or "/" in text else kind)
     assert len(checked) >= 2 and len(every) == 8

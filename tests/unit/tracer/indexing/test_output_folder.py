@@ -1,4 +1,4 @@
-"""A build touches nothing that is not an index, and a disk that refuses is named."""
+"""A build touches nothing that is not an index, and reports what the disk refuses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def everything(folder: Path) -> dict[str, bytes | None]:
 
 
 @pytest.mark.parametrize("name", ["file", "folder", "index"])
-def test_what_is_no_index_is_left_alone(
+def test_files_that_are_not_an_index_are_left_unchanged(
     build: Callable[..., Any], tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "file").write_text("mine")
@@ -45,31 +45,31 @@ def test_what_is_no_index_is_left_alone(
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "thesis.txt").write_text("mine")
     before = everything(tmp_path)
-    with pytest.raises(FeatureIndexError, match=r"is no feature index: nothing was touched"):
+    with pytest.raises(FeatureIndexError, match=r"is not a feature index; left unchanged"):
         build(tmp_path / name)
     assert everything(tmp_path) == before
 
 
-def test_a_folder_is_meant_wherever_its_name_is_said_from(
+def test_relative_paths_and_links_name_the_folder_itself(
     build: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = tmp_path / "features"
-    here.mkdir()
-    monkeypatch.chdir(here)
+    folder = tmp_path / "features"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     build(".")
-    assert (here / "index.json.gz").is_file() and not (tmp_path / "features.partial").exists()
+    assert (folder / "index.json.gz").is_file() and not (tmp_path / "features.partial").exists()
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "link").symlink_to(here, target_is_directory=True)
-    before = file_bytes(here)
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    before = file_bytes(folder)
     build("link", limit_tokens=9)
-    assert file_bytes(here) != before and (tmp_path / "link").is_symlink()
-    with pytest.raises(FeatureIndexError, match="no index can be written as /"):
+    assert file_bytes(folder) != before and (tmp_path / "link").is_symlink()
+    with pytest.raises(FeatureIndexError, match="no index can be written to /"):
         build("/")
-    with pytest.raises(FeatureIndexError, match="is there, holds"):
+    with pytest.raises(FeatureIndexError, match="already exists, has"):
         build(".")
 
 
-def test_two_builds_do_not_write_one_index(build: Callable[..., Any], tmp_path: Path) -> None:
+def test_two_builds_cannot_write_the_same_index(build: Callable[..., Any], tmp_path: Path) -> None:
     work = tmp_path / "features.partial"
     work.mkdir()
     with (
@@ -84,20 +84,20 @@ def test_two_builds_do_not_write_one_index(build: Callable[..., Any], tmp_path: 
 @pytest.mark.parametrize(
     ("where", "error"),
     [
-        ("checkpoint.Spill.append", FULL),
-        ("checkpoint.Spill.flush", FULL),
+        ("checkpoint.TokenLog.append", FULL),
+        ("checkpoint.TokenLog.flush", FULL),
         ("build.save_checkpoint", SafetensorError("I/O error: No space left on device")),
         ("build.write_json_gz", FULL),
     ],
 )
-def test_a_full_disk_is_told_and_the_build_goes_on_where_it_stood(
+def test_a_full_disk_is_reported_and_the_build_resumes(
     build: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     where: str,
     error: Exception,
 ) -> None:
-    build(tmp_path / "whole")
+    build(tmp_path / "complete")
     folder = tmp_path / "features"
 
     def stop(done: int, total: int, what: str) -> None:
@@ -113,16 +113,15 @@ def test_a_full_disk_is_told_and_the_build_goes_on_where_it_stood(
     with monkeypatch.context() as patched:
         patched.setattr(f"tracer.indexing.{where}", full)
         with pytest.raises(
-            FeatureIndexError, match=r"written to .*features \(.*No space left.*make room there"
+            FeatureIndexError, match=r"written to .*features \(.*No space left.*free some space"
         ):
             build(folder, checkpoint_tokens=20)
     assert not folder.exists() and (tmp_path / "features.partial" / "checkpoint.json").is_file()
-    heard: list[int] = []
-    build(folder, checkpoint_tokens=20, progress=lambda done, *_: heard.append(done))
-    assert file_bytes(folder) == file_bytes(tmp_path / "whole")
+    build(folder, checkpoint_tokens=20)
+    assert file_bytes(folder) == file_bytes(tmp_path / "complete")
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(
+def test_a_folder_that_cannot_be_created_is_reported_before_anything_runs(
     build: Callable[..., Any], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -130,7 +129,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(
         build(tmp_path / "file" / "features")
 
 
-def test_what_was_stopped_before_its_first_checkpoint_leaves_nothing(
+def test_a_build_stopped_before_its_first_checkpoint_leaves_nothing(
     build: Callable[..., Any], tmp_path: Path
 ) -> None:
     def stop(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Nothing that a graph file asks for is ever run, however it is spelled."""
+"""No code that a graph file names is ever run, however the file spells it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from tracer.errors import ExternalGraphError
 from tracer.interchange import circuit_tracer_pt, safe_unpickle
 from tracer.interchange.circuit_tracer_pt import read_graph_pt
 
-pytestmark = pytest.mark.usefixtures("theirs")
+pytestmark = pytest.mark.usefixtures("peer_records")
 
 
 class Runs:
-    """Whoever unpickles this calls ``function`` with ``arguments``."""
+    """An object that calls ``function`` with ``arguments`` when it is unpickled."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = function, arguments
@@ -43,7 +43,7 @@ class Runs:
 
 
 def attacks(marker: Path) -> dict[str, bytes]:
-    """Files that would make ``marker`` if they were unpickled plainly."""
+    """Return files that create ``marker`` when they are unpickled plainly."""
     system = Runs(os.system, f"touch {marker}")
     evaluated = Runs(eval, f"open({str(marker)!r}, 'w').close()")
     touched = Runs(Path.touch, marker)
@@ -69,12 +69,12 @@ def attacks(marker: Path) -> dict[str, bytes]:
 
 
 def text(value: str) -> bytes:
-    """An instruction of protocol 2 that pushes a text."""
+    """Return an instruction of protocol 2 that pushes a string."""
     return b"X" + struct.pack("<I", len(value)) + value.encode()
 
 
 def handmade(marker: Path) -> dict[str, bytes]:
-    """Pickles that no pickler writes; followed plainly, they would make ``marker``."""
+    """Return pickles that no pickler writes and that create ``marker`` when executed."""
     command, protocol = text(f"touch {marker}"), b"\x80\x02"
     module, function = text("posix"), text("system")
     harmless = text("collections") + text("OrderedDict")
@@ -127,20 +127,23 @@ def handmade(marker: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("spelling", attacks(Path("marker")))
-def test_nothing_that_a_file_asks_for_is_run(spelling: str, tmp_path: Path) -> None:
+def test_no_code_that_a_file_names_is_run(spelling: str, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     content = attacks(marker)[spelling]
-    with pytest.raises(ExternalGraphError, match=r"asks for [\w.]+: a graph of .* nothing was run"):
+    with pytest.raises(
+        ExternalGraphError, match=r"names '[\w.]+', which a circuit-tracer graph .* nothing was run"
+    ):
         read_graph_pt(content)
     assert not marker.exists()
 
 
 @pytest.mark.parametrize("spelling", handmade(Path("marker")))
-def test_nothing_that_is_put_together_by_hand_is_run(spelling: str, tmp_path: Path) -> None:
+def test_no_code_that_a_handmade_pickle_names_is_run(spelling: str, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     content = zipped(saved(stored()), {"data.pkl": handmade(marker)[spelling]})
     with pytest.raises(
-        ExternalGraphError, match=r"asks for [\w.? ]+: a graph of .* nothing was run"
+        ExternalGraphError,
+        match=r"names '[\w.? ]+', which a circuit-tracer graph .* nothing was run",
     ):
         read_graph_pt(content)
     assert not marker.exists()
@@ -155,8 +158,10 @@ def test_nothing_that_is_put_together_by_hand_is_run(spelling: str, tmp_path: Pa
     ],
     ids=["a persistent id as text", "a persistent id of nothing", "built upon a function"],
 )
-def test_instructions_that_no_graph_has_are_said_in_a_sentence(instructions: bytes) -> None:
-    with pytest.raises(ExternalGraphError, match=r"has instructions that .* were not followed"):
+def test_unknown_pickle_instructions_are_not_executed(instructions: bytes) -> None:
+    with pytest.raises(
+        ExternalGraphError, match=r"has pickle instructions that .* were not executed"
+    ):
         read_graph_pt(zipped(saved(stored()), {"data.pkl": instructions}))
 
 
@@ -169,37 +174,37 @@ def with_more(content: bytes, name: str, more: bytes = b"x") -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
-        ("archive/data.pkl", "2 files data.pkl"),
-        ("other/data.pkl", "2 files data.pkl"),
-        ("../../marker", "holds '../../marker'"),
-        ("/tmp/marker", "holds '/tmp/marker'"),
-        ("archive/data/../../../marker", "holds 'archive/data/../../../marker'"),
-        ("archive/constants.pkl", "holds 'archive/constants.pkl'"),
-        ("archive/code/__torch__.py", "holds 'archive/code/__torch__.py'"),
+        ("archive/data.pkl", "2 files named data.pkl"),
+        ("other/data.pkl", "2 files named data.pkl"),
+        ("../../marker", "contains '../../marker'"),
+        ("/tmp/marker", "contains '/tmp/marker'"),
+        ("archive/data/../../../marker", "contains 'archive/data/../../../marker'"),
+        ("archive/constants.pkl", "contains 'archive/constants.pkl'"),
+        ("archive/code/__torch__.py", "contains 'archive/code/__torch__.py'"),
     ],
 )
-def test_a_zip_holds_what_a_graph_has_and_nothing_else(name: str, said: str) -> None:
-    with pytest.raises(ExternalGraphError, match=re.escape(said)):
+def test_a_zip_with_other_files_than_a_graph_has_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ExternalGraphError, match=re.escape(message)):
         read_graph_pt(with_more(saved(stored()), name))
 
 
-def test_a_zip_whose_files_lie_over_each_other_is_not_unfolded() -> None:
+def test_a_zip_whose_files_overlap_is_not_unpacked() -> None:
     buffer = io.BytesIO(saved(stored(note="x" * 10_000)))
     with zipfile.ZipFile(buffer, "a") as archive:
-        whole = archive.getinfo("archive/data.pkl")
+        entry = archive.getinfo("archive/data.pkl")
         for number in range(100, 120):
-            again = copy.copy(whole)
+            again = copy.copy(entry)
             again.filename = f"archive/data/{number}"
             archive.filelist.append(again)
         archive.writestr("archive/data/99", b"")  # the directory is written again
-    with pytest.raises(ExternalGraphError, match="unfolds to more than it has"):
+    with pytest.raises(ExternalGraphError, match="unpacks to more bytes than it has"):
         read_graph_pt(buffer.getvalue())
 
 
-def test_a_zip_that_two_readers_read_apart_is_refused() -> None:
-    """Offsets count from the file's start, or back from its end: here that makes a difference."""
+def test_a_zip_that_two_readers_understand_differently_is_refused() -> None:
+    """Some readers count offsets from the start of the file, others from its end."""
     plainly = zipped(saved(stored()), {})
     other = zipped(plainly, {"data.pkl": pickle.dumps({"other": 1}, protocol=2)})
 
@@ -223,40 +228,40 @@ def test_a_zip_that_two_readers_read_apart_is_refused() -> None:
         read_graph_pt(content)
 
 
-def laughing() -> list[Any]:
-    """Forty lists, each with the one before it twice: as a text, or as numbers, 2⁴⁰ of them."""
-    found: list[Any] = [1]
+def exponential() -> list[Any]:
+    """Return forty lists, each with the one before it twice: 2⁴⁰ numbers when expanded."""
+    nested: list[Any] = [1]
     for _ in range(40):
-        found = [found, found]
-    return found
+        nested = [nested, nested]
+    return nested
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"scan": laughing()},
-        {"input_string": laughing()},
-        {"vocab_size": laughing()},
-        {"cfg": {"n_layers": laughing()}},
-        {"input_tokens": laughing()},
-        {"logit_targets": [LogitTarget(laughing(), 11)]},  # type: ignore[arg-type]
-        {"logit_targets": laughing()},
-        {"active_features": laughing()},
+        {"scan": exponential()},
+        {"input_string": exponential()},
+        {"vocab_size": exponential()},
+        {"cfg": {"n_layers": exponential()}},
+        {"input_tokens": exponential()},
+        {"logit_targets": [LogitTarget(exponential(), 11)]},  # type: ignore[arg-type]
+        {"logit_targets": exponential()},
+        {"active_features": exponential()},
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_a_small_file_that_unfolds_without_end_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ExternalGraphError, match=r"is a list|holds no numbers|expected a number"):
+def test_a_small_file_that_expands_without_limit_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ExternalGraphError, match=r"is a list|has a list in it|expected a number"):
         read_graph_pt(saved(stored(**changes)))
 
 
-def test_more_numbers_than_can_be_widened_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_of_too_many_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(circuit_tracer_pt, "_MOST_NUMBERS", 14)
     with pytest.raises(ExternalGraphError, match="active_features of the graph has 15 numbers"):
         read_graph_pt(saved(stored()))
 
 
-def test_the_attacks_work_where_a_file_is_unpickled_plainly(tmp_path: Path) -> None:
+def test_the_attacks_work_when_a_file_is_unpickled_plainly(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     torch.load(io.BytesIO(attacks(marker)["system"]), weights_only=False)
     assert marker.exists()
@@ -265,8 +270,8 @@ def test_the_attacks_work_where_a_file_is_unpickled_plainly(tmp_path: Path) -> N
     assert marker.exists()
 
 
-def test_what_is_asked_for_is_named() -> None:
-    for spelling, asked in (
+def test_the_error_repeats_the_name() -> None:
+    for spelling, named in (
         ("system", "posix.system"),
         ("eval", "builtins.eval"),
         ("inside cfg", "builtins.eval"),
@@ -274,11 +279,11 @@ def test_what_is_asked_for_is_named() -> None:
         ("not a zip, protocol 5", "posix.system"),
         ("an older instruction", "posix.system"),
     ):
-        with pytest.raises(ExternalGraphError, match=f"asks for {asked}:"):
+        with pytest.raises(ExternalGraphError, match=f"names '{named}', which"):
             read_graph_pt(attacks(Path("marker"))[spelling])
 
 
-def test_torch_would_refuse_it_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_torch_refuses_the_attacks_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(safe_unpickle, "_check_names", lambda *_: None)
     marker = tmp_path / "marker"
     for content in attacks(marker).values():
@@ -287,7 +292,7 @@ def test_torch_would_refuse_it_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert not marker.exists()
 
 
-def test_the_stand_ins_are_gone_after_reading() -> None:
-    before = set(torch.serialization.get_safe_globals())  # torch lists a set: in any order
+def test_the_stand_ins_are_removed_after_reading() -> None:
+    before = set(torch.serialization.get_safe_globals())  # a set: torch's list has any order
     read_graph_pt(saved(stored()))
     assert set(torch.serialization.get_safe_globals()) == before

@@ -1,4 +1,4 @@
-"""Every published layout opens, with every architecture, and says the same as any other."""
+"""Every published layout opens with every architecture and gives the same numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from published_layouts import LAYOUTS, N_LAYERS
 from safetensors.torch import load_file, save_file
 
 import tracer
+from tracer.catalog.resolve import resolve
 from tracer.errors import TranscoderError
+from tracer.model.bridge import Bridge
+from tracer.model.model import Model
 from tracer.transcoders import save
 from tracer.transcoders.lazy_rows import StoredRows
 from tracer.transcoders.load import load_transcoders
@@ -45,43 +48,55 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     return folder
 
 
+@pytest.fixture(scope="session")
+def open_with(model_folders: Callable[[str], Path]) -> Callable[[str, Path], Model]:
+    """Open a transcoder set with a model, whose bridge is opened once and kept."""
+    bridges: dict[str, Bridge] = {}
+
+    def open_one(architecture: str, transcoders: Path) -> Model:
+        source = resolve(str(model_folders(architecture)), str(transcoders))
+        if architecture not in bridges:
+            cpu = torch.device("cpu")
+            bridges[architecture] = Bridge(source.model_folder, cpu, torch.float32)
+        return Model(source, bridges[architecture], opened(transcoders))
+
+    return open_one
+
+
 def opened(folder: Path, **options: bool) -> TranscoderSet:
     return load_transcoders(folder, N_LAYERS, 32, **options)
 
 
 def tensors(transcoders: TranscoderSet) -> list[dict[str, torch.Tensor]]:
-    def held(matrix: torch.Tensor | StoredRows) -> torch.Tensor:
-        return matrix.whole() if isinstance(matrix, StoredRows) else matrix
-
-    found = []
+    layers = []
     for layer in transcoders.layers:
-        here = {"W_enc": held(layer.W_enc), "W_dec": layer.decoder()}
-        here |= {"b_enc": layer.b_enc, "b_dec": layer.b_dec, "k": torch.tensor(layer.k or 0)}
+        W_enc = layer.W_enc.whole() if isinstance(layer.W_enc, StoredRows) else layer.W_enc
+        named = {"W_enc": W_enc, "W_dec": layer.decoder(), "k": torch.tensor(layer.k or 0)}
+        named |= {"b_enc": layer.b_enc, "b_dec": layer.b_dec}
         if layer.threshold is not None:
-            here["threshold"] = layer.threshold
+            named["threshold"] = layer.threshold
         if layer.W_skip is not None:
-            here["W_skip"] = layer.W_skip
-        found.append(here)
-    return found
+            named["W_skip"] = layer.W_skip
+        layers.append(named)
+    return layers
 
 
 def assert_same(left: TranscoderSet, right: TranscoderSet) -> None:
     assert (left.read_point, left.write_point) == (right.read_point, right.write_point)
-    for ours, theirs in zip(tensors(left), tensors(right), strict=True):
-        assert ours.keys() == theirs.keys()
-        for name, value in ours.items():
-            assert value.dtype == theirs[name].dtype
-            assert torch.equal(value, theirs[name]), name
+    for one, other in zip(tensors(left), tensors(right), strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert value.dtype == other[name].dtype
+            assert torch.equal(value, other[name]), name
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_layout_opens_and_traces_with_every_architecture(
-    tmp_path: Path, model_folders: Callable[[str], Path], architecture: str, layout: str
+    tmp_path: Path, open_with: Callable[[str, Path], Model], architecture: str, layout: str
 ) -> None:
     folder = LAYOUTS[layout](tmp_path / "set")
-    model = tracer.load(str(model_folders(architecture)), str(folder), device="cpu")
-    graph = tracer.trace(model, tiny.IDS)
+    graph = tracer.trace(open_with(architecture, folder), tiny.IDS)
     assert graph.n_layers == N_LAYERS
     assert {int(layer) for layer in graph.features[:, 0]} == set(range(N_LAYERS))
     pruned = tracer.prune(graph)
@@ -89,28 +104,28 @@ def test_every_layout_opens_and_traces_with_every_architecture(
 
 
 @pytest.mark.parametrize(("layout", "plain"), SAME_NUMBERS.items())
-def test_layouts_of_the_same_numbers_are_read_alike(
+def test_layouts_of_the_same_numbers_give_the_same_set(
     tmp_path: Path, layout: str, plain: str
 ) -> None:
     assert_same(opened(LAYOUTS[layout](tmp_path / "a")), opened(LAYOUTS[plain](tmp_path / "b")))
 
 
-def test_gemma_scope_is_the_plain_layout_turned_round(tmp_path: Path) -> None:
+def test_gemma_scope_is_the_plain_layout_transposed(tmp_path: Path) -> None:
     plain = tiny.save_transcoders(
         tmp_path / "a", "transcoder_set", "ln2.hook_normalized", "hook_mlp_out"
     )
     assert_same(opened(LAYOUTS["Gemma Scope"](tmp_path / "b")), opened(plain))
 
 
-@pytest.mark.parametrize("layout", set(LAYOUTS) - {"Gemma Scope"})
-def test_every_layout_but_npz_can_be_left_in_its_files(tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize("layout", sorted(set(LAYOUTS) - {"Gemma Scope"}))
+def test_every_layout_except_npz_can_stay_in_its_files(tmp_path: Path, layout: str) -> None:
     folder = LAYOUTS[layout](tmp_path / "set")
     lazy = opened(folder, lazy_decoders=True, lazy_encoders=True)
-    whole = opened(folder)
+    in_memory = opened(folder)
     assert isinstance(lazy[0].W_dec, StoredRows)
-    assert_same(lazy, whole)
+    assert_same(lazy, in_memory)
     rows = torch.tensor([7, 3, 20])
-    for left, right in zip(lazy.layers, whole.layers, strict=True):
+    for left, right in zip(lazy.layers, in_memory.layers, strict=True):
         assert torch.equal(left.encoder_vectors(rows), right.encoder_vectors(rows))
         assert torch.equal(left.decoder_vectors(rows), right.decoder_vectors(rows))
 
@@ -127,7 +142,7 @@ def test_converting_changes_no_bit_and_a_second_time_no_byte(tmp_path: Path, lay
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_set_that_is_saved_is_read_back_the_same(tmp_path: Path, layout: str) -> None:
+def test_a_saved_set_is_read_back_unchanged(tmp_path: Path, layout: str) -> None:
     transcoders = opened(LAYOUTS[layout](tmp_path / "set"))
     save_transcoders(transcoders, tmp_path / "saved")
     assert_same(opened(tmp_path / "saved"), transcoders)
@@ -153,8 +168,8 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path) -> None:
         convert(folder, tmp_path / "target")
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     (tmp_path / "target").mkdir()
-    (tmp_path / "target" / "mine").write_text("a person's file")
-    with pytest.raises(TranscoderError, match="there already"):
+    (tmp_path / "target" / "mine").write_text("another file")
+    with pytest.raises(TranscoderError, match="already exists"):
         convert(LAYOUTS["TopK"](tmp_path / "other"), tmp_path / "target")
 
 
@@ -172,7 +187,7 @@ def test_a_disk_that_fills_up_while_converting_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_an_npz_is_not_read_by_rows(tmp_path: Path) -> None:
+def test_an_npz_cannot_be_read_by_rows(tmp_path: Path) -> None:
     with pytest.raises(TranscoderError, match=r"params\.npz cannot be read row by row: convert"):
         opened(LAYOUTS["Gemma Scope"](tmp_path / "set"), lazy_decoders=True)
 
@@ -193,30 +208,30 @@ def changed(folder: Path, **changes: object) -> Path:
         ("TopK", {"k": "many"}, "many"),
         ("TopK", {"k": None}, "TopK with k None"),
         ("TopK", {"activation": "jumprelu"}, "no threshold"),
-        ("per-layer", {"transcoders": "all"}, "no list of texts"),
+        ("per-layer", {"transcoders": "all"}, "has transcoders 'all': expected a list"),
         ("per-layer", {"transcoders": ["layer_0.safetensors"]}, "lists 1.*3 layers"),
         (
             "per-layer",
             {"transcoders": [f"hf://a/b/{i}.npz" for i in range(3)]},
-            "0.npz.*on the hub",
+            "0.npz.*on the Hub",
         ),
         ("per-layer", {"transcoders": ["hf://a/b/c.npz"] * 3}, "for two layers"),
         ("cross-layer", {"transcoders": [f"W_enc_{i}.safetensors" for i in range(3)]}, "no w_enc"),
     ],
 )
-def test_a_config_that_cannot_be_followed_is_refused(
+def test_an_invalid_config_is_refused(
     tmp_path: Path, layout: str, changes: dict[str, object], named: str
 ) -> None:
     with pytest.raises(TranscoderError, match=named):
         opened(changed(LAYOUTS[layout](tmp_path / "set"), **changes))
 
 
-def test_an_activation_in_the_config_wins_over_what_is_stored(tmp_path: Path) -> None:
+def test_the_config_overrides_stored_thresholds(tmp_path: Path) -> None:
     folder = changed(LAYOUTS["per-layer"](tmp_path / "set"), activation="relu")
     assert opened(folder)[0].threshold is None
 
 
-@pytest.mark.parametrize("layout", set(LAYOUTS) - {"Gemma Scope 2 cross-layer, stacked"})
+@pytest.mark.parametrize("layout", sorted(set(LAYOUTS) - {"Gemma Scope 2 cross-layer, stacked"}))
 def test_a_missing_layer_is_named(tmp_path: Path, layout: str) -> None:
     folder = LAYOUTS[layout](tmp_path / "set")
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".npz", ".safetensors"))
@@ -234,10 +249,10 @@ def test_a_truncated_file_is_named(tmp_path: Path, layout: str) -> None:
         opened(folder)
 
 
-def test_a_tensor_that_no_layout_has_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_tensor_is_refused(tmp_path: Path) -> None:
     path = LAYOUTS["per-layer"](tmp_path / "set") / "layer_1.safetensors"
     save_file(load_file(path) | {"log_thresholds": torch.zeros(24)}, path)
-    with pytest.raises(TranscoderError, match=r"layer_1\.safetensors holds log_thresholds"):
+    with pytest.raises(TranscoderError, match=r"layer_1\.safetensors has log_thresholds: unrec"):
         opened(path.parent)
 
 
@@ -253,7 +268,7 @@ def test_a_tensor_that_no_layout_has_is_refused(tmp_path: Path) -> None:
         ("k", lambda t: torch.tensor(float("nan")), r"k of layer 1 .* is \[nan\]"),
     ],
 )
-def test_a_tensor_that_no_features_have_is_refused(
+def test_a_tensor_of_impossible_shape_type_or_value_is_refused(
     tmp_path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor], named: str
 ) -> None:
     path = LAYOUTS["TopK, k stored"](tmp_path / "set") / "layer_1.safetensors"
@@ -265,7 +280,7 @@ def test_a_tensor_that_no_features_have_is_refused(
 
 
 @pytest.mark.parametrize("name", ["threshold", "W_skip"])
-def test_a_set_that_is_of_two_kinds_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_set_with_layers_of_two_kinds_is_refused(tmp_path: Path, name: str) -> None:
     path = LAYOUTS["cross-layer"](tmp_path / "set") / "W_enc_1.safetensors"
     tensors = load_file(path)
     del tensors[f"{name}_1"]
@@ -274,7 +289,7 @@ def test_a_set_that_is_of_two_kinds_is_refused(tmp_path: Path, name: str) -> Non
         opened(path.parent)
 
 
-def test_stacked_tensors_of_fewer_layers_are_named(tmp_path: Path) -> None:
+def test_a_stacked_file_with_too_few_layers_is_named(tmp_path: Path) -> None:
     folder = LAYOUTS["Gemma Scope 2 cross-layer, stacked"](tmp_path / "set")
     path = folder / "params.safetensors"
     tensors = load_file(path)
@@ -290,7 +305,7 @@ def test_stacked_tensors_of_fewer_layers_are_named(tmp_path: Path) -> None:
 def test_a_set_with_a_gap_is_not_converted(tmp_path: Path, layout: str, name: str) -> None:
     folder = LAYOUTS[layout](tmp_path / "set")
     (folder / f"{name}.safetensors").unlink()
-    with pytest.raises(TranscoderError, match=rf"has no {name}\.safetensors but"):
+    with pytest.raises(TranscoderError, match=rf"but not {name}\.safetensors"):
         convert(folder, tmp_path / "target")
     assert not (tmp_path / "target").exists()
 
@@ -300,7 +315,7 @@ def test_instruction_tuned_gemma_3_has_no_features_at_its_first_four_tokens(
 ) -> None:
     folder = changed(LAYOUTS["Gemma Scope 2"](tmp_path / "set"), model_name="google/gemma-3-1b-it")
     model = tracer.load(str(model_folders("gemma3")), str(folder), device="cpu")
-    graph = tracer.trace(model, tiny.IDS)
+    graph = tracer.trace(model, tiny.IDS, force=True)
     assert model.first_position == 4
     assert int(graph.features[:, 1].min()) == 4
     sources = {graph.index.node(int(row)) for row in graph.sources}
@@ -309,13 +324,13 @@ def test_instruction_tuned_gemma_3_has_no_features_at_its_first_four_tokens(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_opening_any_model_starts_no_other_program(
+def test_opening_a_model_starts_no_other_program(
     tmp_path: Path,
     model_folders: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
     architecture: str,
 ) -> None:
-    """Least of all pip: transformer-lens would install torchvision for a multimodal model."""
+    """transformer-lens would run pip to install torchvision for a multimodal model."""
     folder = model_folders(architecture)
     transcoders = LAYOUTS["per-layer"](tmp_path / "set")
     started: list[object] = []

@@ -1,0 +1,1 @@
+"""The About page: the method, its limits and the papers."""

@@ -1,0 +1,85 @@
+// What all graphs of a page share: Plotly, once, and the nodes that lists outside a graph point at.
+//
+// These files are joined in the order of their names and sent as one script. Nothing here knows
+// Streamlit: a graph lives in any element, and tells its host what happened through `send`.
+
+const SVG = 'http://www.w3.org/2000/svg';
+const shared = (globalThis.circuitGraphs ??= {
+  graphs: new Map(),    // name -> Graph, for lists and remotes that name one
+  views: new Map(),     // name -> zoom of a graph whose page was left
+  wanted: new Map(),    // name -> state that came before its graph was drawn
+  timings: [],          // what the benchmarks read
+});
+
+const make = (parent, tag, className, text) => {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  parent.append(node);
+  return node;
+};
+
+const makeSvg = (parent, tag, attributes, text) => {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (text !== undefined) node.textContent = text;
+  parent.append(node);
+  return node;
+};
+
+// Plotly is a file of this server, or comes with a loader component where there is no such file.
+function loadPlotly(source, askForLoader) {
+  if (globalThis.Plotly) return Promise.resolve(globalThis.Plotly);
+  return (shared.loading ??= importFirst(source).catch(() => {
+    askForLoader();
+    return new Promise(done => { shared.loaded = () => done(globalThis.Plotly); });
+  }));
+}
+
+async function importFirst(path) {
+  if (!path) throw new Error('no path');
+  // Relative to the page, then to the server: a base path may come before the page's own name.
+  for (const base of [document.baseURI, location.origin]) {
+    try {
+      await import(new URL(path, base).href);
+      if (globalThis.Plotly) return globalThis.Plotly;
+    } catch { /* try the next */ }
+  }
+  throw new Error('Plotly is not served here');
+}
+
+const isDark = element => {
+  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  canvas.fillStyle = getComputedStyle(element).getPropertyValue('--st-background-color') || '#fff';
+  canvas.fillRect(0, 0, 1, 1);
+  const [red, green, blue] = canvas.getImageData(0, 0, 1, 1).data;
+  return 0.3 * red + 0.6 * green + 0.1 * blue < 128;
+};
+
+const signed = value => (value < 0 ? '−' : '+') + Number(Math.abs(value).toPrecision(3));
+const percent = share => {
+  const value = 100 * share;
+  return value > 0 && value < 0.05 ? '<0.1 %' : `${value.toFixed(value < 9.95 ? 1 : 0)} %`;
+};
+
+// Anything on the page with `data-node` belongs to a node: hovering it lights the node, and the
+// other way round. One listener for the whole page.
+if (!shared.listening) {
+  shared.listening = true;
+  document.addEventListener('pointerover', event => {
+    const row = event.target.closest?.('[data-node]');
+    const id = row?.dataset.node ?? null;
+    if (id === shared.pointed) return;
+    shared.pointed = id;
+    for (const graph of shared.graphs.values()) graph.hoverFromList(id);
+    lightRows(id);
+  });
+}
+
+function lightRows(id) {
+  for (const row of document.querySelectorAll('[data-node].lit')) row.classList.remove('lit');
+  if (id === null) return;
+  for (const row of document.querySelectorAll(`[data-node="${CSS.escape(id)}"]`)) {
+    row.classList.add('lit');
+  }
+}

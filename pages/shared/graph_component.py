@@ -1,0 +1,137 @@
+"""The interactive graph: a Streamlit component that draws a Plotly figure and answers clicks.
+
+The script is inline and has no build step: the files of `browser/` are joined in the order of their
+names. plotly.js is the installed package's own file, which `app.py` serves; where it does not, the
+component asks for a loader that carries it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import plotly
+import streamlit as st
+
+_BROWSER: Final = Path(__file__).with_name("browser")
+PLOTLY_JS: Final = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+PLOTLY_PATH: Final = f"assets/plotly-{plotly.__version__}.min.js"
+"""Where the server serves plotly.js, below its base path."""
+_NEEDS_LOADER: Final = "plotly loader"
+
+OnEvent = Callable[[dict[str, Any]], None]
+"""Called with what a visitor did: an object with a ``type``."""
+
+
+@cache
+def graph_script() -> str:
+    """Return the script of the graph itself, which knows nothing of Streamlit."""
+    files = sorted(_BROWSER.glob("[0-9]_*.js"))
+    return "\n".join(file.read_text(encoding="utf-8") for file in files)
+
+
+@cache
+def graph_style() -> str:
+    """Return the style sheet of the graph."""
+    return page_script_part("graph.css")
+
+
+@cache
+def page_script_part(name: str) -> str:
+    """Return a file of `browser/` by its name."""
+    return (_BROWSER / name).read_text(encoding="utf-8")
+
+
+@cache
+def _component(name: str) -> Callable[..., Any]:
+    """Register a component once for the whole process."""
+    script, style = page_script_part(f"streamlit_{name}.js"), ""
+    if name == "graph":
+        script, style = f"{graph_script()}\n{script}", graph_style()
+    elif name == "loader":
+        script = f"{PLOTLY_JS.read_text(encoding='utf-8')}\n{script}"
+    elif name == "remote":  # it may come to the page before the graph does
+        script = f"{page_script_part('1_shared.js')}\n{script}"
+    elif (_BROWSER / f"{name}.css").is_file():
+        style = page_script_part(f"{name}.css")
+    mount: Callable[..., Any] = st.components.v2.component(
+        f"circuit_{name}", html="<!---->", css=style, js=script, isolate_styles=False
+    )
+    return mount
+
+
+def draw_neighbours(
+    graph: str,
+    lists: Sequence[Mapping[str, Any]],
+    empty: str,
+    on_event: OnEvent,
+    name: str | None = None,
+) -> None:
+    """Draw lists of a node's neighbours next to the graph of that name.
+
+    Each list has ``title``, ``note`` and ``rows`` with ``id``, ``name``, ``where``, ``weight`` and
+    ``share``, strongest first. A click selects the node in the graph, or is an event if the graph
+    has no node of that id. ``name`` tells the lists of one page apart; it is the graph's name by
+    default.
+    """
+    key = f"neighbours {name or graph}"
+    data = {"graph": graph, "lists": list(lists), "empty": empty}
+    _component("neighbours")(key=key, data=data, on_event_change=_listener(key, on_event))
+
+
+def draw_flow(
+    graph: str, data: Mapping[str, Any], on_event: OnEvent, name: str | None = None
+) -> None:
+    """Draw the diagram of ``charts.flow_figure.flow_data``, whose boxes can be dragged.
+
+    A click on a box selects its node in the graph called ``graph``. ``name`` tells two diagrams of
+    one page apart; it is the graph's name by default.
+    """
+    key = f"flow {name or graph}"
+    _component("flow")(
+        key=key, data={"graph": graph, **data}, on_event_change=_listener(key, on_event)
+    )
+
+
+def draw_graph(name: str, payload: bytes, chosen: Mapping[str, Any], on_event: OnEvent) -> None:
+    """Draw the graph of ``charts.graph_payload`` and mark what is chosen in it.
+
+    ``chosen`` has ``selected`` (a node id or None), ``pinned`` and ``off`` (node ids), ``groups``
+    (supernodes with a colour) and ``serial``, that of the last event heard. ``on_event`` is called
+    with what the visitor did: ``{"type": "select" | "pin" | "pin-all" | "group" | "size", …}``.
+    """
+    key = f"graph {name}"
+
+    def heard(event: dict[str, Any]) -> None:
+        if event["type"] == "loader":
+            st.session_state[_NEEDS_LOADER] = True
+        else:
+            on_event(event)
+
+    _component("graph")(key=key, data=payload, on_event_change=_listener(key, heard))
+    _component("remote")(key=f"remote {name}", data={"name": name, **chosen})
+    if st.session_state.get(_NEEDS_LOADER):
+        _component("loader")(key=_NEEDS_LOADER)
+
+
+def _listener(key: str, on_event: OnEvent) -> Callable[[], None]:
+    """Return the function Streamlit calls when the component ``key`` has sent something."""
+
+    def happened() -> None:
+        event = _event(st.session_state.get(key))
+        if event is not None:
+            on_event(event)
+
+    return happened
+
+
+def _event(state: object) -> dict[str, Any] | None:
+    """Return what the browser sent if it is an object with a type, else None."""
+    event = getattr(state, "event", None)
+    if event is None and isinstance(state, Mapping):
+        event = state.get("event")
+    if isinstance(event, Mapping) and isinstance(event.get("type"), str):
+        return dict(event)
+    return None

@@ -1,0 +1,61 @@
+"""Prompts in a real browser: several lines, unknown words, a contrast, many at once."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import App, settled, unfold, with_query
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.browser
+
+PROMPT = "The capital of the state containing Dallas is"
+BOX = "Prompt (the graph explains its next token)"
+
+
+def test_a_prompt_of_two_lines_is_traced_with_the_button(app: App, page: Page) -> None:
+    page.goto(with_query(f"{app.url}/trace", prompt=PROMPT))
+    expect(page.get_by_text("nodes shown")).to_be_visible()
+    settled(page)
+    page.get_by_label(BOX).fill("The captial of\nTexas is")
+    page.get_by_role("button", name="Trace", exact=True).click()
+    expect(page.get_by_text("has no token for")).to_be_visible()
+    settled(page)
+    assert "The+captial+of%0ATexas+is" in page.url
+    page.get_by_role("button", name="capital", exact=True).click()
+    expect(page.get_by_text("The captial of")).to_have_count(0)
+    expect(page.get_by_label(BOX)).to_have_value("The capital of\nTexas is")
+    settled(page)
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+
+
+def test_a_contrast_is_explained_and_the_tokens_have_their_ids(app: App, page: Page) -> None:
+    page.goto(with_query(f"{app.url}/trace", prompt=PROMPT, target="contrast", of=" Austin"))
+    expect(page.get_by_text("nodes shown")).to_be_visible()
+    settled(page)
+    against = page.get_by_role("textbox", name="Against the token")
+    unfold(page.get_by_role("button", name="Options"), against)
+    against.fill(" Sacramento")
+    against.press("Enter")
+    expect(page.get_by_text("explains “Austin” against “Sacramento”")).to_be_visible()
+    expect(page.get_by_text("nodes shown")).to_be_visible()
+    settled(page)
+    assert "against=+Sacramento" in page.url
+
+
+def test_many_prompts_are_traced_and_clicked_through(app: App, page: Page) -> None:
+    page.goto(with_query(f"{app.url}/trace", prompt=PROMPT))
+    expect(page.get_by_text("nodes shown")).to_be_visible()
+    settled(page)
+    more = page.get_by_text("Many prompts")
+    unfold(page.get_by_role("button", name="Options"), more)
+    more.click()
+    lines = page.get_by_role("textbox", name="One prompt per line")
+    lines.fill("The capital of Texas is\nThe opposite of hot is")
+    page.get_by_role("button", name="Trace them in turn").click()
+    expect(page.get_by_text("Prompt 1 of 2.")).to_be_visible()
+    settled(page)
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="▶").click()
+    expect(page.get_by_text("Prompt 2 of 2.")).to_be_visible()
+    expect(page.get_by_label(BOX)).to_have_value("The opposite of hot is")
+    expect(page.get_by_text("nodes shown")).to_be_visible()

@@ -1,0 +1,90 @@
+"""Two visitors of one server take turns and keep each other's pins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import App, settled, unfold, visitor, with_query
+from graph_actions import expect_graph
+from playwright.sync_api import Browser, Page, expect
+
+pytestmark = pytest.mark.browser
+
+SHORT = "The opposite of hot is"
+CITIES = ("Dallas", "Oakland", "Seattle", "Lyon", "Osaka", "Recife")
+PINNED = ("feature-1-7-232", "feature-0-7-171")
+OAKLAND = "The capital of the state containing Oakland is"
+
+
+def long_prompt(number: int) -> str:
+    """Return a prompt that takes seconds, another one for each number."""
+    words = [CITIES[number // 6**place % 6] for place in range(REPEATS)]
+    return " ".join(f"The capital of the state containing {city} is" for city in words)
+
+
+REPEATS = 7
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """A server that logs how long each request waited."""
+    server = App(tmp_path_factory.mktemp("server") / "store", {"CIRCUIT_LOG": "json"})
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def two(browser: Browser) -> Iterator[tuple[Page, Page]]:
+    contexts = visitor(browser), visitor(browser)
+    yield contexts[0].new_page(), contexts[1].new_page()
+    for context in contexts:
+        context.close()
+
+
+def ended(log: Path) -> list[dict[str, float]]:
+    """Return the log's lines about ended requests."""
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    return [line for line in lines if line["logger"] == "cache.requests"]
+
+
+def test_pins_of_both_tabs_are_kept(app: App, two: tuple[Page, Page]) -> None:
+    for page, node in zip(two, PINNED, strict=True):  # both have read before one writes
+        page.goto(with_query(app.url, prompt=OAKLAND, node=node))
+        expect_graph(page, "Sacramento")
+    for page in two:
+        page.get_by_role("button", name="Pin", exact=True).click()
+        expect(page.get_by_role("button", name="Unpin", exact=True).first).to_be_visible()
+        settled(page)
+    for page in two:
+        page.goto(with_query(app.url, prompt=OAKLAND))
+        expect(page.locator("[class*='st-key-unpin-pinned']")).to_have_count(2)
+
+
+def test_a_short_prompt_waits_for_at_most_one_of_thirty_long_ones(
+    app: App, two: tuple[Page, Page]
+) -> None:
+    busy, quick = two
+    for page in two:
+        page.goto(with_query(app.url, prompt=OAKLAND))
+        expect_graph(page, "Sacramento")
+    more = busy.get_by_text("Many prompts")
+    unfold(busy.get_by_role("button", name="Options"), more)
+    more.click()
+    lines = busy.get_by_role("textbox", name="One prompt per line")
+    lines.fill("\n".join(map(long_prompt, range(30))))
+    busy.get_by_role("button", name="Trace them in turn").click()
+    expect(busy.get_by_text("of 30 prompts traced")).to_be_visible()
+    before = len(ended(app.log))
+    quick.get_by_label("Prompt (the graph explains its next token)").fill(SHORT)
+    quick.get_by_role("button", name="Trace", exact=True).click()
+    expect_graph(quick, "cold")
+    busy.keyboard.press("Escape")
+    busy.get_by_role("button", name="Stop", exact=True).click()
+    later = ended(app.log)[before:]
+    own = next(line for line in later if line["sessions"] != later[0]["sessions"])
+    long_ones = [line for line in ended(app.log) if line["sessions"] != own["sessions"]]
+    assert own["waited"] <= max(line["seconds"] for line in long_ones) + 0.2
+    assert len(later) < 29, "the others were still waiting"

@@ -1,0 +1,46 @@
+"""The app without a browser, on the embedded model, with a store of its own for each test file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from pages.shared import resources
+
+MAIN = Path(__file__).resolve().parents[3] / "pages" / "shell" / "main.py"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty store, which the tests of a file share."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("CIRCUIT_STORE", str(tmp_path_factory.mktemp("pages") / "store"))
+    st.cache_resource.clear()
+    yield
+    patch.undo()
+    st.cache_resource.clear()
+
+
+@pytest.fixture
+def app(store: None) -> AppTest:
+    """The app with its first graph drawn; loading the model takes seconds."""
+    test = AppTest.from_file(str(MAIN), default_timeout=60)
+    for _ in range(60):
+        test.run()
+        assert not test.exception
+        if any("nodes shown" in caption.value for caption in test.caption):
+            return test
+    pytest.fail("the first graph was never drawn")
+
+
+@pytest.fixture(scope="module")
+def traced(store: None) -> AppTest:
+    """The app, which has traced its first prompt; the tests of a file share it."""
+    app = AppTest.from_file(str(MAIN), default_timeout=60).run()
+    for job in resources.backend().queue:
+        job.wait(60)
+    return app.run()

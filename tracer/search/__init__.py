@@ -1,0 +1,1 @@
+"""Search a complete feature dictionary: by words, by text, by token, by weights."""
