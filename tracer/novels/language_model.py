@@ -39,7 +39,7 @@ class LanguageModelConfig:
     d_model: int = 192
     d_mlp: int = 576
     n_heads: int = 6
-    epochs: int = 4
+    epochs: float = 1.5
     batch_size: int = 32
     """Windows in a step."""
     micro_batch: int = 16
@@ -53,7 +53,7 @@ class LanguageModelConfig:
     opening_copies: int = 8
     """How often a pass shows each famous first line."""
     warm_up: int = 100
-    constant_until: float = 0.2
+    constant_until: float = 0.3735
     seed: int = 1
 
 
@@ -103,7 +103,7 @@ def train(
     beginning = tokenizer.bos_token_id
     openings = _first_windows(tokenizer, books) * config.opening_copies
     per_epoch = (len(windows(passages, beginning, N_CONTEXT)) + len(openings)) // config.batch_size
-    total = per_epoch * config.epochs
+    total = round(per_epoch * config.epochs)
     model = new_model(tokenizer, config).train()
     optimizers = _optimizers(model, config)
     step = _load(folder / _CHECKPOINT, model, optimizers)
