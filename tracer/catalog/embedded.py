@@ -84,7 +84,8 @@ class GalleryPrompt:
     title: str
     note: str
     answer: str
-    """The model's most likely next token, with its leading space."""
+    """The model's most likely next token, with its leading space; empty where no single token is
+    the point."""
 
 
 @cache
