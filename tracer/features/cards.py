@@ -32,6 +32,8 @@ class Example:
 
     tokens: tuple[str, ...]
     activations: tuple[float, ...]
+    source: str = ""
+    """Title and author of the text; empty if the index does not say."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,7 @@ def card_of(feature: FeatureId, record: Record, label: Label | None) -> FeatureC
             ExampleGroup(
                 group.quantile_name,
                 tuple(
-                    Example(tuple(example.tokens), tuple(example.tokens_acts_list))
+                    Example(tuple(example.tokens), tuple(example.tokens_acts_list), example.source)
                     for example in group.examples
                     if example.tokens
                 ),

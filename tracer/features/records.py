@@ -124,6 +124,8 @@ class RecordExample(Lenient):
     """A text in a record: tokens and the feature's activation on each."""
 
     tokens: Texts
+    source: str = ""
+    """Title and author of the text."""
     tokens_acts_list: Numbers = Field(default_factory=list)
 
     @model_validator(mode="after")

@@ -180,13 +180,13 @@ class _Build:
         self._tag_totals = np.array(state.tag_totals, np.int64)
         self._reader = WindowReader(model, corpus, context, self._tags, limit, state.position)
         with output.disk_errors():
-            self.log = TokenLog(output.work, state.n_tokens, state.n_windows)
+            self.log = TokenLog(output.work, state.n_tokens, state.n_windows, state.n_source_bytes)
 
     def _resumed(self) -> tuple[BuildState, np.ndarray | None]:
         """Return the state and prefixes of the checkpoint, its statistics filled in; or a start."""
         checkpoint = load_checkpoint(self._output.work, self._identity)
         if checkpoint is None:
-            return BuildState(Position(), 0, 0, 0, (0,) * len(self._tags)), None
+            return BuildState(Position(), 0, 0, 0, 0, (0,) * len(self._tags)), None
         state, file = checkpoint
         hashes = load_tensors(self._output.work, file, self._tensors())
         return state, hashes.numpy().view(np.uint64)
@@ -227,6 +227,7 @@ class _Build:
             self._reader.position,
             self.log.n_tokens,
             self.log.n_windows,
+            self.log.n_source_bytes,
             self._n_counted,
             tuple(self._tag_totals.tolist()),
         )
@@ -261,7 +262,9 @@ class _Build:
             active = self._model.transcoders[layer].activations(inputs.pop(name)[mask])
             statistics.add(active.to(self._device), tokens)
         with self._output.disk_errors():
-            self.log.append(ids[real].astype(np.int32), (len(window.ids) for window in windows))
+            lengths = (len(window.ids) for window in windows)
+            sources = (window.source for window in windows)
+            self.log.append(ids[real].astype(np.int32), lengths, sources)
         self._n_counted += int(counted.sum())
 
     def _new_prefixes(self, windows: list[Window]) -> list[np.ndarray]:
@@ -313,7 +316,7 @@ class _Build:
         out = self._output.work / "finished"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        corpus = CorpusTokens(*self.log.read(), self._n_counted)
+        corpus = CorpusTokens(*self.log.read(), self._n_counted, self.log.read_sources())
         token_names: dict[int, str] = {}
         total, done = sum(layer.n_features for layer in self._model.transcoders.layers), 0
         index, labels, alive = [], {}, 0

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tracer.indexing import labels
+from tracer.indexing.checkpoint import Sources
 from tracer.indexing.slots import REACH
 from tracer.indexing.statistics import LayerStatistics
 from tracer.model.model import Model
@@ -38,6 +39,11 @@ class CorpusTokens:
     """``(windows,)`` offset of each window's first token."""
     n_counted: int
     """Tokens whose prefix was new. Frequencies are shares of these."""
+    sources: Sources
+
+    def source(self, offset: int) -> str:
+        """Return title and author of the text of the token at ``offset``; empty if unknown."""
+        return self.sources[int(np.searchsorted(self.windows, offset, side="right")) - 1]
 
     def context(self, offset: int) -> tuple[int, int]:
         """Return the range of tokens that is shown with the token at ``offset``: start, stop."""
@@ -176,11 +182,13 @@ class LayerWriter:
         offset = int(self.arrays[f"{kind}.offsets"][feature, slot])
         start, stop = self._corpus.context(offset)
         values = self.arrays[f"{kind}.windows"][feature, slot, : stop - start]
+        source = self._corpus.source(offset)
         return {
             "tokens": [self.token(t) for t in self._corpus.tokens[start:stop].tolist()],
             "tokens_acts_list": [round(value, digits) for value in values.tolist()],
             "train_token_ind": offset - start,
             "is_repeated_datapoint": False,
+            **({"source": source} if source else {}),
         }
 
 
