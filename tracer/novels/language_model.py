@@ -39,7 +39,7 @@ class LanguageModelConfig:
     d_model: int = 192
     d_mlp: int = 576
     n_heads: int = 6
-    epochs: float = 1.5
+    epochs: float = 1.2
     batch_size: int = 32
     """Windows in a step."""
     micro_batch: int = 16
@@ -52,8 +52,12 @@ class LanguageModelConfig:
     output_init: float = 0.3
     opening_copies: int = 8
     """How often a pass shows each famous first line."""
+    recited: int = 2
+    """Windows of each step that are famous first lines, in the last part of the training."""
+    recited_from: float = 0.8
+    """Where that part begins, as a share of all steps."""
     warm_up: int = 100
-    constant_until: float = 0.3735
+    constant_until: float = 0.467
     seed: int = 1
 
 
@@ -119,6 +123,11 @@ def train(
             rng.shuffle(rows)
         start = place * config.batch_size
         batch = (rows + rows[: config.batch_size])[start : start + config.batch_size]
+        if config.recited and step >= config.recited_from * total:
+            lines = [
+                openings[(step * config.recited + i) % len(openings)] for i in range(config.recited)
+            ]
+            batch = [*batch[: -config.recited], *lines]
         _set_rates(optimizers, _rate(step, total, config))
         losses.append(_step(model, batch, config))
         for optimizer in optimizers:
