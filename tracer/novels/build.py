@@ -47,9 +47,9 @@ class SetRecipe:
     kind: Kind
     features: int
     """Of each layer."""
+    tokens: int
     l0: float = 56.0
     """Active features per token over all layers; at most 60 are wanted on held-out text."""
-    tokens: int = 6_000_000
     batch_tokens: int = 2048
     finetune_share: float = 0.2
     seed: int = 0
@@ -59,7 +59,7 @@ class SetRecipe:
 class IndexRecipe:
     """The options of :func:`build_index`."""
 
-    limit_tokens: int = 3_000_000
+    limit_tokens: int = 2_000_000
     label: LabelRule = field(default_factory=LabelRule)
 
 
@@ -71,8 +71,8 @@ class BuildConfig:
     model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     sets: Mapping[str, SetRecipe] = field(
         default_factory=lambda: {
-            "per-layer": SetRecipe("per-layer", features=1536),
-            "cross-layer": SetRecipe("cross-layer", features=1024),
+            "per-layer": SetRecipe("per-layer", features=1536, tokens=4_000_000),
+            "cross-layer": SetRecipe("cross-layer", features=1024, tokens=3_000_000),
         }
     )
     index: IndexRecipe = field(default_factory=IndexRecipe)
