@@ -31,8 +31,9 @@ def add(commands: Any) -> None:
   python -m tracer index --model ./model --transcoders ./set --corpus texts.jsonl --context 64
 
 The corpus is a text file (documents separated by blank lines), JSONL with "text" in every line, or
-Parquet with a column of texts. Text and JSONL can be compressed (.xz, .gz). The index has the
-layout of published indexes, in the folder where the app and 'trace' look for it.""",
+Parquet with a column of texts. Text and JSONL can be compressed (.xz, .gz). "title" and "author" of
+a JSONL line are shown with examples from it. The index has the layout of published indexes, in the
+folder where the app and 'trace' look for it.""",
     )
     parser.add_argument(
         "--corpus", required=True, metavar="FILE", help="a text, JSONL or Parquet file"

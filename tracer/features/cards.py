@@ -24,6 +24,8 @@ class Label:
 
     text: str
     precision: float | None
+    recall: float | None = None
+    """Share of the tokens it names on which the feature fires; None if it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class FeatureIndex(FeatureReader):
             folder = folder / "features"
         layers = records.read_index(folder / "index.json.gz")
         labels = {
-            FeatureId(layer, index): Label(entry.label, entry.precision)
+            FeatureId(layer, index): Label(entry.label, entry.precision, entry.recall)
             for layer, entries in records.read_labels(folder / "labels.json.gz").items()
             for index, entry in entries.items()
         }

@@ -73,6 +73,7 @@ class LabelEntry(BaseModel):
 
     label: str
     precision: FiniteFloat | None = None
+    recall: FiniteFloat | None = None
 
 
 _LAYERS: Final = TypeAdapter(Annotated[list[LayerFile], Field(fail_fast=True)])

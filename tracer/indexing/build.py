@@ -21,14 +21,7 @@ from tracer.indexing.checkpoint import (
     save_checkpoint,
 )
 from tracer.indexing.corpus import Corpus, open_corpus
-from tracer.indexing.labels import (
-    LabelRule,
-    Labels,
-    output_labels,
-    shortened,
-    tag_labels,
-    with_examples,
-)
+from tracer.indexing.labels import LabelRule
 from tracer.indexing.logit_effects import promoted_and_suppressed
 from tracer.indexing.memory import N_PREFIXES, check_memory, index_memory
 from tracer.indexing.output_folder import OutputFolder
@@ -163,6 +156,7 @@ class _Build:
         # Apple GPUs lack some of the operations that the statistics need.
         self._device = torch.device("cpu") if model.device.type == "mps" else model.device
         effects = [promoted_and_suppressed(model, layer) for layer in range(model.n_layers)]
+        self._occurrences = torch.zeros(3, model.vocab_size, dtype=torch.int64)
         self._suppressed = [suppressed for _, suppressed in effects]
         self._layers = [
             LayerStatistics(
@@ -196,7 +190,7 @@ class _Build:
             f"{number}.{name}": tensor
             for number, layer in enumerate(self._layers)
             for name, tensor in layer.tensors()
-        }
+        } | {"occurrences": self._occurrences}
 
     def read(self, checkpoint_tokens: int | None, progress: Progress) -> None:
         """Run the rest of the corpus."""
@@ -258,6 +252,7 @@ class _Build:
                 "or the data type is too narrow; try dtype float32"
             )
         tokens = self._batch(windows, ids[real], best.indices[mask], counted)
+        self._count_tokens(windows, ids[real], best.indices[mask].cpu().numpy(), counted)
         for layer, (name, statistics) in enumerate(zip(names, self._layers, strict=True)):
             active = self._model.transcoders[layer].activations(inputs.pop(name)[mask])
             statistics.add(active.to(self._device), tokens)
@@ -266,6 +261,17 @@ class _Build:
             sources = (window.source for window in windows)
             self.log.append(ids[real].astype(np.int32), lengths, sources)
         self._n_counted += int(counted.sum())
+
+    def _count_tokens(
+        self, windows: list[Window], ids: np.ndarray, predicted: np.ndarray, counted: np.ndarray
+    ) -> None:
+        """Count how often each token occurs, in even and odd windows, and is predicted."""
+        lengths = [len(window.ids) for window in windows]
+        odd = ((self.log.n_windows + np.arange(len(windows))) % 2).repeat(lengths)
+        vocabulary = self._occurrences.shape[1]
+        places = np.concatenate([odd * vocabulary + ids, 2 * vocabulary + predicted])
+        rows = torch.from_numpy(places[np.tile(counted, 2)])
+        self._occurrences.view(-1).index_add_(0, rows, torch.ones_like(rows))
 
     def _new_prefixes(self, windows: list[Window]) -> list[np.ndarray]:
         """Return, by window and token, whether the prefix that ends there is new.
@@ -316,15 +322,18 @@ class _Build:
         out = self._output.work / "finished"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        corpus = CorpusTokens(*self.log.read(), self._n_counted, self.log.read_sources())
+        corpus = CorpusTokens(
+            *self.log.read(), self._n_counted, self.log.read_sources(), self._occurrences.numpy()
+        )
         token_names: dict[int, str] = {}
+        tags = list(self._tags), self._groups, self._tag_totals
         total, done = sum(layer.n_features for layer in self._model.transcoders.layers), 0
         index, labels, alive = [], {}, 0
         for layer, statistics in enumerate(self._layers):
             writer = LayerWriter(
                 self._model, layer, statistics, self._suppressed[layer], corpus, token_names
             )
-            by_feature = self._labels(rule, writer) if rule is not None else {}
+            by_feature, recalls = writer.find_labels(rule, *tags) if rule is not None else ({}, {})
             offsets = [0]
             with (out / f"layer_{layer}.bin").open("wb") as file:
                 for record in writer.records(by_feature):
@@ -335,6 +344,7 @@ class _Build:
             index.append({"filename": f"layer_{layer}.bin", "offsets": offsets})
             labels[str(layer)] = {
                 str(feature): {"label": text, "precision": round(precision, 3)}
+                | ({"recall": round(recalls[feature], 3)} if feature in recalls else {})
                 for feature, (text, precision) in sorted(by_feature.items())
             }
             alive += writer.n_alive
@@ -349,32 +359,6 @@ class _Build:
             documents=self._reader.position.documents,
             skipped=self._reader.position.unknown,
         )
-
-    def _labels(self, rule: LabelRule, writer: LayerWriter) -> Labels:
-        """Return the labels of a layer's features; of several, by the first rule that applies."""
-        arrays = writer.arrays
-        totals = arrays["totals"]
-        by_tag = tag_labels(
-            rule,
-            list(self._tags),
-            self._groups,
-            self._tag_totals,
-            arrays["tag_sums"],
-            arrays["tag_counts"],
-            totals,
-        )
-        by_output = output_labels(
-            rule, arrays["predicted"], arrays["promoted"], totals, arrays["counts"], writer.name
-        )
-        by_token = {} if self._tags else writer.token_labels(rule)
-        tagged = {
-            feature: (with_examples(text, writer.strongest_names(feature)), share)
-            for feature, (text, share) in by_tag.items()
-        }
-        return {
-            feature: (shortened(text), share)
-            for feature, (text, share) in (by_token | by_output | tagged).items()
-        }
 
 
 def _identity(

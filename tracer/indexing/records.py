@@ -6,7 +6,7 @@ import gzip
 import json
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tracer.indexing import labels
 from tracer.indexing.checkpoint import Sources
+from tracer.indexing.corpus import Tag
 from tracer.indexing.slots import REACH
 from tracer.indexing.statistics import LayerStatistics
 from tracer.model.model import Model
@@ -40,10 +41,17 @@ class CorpusTokens:
     n_counted: int
     """Tokens whose prefix was new. Frequencies are shares of these."""
     sources: Sources
+    occurrences: Array
+    """``(3, vocab)`` counted tokens that are each token: in even windows, in odd ones, and those
+    after which the model predicts it."""
 
     def source(self, offset: int) -> str:
         """Return title and author of the text of the token at ``offset``; empty if unknown."""
-        return self.sources[int(np.searchsorted(self.windows, offset, side="right")) - 1]
+        return self.sources[int(self.window(offset))]
+
+    def window(self, offsets: Any) -> Any:
+        """Return the numbers of the windows that tokens belong to."""
+        return np.searchsorted(self.windows, offsets, side="right") - 1
 
     def context(self, offset: int) -> tuple[int, int]:
         """Return the range of tokens that is shown with the token at ``offset``: start, stop."""
@@ -87,14 +95,50 @@ class LayerWriter:
         """Number of features that fire at least once."""
         return int((self.arrays["counts"] > 0).sum())
 
-    def token_labels(self, rule: labels.LabelRule) -> labels.Labels:
-        """Return labels by the tokens that features fire on (rule 4)."""
-        by_feature: labels.Labels = {}
+    def find_labels(
+        self,
+        rule: labels.LabelRule,
+        tags: Sequence[Tag],
+        groups: Mapping[str, str],
+        tag_totals: Array,
+    ) -> tuple[labels.Labels, dict[int, float]]:
+        """Return the labels of the features, of several by the first rule that applies, and the
+        recall of the labels that do not come from tags."""
+        arrays = self.arrays
+        totals, counts = arrays["totals"], arrays["counts"]
+        sums = arrays["tag_sums"], arrays["tag_counts"]
+        by_tag = labels.tag_labels(rule, tags, groups, tag_totals, *sums, totals)
+        predicted, promoted = arrays["predicted"], arrays["promoted"]
+        by_output = labels.output_labels(rule, predicted, promoted, totals, counts, self.name)
+        by_token = {} if tags else self._token_labels(rule)
+        tagged = {
+            feature: (labels.with_examples(text, self.strongest_names(feature)), share)
+            for feature, (text, share) in by_tag.items()
+        }
+        recalls: dict[int, float] = {}
+        if not tags:
+            recalls = {feature: recall for feature, (_, _, recall) in by_token.items()}
+            shown = predicted, promoted, arrays["predicted_counts"], self._corpus.occurrences[2]
+            recalls |= {feature: labels.output_recall(*shown, feature) for feature in by_output}
+        untagged = {feature: (text, share) for feature, (text, share, _) in by_token.items()}
+        merged = (untagged | by_output | tagged).items()
+        return {f: (labels.shortened(text), share) for f, (text, share) in merged}, recalls
+
+    def _token_labels(self, rule: labels.LabelRule) -> dict[int, tuple[str, float, float]]:
+        """Return labels by the tokens that features fire on, with precision and recall (rule 4)."""
+        by_feature = {}
         for feature, count in enumerate(self.arrays["counts"].tolist()):
             offsets, values = self._observations("sample", feature)
             if len(offsets):
-                tokens = self._corpus.tokens[offsets]
-                label = labels.token_label(rule, tokens, values, count, self.name)
+                label = labels.token_label(
+                    rule,
+                    self._corpus.tokens[offsets],
+                    values,
+                    self._corpus.window(offsets) % 2 == 1,
+                    count,
+                    self._corpus.occurrences[1],
+                    self.name,
+                )
                 if label is not None:
                     by_feature[feature] = label
         return by_feature

@@ -99,6 +99,8 @@ class LayerStatistics:
         """Log2 of the width of a histogram bin; the first bin begins at zero."""
         self.predicted = RunningSum(promoted.shape, device)
         """Sum of its activations where the model predicts each of the promoted tokens."""
+        self.predicted_counts = torch.zeros(promoted.shape, dtype=torch.int32, device=device)
+        """Tokens on which it fires and the model predicts each of the promoted tokens."""
         self.tag_sums = torch.zeros(n_tags, n_features, device=device)
         """Sum of its activations on tokens with each tag."""
         self.tag_counts = torch.zeros(n_tags, n_features, dtype=torch.int32, device=device)
@@ -162,6 +164,8 @@ class LayerStatistics:
         entry, shown = (self.promoted[features] == predicted[:, None]).nonzero(as_tuple=True)
         flat = features[entry] * self.promoted.shape[1] + shown
         self.predicted.add(flat, values[entry])
+        ones = torch.ones_like(flat, dtype=torch.int32)
+        self.predicted_counts.view(-1).index_add_(0, flat, ones)
 
     def _add_tags(self, activations: Float[Tensor, "tokens features"], batch: BatchTokens) -> None:
         if not len(batch.tag_rows):

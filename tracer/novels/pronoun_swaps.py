@@ -115,17 +115,18 @@ def control_edits(
     source: Tensor, target: Tensor, positions: Sequence[int], rng: random.Random
 ) -> Iterator[Edit]:
     """Yield edits with the same changes, each made to a random feature of the same layer that is
-    active on neither prompt."""
+    active on neither prompt, as long as there are enough of these."""
     change = STRENGTH * (target - source)
-    taken: set[tuple[int, int, int]] = set()
-    n_features = source.shape[2]
+    idle = (source == 0) & (target == 0)
+    others: dict[tuple[int, int], list[int]] = {}
     for layer, position, feature in _nonzero(change, positions):
-        idle = (source[layer, position] == 0) & (target[layer, position] == 0)
-        other = rng.randrange(n_features)
-        while not idle[other] or (layer, position, other) in taken:
-            other = rng.randrange(n_features)
-        taken.add((layer, position, other))
-        yield _add(layer, position, other, float(change[layer, position, feature]))
+        if (layer, position) not in others:
+            unused = idle[layer, position].nonzero()[:, 0].tolist()
+            rng.shuffle(unused)
+            others[layer, position] = unused
+        if others[layer, position]:
+            other = others[layer, position].pop()
+            yield _add(layer, position, other, float(change[layer, position, feature]))
 
 
 def _nonzero(change: Tensor, positions: Sequence[int]) -> Iterator[tuple[int, int, int]]:

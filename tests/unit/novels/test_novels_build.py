@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from small_novels import SMALL, save_books
 
 import tracer
 from tracer import paths
@@ -17,45 +17,16 @@ from tracer.errors import CorpusError, ModelError
 from tracer.features.cards import FeatureIndex
 from tracer.novels import build as building
 from tracer.novels.__main__ import main
-from tracer.novels.books import OPENINGS, read_books
-from tracer.novels.build import BuildConfig, IndexRecipe, SetRecipe, build
+from tracer.novels.books import read_books
+from tracer.novels.build import build
 from tracer.novels.evaluation import evaluate
-from tracer.novels.language_model import LanguageModelConfig
 from tracer.novels.token_rows import write_rows
 from tracer.types import FeatureId
-
-NOUNS = ("woman", "man", "house", "river", "lamp")
-SMALL = BuildConfig(
-    n_tokens=400,
-    model=LanguageModelConfig(
-        n_layers=2, d_model=32, d_mlp=64, n_heads=2, epochs=0.2, batch_size=4, micro_batch=4
-    ),
-    sets={
-        "per-layer": SetRecipe("per-layer", features=48, l0=9, tokens=4000, batch_tokens=128),
-        "cross-layer": SetRecipe("cross-layer", features=40, l0=9, tokens=4000, batch_tokens=128),
-    },
-    index=IndexRecipe(limit_tokens=4000),
-)
-
-
-def sentence(rng: random.Random) -> str:
-    first, second = rng.sample(NOUNS, 2)
-    pronoun = {"woman": "she", "man": "he"}.get(first, "it")
-    return f"The {first} was very tired, and {pronoun} saw the {second}."
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two made-up books; the first begins with the famous first lines."""
-    path = tmp_path_factory.mktemp("books") / "books.jsonl"
-    rng = random.Random(0)
-    lines = []
-    for number, (title, author) in enumerate((("Lamps", "A. Nobody"), ("Rivers", "B. Nobody"))):
-        paragraphs = [" ".join(sentence(rng) for _ in range(2)) for _ in range(800)]
-        text = "\n".join([*(OPENINGS if number == 0 else ()), *paragraphs])
-        lines.append({"title": title, "author": author, "ebook": number + 1, "text": text})
-    path.write_text("\n".join(map(json.dumps, lines)))
-    return path
+    return save_books(tmp_path_factory.mktemp("books") / "books.jsonl")
 
 
 @pytest.fixture(scope="module")
