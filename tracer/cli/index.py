@@ -59,6 +59,12 @@ folder where the app and 'trace' look for it.""",
     parser.add_argument(
         "--limit-tokens", type=int, metavar="N", help="stop after this many tokens (default: all)"
     )
+    parser.add_argument(
+        "--examples", type=int, default=12, metavar="N", help="strongest examples (default: 12)"
+    )
+    parser.add_argument(
+        "--around", type=int, default=24, metavar="N", help="tokens around each (default: 24)"
+    )
     parser.add_argument("--no-labels", action="store_true", help="do not label features")
     add_memory_option(parser)
     add_json(parser)
@@ -81,6 +87,8 @@ def _index(options: argparse.Namespace) -> None:
             column=options.column,
             label=None if options.no_labels else LabelRule(),
             limit_tokens=options.limit_tokens,
+            examples=options.examples,
+            around=options.around,
             memory_limit=options.memory,
             progress=progress,
         )

@@ -26,8 +26,9 @@ from tracer.indexing.logit_effects import promoted_and_suppressed
 from tracer.indexing.memory import N_PREFIXES, check_memory, index_memory
 from tracer.indexing.output_folder import OutputFolder
 from tracer.indexing.prefixes import PrefixSet, prefix_hashes
-from tracer.indexing.records import CorpusTokens, LayerWriter, write_json_gz
-from tracer.indexing.statistics import BatchTokens, LayerStatistics, window_width
+from tracer.indexing.records import CorpusTokens, LayerWriter, Shown, write_json_gz
+from tracer.indexing.slots import REACH
+from tracer.indexing.statistics import N_STRONGEST, BatchTokens, LayerStatistics, window_width
 from tracer.indexing.windows import Position, Window, WindowReader, padded
 from tracer.model.failures import as_tracer_errors
 from tracer.model.model import Model
@@ -70,6 +71,8 @@ def build_index(
     batch_tokens: int = 2048,
     column: str = "text",
     label: LabelRule | None = LabelRule(),  # noqa: B008  (frozen)
+    examples: int = N_STRONGEST,
+    around: int = REACH,
     limit_tokens: int | None = None,
     checkpoint_tokens: int | None = 2**20,
     memory_limit: int | None = None,
@@ -83,6 +86,8 @@ def build_index(
     (:mod:`tracer.indexing.corpus`), a Parquet file with its texts in ``column``. Documents are cut
     into windows of ``context`` tokens, or fewer if the model reads fewer; ``batch_tokens`` of them
     run at a time. Reading stops after ``limit_tokens``. With ``label=None`` no feature is labelled.
+    Of each feature, at most ``examples`` strongest examples are written, with ``around`` tokens on
+    either side; fewer make a smaller index.
 
     While the build runs it keeps ``<folder>.partial`` next to the folder, with a checkpoint every
     ``checkpoint_tokens`` (None: only at the end of the corpus). A build that was stopped resumes
@@ -109,6 +114,8 @@ def build_index(
         ("batch_tokens", batch_tokens, 1),
         ("limit_tokens", limit_tokens, 1),
         ("checkpoint_tokens", checkpoint_tokens, 1),
+        ("examples", examples, 1),
+        ("around", around, 0),
     ):
         if value is not None and value < least:
             raise CorpusError(f"{name} is {value}: it must be at least {least}")
@@ -127,7 +134,7 @@ def build_index(
         with build.log, as_tracer_errors("indexing a corpus", model.device, advice):
             build.read(checkpoint_tokens, progress or _no_progress)
             with output.disk_errors():
-                return build.write(label, progress or _no_progress)
+                return build.write(label, Shown(examples, around), progress or _no_progress)
 
 
 def _no_progress(done: int, total: int, what: str) -> None:
@@ -317,7 +324,7 @@ class _Build:
             tag_numbers=to_device(numbers),
         )
 
-    def write(self, rule: LabelRule | None, progress: Progress) -> IndexSummary:
+    def write(self, rule: LabelRule | None, shown: Shown, progress: Progress) -> IndexSummary:
         """Write the index next to its folder, then move it there."""
         out = self._output.work / "finished"
         shutil.rmtree(out, ignore_errors=True)
@@ -331,7 +338,7 @@ class _Build:
         index, labels, alive = [], {}, 0
         for layer, statistics in enumerate(self._layers):
             writer = LayerWriter(
-                self._model, layer, statistics, self._suppressed[layer], corpus, token_names
+                self._model, layer, statistics, self._suppressed[layer], corpus, token_names, shown
             )
             by_feature, recalls = writer.find_labels(rule, *tags) if rule is not None else ({}, {})
             offsets = [0]

@@ -21,7 +21,7 @@ from tracer.indexing import labels
 from tracer.indexing.checkpoint import Sources
 from tracer.indexing.corpus import Tag
 from tracer.indexing.slots import REACH
-from tracer.indexing.statistics import LayerStatistics
+from tracer.indexing.statistics import N_STRONGEST, LayerStatistics
 from tracer.model.model import Model
 
 Array = NDArray[Any]
@@ -60,6 +60,16 @@ class CorpusTokens:
         return max(int(self.windows[number - 1]), offset - REACH), min(stop, offset + REACH + 1)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """How much of the stored text is written."""
+
+    examples: int = N_STRONGEST
+    """Strongest examples; of weaker ones there are at most :data:`_EXAMPLES_PER_HALF`."""
+    around: int = REACH
+    """Tokens on either side of an example's own, at most."""
+
+
 class LayerWriter:
     """Turns the statistics of one layer into records and labels."""
 
@@ -71,9 +81,11 @@ class LayerWriter:
         suppressed: Int[Tensor, "features shown"],
         corpus: CorpusTokens,
         names: dict[int, str],
+        shown: Shown = Shown(),
     ) -> None:
         """``names`` caches the text of tokens, across layers."""
         self._model, self._layer, self._corpus, self._names = model, layer, corpus, names
+        self._shown = shown
         self.arrays: dict[str, Array] = {
             name: tensor.cpu().numpy() for name, tensor in statistics.tensors()
         } | {"totals": statistics.totals.numpy(), "predicted": statistics.predicted.numpy()}
@@ -193,10 +205,9 @@ class LayerWriter:
     def _groups(self, feature: int, count: int, digits: int) -> list[dict[str, Any]]:
         if not count:
             return []
-        offsets, _ = self._observations("strongest", feature)
-        examples = [
-            self._example("strongest", feature, slot, digits) for slot in range(len(offsets))
-        ]
+        offsets, values = self._observations("strongest", feature)
+        slots = sorted((-values).argsort(kind="stable")[: self._shown.examples].tolist())
+        examples = [self._example("strongest", feature, slot, digits) for slot in slots]
         groups = [{"quantile_name": "Top activations", "examples": examples}]
         if count > 2 * self.arrays["strongest.values"].shape[1]:
             for name, slots in self._halves(feature, set(offsets.tolist())):
@@ -220,12 +231,16 @@ class LayerWriter:
         ):
             if half:
                 step = max(1, len(half) // _EXAMPLES_PER_HALF)
-                yield name, half[step // 2 :: step][:_EXAMPLES_PER_HALF]
+                most = min(_EXAMPLES_PER_HALF, self._shown.examples)
+                yield name, half[step // 2 :: step][:most]
 
     def _example(self, kind: str, feature: int, slot: int, digits: int) -> dict[str, Any]:
         offset = int(self.arrays[f"{kind}.offsets"][feature, slot])
         start, stop = self._corpus.context(offset)
         values = self.arrays[f"{kind}.windows"][feature, slot, : stop - start]
+        first = max(start, offset - self._shown.around)
+        stop = min(stop, offset + self._shown.around + 1)
+        values, start = values[first - start : stop - start], first
         source = self._corpus.source(offset)
         return {
             "tokens": [self.token(t) for t in self._corpus.tokens[start:stop].tolist()],

@@ -60,6 +60,9 @@ class IndexRecipe:
     """The options of :func:`build_index`."""
 
     limit_tokens: int = 2_000_000
+    examples: int = 6
+    """Fewer and shorter than the default: the index is part of every copy of the project."""
+    around: int = 16
     label: LabelRule = field(default_factory=LabelRule)
 
 
@@ -244,6 +247,8 @@ class _Stages:
                 context=self.config.context,
                 label=self.config.index.label,
                 limit_tokens=self.config.index.limit_tokens,
+                examples=self.config.index.examples,
+                around=self.config.index.around,
                 progress=_lines(f"index of {name}", self.report),
             )
             self.report(f"index of {name}: {summary}")

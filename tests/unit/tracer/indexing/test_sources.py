@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from observed import CONTEXT, documents, file_bytes, read_index
 
-from tracer.errors import Cancelled
+from tracer.errors import Cancelled, CorpusError
 from tracer.features.cards import FeatureIndex
 from tracer.indexing import build_index
 from tracer.model.model import Model
@@ -54,6 +55,38 @@ def test_every_example_names_its_own_text(model: Model, corpus: Path, tmp_path: 
                 assert example.source in set().union(*(v for k, v in sources.items() if text in k))
                 seen.add(example.source)
     assert seen == {source for _, source in NAMES}
+
+
+def test_a_smaller_index_has_the_strongest_examples_and_fewer_tokens(
+    model: Model, corpus: Path, tmp_path: Path
+) -> None:
+    def groups(folder: str, **options: int) -> list[list[dict[str, Any]]]:
+        build_index(model, corpus, tmp_path / folder, context=CONTEXT, **options)  # type: ignore[arg-type]
+        records = [record for layer in read_index(tmp_path / folder) for record in layer]
+        return [group["examples"] for r in records for group in r["examples_quantiles"]]
+
+    def peak(example: dict[str, Any]) -> float:
+        return float(example["tokens_acts_list"][example["train_token_ind"]])
+
+    def cut(example: dict[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """Two tokens on either side."""
+        place = example["train_token_ind"]
+        part = slice(max(0, place - 2), place + 3)
+        return tuple(example["tokens"][part]), tuple(example["tokens_acts_list"][part])
+
+    every, small = groups("features"), groups("small", examples=3, around=2)
+    assert len(every) == len(small) > 50
+    for complete, shown in zip(every, small, strict=True):
+        assert len(shown) == min(3, len(complete))
+        originals = {cut(example) for example in complete}
+        for example in shown:
+            assert (tuple(example["tokens"]), tuple(example["tokens_acts_list"])) in originals
+            assert peak(example) == max(peak(example), 0.0) > 0
+    top, top_shown = every[0], small[0]
+    assert sorted(map(peak, top_shown)) == sorted(map(peak, top))[-3:]
+    for option in ({"examples": 0}, {"around": -1}):
+        with pytest.raises(CorpusError, match="it must be at least"):
+            groups("other", **option)
 
 
 def test_sources_survive_a_stop(model: Model, corpus: Path, tmp_path: Path) -> None:
