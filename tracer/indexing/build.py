@@ -86,8 +86,8 @@ def build_index(
     (:mod:`tracer.indexing.corpus`), a Parquet file with its texts in ``column``. Documents are cut
     into windows of ``context`` tokens, or fewer if the model reads fewer; ``batch_tokens`` of them
     run at a time. Reading stops after ``limit_tokens``. With ``label=None`` no feature is labelled.
-    Of each feature, at most ``examples`` strongest examples are written, with ``around`` tokens on
-    either side; fewer make a smaller index.
+    Of each feature, at most ``examples`` strongest examples are written, and a third as many from
+    above and below its median, with ``around`` tokens on either side; fewer make a smaller index.
 
     While the build runs it keeps ``<folder>.partial`` next to the folder, with a checkpoint every
     ``checkpoint_tokens`` (None: only at the end of the corpus). A build that was stopped resumes

@@ -26,7 +26,6 @@ from tracer.model.model import Model
 
 Array = NDArray[Any]
 _QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
-_EXAMPLES_PER_HALF: Final = 4
 _DIGITS: Final = 4
 
 
@@ -65,7 +64,7 @@ class Shown:
     """How much of the stored text is written."""
 
     examples: int = N_STRONGEST
-    """Strongest examples; of weaker ones there are at most :data:`_EXAMPLES_PER_HALF`."""
+    """Strongest examples; above and below the median there are a third as many each."""
     around: int = REACH
     """Tokens on either side of an example's own, at most."""
 
@@ -230,8 +229,8 @@ class LayerWriter:
             ("Lower half", [slot for slot in slots if values[slot] < middle]),
         ):
             if half:
-                step = max(1, len(half) // _EXAMPLES_PER_HALF)
-                most = min(_EXAMPLES_PER_HALF, self._shown.examples)
+                most = max(1, self._shown.examples // 3)
+                step = max(1, len(half) // most)
                 yield name, half[step // 2 :: step][:most]
 
     def _example(self, kind: str, feature: int, slot: int, digits: int) -> dict[str, Any]:

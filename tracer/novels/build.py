@@ -60,9 +60,9 @@ class IndexRecipe:
     """The options of :func:`build_index`."""
 
     limit_tokens: int = 2_000_000
-    examples: int = 6
+    examples: int = 4
     """Fewer and shorter than the default: the index is part of every copy of the project."""
-    around: int = 16
+    around: int = 12
     label: LabelRule = field(default_factory=LabelRule)
 
 
