@@ -27,6 +27,7 @@ from pages.shared.graph_payloads import drawing_payload
 from pages.shared.model_choices import sets_of
 from pages.shared.navigation import page_script
 from pages.shared.session import (
+    heard,
     mirror_to_url,
     read_session,
     set_text_widget,
@@ -109,7 +110,8 @@ def _merged(
     )
     size: tuple[float, float] = st.session_state.get(_SIZE, (1000.0, 640.0))
     drawing = comparison_drawing(comparison, name)
-    payload = drawing_payload("compare", (parts, comparison.alignment), drawing, size)
+    key = f"{sides[0].graph.prompt} | {sides[1].graph.prompt}"
+    payload = drawing_payload("compare", key, (parts, comparison.alignment), drawing, size)
     draw_graph("compare", payload, {"selected": None, "pinned": [], "serial": 0.0}, _resized)
     kinds.draw_symbols(*sides)
 
@@ -149,7 +151,7 @@ def _choices(session: Session) -> None:
         prompts,
         key="compared prompt",
         accept_new_options=True,
-        on_change=_changed,
+        on_change=heard("compared prompt", _changed),
         args=("prompt", "compared prompt"),
         help="Choose a prompt, or type one and press Enter.",
     )
@@ -163,7 +165,7 @@ def _choices(session: Session) -> None:
             sets_of(session.choice),
             required=True,
             key="compared transcoders",
-            on_change=_changed,
+            on_change=heard("compared transcoders", _changed),
             args=("transcoders", "compared transcoders"),
         )
     set_widget("alignment", session.compared.alignment)
@@ -173,7 +175,7 @@ def _choices(session: Session) -> None:
         required=True,
         key="alignment",
         format_func=lambda alignment: _ALIGNMENTS[alignment],
-        on_change=_changed,
+        on_change=heard("alignment", _changed),
         args=("alignment", "alignment"),
         help="How positions of the two prompts are matched. By token: equal tokens share a column. "
         "From the end: columns are counted from the last token. By feature: a feature counts once, "
@@ -189,7 +191,7 @@ def _choices(session: Session) -> None:
                 f"{side.capitalize()} target token",
                 key=f"target {side}",
                 placeholder="for example: Sacramento",
-                on_change=_changed,
+                on_change=heard(f"target {side}", _changed),
                 args=(f"{side}_target", f"target {side}"),
                 help="Empty: the most likely next tokens.",
             )
@@ -215,7 +217,7 @@ def _choose_stored(session: Session) -> None:
         format_func=lambda key: (
             (entries[key].title or entries[key].prompt) if key in entries else key or "none"
         ),
-        on_change=_changed,
+        on_change=heard("compared graph", _changed),
         args=("graph", "compared graph"),
     )
 

@@ -13,7 +13,7 @@ from pages.features.open_trace import OpenTrace
 from pages.features.state import change, feature_table
 from pages.shared import feature_examples, resources
 from pages.shared.graph_view import session_view
-from pages.shared.session import set_text_widget, set_widget
+from pages.shared.session import heard, set_text_widget, set_widget
 from pages.shared.session_state import Session
 from tracer.types import FeatureId
 
@@ -118,7 +118,10 @@ def _filters(trace: OpenTrace, session: Session) -> None:
     with columns[0]:
         set_text_widget("feature words", finding.words)
         st.text_input(
-            "Name contains", key="feature words", on_change=_changed, placeholder="Texas, L2/529 …"
+            "Name contains",
+            key="feature words",
+            on_change=heard("feature words", _changed),
+            placeholder="Texas, L2/529 …",
         )
     with columns[1]:
         chosen = finding.position if finding.position in active else _ALL
@@ -130,13 +133,20 @@ def _filters(trace: OpenTrace, session: Session) -> None:
             format_func=lambda p: (
                 "All tokens" if p == _ALL else f"{truncate(token_text(tokens[p]), 18)} ({p})"
             ),
-            on_change=_changed,
+            on_change=heard("feature token", _changed),
         )
     with columns[2]:
         first, final = finding.layers or (0, last)
         if last > 0:
             set_widget("feature layers", (min(first, last), min(final, last)))
-            st.slider("Layers", 0, last, key="feature layers", on_change=_changed, args=(last,))
+            st.slider(
+                "Layers",
+                0,
+                last,
+                key="feature layers",
+                on_change=heard("feature layers", _changed),
+                args=(last,),
+            )
     with columns[3]:
         least = max((share for share in _LEAST if share <= finding.least), default=0.0)
         set_widget("feature influence", least)
@@ -145,7 +155,7 @@ def _filters(trace: OpenTrace, session: Session) -> None:
             _LEAST,
             key="feature influence",
             format_func=lambda share: percent(share) if share else "any",
-            on_change=_changed,
+            on_change=heard("feature influence", _changed),
         )
 
 

@@ -15,7 +15,7 @@ from pages.shared import progress, resources
 from pages.shared.escape import plain, sentence
 from pages.shared.finding import By
 from pages.shared.model_choices import short
-from pages.shared.session import read_session, set_text_widget, set_widget, visitor_id
+from pages.shared.session import heard, read_session, set_text_widget, set_widget, visitor_id
 from pages.shared.session_state import Session
 from tracer.errors import TracerError
 from tracer.features.cards import Label
@@ -68,7 +68,7 @@ def draw(session: Session, trace: OpenTrace | None) -> None:
             get_args(By),
             key="search by",
             format_func=_TITLES.__getitem__,
-            on_change=_by_chosen,
+            on_change=heard("search by", _by_chosen),
             width=210,
         )
         set_text_widget("search for", finding.query)
@@ -78,7 +78,7 @@ def draw(session: Session, trace: OpenTrace | None) -> None:
             key="search for",
             placeholder=placeholder,
             help=hint,
-            on_change=_typed,
+            on_change=heard("search for", _typed),
         )
     if source is None:
         st.info(

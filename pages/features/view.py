@@ -9,7 +9,7 @@ from pages.features import active, dictionary, feature_page
 from pages.features.open_trace import known_trace
 from pages.features.state import change
 from pages.shared import prompt_bar
-from pages.shared.session import mirror_to_url, read_session, set_widget
+from pages.shared.session import heard, mirror_to_url, read_session, set_widget
 
 _TRACE, _DICTIONARY = "Active in this trace", "Complete dictionary"
 
@@ -32,7 +32,7 @@ def draw() -> None:
             key="features of",
             required=True,
             label_visibility="collapsed",
-            on_change=_chosen,
+            on_change=heard("features of", _chosen),
         )
     if session.finding.in_dictionary:
         mirror_to_url()

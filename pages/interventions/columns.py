@@ -20,7 +20,7 @@ from charts.text import percent, token_text
 from pages.interventions import heads
 from pages.shared import resources
 from pages.shared.escape import plain, sentence
-from pages.shared.session import read_session, set_widget
+from pages.shared.session import heard, read_session, set_widget
 from pages.shared.session_actions import arrange_scenario, change_scenario
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
@@ -144,7 +144,7 @@ def _buttons(number: int, scenario: Scenario, groups: tuple[EditGroup, ...], n_l
     st.toggle(
         "Freeze attention",
         key=f"attention {number}",
-        on_change=change_scenario,
+        on_change=heard(f"attention {number}", change_scenario),
         args=(number, scenario, replace(scenario, freeze_attention=not scenario.freeze_attention)),
         help="Keep the attention patterns of the unedited prompt, as the attribution graph does.",
     )
@@ -194,7 +194,7 @@ def _change(number: int, scenario: Scenario, groups: tuple[EditGroup, ...], n_la
                 MAX_STRENGTH,
                 step=0.25,
                 key=key,
-                on_change=_strength_moved,
+                on_change=heard(key, _strength_moved),
                 args=(number, scenario, group, key),
                 help="0 switches the features off, 1 leaves them unchanged, negative values steer "
                 "against them.",
@@ -211,7 +211,7 @@ def _change(number: int, scenario: Scenario, groups: tuple[EditGroup, ...], n_la
     st.toggle(
         "Freeze norms",
         key=f"norms {number}",
-        on_change=change_scenario,
+        on_change=heard(f"norms {number}", change_scenario),
         args=(number, scenario, replace(scenario, freeze_norms=not scenario.freeze_norms)),
         help="Keep the normalisation scales of the unedited prompt. With attention frozen too, "
         "only the MLPs react to the edits, which is what the graph's edges describe.",
@@ -221,7 +221,7 @@ def _change(number: int, scenario: Scenario, groups: tuple[EditGroup, ...], n_la
     st.toggle(
         "Direct effects only",
         key=f"constrained {number}",
-        on_change=change_scenario,
+        on_change=heard(f"constrained {number}", change_scenario),
         args=(number, scenario, replace(scenario, constrained_layers=every)),
         help="Freeze every MLP output and norm, so that each edit reaches the logits only along "
         "the direct paths of its own features.",

@@ -19,6 +19,7 @@ from pages.shared.escape import plain, sentence
 from pages.shared.graph_view import session_view
 from pages.shared.navigation import page_script
 from pages.shared.session import (
+    heard,
     mirror_to_url,
     read_session,
     set_text_widget,
@@ -131,7 +132,7 @@ def _options() -> columns.Tracked:
         "Track token",
         key="follow",
         placeholder="for example: Sacramento",
-        on_change=_option_changed,
+        on_change=heard("follow", _option_changed),
         args=("follow", "follow"),
         help="Shows the probability of this token in every column.",
     )
@@ -141,7 +142,7 @@ def _options() -> columns.Tracked:
         0,
         MOST_GENERATED,
         key="generate",
-        on_change=_option_changed,
+        on_change=heard("generate", _option_changed),
         args=("generate", "generate"),
         help="Length of the continuation shown in every column.",
     )
@@ -152,7 +153,7 @@ def _options() -> columns.Tracked:
         MOST_RANDOM,
         step=0.1,
         key="temperature",
-        on_change=_option_changed,
+        on_change=heard("temperature", _option_changed),
         args=("temperature", "temperature"),
         help="0 always takes the most likely token. Above 0, tokens are sampled with the same "
         "random numbers in every column, so that differences come from the edits.",
@@ -163,7 +164,7 @@ def _options() -> columns.Tracked:
         0,
         2**31 - 1,
         key="seed",
-        on_change=_option_changed,
+        on_change=heard("seed", _option_changed),
         args=("seed", "seed"),
         disabled=options.temperature == 0,
         help="Seed for sampling; used at temperatures above 0.",

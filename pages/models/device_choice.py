@@ -9,7 +9,7 @@ import streamlit as st
 from cache import Device
 from pages.shared import progress, resources
 from pages.shared.escape import plain, sentence
-from pages.shared.session import set_widget
+from pages.shared.session import heard, set_widget
 from tracer.errors import TracerError
 
 _KEY: Final = "device"
@@ -26,7 +26,7 @@ def draw() -> None:
         names,
         key=_KEY,
         required=True,
-        on_change=_chosen,
+        on_change=heard(_KEY, _chosen),
         help="Where models run. Applies to everyone who uses this server: open models are "
         "unloaded, and opened again on the new device when they are next needed.",
     )

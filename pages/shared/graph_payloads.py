@@ -31,14 +31,14 @@ def view_payload(
     nodes = (index.node(row) for row in view.rows)
     names = tuple(view.names.get(node.feature) for node in nodes if node.kind == "feature")
     parts = (name, key, view.pruned.thresholds, view.filter.negative_only, view.rows, names, size)
-    return _built((*parts, fixed_height), lambda: view.drawing, size, name, fixed_height)
+    return _built((*parts, fixed_height), lambda: view.drawing, size, name, key, fixed_height)
 
 
 def drawing_payload(
-    name: str, parts: tuple[Any, ...], drawing: Drawing, size: tuple[float, float]
+    name: str, key: str, parts: tuple[Any, ...], drawing: Drawing, size: tuple[float, float]
 ) -> bytes:
-    """Return the payload of a drawing; ``parts`` are all that can change it."""
-    return _built((name, *parts, size), lambda: drawing, size, name)
+    """Return the payload of a drawing called ``key``; ``parts`` are all that can change it."""
+    return _built((name, key, *parts, size), lambda: drawing, size, name, key)
 
 
 def _built(
@@ -46,13 +46,15 @@ def _built(
     draw: Callable[[], Drawing],
     size: tuple[float, float],
     name: str,
+    key: str,
     fixed_height: int = 0,
 ) -> bytes:
+    """``key`` tells the browser which zoom belongs to which graph."""
     with _lock:
         found = _payloads.get(parts)
     if found is None:
         found = graph_payload(
-            draw(), *size, name=name, plotly=PLOTLY_PATH, fixed_height=fixed_height
+            draw(), *size, name=name, graph=key, plotly=PLOTLY_PATH, fixed_height=fixed_height
         )
         with _lock:
             _payloads[parts] = found

@@ -20,7 +20,7 @@ from pages.shared.escape import plain, sentence
 from pages.shared.explaining import Explain
 from pages.shared.known_words import suggestions
 from pages.shared.navigation import page_script
-from pages.shared.session import read_session, set_text_widget, update_session, visitor_id
+from pages.shared.session import heard, read_session, set_text_widget, update_session, visitor_id
 from pages.shared.session_state import Session
 from pages.shared.use_model import use_model
 from pages.shared.without_chat import ask_for_chat
@@ -83,16 +83,17 @@ def _bar() -> None:
     session = read_session()
     # The box follows the session, which other widgets change too.
     set_text_widget(_BOX, session.prompt)
+    typed = heard(_BOX, _prompt_typed)
     with st.container(horizontal=True, vertical_alignment="center", key="prompt bar", gap="small"):
         st.text_area(
             "Prompt (the graph explains its next token)",
             key=_BOX,
-            on_change=_prompt_typed,
+            on_change=typed,
             height=68,
             label_visibility="collapsed",
             placeholder="Write a text; the graph explains its next token",
         )
-        st.button("Trace", key="trace prompt", type="primary", on_click=_prompt_typed)
+        st.button("Trace", key="trace prompt", type="primary", on_click=typed)
         entries = gallery(session.choice.model)
         prompts = many_prompts.prompts() or tuple(entry.prompt for entry in entries)
         st.button("◀", key="previous", help="Previous prompt", on_click=_step, args=(-1, prompts))

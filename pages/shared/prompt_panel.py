@@ -12,7 +12,7 @@ from charts.palette import palette
 from charts.text import plural
 from pages.shared import chat_panel, forecast, many_prompts, resources, token_chips
 from pages.shared.explaining import LOGIT_MASS, MOST_FEATURES, Kind
-from pages.shared.session import read_session, set_text_widget, set_widget, update_session
+from pages.shared.session import heard, read_session, set_text_widget, set_widget, update_session
 from pages.shared.session_state import Session
 from pages.shared.token_bytes import with_bytes
 from tracer.errors import TracerError
@@ -44,25 +44,27 @@ def _explained(session: Session) -> None:
         get_args(Kind),
         key="explain kind",
         format_func=_KINDS.__getitem__,
-        on_change=_changed,
+        on_change=heard("explain kind", _changed),
     )
     if explain.kind in ("token", "contrast"):
         set_text_widget("explain first", explain.first)
         st.text_input(
             "Token",
             key="explain first",
-            on_change=_changed,
+            on_change=heard("explain first", _changed),
             help="Most tokens begin with a space: “ Austin”.",
         )
     if explain.kind == "contrast":
         set_text_widget("explain second", explain.second)
-        st.text_input("Against the token", key="explain second", on_change=_changed)
+        st.text_input(
+            "Against the token", key="explain second", on_change=heard("explain second", _changed)
+        )
     if explain.kind == "feature":
         set_text_widget("explain first", explain.first)
         st.text_input(
             "Feature",
             key="explain first",
-            on_change=_changed,
+            on_change=heard("explain first", _changed),
             placeholder="L3/417 @ 7",
             help="Layer, number, and the position of the token it fires at; without a position, "
             "the last one.",
@@ -77,7 +79,7 @@ def _explained(session: Session) -> None:
             0.99,
             step=0.01,
             key="explain mass",
-            on_change=_changed,
+            on_change=heard("explain mass", _changed),
             help="The fewest likeliest tokens with this probability are explained, at most 10.",
         )
     set_widget("explain features", explain.max_features)
@@ -87,7 +89,7 @@ def _explained(session: Session) -> None:
         MOST_FEATURES,
         step=500,
         key="explain features",
-        on_change=_changed,
+        on_change=heard("explain features", _changed),
         help="The most influential features are expanded first. Fewer take less time and memory.",
     )
 

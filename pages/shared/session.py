@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from time import monotonic
 from typing import Any, Final
 from uuid import uuid4
 
@@ -20,6 +22,8 @@ _KEY: Final = "session"
 _VISITOR: Final = "visitor"
 PROBLEMS: Final = "link problems"
 """Where the sentences about the visitor's link are, until they are closed."""
+_ECHO_SECONDS: Final = 3.0
+"""An event that the browser sends this long after a value was replaced may still have the old."""
 _connections: Final[dict[str, str]] = {}
 """Streamlit's session of every visitor of this process, by visitor id."""
 
@@ -86,8 +90,10 @@ def set_widget(key: str, value: Any) -> None:
     """Make the widget with this key, which is drawn next, show ``value``.
 
     Repeated in every run: the browser remembers the last input to a widget of the same key, so a
-    default is not enough, and an interrupted run may not have delivered its value.
+    default is not enough, and an interrupted run may not have delivered its value. The widget's
+    callback must be wrapped in :func:`heard`.
     """
+    _note_replaced(key, value)
     st.session_state[key] = value
 
 
@@ -97,10 +103,41 @@ def set_text_widget(key: str, text: str) -> None:
     Sets the text only where it differs, and once more in the next run.
     """
     again = f"{key}, once more"
-    differs = st.session_state.get(key) != text
+    differs = _note_replaced(key, text)
     if differs or st.session_state.get(again):
         st.session_state[key] = text
     st.session_state[again] = differs
+
+
+def heard(key: str, callback: Callable[..., None]) -> Callable[..., None]:
+    """Return ``callback`` for the widget with this key, deaf to echoes.
+
+    The browser sends the values of all widgets with every event. One that it sends before a value
+    set here has reached it has the replaced value, which looks as if the visitor had put it back:
+    a click on the next prompt, and the graph's report of its size right after it, would end at the
+    first prompt again.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> None:
+        if not _is_echo(key):
+            callback(*args, **kwargs)
+
+    return call
+
+
+def _note_replaced(key: str, value: Any) -> bool:
+    """Remember what the widget showed if that is not ``value``; return whether it is not."""
+    differs = key not in st.session_state or bool(st.session_state[key] != value)
+    if differs and key in st.session_state and not _is_echo(key):
+        st.session_state[f"{key}, replaced"] = (st.session_state[key], monotonic())
+    return differs
+
+
+def _is_echo(key: str) -> bool:
+    """Return whether the widget reports the value that was replaced moments ago."""
+    replaced, since = st.session_state.get(f"{key}, replaced", (None, -_ECHO_SECONDS))
+    is_recent = monotonic() - since < _ECHO_SECONDS
+    return is_recent and bool(st.session_state.get(key) == replaced)
 
 
 def mirror_to_url() -> None:

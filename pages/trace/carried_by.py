@@ -26,7 +26,7 @@ from pages.shared import progress, resources, selection
 from pages.shared.escape import plain, sentence
 from pages.shared.graph_component import draw_neighbours
 from pages.shared.heads_state import HeadsShown, Versus
-from pages.shared.session import read_session, set_widget, update_session, visitor_id
+from pages.shared.session import heard, read_session, set_widget, update_session, visitor_id
 from pages.shared.session_state import Session
 from tracer.attention.summaries import HeadLook, NodeHeads
 from tracer.catalog.embedded import embedded
@@ -59,7 +59,12 @@ def draw(key: str, view: GraphView, node: NodeId, session: Session, palette: Pal
     if is_on is None:  # another model may take as long as a trace
         is_on = embedded(session.choice.model) is not None
     set_widget("carried", is_on)
-    st.toggle("Carried by attention heads", key="carried", on_change=_switched, help=_CARRIED_HELP)
+    st.toggle(
+        "Carried by attention heads",
+        key="carried",
+        on_change=heard("carried", _switched),
+        help=_CARRIED_HELP,
+    )
     if not is_on:
         return
     job = resources.backend().attention.node(key, WhoCarried(node), session.choice, visitor_id())
@@ -177,13 +182,23 @@ def _choices(look: HeadLook, shown: HeadsShown) -> None:
         others[_SINK] = "sink"
     left, right = st.columns(2)
     set_widget("head query", next(name for name, at in tokens.items() if at == look.query))
-    left.selectbox("From", list(tokens), key="head query", on_change=_query_chosen, args=(tokens,))
+    left.selectbox(
+        "From",
+        list(tokens),
+        key="head query",
+        on_change=heard("head query", _query_chosen),
+        args=(tokens,),
+    )
     chosen = next((name for name, other in others.items() if other == look.versus), _SCORE)
     set_widget("head versus", chosen)
     right.selectbox(
-        "Why not at", list(others), key="head versus", on_change=_versus_chosen, args=(others,),
+        "Why not at",
+        list(others),
+        key="head versus",
+        on_change=heard("head versus", _versus_chosen),
+        args=(others,),
         help="The difference of two scores is the logarithm of the ratio of their attention.",
-    )  # fmt: skip
+    )
 
 
 def _positions(look: HeadLook, positions: Any) -> dict[str, int]:

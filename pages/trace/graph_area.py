@@ -14,7 +14,7 @@ from pages.shared import graph_download, kinds, selection, stored_graph
 from pages.shared.escape import plain
 from pages.shared.graph_component import draw_graph
 from pages.shared.graph_payloads import view_payload
-from pages.shared.session import read_session, set_widget, update_session
+from pages.shared.session import heard, read_session, set_widget, update_session
 from pages.shared.session_state import Session
 from pages.trace import heads_view
 from tracer.types import Thresholds
@@ -45,7 +45,7 @@ def draw(key: str, view: GraphView, session: Session) -> None:
             key="graph as",
             required=True,
             label_visibility="collapsed",
-            on_change=_shown_as,
+            on_change=heard("graph as", _shown_as),
         )
         _share(key, session)
         text = "\n\n".join((REPLACEMENT, COMPLETENESS, *kinds.score_notes(view.pruned)))
@@ -123,7 +123,7 @@ def _filters(view: GraphView, session: Session) -> None:
     st.toggle(
         "Error nodes",
         key="filter errors",
-        on_change=_filtered,
+        on_change=heard("filter errors", _filtered),
         help="The part of an MLP's output that the features do not reconstruct. Error nodes have "
         "no inputs.",
     )
@@ -131,7 +131,7 @@ def _filters(view: GraphView, session: Session) -> None:
     st.toggle(
         "Dense features",
         key="filter dense",
-        on_change=_filtered,
+        on_change=heard("filter dense", _filtered),
         help=f"Features that are active on more than {percent(DENSE)} of all tokens say little "
         "about one prompt. Only features with examples on this disk have a known density.",
     )
@@ -139,7 +139,7 @@ def _filters(view: GraphView, session: Session) -> None:
     st.toggle(
         "Only negative edges",
         key="filter negative",
-        on_change=_filtered,
+        on_change=heard("filter negative", _filtered),
         help="Edges that lower their target: inhibition.",
     )
     generic = kinds.filterable(view.pruned)
@@ -149,14 +149,21 @@ def _filters(view: GraphView, session: Session) -> None:
         st.toggle(
             plain(f"{entry.name[:1].upper()}{entry.name[1:]} ({entry.total:,})"),
             key=key,
-            on_change=_kind_filtered,
+            on_change=heard(key, _kind_filtered),
             args=(entry.kind, key),
             help="Only the tool that wrote this graph computes these nodes. They keep their part "
             "in influence and scores while they are hidden.",
         )
     if last > 0:
         set_widget("filter layers", shown.layers or (0, last))
-        st.slider("Layers", 0, last, key="filter layers", on_change=_filtered, args=(last,))
+        st.slider(
+            "Layers",
+            0,
+            last,
+            key="filter layers",
+            on_change=heard("filter layers", _filtered),
+            args=(last,),
+        )
     if shown != GraphFilter():
         st.button("Show everything", key="no filter", on_click=_unfiltered, type="tertiary")
 

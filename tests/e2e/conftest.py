@@ -21,6 +21,7 @@ from playwright.sync_api import (
     Error,
     Locator,
     Page,
+    TimeoutError,
     ViewportSize,
     expect,
     sync_playwright,
@@ -135,6 +136,22 @@ def unfold(button: Locator, inside: Locator) -> None:
         except Error:
             continue
     pytest.fail(f"{button} never showed {inside}")
+
+
+def downloaded(page: Page, button: Locator) -> Path:
+    """Click a download button and return the file.
+
+    A redraw replaces the address of a file that is made on demand. On a busy machine a click can
+    come in between; then it is repeated, as a visitor would.
+    """
+    for _ in range(4):
+        try:
+            with page.expect_download(timeout=25_000) as download:
+                button.click()
+        except TimeoutError:
+            continue
+        return Path(download.value.path())
+    pytest.fail(f"{button} downloads nothing")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import App, settled, unfold, visitor
+from conftest import App, downloaded, settled, unfold, visitor
 from graph_actions import click_node, expect_graph, state
 from playwright.sync_api import Browser, expect
 
@@ -62,10 +62,9 @@ def test_what_a_first_visitor_makes_is_in_the_file_they_share(
     assert set(members) == {CALIFORNIA, OTHER}
     settled(page)
 
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Share as one file").click()
+    shared = downloaded(page, page.get_by_role("button", name="Share as one file"))
     file = tmp_path / "graph.html"
-    file.write_bytes(Path(download.value.path()).read_bytes())
+    file.write_bytes(shared.read_bytes())
     context.close()
     assert file.stat().st_size < 8_000_000
 

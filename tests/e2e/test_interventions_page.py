@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import App, settled, unfold, with_query
+from conftest import App, downloaded, settled, unfold, with_query
 from playwright.sync_api import Error, Locator, Page, expect
 
 pytestmark = pytest.mark.browser
@@ -273,13 +273,11 @@ def test_supernodes_are_switched_off_in_a_flow_diagram(app: App, page: Page) -> 
 def test_a_run_is_exported_run_on_other_prompts_and_restored(app: App, page: Page) -> None:
     page.goto(with_query(f"{app.url}/interventions", scenarios=[OFF]))
     expect(column(page, 0)).to_be_visible()
-    with page.expect_download() as table:
-        page.get_by_role("button", name="Download as CSV").click()
-    text = table.value.path().read_text(encoding="utf-8")
+    table = downloaded(page, page.get_by_role("button", name="Download as CSV"))
+    text = table.read_text(encoding="utf-8")
     assert "Texas off, Austin," in text and "baseline, Austin," in text
-    with page.expect_download() as script:
-        page.get_by_role("button", name="Download as Python script").click()
-    assert "tracer.run_scenarios" in script.value.path().read_text(encoding="utf-8")
+    script = downloaded(page, page.get_by_role("button", name="Download as Python script"))
+    assert "tracer.run_scenarios" in script.read_text(encoding="utf-8")
 
     page.get_by_text("Run these scenarios on other prompts").click()
     page.get_by_text("Run on these prompts").click()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import App, settled, unfold, with_query
+from conftest import App, downloaded, settled, unfold, with_query
 from graph_actions import graph
 from playwright.sync_api import Page, expect
 
@@ -53,10 +53,8 @@ def drop(page: Page, name: str, content: bytes) -> None:
 def exported(page: Page) -> dict[str, Any]:
     button = page.get_by_role("button", name="JSON", exact=True)
     unfold(page.get_by_role("button", name="More", exact=True), button)
-    with page.expect_download() as download:
-        button.click()
+    stored: dict[str, Any] = json.loads(downloaded(page, button).read_bytes())
     page.keyboard.press("Escape")
-    stored: dict[str, Any] = json.loads(Path(download.value.path()).read_bytes())
     return stored
 
 
@@ -168,9 +166,7 @@ def test_many_graphs_are_exported_in_one_zip(app: App, page: Page) -> None:
     unfold(page.get_by_role("button", name="Export …"), button)
     page.get_by_text("CSV: a table of nodes and one of edges").click()
     settled(page)
-    with page.expect_download() as download:
-        button.click()
-    with zipfile.ZipFile(download.value.path()) as file:
+    with zipfile.ZipFile(downloaded(page, button)) as file:
         names = file.namelist()
         tables = [name for name in names if name.startswith("zip-")]
         assert len(tables) == 4 and "not exported.txt" not in names
@@ -191,10 +187,9 @@ def test_a_graph_is_shared_as_one_file_that_opens_without_a_server(
     expect(page.get_by_text("shared.json was imported")).to_be_visible()
     settled(page)
     row = page.locator("[class*=st-key-graph-]").filter(has_text="shared").first
-    with page.expect_download() as download:
-        row.get_by_role("button", name="Share").click()
+    shared = downloaded(page, row.get_by_role("button", name="Share"))
     file = tmp_path / "shared.html"
-    file.write_bytes(Path(download.value.path()).read_bytes())
+    file.write_bytes(shared.read_bytes())
     assert file.stat().st_size < 8_000_000
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))

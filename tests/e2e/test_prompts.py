@@ -59,3 +59,25 @@ def test_many_prompts_are_traced_and_clicked_through(app: App, page: Page) -> No
     expect(page.get_by_text("Prompt 2 of 2.")).to_be_visible()
     expect(page.get_by_label(BOX)).to_have_value("The opposite of hot is")
     expect(page.get_by_text("nodes shown")).to_be_visible()
+
+
+@pytest.mark.parametrize("delay", [5, 60])
+def test_an_event_right_after_a_click_does_not_bring_the_old_prompt_back(
+    app: App, page: Page, delay: int
+) -> None:
+    page.goto(with_query(f"{app.url}/trace", prompt=PROMPT))
+    expect(page.get_by_text("nodes shown")).to_be_visible()
+    settled(page)
+    page.evaluate(
+        """delay => {
+            const button = text => [...document.querySelectorAll('button, summary')]
+                .find(each => each.innerText.includes(text));
+            button('▶').click();
+            setTimeout(() => button('Diagnostics').click(), delay);
+        }""",
+        delay,
+    )
+    expect(page.get_by_label(BOX)).not_to_have_value(PROMPT)
+    expect(page.get_by_text("For a bug report")).to_be_visible()
+    settled(page)
+    expect(page.get_by_label(BOX)).not_to_have_value(PROMPT)

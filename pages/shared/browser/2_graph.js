@@ -20,6 +20,7 @@ class Graph {
     this.overview = make(this.root, 'div', 'overview');
     this.spoken = make(this.root, 'div', 'spoken');
     this.spoken.setAttribute('aria-live', 'polite');
+    this.view = null;           // what a visitor zoomed to, as shares of the layout
     this.selected = null;       // all of these are places in the table `side`
     this.hovered = null;
     this.pinned = new Set();
@@ -37,7 +38,7 @@ class Graph {
   }
 
   destroy() {
-    if (this.side) shared.views.set(this.name, { digest: this.digest, view: this.ranges() });
+    if (this.side) shared.views.set(this.name, { graph: this.graph, view: this.view });
     this.observer.disconnect();
     window.removeEventListener('resize', this.onresize);
     globalThis.Plotly?.purge(this.plot);
@@ -57,18 +58,22 @@ class Graph {
     if (this.digest !== digest) return;    // overtaken by newer data meanwhile
     const kept = this.side ? this.chosenIds() : null;
     this.name = content.name;
-    const seen = isFirst ? null : this.zoomed();
+    if (content.graph !== this.graph) {    // another graph is shown at rest, or as it was left
+      const left = shared.views.get(this.name);
+      this.view = isFirst && left?.graph === content.graph ? left.view : null;
+      this.graph = content.graph;
+    }
     this.use(content.side);
     this.fixedHeight = content.fixed_height ?? 0;
     const { width } = this.space(), height = this.heightFor(width);
     this.root.style.height = `${height}px`;
     const layout = { ...content.figure.layout, width, height, hovermode: false, autosize: false };
-    this.setRanges(layout, isFirst, width, seen);
+    this.setRanges(layout, width);
     const config = { displayModeBar: false, scrollZoom: true, doubleClick: false, showTips: false };
     await (isFirst ? Plotly.newPlot : Plotly.react)(this.plot, content.figure.data, layout, config);
     if (isFirst) {
-      this.plot.on('plotly_relayouting', () => this.paint());
-      this.plot.on('plotly_relayout', () => { this.markRoles(); this.paint(); });
+      this.plot.on('plotly_relayouting', () => { this.remember(); this.paint(); });
+      this.plot.on('plotly_relayout', () => { this.remember(); this.markRoles(); this.paint(); });
       this.plot.on('plotly_afterplot', () => this.markRoles());
     }
     this.markRoles();
@@ -187,21 +192,18 @@ class Graph {
   }
 
   // A prompt wider than the window starts at its end, where the answer is; others are shown whole.
-  // What a visitor zoomed to stays, as a share of the layout, whose size may have changed.
-  setRanges(layout, isFirst, width, seen) {
-    const { side } = this, kept = isFirst ? shared.views.get(this.name) : null;
-    layout.uirevision = `${side.width}x${side.height}`;
+  // What a visitor zoomed to stays, as a share of the layout, whose size may have changed. Plotly's
+  // own memory of zooms is switched off by a revision that is always new.
+  setRanges(layout, width) {
+    const { side, view } = this;
+    layout.uirevision = this.digest;
     const start = side.width > 1.02 * side.asked[0] ? side.width - width : 0;
     this.atRest = [[start, side.width], [0, side.height]];
-    let view = start ? this.atRest : null;
-    if (seen) {
-      view = [seen[0].map(x => x * side.width), seen[1].map(y => y * side.height)];
-    } else if (kept?.digest === this.digest && kept.view) {
-      view = kept.view;
-    }
-    if (!view) return;
-    layout.xaxis = { ...layout.xaxis, range: view[0] };
-    layout.yaxis = { ...layout.yaxis, range: view[1] };
+    const [x, y] = view
+      ? [view[0].map(share => share * side.width), view[1].map(share => share * side.height)]
+      : this.atRest;
+    layout.xaxis = { ...layout.xaxis, range: x };
+    layout.yaxis = { ...layout.yaxis, range: y };
   }
 
   ranges() {
@@ -209,18 +211,21 @@ class Graph {
     return layout && [[...layout.xaxis.range], [...layout.yaxis.range]];
   }
 
-  // Which part of the layout a visitor zoomed to, as shares of its size; null before any zoom.
-  zoomed() {
-    const now = this.side && this.ranges(), { width, height } = this.side ?? {};
+  // Figures can follow each other faster than Plotly draws them, so what the visitor zoomed to is
+  // noted as it happens rather than read from the plot when the next figure comes.
+  remember() {
+    const now = this.ranges(), { width, height } = this.side;
     const near = (values, others) => values.every((v, i) => Math.abs(v - others[i]) < 1);
-    if (!now || now.every((range, i) => near(range, this.atRest[i]))) return null;
-    return [now[0].map(x => x / width), now[1].map(y => y / height)];
+    this.view = now.every((range, i) => near(range, this.atRest[i])) ? null
+      : [now[0].map(x => x / width), now[1].map(y => y / height)];
   }
 
-  showWhole() {
-    Plotly.relayout(this.plot,
-      { 'xaxis.range': [0, this.side.width], 'yaxis.range': [0, this.side.height] });
+  look(x, y) {
+    Plotly.relayout(this.plot, { 'xaxis.range': x, 'yaxis.range': y });
+    this.remember();
   }
+
+  showWhole() { this.look([0, this.side.width], [0, this.side.height]); }
 
   zoomBy(factor, x, y) {
     const map = this.map();
@@ -228,8 +233,7 @@ class Graph {
       map.y0 + (1 - y / map.height) * (map.y1 - map.y0)];
     const range = (low, high, centre) =>
       [centre - (centre - low) / factor, centre + (high - centre) / factor];
-    Plotly.relayout(this.plot, { 'xaxis.range': range(map.x0, map.x1, at[0]),
-      'yaxis.range': range(map.y0, map.y1, at[1]) });
+    this.look(range(map.x0, map.x1, at[0]), range(map.y0, map.y1, at[1]));
   }
 
   markRoles() {    // so that the style sheet can fade or hide what belongs together

@@ -37,7 +37,7 @@ Object.assign(Graph.prototype, {
   panTo(start) {
     const map = this.map(), width = map.x1 - map.x0;
     const low = Math.max(0, Math.min(this.side.width - width, start));
-    Plotly.relayout(this.plot, { 'xaxis.range': [low, low + width] });
+    this.look([low, low + width], [map.y0, map.y1]);
   },
 
   dragOverview(event) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from cache import Annotations, ModelChoice
 from charts.palette import LIGHT
@@ -190,3 +191,45 @@ def test_a_click_on_a_column_that_has_changed_does_nothing(
 )
 def test_an_error_becomes_a_sentence_and_names_keep_their_case(message: str, shown: str) -> None:
     assert sentence(ValueError(message)) == shown
+
+
+def _boxed() -> None:
+    import streamlit as st
+
+    from pages.shared.session import heard, set_text_widget
+
+    state = st.session_state
+    state.setdefault("text", "first")
+
+    def typed() -> None:
+        state["text"] = state["box"]
+
+    def step() -> None:
+        state["text"] = "second"
+
+    set_text_widget("box", state["text"])
+    st.text_input("Box", key="box", on_change=heard("box", typed))
+    st.button("Next", on_click=step)
+
+
+def test_a_text_that_the_page_has_just_replaced_does_not_come_back() -> None:
+    app = AppTest.from_function(_boxed).run()
+    app.button[0].click().run()
+    assert app.text_input[0].value == "second"
+    app.text_input[0].set_value("first").run()  # sent before the browser had heard of "second"
+    assert app.session_state["text"] == "second" and app.text_input[0].value == "second"
+    app.text_input[0].set_value("first").run()  # and another event
+    assert app.session_state["text"] == "second" and app.text_input[0].value == "second"
+    app.text_input[0].set_value("third").run()
+    assert app.session_state["text"] == "third"
+
+
+def test_the_replaced_text_can_be_typed_again_a_little_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = AppTest.from_function(_boxed).run()
+    app.button[0].click().run()
+    later = session_module.monotonic() + 4
+    monkeypatch.setattr(session_module, "monotonic", lambda: later)
+    app.text_input[0].set_value("first").run()
+    assert app.session_state["text"] == "first"

@@ -74,7 +74,7 @@ def test_words_that_atlas_does_not_know_are_traced_with_novels(both: None) -> No
     assert (session.prompt, session.choice) == (ENGLISH, ModelChoice("novels", "per-layer"))
     assert not app.error
     assert any("nodes shown" in caption.value for caption in app.caption)
-    assert app.query_params["model"] == ["novels"]
+    assert app.query_params["model"] == "novels"
 
 
 def test_the_sidebar_offers_both_and_the_prompts_follow(both: None) -> None:
