@@ -75,7 +75,7 @@ class BuildConfig:
     sets: Mapping[str, SetRecipe] = field(
         default_factory=lambda: {
             "per-layer": SetRecipe("per-layer", features=1536, tokens=4_000_000),
-            "cross-layer": SetRecipe("cross-layer", features=1024, tokens=3_000_000),
+            "cross-layer": SetRecipe("cross-layer", features=1024, tokens=2_000_000),
         }
     )
     index: IndexRecipe = field(default_factory=IndexRecipe)
