@@ -59,7 +59,7 @@ class SetRecipe:
 class IndexRecipe:
     """The options of :func:`build_index`."""
 
-    limit_tokens: int = 2_000_000
+    limit_tokens: int = 800_000
     examples: int = 4
     """Fewer and shorter than the default: the index is part of every copy of the project."""
     around: int = 12
