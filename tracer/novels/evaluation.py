@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tracer.catalog.embedded import EMBEDDED_SETS
+from tracer.atlas.circuit_checks import Faithfulness, gallery_faithfulness
+from tracer.catalog.embedded import EMBEDDED_SETS, NOVELS
 from tracer.errors import CorpusError, ModelError
 from tracer.novels.books import Book, Split, read_books
 from tracer.novels.build import check_gallery, open_built
@@ -42,6 +43,8 @@ class Evaluation:
     """Prompts of the gallery that the model does not continue as stated."""
     sets: Mapping[str, TrainingReport]
     swaps: Mapping[str, PronounSwaps]
+    faithfulness: Mapping[str, Faithfulness]
+    """Of the gallery's graphs: predicted against measured effects on the answer's logit."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -52,6 +55,7 @@ class Evaluation:
             "gallery": list(self.gallery),
             "sets": {name: report.to_dict() for name, report in self.sets.items()},
             "pronoun_swaps": {name: asdict(swaps) for name, swaps in self.swaps.items()},
+            "faithfulness": {name: asdict(check) for name, check in self.faithfulness.items()},
         }
 
     def __str__(self) -> str:
@@ -61,7 +65,7 @@ class Evaluation:
             lines.append(f"  {ORDER}-grams, Kneser-Ney             {self.ngram_loss:.3f}")
         lines += [f"gallery: {line}" for line in self.gallery]
         for name, report in self.sets.items():
-            swaps = self.swaps[name]
+            swaps, check = self.swaps[name], self.faithfulness[name]
             lines += [
                 "",
                 str(report),
@@ -70,6 +74,9 @@ class Evaluation:
                 f"  features at the noun exchanged       {swaps.at_noun:.0%}",
                 f"  at the noun and the last token       {swaps.at_noun_and_end:.0%}",
                 f"  control: random other features       {swaps.control:.0%}",
+                "gallery, predicted against measured effects",
+                f"  correlation, median                  {check.faithfulness_median:.3f}",
+                f"  correlation, lowest                  {check.faithfulness_lowest:.3f}",
             ]
         return "\n".join(lines)
 
@@ -100,7 +107,7 @@ def evaluate(
         report("the loss of an n-gram model")
         seen = _rows(books, tokenizer, "train")
         ngram_loss = NGrams(seen, len(tokenizer)).loss(rows)
-    sets, swaps = {}, {}
+    sets, swaps, faithfulness = {}, {}, {}
     with tempfile.TemporaryDirectory(prefix="novels-") as work:
         held_out = Path(work) / "held-out.jsonl"
         n_tokens = write_rows(books, "validation", tokenizer, held_out)
@@ -110,9 +117,11 @@ def evaluate(
             sets[name] = evaluate_transcoders(opened, held_out, tokens=n_tokens, context=CONTEXT)
             report(f"{name}: “she” and “he”")
             swaps[name] = pronoun_swaps(opened)
+            report(f"{name}: the graphs of the gallery")
+            faithfulness[name] = gallery_faithfulness(opened, NOVELS)
     gallery = check_gallery(open_built(folder, EMBEDDED_SETS[0]))
     count = sum(len(row) - 1 for row in rows)
-    return Evaluation(loss, ngram_loss, count, tuple(gallery), sets, swaps)
+    return Evaluation(loss, ngram_loss, count, tuple(gallery), sets, swaps, faithfulness)
 
 
 def _rows(books: tuple[Book, ...], tokenizer: Any, split: Split) -> list[list[int]]:
