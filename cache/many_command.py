@@ -14,6 +14,7 @@ from cache.many import Row, bad_row, trace_many, write_summary
 from cache.opening import open_backend
 from cache.prompt_file import read_prompts
 from cache.request import ModelChoice
+from tracer.catalog.embedded import EMBEDDED_SETS, embedded
 from tracer.errors import TracerError
 from tracer.progress import progress_bar
 
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     backend = open_backend(root, options.device)
     choice = ModelChoice(
         options.model,
-        options.transcoders or ("per-layer" if options.model == "atlas" else ""),
+        options.transcoders or (EMBEDDED_SETS[0] if embedded(options.model) else ""),
         options.dtype,
     )
     rows: list[Row] = []

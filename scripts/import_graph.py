@@ -42,6 +42,7 @@ ROOMS: Final = (
     "tracer",
     "tracer/cli",
     "tracer/atlas",
+    "tracer/novels",
     "tracer/__main__",
     "cache",
     "charts",

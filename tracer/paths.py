@@ -15,6 +15,8 @@ MODELS_VARIABLE: Final = "CIRCUIT_MODELS"
 
 ATLAS_WEIGHTS: Final = Path(__file__).parent / "atlas" / "weights"
 """The embedded model, its transcoder sets and their feature indexes."""
+NOVELS_WEIGHTS: Final = Path(__file__).parent / "novels" / "weights"
+"""The embedded model of English, in the same form."""
 
 
 def expand_user(path: str) -> Path:

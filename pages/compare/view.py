@@ -36,7 +36,7 @@ from pages.shared.session import (
     visitor_id,
 )
 from pages.shared.session_state import Session
-from tracer.atlas.gallery import gallery
+from tracer.catalog.embedded import gallery
 from tracer.errors import TracerError
 from tracer.graph.comparison import (
     Alignment,
@@ -126,8 +126,9 @@ def _right_prompt(session: Session) -> str:
     """Return the chosen prompt, else a related prompt of the gallery, else the left prompt."""
     if session.compared.prompt:
         return session.compared.prompt
-    entry = next((entry for entry in gallery() if entry.prompt == session.prompt), None)
-    related = [e.prompt for e in gallery() if entry and e.group == entry.group and e != entry]
+    entries = gallery(session.choice.model)
+    entry = next((entry for entry in entries if entry.prompt == session.prompt), None)
+    related = [e.prompt for e in entries if entry and e.group == entry.group and e != entry]
     return related[0] if related else session.prompt
 
 
@@ -140,7 +141,9 @@ def _right_choice(session: Session) -> ModelChoice:
 
 def _choices(session: Session) -> None:
     right_prompt, right = _right_prompt(session), _right_choice(session)
-    prompts = list(dict.fromkeys([right_prompt, *(entry.prompt for entry in gallery())]))
+    prompts = list(
+        dict.fromkeys([right_prompt, *(e.prompt for e in gallery(session.choice.model))])
+    )
     set_widget("compared prompt", right_prompt)
     with_prompt, with_graph = st.columns([1.6, 1], gap="medium")
     with_prompt.selectbox(

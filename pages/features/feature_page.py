@@ -93,6 +93,8 @@ def _facts(
         facts.append(f"largest activation {activation_text(card.act_max)}")
     if card is not None and card.label is not None and card.label.precision is not None:
         facts.append(f"label covers {percent(card.label.precision)} of its activation")
+        if card.label.recall is not None:
+            facts.append(f"fires on {percent(card.label.recall)} of what the label names")
     text = plain(" · ".join(facts))
     url = label_box.published_page(feature, source)
     st.markdown(f":gray[{text}]" + (f" · [on Neuronpedia]({url})" if url else ""))

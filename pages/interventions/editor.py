@@ -17,8 +17,7 @@ from pages.shared import progress, resources
 from pages.shared.escape import plain, sentence
 from pages.shared.graph_view import session_view
 from pages.shared.session import read_session, update_session, visitor_id
-from tracer.atlas.gallery import gallery
-from tracer.catalog.resolve import ATLAS
+from tracer.catalog.embedded import embedded, gallery
 from tracer.errors import InterventionError, TracerError
 from tracer.graph.graph import AttributionGraph
 from tracer.interventions.scenario import Edit, Scenario, edit_all
@@ -81,9 +80,10 @@ def _suggestions(graph: AttributionGraph, groups: tuple[Group, ...]) -> None:
 def _swap(graph: AttributionGraph, strongest: Group) -> Scenario | None:
     """Replace the strongest group with the strongest of a related prompt of the gallery."""
     session = read_session()
-    entry = next((entry for entry in gallery() if entry.prompt == session.prompt), None)
-    related = [e.prompt for e in gallery() if entry and e.group == entry.group and e != entry]
-    if not related or session.choice.model != ATLAS:
+    entries = gallery(session.choice.model)
+    entry = next((entry for entry in entries if entry.prompt == session.prompt), None)
+    related = [e.prompt for e in entries if entry and e.group == entry.group and e != entry]
+    if not related or embedded(session.choice.model) is None:
         return None
     try:
         other, groups = _groups_of(related[0], "suggestion")
@@ -176,12 +176,13 @@ def _add_groups(by_name: dict[str, Group]) -> None:
 
 def _from_another_prompt(graph: AttributionGraph, scenarios: tuple[Scenario, ...]) -> None:
     session = read_session()
-    prompts = [entry.prompt for entry in gallery() if entry.prompt != session.prompt]
+    entries = gallery(session.choice.model)
+    prompts = [entry.prompt for entry in entries if entry.prompt != session.prompt]
     prompt = st.selectbox(
         "Source prompt",
         prompts,
         # Other models may take minutes to trace a prompt: wait until the visitor picks one.
-        index=0 if session.choice.model == ATLAS else None,
+        index=0 if embedded(session.choice.model) is not None else None,
         key=f"other prompt {session.choice.model}",
         placeholder="Choose a prompt, or type one",
         accept_new_options=True,

@@ -13,7 +13,7 @@ from charts.scenario_tables import other_prompts_table, outcomes_table
 from pages.shared import progress, resources
 from pages.shared.escape import plain, sentence
 from pages.shared.session import read_session, update_session, visitor_id
-from tracer.atlas.gallery import gallery
+from tracer.catalog.embedded import gallery
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
 from tracer.interventions.script import python_script
@@ -108,9 +108,10 @@ def other_prompts(graph: AttributionGraph) -> None:
     """Run the same edits on other prompts, at positions matched from the end."""
     session = read_session()
     with st.expander("Run these scenarios on other prompts", key="others"):
-        entry = next((entry for entry in gallery() if entry.prompt == session.prompt), None)
-        prompts = [entry.prompt for entry in gallery() if entry.prompt != session.prompt]
-        related = [e.prompt for e in gallery() if entry is not None and e.group == entry.group]
+        entries = gallery(session.choice.model)
+        entry = next((entry for entry in entries if entry.prompt == session.prompt), None)
+        prompts = [entry.prompt for entry in entries if entry.prompt != session.prompt]
+        related = [e.prompt for e in entries if entry is not None and e.group == entry.group]
         chosen = st.multiselect(
             "Prompts",
             prompts,

@@ -13,10 +13,11 @@ from pages.models import add_model
 from pages.shared import model_choices, progress, resources
 from pages.shared.escape import plain, sentence
 from pages.shared.navigation import page_script
-from pages.shared.session import update_session, visitor_id
+from pages.shared.session import visitor_id
 from pages.shared.session_state import Session
+from pages.shared.use_model import use_model
+from tracer.catalog.embedded import EMBEDDED_SETS, EmbeddedModel, installed
 from tracer.catalog.registry import KINDS, ListedModel, ListedSet, disk, memory
-from tracer.catalog.resolve import ATLAS, ATLAS_TRANSCODERS
 from tracer.errors import TracerError
 from tracer.files import format_bytes
 from tracer.hub import network_allowed
@@ -26,8 +27,9 @@ _HUB: Final = "https://huggingface.co"
 
 def draw(name: str, session: Session, machine: Machine) -> None:
     """Draw the card of the model ``name``, with the session's choices if it is in use."""
-    if name == ATLAS:
-        _atlas(session)
+    own = next((model for model in installed() if model.name == name), None)
+    if own is not None:
+        _embedded(own, session)
         return
     model = model_choices.listed_model(name)
     if model is None:
@@ -56,18 +58,19 @@ def draw(name: str, session: Session, machine: Machine) -> None:
         add_model.draw_remove(model)
 
 
-def _atlas(session: Session) -> None:
-    st.markdown("##### atlas")
-    st.caption("A small model trained for this project: 5 layers, width 128.")
-    st.markdown(
-        "It knows about cities, states, countries, opposites in four languages, and addition. All "
-        "of its features have examples. It is part of the app: nothing is downloaded."
-    )
-    kept = session.choice.transcoders if session.choice.model == ATLAS else ATLAS_TRANSCODERS[0]
+def _embedded(model: EmbeddedModel, session: Session) -> None:
+    st.markdown(f"##### {model.name}")
+    st.caption(model.summary)
+    st.markdown(model.about)
+    in_use = session.choice.model == model.name
     chosen = st.segmented_control(
-        "Transcoders", ATLAS_TRANSCODERS, default=kept, required=True, key="atlas set"
+        "Transcoders",
+        EMBEDDED_SETS,
+        default=session.choice.transcoders if in_use else EMBEDDED_SETS[0],
+        required=True,
+        key=f"{model.name} set",
     )
-    _open_button(ModelChoice(ATLAS, chosen), session)
+    _open_button(ModelChoice(model.name, chosen), session)
 
 
 def _unlisted(session: Session | None, name: str) -> None:
@@ -174,7 +177,7 @@ def _open_button(choice: ModelChoice, session: Session) -> None:
             st.switch_page(page_script("trace"))
         return
     if st.button("Use this model", key=f"use {choice}", type="primary"):
-        update_session(choice=choice, compared=replace(session.compared, transcoders=""))
+        use_model(choice)
         st.switch_page(page_script("trace"))
 
 

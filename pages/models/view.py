@@ -10,8 +10,8 @@ from pages.models import add_model, device_choice, model_card
 from pages.shared import model_choices, resources
 from pages.shared.escape import plain, sentence
 from pages.shared.session import mirror_to_url, read_session, update_session
+from tracer.catalog.embedded import installed
 from tracer.catalog.registry import ListedModel, memory
-from tracer.catalog.resolve import ATLAS
 from tracer.files import format_bytes
 from tracer.hub import network_allowed
 
@@ -82,7 +82,8 @@ def _open_now() -> None:
 
 def _list(listed: tuple[ListedModel, ...], shown: str, machine: Machine) -> None:
     with st.container(gap=None):
-        _entry(ATLAS, ":gray[embedded]", shown == ATLAS)
+        for embedded in installed():
+            _entry(embedded.name, ":gray[embedded]", shown == embedded.name)
         own = [model for model in listed if model.own]
         for model in (*own, *(m for m in listed if not m.own)):
             selected = shown in (model.name, model.reference)

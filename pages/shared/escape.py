@@ -74,8 +74,17 @@ def _shaded(example: Example, start: int, stop: int, strongest: float, palette: 
         + ("…" if start else "")
         + "".join(spans)
         + ("…" if stop < len(example.tokens) else "")
+        + _source_html(example)
         + "</div>"
     )
+
+
+def _source_html(example: Example) -> str:
+    """Return title and author of an example's text, on a line of their own; empty if unknown."""
+    if not example.source:
+        return ""
+    name = html.escape(example.source, quote=True)
+    return f'<div style="opacity:0.6;font-size:0.75rem;line-height:1.2">{name}</div>'
 
 
 def chips_html(tokens: Sequence[str], colour: str) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from cache import ModelChoice
+from tracer.catalog.embedded import EMBEDDED_SETS, embedded
 from tracer.catalog.registry import ListedModel, ListedSet, registry
-from tracer.catalog.resolve import ATLAS, ATLAS_TRANSCODERS
 from tracer.errors import RegistryError
 
 LONGEST: Final = 42
 
 
 def models() -> tuple[tuple[ListedModel, ...], str]:
-    """Return the listed models besides atlas, and what is wrong with the user's own list."""
+    """Return the models of the registry, and what is wrong with the user's own list."""
     try:
         return registry(), ""
     except RegistryError as error:
@@ -32,8 +32,8 @@ def listed_set(model: ListedModel, name: str) -> ListedSet | None:
 
 def sets_of(choice: ModelChoice) -> tuple[str, ...]:
     """Return the transcoder sets of a choice's model, including the one in use."""
-    if choice.model == ATLAS:
-        return ATLAS_TRANSCODERS
+    if embedded(choice.model) is not None:
+        return EMBEDDED_SETS
     entry = listed_model(choice.model)
     names = tuple(listed.name for listed in entry.sets) if entry is not None else ()
     return names if choice.transcoders in names else (*names, choice.transcoders)

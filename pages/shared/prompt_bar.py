@@ -21,9 +21,10 @@ from pages.shared.explaining import Explain
 from pages.shared.known_words import suggestions
 from pages.shared.navigation import page_script
 from pages.shared.session import heard, read_session, set_text_widget, update_session, visitor_id
+from pages.shared.session_state import Session
+from pages.shared.use_model import use_model
 from pages.shared.without_chat import ask_for_chat
-from tracer.atlas.gallery import gallery
-from tracer.catalog.resolve import ATLAS
+from tracer.catalog.embedded import ATLAS, EMBEDDED_SETS, embedded, gallery, installed
 from tracer.errors import (
     ChatNeededError,
     EmptyPromptError,
@@ -93,7 +94,8 @@ def _bar() -> None:
             placeholder="Write a text; the graph explains its next token",
         )
         st.button("Trace", key="trace prompt", type="primary", on_click=typed)
-        prompts = many_prompts.prompts() or tuple(entry.prompt for entry in gallery())
+        entries = gallery(session.choice.model)
+        prompts = many_prompts.prompts() or tuple(entry.prompt for entry in entries)
         st.button("◀", key="previous", help="Previous prompt", on_click=_step, args=(-1, prompts))
         st.button("▶", key="next", help="Next prompt", on_click=_step, args=(1, prompts))
         prompt_panel.draw(session)
@@ -130,7 +132,7 @@ def _refused(error: TracerError) -> None:
             _back_to_atlas()
         return
     session = read_session()
-    last = st.session_state.get(_LAST, gallery()[0].prompt)
+    last = st.session_state.get(_LAST, gallery(session.choice.model)[0].prompt)
     if isinstance(error, TargetError) and session.explain.targets is not None:
         st.button(
             "Explain the likeliest tokens",
@@ -140,8 +142,9 @@ def _refused(error: TracerError) -> None:
         )
         return
     if isinstance(error, UnknownTokenError) and session.choice.model == ATLAS:
+        _read_by_another_model(session)
         _known_words(session.prompt)
-    if session.choice.model != ATLAS and last == session.prompt:
+    if embedded(session.choice.model) is None and last == session.prompt:
         st.caption(
             "The prompts in the sidebar were written for atlas: type one that suits this model."
         )
@@ -150,6 +153,22 @@ def _refused(error: TracerError) -> None:
     st.button(
         plain(f"Back to “{last}”"), on_click=update_session, kwargs={"prompt": last}, key="go back"
     )
+
+
+def _read_by_another_model(session: Session) -> None:
+    """Offer the prompt to an embedded model that reads any text, if one is installed."""
+    other = next((model for model in installed() if model.any_text), None)
+    if other is None:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.button(
+            f"Trace it with {other.name}",
+            key="trace with another model",
+            type="primary",
+            on_click=use_model,
+            args=(ModelChoice(other.name, EMBEDDED_SETS[0]), session.prompt),
+        )
+        st.caption(f"{other.name.capitalize()} is embedded too, and reads any text.")
 
 
 def _known_words(prompt: str) -> None:
@@ -176,8 +195,8 @@ def _back_to_atlas() -> None:
     st.button(
         "Back to atlas",
         key="back to atlas",
-        on_click=update_session,
-        kwargs={"choice": ModelChoice()},
+        on_click=use_model,
+        args=(ModelChoice(),),
     )
 
 

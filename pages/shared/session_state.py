@@ -10,7 +10,7 @@ from charts.graph_view import GraphFilter
 from pages.shared.explaining import Explain
 from pages.shared.finding import Finding
 from pages.shared.heads_state import HeadsShown
-from tracer.atlas.gallery import gallery
+from tracer.catalog.embedded import gallery
 from tracer.graph.comparison import Alignment
 from tracer.interventions.scenario import Scenario
 from tracer.types import NodeId, Supernode, Thresholds

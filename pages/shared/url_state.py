@@ -23,7 +23,7 @@ from pages.shared.session_state import (
     RunOptions,
     Session,
 )
-from tracer.catalog.resolve import ATLAS, ATLAS_TRANSCODERS
+from tracer.catalog.embedded import EMBEDDED_SETS, embedded
 from tracer.errors import ThresholdError
 from tracer.graph.comparison import Alignment
 from tracer.graph.generic import MAX_KIND
@@ -158,7 +158,7 @@ def _choice(query: Mapping[str, str]) -> ModelChoice:
     fresh = ModelChoice()
     model = query.get("model", fresh.model)[:_LONGEST_NAME]
     transcoders = query.get("transcoders", fresh.transcoders)[:_LONGEST_NAME]
-    if model == ATLAS and transcoders not in ATLAS_TRANSCODERS:
+    if embedded(model) is not None and transcoders not in EMBEDDED_SETS:
         transcoders = fresh.transcoders
     dtype: Dtype = "bfloat16" if query.get("dtype") == "bfloat16" else "float32"
     return ModelChoice(model, transcoders, dtype)

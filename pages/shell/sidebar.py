@@ -15,8 +15,8 @@ from pages.shared.escape import plain, sentence
 from pages.shared.model_choices import sets_of, short
 from pages.shared.session import PROBLEMS, read_session, update_session
 from pages.shared.session_state import Session
-from tracer.atlas.gallery import gallery
-from tracer.catalog.resolve import ATLAS
+from pages.shared.use_model import use_model
+from tracer.catalog.embedded import EMBEDDED_SETS, embedded, gallery, installed
 from tracer.graph.graph import AttributionGraph
 
 _LISTED: Final = 4
@@ -40,6 +40,7 @@ def draw(trace_page: st.Page, models_page: st.Page, acts: bool) -> None:
         if graph is None or not resources.is_imported(graph):
             st.markdown("#### Model")
             if acts:
+                _choose_embedded(session)
                 _choose_transcoders(session)
             _machine()
         st.page_link(models_page, label="All models", icon=":material/deployed_code:")
@@ -58,14 +59,15 @@ def _open_graph(session: Session) -> AttributionGraph | None:
 
 def _prompts(session: Session) -> None:
     st.markdown("#### Prompts")
-    if session.choice.model != ATLAS:
+    entries_of_model = gallery(session.choice.model)
+    if embedded(session.choice.model) is None:
         st.caption("These were written for atlas. Type your own at the top of the page.")
     else:
         st.caption("Choose one, or type your own at the top of the page.")
-    for group, entries in groupby(gallery(), key=lambda entry: entry.group):
+    for group, entries in groupby(entries_of_model, key=lambda entry: entry.group):
         prompts = list(entries)
         current = not session.graph and any(e.prompt == session.prompt for e in prompts)
-        first = group == gallery()[0].group
+        first = group == entries_of_model[0].group
         with st.expander(group, expanded=current or first), st.container(gap=None):
             for entry in prompts:
                 chosen = current and entry.prompt == session.prompt
@@ -112,6 +114,32 @@ def _close_problems() -> None:
     st.session_state[PROBLEMS] = ()
 
 
+def _choose_embedded(session: Session) -> None:
+    """Draw the choice between the embedded models, if there is one."""
+    names = [model.name for model in installed()]
+    if len(names) < 2:
+        return
+    current = session.choice.model
+    key = f"embedded model: {current}"
+    st.segmented_control(
+        "Embedded model",
+        names,
+        default=current if current in names else None,
+        required=current in names,
+        key=key,
+        on_change=_embedded_chosen,
+        args=(key, session.choice),
+        help="Both are part of the app. Atlas knows 1,584 words and its facts are known; novels "
+        "reads any English.",
+    )
+
+
+def _embedded_chosen(key: str, shown: ModelChoice) -> None:
+    chosen = st.session_state.get(key)
+    if chosen is not None and read_session().choice == shown:
+        use_model(ModelChoice(chosen, EMBEDDED_SETS[0]))
+
+
 def _choose_transcoders(session: Session) -> None:
     choice = session.choice
     sets, key = sets_of(choice), f"transcoders of {choice.model}: {choice.transcoders}"
@@ -146,7 +174,7 @@ def _machine() -> None:
     if backend.store_problem:
         st.warning(plain(sentence(backend.store_problem)))
     choice = read_session().choice
-    kind = "Embedded model" if choice.model == ATLAS else choice.model
+    kind = "Embedded model" if embedded(choice.model) is not None else choice.model
     state = f"on {backend.device}" if backend.device and backend.library.opened else "not loaded"
     st.caption(plain(f"{short(kind)}, {state}"))
     diagnostics.panel()

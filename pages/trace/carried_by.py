@@ -31,7 +31,7 @@ from pages.shared.heads_state import HeadsShown, Versus
 from pages.shared.session import heard, read_session, set_widget, update_session, visitor_id
 from pages.shared.session_state import Session
 from tracer.attention.summaries import HeadLook, NodeHeads
-from tracer.catalog.resolve import ATLAS
+from tracer.catalog.embedded import embedded
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
 from tracer.types import FeatureId, NodeId
@@ -63,7 +63,7 @@ def draw(key: str, view: GraphView, node: NodeId, session: Session, palette: Pal
         return
     is_on = session.heads.carried
     if is_on is None:  # another model may take as long as a trace
-        is_on = session.choice.model == ATLAS
+        is_on = embedded(session.choice.model) is not None
     set_widget("carried", is_on)
     st.toggle(
         "Carried by attention heads",

@@ -27,7 +27,7 @@ from pages.shared.session import read_session, update_session
 from pages.shared.session_actions import toggle_pin
 from pages.shared.session_state import Session
 from pages.trace import carried_by, feature_panel, generic_panel, next_token
-from tracer.atlas.gallery import gallery
+from tracer.catalog.embedded import gallery
 from tracer.features.names import SOURCES
 from tracer.graph.graph import AttributionGraph
 from tracer.types import COMPUTED_KINDS, NodeId
@@ -58,7 +58,10 @@ def draw(key: str, view: GraphView, session: Session, palette: Palette) -> None:
 
 def _where_to_start(view: GraphView, session: Session) -> None:
     """Draw what to look for, and the most influential features."""
-    note = next((entry.note for entry in gallery() if entry.prompt == session.prompt), None)
+    note = next(
+        (entry.note for entry in gallery(session.choice.model) if entry.prompt == session.prompt),
+        None,
+    )
     if note is not None and not session.graph:
         st.markdown(f"##### What to look for\n{plain(note)}")
     rows = [

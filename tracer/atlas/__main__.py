@@ -11,7 +11,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from tracer.catalog.resolve import ATLAS_TRANSCODERS
+from tracer.catalog.embedded import EMBEDDED_SETS
 from tracer.errors import TracerError
 from tracer.paths import ATLAS_WEIGHTS
 
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     evaluate.add_argument(
         "--transcoders",
-        choices=ATLAS_TRANSCODERS,
+        choices=EMBEDDED_SETS,
         action="append",
         help="transcoder set to evaluate; may be repeated (default: both)",
     )
@@ -88,7 +88,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from tracer.atlas.evaluation import as_dict, evaluate, table
 
     results = {}
-    for name in options.transcoders or ATLAS_TRANSCODERS:
+    for name in options.transcoders or EMBEDDED_SETS:
         model = tracer.load("atlas", name)
         results[name] = as_dict(evaluate(model, partial(_to_stderr, name)))
     print(json.dumps(results, indent=1) if options.json else table(results))

@@ -9,8 +9,8 @@ from typing import Final
 
 from tracer.atlas.corpus import OPPOSITE
 from tracer.atlas.facts import LANGUAGES, Opposites, opposites
-from tracer.atlas.gallery import gallery
 from tracer.attribution.trace import trace
+from tracer.catalog.embedded import ATLAS, gallery
 from tracer.features.cards import FeatureIndex, Label
 from tracer.graph.pruning import prune
 from tracer.interventions.faithfulness import EffectCheck, check_target, switched_off
@@ -52,10 +52,11 @@ def check_prompt(model: Model, prompt: str, limit: int = STRONGEST) -> EffectChe
     return check_target(pruned.graph, groups, run, 0)
 
 
-def gallery_faithfulness(model: Model) -> Faithfulness:
-    """Check every prompt of the gallery."""
-    correlations = {entry: check_prompt(model, entry.prompt).correlation for entry in gallery()}
-    first = {entry.group: entry for entry in reversed(gallery())}
+def gallery_faithfulness(model: Model, name: str = ATLAS) -> Faithfulness:
+    """Check every prompt in the gallery of the embedded model called ``name``."""
+    entries = gallery(name)
+    correlations = {entry: check_prompt(model, entry.prompt).correlation for entry in entries}
+    first = {entry.group: entry for entry in reversed(entries)}
     return Faithfulness(
         by_title={e.title: r for e, r in correlations.items() if first[e.group] == e},
         faithfulness_median=statistics.median(correlations.values()),

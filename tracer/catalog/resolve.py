@@ -15,14 +15,13 @@ from typing import Final
 
 from tracer import hub, paths
 from tracer.catalog import downloads
+from tracer.catalog.embedded import ATLAS, EMBEDDED_SETS, embedded, installed
 from tracer.catalog.registry import listed, registry
 from tracer.errors import HubReferenceError, ModelError, NotDownloadedError, TranscoderError
 from tracer.transcoders.config import CONFIG, local_files
 from tracer.transcoders.other_tools import SETTINGS, is_set, read_set_config
 from tracer.types import Progress
 
-ATLAS: Final = "atlas"
-ATLAS_TRANSCODERS: Final = ("per-layer", "cross-layer")
 _HASHED_UP_TO: Final = 64 * 2**20
 """Bytes. Larger files are fingerprinted by name, size and modification time: hashing is slow."""
 
@@ -33,7 +32,7 @@ class ModelSource:
 
     name: str
     transcoders: str
-    """Name of the set to show: ``per-layer`` or ``cross-layer`` for atlas, else as it was given."""
+    """Name of the set to show: as it was given, or else the first of the model."""
     model_folder: Path
     transcoder_folder: Path
     fingerprint: str
@@ -92,8 +91,7 @@ def resolve(model: str = ATLAS, transcoders: str | None = None) -> ModelSource:
             ) from error
     return ModelSource(
         name=model,
-        transcoders=transcoders
-        or (ATLAS_TRANSCODERS[0] if model == ATLAS else request.transcoders),
+        transcoders=transcoders or (EMBEDDED_SETS[0] if embedded(model) else request.transcoders),
         model_folder=model_folder,
         transcoder_folder=set_folder,
         fingerprint=digest.hexdigest(),
@@ -175,8 +173,8 @@ def _to_fetch(request: _Request, update: bool = False) -> list[str]:
 
 
 def _request(model: str, transcoders: str | None) -> _Request:
-    if model == ATLAS:
-        return _Request(model, transcoders or ATLAS_TRANSCODERS[0], None)
+    if embedded(model) is not None:
+        return _Request(model, transcoders or EMBEDDED_SETS[0], None)
     entry = listed(model, transcoders)
     if entry is not None:
         return _Request(entry[0].reference, entry[1].reference, entry[1].neuronpedia)
@@ -191,7 +189,7 @@ def _request(model: str, transcoders: str | None) -> _Request:
 
 def _on_hub(name: str, marker: str) -> bool:
     """Return whether a name means a repository: it is a valid reference and not a folder."""
-    if name == ATLAS or name in ATLAS_TRANSCODERS or _is_path(name):
+    if embedded(name) is not None or name in EMBEDDED_SETS or _is_path(name):
         return False
     folder = paths.expand_user(name)
     if is_set(folder) if marker == CONFIG else paths.is_file(folder / marker):
@@ -214,12 +212,19 @@ def _model(name: str) -> tuple[Path, dict[str, str]]:
         if download is None:
             raise NotDownloadedError(_not_downloaded(name))
         return download.folder, {hub.Reference.parse(name).repo: download.commit}
-    folder = paths.ATLAS_WEIGHTS / "model" if name == ATLAS else paths.expand_user(name)
+    known = embedded(name)
+    if known is not None and not known.is_installed:
+        raise ModelError(
+            f"{name} is not part of this installation: {known.weights} has no weights; build them "
+            f"with python -m tracer.{name} build, or install a complete copy"
+        )
+    folder = known.weights / "model" if known is not None else paths.expand_user(name)
     if not paths.is_file(folder / "config.json"):
         downloads.refuse_adapter(name, paths.is_file(folder / downloads.ADAPTER))
         names = ", ".join(model.name for model in registry()[:4])
+        own = " or ".join(repr(model.name) for model in installed())
         raise ModelError(
-            f"no model at {name!r}: expected {ATLAS!r}, a name from `python -m tracer models` "
+            f"no model at {name!r}: expected {own}, a name from `python -m tracer models` "
             f"({names}, …), org/name on the hub, or a folder with a Hugging Face config.json"
         )
     return folder, {}
@@ -230,7 +235,7 @@ def _transcoders(
 ) -> tuple[Path, tuple[Path, ...] | None, hub.Reference | None, dict[str, str]]:
     """Return the set's folder and listed files; its reference and commits if from the hub."""
     name = request.transcoders
-    if _on_hub(name, CONFIG) and not (request.model == ATLAS and name in ATLAS_TRANSCODERS):
+    if _on_hub(name, CONFIG):
         download = downloads.known(name)
         if download is None:
             raise NotDownloadedError(_not_downloaded(name))
@@ -238,15 +243,16 @@ def _transcoders(
         pinned = hub.Reference(place.repo, place.folder, download.commit)
         files = download.files if download.listed else None
         return download.folder, files, pinned, {place.repo: download.commit, **download.others}
-    is_atlas = request.model == ATLAS and name in ATLAS_TRANSCODERS
-    folder = paths.ATLAS_WEIGHTS / name if is_atlas else paths.expand_user(name)
+    known = embedded(request.model)
+    is_embedded = known is not None and name in EMBEDDED_SETS
+    folder = known.weights / name if known and is_embedded else paths.expand_user(name)
     if not is_set(folder):
-        choice = f" or one of {', '.join(ATLAS_TRANSCODERS)}" if request.model == ATLAS else ""
+        choice = f" or one of {', '.join(EMBEDDED_SETS)}" if known is not None else ""
         raise TranscoderError(
             f"no transcoders at {name!r}: expected org/name on the hub, or a folder with a "
             f"config.yaml{choice}"
         )
-    config = read_set_config(folder) if not is_atlas else None
+    config = read_set_config(folder) if not is_embedded else None
     listed_files = local_files(folder, config) if config and config.transcoders else None
     return folder, listed_files, None, {}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tracer import paths
+from tracer.catalog.embedded import EMBEDDED, embedded
 from tracer.catalog.registry import ListedModel, ListedSet
-from tracer.catalog.resolve import ATLAS
 from tracer.errors import HubReferenceError, ModelError, RegistryError, TranscoderError
 from tracer.hub import Reference
 from tracer.parsing import read_json
@@ -23,10 +23,10 @@ def described(name: str, model: str, transcoders: str) -> ListedModel:
     >>> described("mine", "org/model", "org/set@v1").sets[0].name
     'set'
     """
-    if not name or name == ATLAS or "/" in name:
+    if not name or embedded(name) is not None or "/" in name:
         raise RegistryError(
             f"{name!r} cannot be a model's name: expected a name without a slash, other than "
-            f"{ATLAS!r}"
+            f"{' or '.join(repr(known.name) for known in EMBEDDED)}"
         )
     folder, config_folder = paths.expand_user(model), paths.expand_user(transcoders)
     layers = d_model = None

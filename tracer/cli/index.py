@@ -37,8 +37,9 @@ def add(commands: Any) -> None:
   python -m tracer index --model ./model --transcoders ./set --corpus texts.jsonl --context 64
 
 The corpus is a text file (documents separated by blank lines), JSONL with "text" in every line, or
-Parquet with a column of texts. Text and JSONL can be compressed (.xz, .gz). The index has the
-layout of published indexes, in the folder where the app and 'trace' look for it.""",
+Parquet with a column of texts. Text and JSONL can be compressed (.xz, .gz). "title" and "author" of
+a JSONL line are shown with examples from it. The index has the layout of published indexes, in the
+folder where the app and 'trace' look for it.""",
     )
     parser.add_argument(
         "--corpus", required=True, metavar="FILE", help="a text, JSONL or Parquet file"
@@ -63,6 +64,12 @@ layout of published indexes, in the folder where the app and 'trace' look for it
     )
     parser.add_argument(
         "--limit-tokens", type=int, metavar="N", help="stop after this many tokens (default: all)"
+    )
+    parser.add_argument(
+        "--examples", type=int, default=12, metavar="N", help="strongest examples (default: 12)"
+    )
+    parser.add_argument(
+        "--around", type=int, default=24, metavar="N", help="tokens around each (default: 24)"
     )
     parser.add_argument(
         "--ray",
@@ -93,6 +100,8 @@ def _index(options: argparse.Namespace) -> None:
             column=options.column,
             label=None if options.no_labels else LabelRule(),
             limit_tokens=options.limit_tokens,
+            examples=options.examples,
+            around=options.around,
             memory_limit=options.memory,
             workers=workers,
             progress=progress,

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from tracer import paths
+from tracer.catalog.embedded import EMBEDDED_SETS, installed
 from tracer.catalog.registry import KINDS, ListedModel, ListedSet, disk, memory, registry
 from tracer.cli.options import add_command, add_json, print_json
 from tracer.errors import HubReferenceError, ModelError
@@ -78,7 +79,8 @@ def _models(options: argparse.Namespace) -> None:
         print_json(reports)
         return
     print(f"{'model':22}{'transcoders':14}{'kind':13}{'float32':>9}{'bfloat16':>9}{'disk':>9}")
-    print(f"{'atlas':22}{'per-layer, cross-layer: embedded, nothing to download':62}")
+    for own in installed():
+        print(f"{own.name:22}{', '.join(EMBEDDED_SETS)}: embedded, nothing to download")
     for report in reports:
         sizes = "".join(f"{_size(report[key]):>9}" for key in ("float32", "bfloat16", "disk"))
         notes = [report["licence"] + ", gated" if report["gated"] else report["licence"]]

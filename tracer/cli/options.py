@@ -44,15 +44,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         metavar="NAME",
-        help="atlas (embedded), a name listed by 'models', org/name[@revision] on the Hugging Face "
-        "Hub, or the folder of a Hugging Face model (default: the model of a listed set, else "
-        "atlas)",
+        help="atlas or novels (embedded), a name listed by 'models', org/name[@revision] on the "
+        "Hugging Face Hub, or the folder of a Hugging Face model (default: the model of a listed "
+        "set, else atlas)",
     )
     group.add_argument(
         "--transcoders",
         metavar="NAME",
-        help="per-layer or cross-layer for atlas, a set listed by 'models', gemma or llama, "
-        "org/name[/folder][@revision] on the Hub, or a folder (default: the model's first set)",
+        help="per-layer or cross-layer for an embedded model, a set listed by 'models', gemma or "
+        "llama, org/name[/folder][@revision] on the Hub, or a folder (default: the model's first "
+        "set)",
     )
     group.add_argument(
         "--device",

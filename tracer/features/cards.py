@@ -24,6 +24,8 @@ class Label:
 
     text: str
     precision: float | None
+    recall: float | None = None
+    """Share of the tokens it names on which the feature fires; None if it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Example:
 
     tokens: tuple[str, ...]
     activations: tuple[float, ...]
+    source: str = ""
+    """Title and author of the text; empty if the index does not say."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,7 @@ class FeatureIndex(FeatureReader):
             folder = folder / "features"
         layers = records.read_index(folder / "index.json.gz")
         labels = {
-            FeatureId(layer, index): Label(entry.label, entry.precision)
+            FeatureId(layer, index): Label(entry.label, entry.precision, entry.recall)
             for layer, entries in records.read_labels(folder / "labels.json.gz").items()
             for index, entry in entries.items()
         }
@@ -267,7 +271,7 @@ def card_of(feature: FeatureId, record: Record, label: Label | None) -> FeatureC
             ExampleGroup(
                 group.quantile_name,
                 tuple(
-                    Example(tuple(example.tokens), tuple(example.tokens_acts_list))
+                    Example(tuple(example.tokens), tuple(example.tokens_acts_list), example.source)
                     for example in group.examples
                     if example.tokens
                 ),

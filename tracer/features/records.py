@@ -73,6 +73,7 @@ class LabelEntry(BaseModel):
 
     label: str
     precision: FiniteFloat | None = None
+    recall: FiniteFloat | None = None
 
 
 _LAYERS: Final = TypeAdapter(Annotated[list[LayerFile], Field(fail_fast=True)])
@@ -124,6 +125,8 @@ class RecordExample(Lenient):
     """A text in a record: tokens and the feature's activation on each."""
 
     tokens: Texts
+    source: str = ""
+    """Title and author of the text."""
     tokens_acts_list: Numbers = Field(default_factory=list)
 
     @model_validator(mode="after")

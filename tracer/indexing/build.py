@@ -20,21 +20,16 @@ from tracer.indexing.checkpoint import (
 )
 from tracer.indexing.corpus import Corpus, open_corpus
 from tracer.indexing.gather import Arrays, Gatherer
-from tracer.indexing.labels import (
-    LabelRule,
-    Labels,
-    output_labels,
-    shortened,
-    tag_labels,
-    with_examples,
-)
+from tracer.indexing.labels import LabelRule
 from tracer.indexing.logit_effects import promoted_and_suppressed
 from tracer.indexing.memory import N_PREFIXES, check_memory, index_memory
 from tracer.indexing.output_folder import OutputFolder
 from tracer.indexing.plan import MAX_TOKENS, Planner, Shard
 from tracer.indexing.prefixes import Hashes, PrefixSet
-from tracer.indexing.records import CorpusTokens, LayerWriter, write_json_gz
+from tracer.indexing.records import CorpusTokens, LayerWriter, Shown, write_json_gz
 from tracer.indexing.shards import ShardSetup, ShardWorkers, model_identity, run_shards
+from tracer.indexing.slots import REACH
+from tracer.indexing.statistics import N_STRONGEST
 from tracer.indexing.windows import Position, WindowReader
 from tracer.model.failures import as_tracer_errors
 from tracer.model.model import Model
@@ -75,6 +70,8 @@ def build_index(
     batch_tokens: int = 2048,
     column: str = "text",
     label: LabelRule | None = LabelRule(),  # noqa: B008  (frozen)
+    examples: int = N_STRONGEST,
+    around: int = REACH,
     limit_tokens: int | None = None,
     checkpoint_tokens: int | None = 2**20,
     shard_tokens: int = 2**20,
@@ -90,6 +87,8 @@ def build_index(
     (:mod:`tracer.indexing.corpus`), a Parquet file with its texts in ``column``. Documents are cut
     into windows of ``context`` tokens, or fewer if the model reads fewer; ``batch_tokens`` of them
     run at a time. Reading stops after ``limit_tokens``. With ``label=None`` no feature is labelled.
+    Of each feature, at most ``examples`` strongest examples are written, and a third as many from
+    above and below its median, with ``around`` tokens on either side; fewer make a smaller index.
 
     While the build runs it keeps ``<folder>.partial`` next to the folder, with a checkpoint every
     ``checkpoint_tokens`` (None: only at the end of the corpus). A build that was stopped resumes
@@ -122,6 +121,8 @@ def build_index(
         ("batch_tokens", batch_tokens, 1),
         ("limit_tokens", limit_tokens, 1),
         ("checkpoint_tokens", checkpoint_tokens, 1),
+        ("examples", examples, 1),
+        ("around", around, 0),
         ("shard_tokens", shard_tokens, 1),
     ):
         if value is not None and value < least:
@@ -142,7 +143,7 @@ def build_index(
         with build.log, as_tracer_errors("indexing a corpus", model.device, advice):
             build.read(checkpoint_tokens, workers, progress or _no_progress)
             with output.disk_errors():
-                return build.write(label, progress or _no_progress)
+                return build.write(label, Shown(examples, around), progress or _no_progress)
 
 
 def _no_progress(done: int, total: int, what: str) -> None:
@@ -184,7 +185,7 @@ class _Build:
         """Return the state and prefixes of the checkpoint, its statistics filled in; or a start."""
         checkpoint = load_checkpoint(self._output.work, self._identity)
         if checkpoint is None:
-            start = BuildState(Position(), 0, 0, 0, (0,) * len(self._tags), ends_shard=True)
+            start = BuildState(Position(), 0, 0, 0, 0, (0,) * len(self._tags), ends_shard=True)
             return start, None
         state, file = checkpoint
         hashes = load_tensors(self._output.work, file, self._gatherer.tensors())
@@ -263,20 +264,26 @@ class _Build:
             save_checkpoint(self._output.work, self._identity, state, tensors)
         self._saved = state.position.tokens
 
-    def write(self, rule: LabelRule | None, progress: Progress) -> IndexSummary:
+    def write(self, rule: LabelRule | None, shown: Shown, progress: Progress) -> IndexSummary:
         """Write the index next to its folder, then move it there."""
         out = self._output.work / "finished"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        corpus = CorpusTokens(*self.log.read(), self._plan.n_counted)
+        corpus = CorpusTokens(
+            *self.log.read(),
+            self._plan.n_counted,
+            self.log.read_sources(),
+            self._gatherer.occurrences.cpu().numpy(),
+        )
         token_names: dict[int, str] = {}
+        tags = list(self._tags), self._groups, self._plan.tag_totals
         total, done = sum(layer.n_features for layer in self._model.transcoders.layers), 0
         index, labels, alive = [], {}, 0
         for layer, statistics in enumerate(self._gatherer.layers):
             writer = LayerWriter(
-                self._model, layer, statistics, self._suppressed[layer], corpus, token_names
+                self._model, layer, statistics, self._suppressed[layer], corpus, token_names, shown
             )
-            by_feature = self._labels(rule, writer) if rule is not None else {}
+            by_feature, recalls = writer.find_labels(rule, *tags) if rule is not None else ({}, {})
             offsets = [0]
             with (out / f"layer_{layer}.bin").open("wb") as file:
                 for record in writer.records(by_feature):
@@ -287,6 +294,7 @@ class _Build:
             index.append({"filename": f"layer_{layer}.bin", "offsets": offsets})
             labels[str(layer)] = {
                 str(feature): {"label": text, "precision": round(precision, 3)}
+                | ({"recall": round(recalls[feature], 3)} if feature in recalls else {})
                 for feature, (text, precision) in sorted(by_feature.items())
             }
             alive += writer.n_alive
@@ -301,32 +309,6 @@ class _Build:
             documents=self._plan.reader.position.documents,
             skipped=self._plan.reader.position.unknown,
         )
-
-    def _labels(self, rule: LabelRule, writer: LayerWriter) -> Labels:
-        """Return the labels of a layer's features; of several, by the first rule that applies."""
-        arrays = writer.arrays
-        totals = arrays["totals"]
-        by_tag = tag_labels(
-            rule,
-            list(self._tags),
-            self._groups,
-            self._plan.tag_totals,
-            arrays["tag_sums"],
-            arrays["tag_counts"],
-            totals,
-        )
-        by_output = output_labels(
-            rule, arrays["predicted"], arrays["promoted"], totals, arrays["counts"], writer.name
-        )
-        by_token = {} if self._tags else writer.token_labels(rule)
-        tagged = {
-            feature: (with_examples(text, writer.strongest_names(feature)), share)
-            for feature, (text, share) in by_tag.items()
-        }
-        return {
-            feature: (shortened(text), share)
-            for feature, (text, share) in (by_token | by_output | tagged).items()
-        }
 
 
 def _identity(

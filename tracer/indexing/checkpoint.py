@@ -1,9 +1,10 @@
 """The files of an unfinished build: the tokens it has read, and its progress.
 
 The folder has ``tokens.bin`` (int32, every token of every window that was run), ``windows.bin``
-(int64, the offset of each window's first token) and, from time to time, a checkpoint: a safetensors
-file of all statistics, and ``checkpoint.json``, which names it and is replaced in one step. After a
-kill the two lists are cut back to the length that the checkpoint names.
+(int64, for each window the offset of its first token and of its source), ``sources.txt`` (title and
+author, a line wherever they change) and, from time to time, a checkpoint: a safetensors file of all
+statistics, and ``checkpoint.json``, which names it and is replaced in one step. After a kill the
+three lists are cut back to the length that the checkpoint names.
 """
 
 from __future__ import annotations
@@ -30,22 +31,26 @@ from tracer.indexing.windows import Position
 
 CHECKPOINT: Final = "checkpoint.json"
 TOKENS: Final = "tokens.bin"
-CHECKPOINT_VERSION: Final = 3
+CHECKPOINT_VERSION: Final = 4
 """Version of the statistics file: a checkpoint of another version cannot be resumed."""
+_NO_SOURCE: Final = -1
 
 
 class TokenLog:
     """The tokens that were run, appended to a file and read back from it."""
 
-    def __init__(self, folder: Path, n_tokens: int = 0, n_windows: int = 0) -> None:
-        """Resume after ``n_tokens`` and ``n_windows``; anything beyond them is cut off.
+    def __init__(
+        self, folder: Path, n_tokens: int = 0, n_windows: int = 0, n_source_bytes: int = 0
+    ) -> None:
+        """Resume after these lengths; anything beyond them is cut off.
 
         Raises :class:`FeatureIndexError` if the files are shorter.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self._paths = folder / TOKENS, folder / "windows.bin"
+        self._paths = folder / TOKENS, folder / "windows.bin", folder / "sources.txt"
         self._files = [path.open("ab") for path in self._paths]
-        for file, size in zip(self._files, (4 * n_tokens, 8 * n_windows), strict=True):
+        sizes = 4 * n_tokens, 16 * n_windows, n_source_bytes
+        for file, size in zip(self._files, sizes, strict=True):
             if os.fstat(file.fileno()).st_size < size:
                 self.close()
                 raise FeatureIndexError(
@@ -53,7 +58,8 @@ class TokenLog:
                     "the index from the start"
                 )
             file.truncate(size)
-        self.n_tokens, self.n_windows = n_tokens, n_windows
+        self.n_tokens, self.n_windows, self.n_source_bytes = n_tokens, n_windows, n_source_bytes
+        self._source, self._source_start = "", _NO_SOURCE
 
     def __enter__(self) -> Self:
         return self
@@ -71,14 +77,28 @@ class TokenLog:
             with suppress(OSError):  # a full disk; what a checkpoint counts was flushed before
                 file.close()
 
-    def append(self, tokens: NDArray[np.int32], lengths: Iterable[int]) -> None:
-        """Append windows of the given lengths, whose tokens follow each other."""
+    def append(
+        self, tokens: NDArray[np.int32], lengths: Iterable[int], sources: Iterable[str]
+    ) -> None:
+        """Append windows of the given lengths and sources, whose tokens follow each other."""
         lengths = np.fromiter(lengths, np.int64)
         starts = self.n_tokens + np.concatenate([[0], lengths.cumsum()[:-1]])
+        rows = np.stack([starts, [self._append_source(source) for source in sources]], axis=1)
         self._files[0].write(tokens.astype("<i4").tobytes())
-        self._files[1].write(starts.astype("<i8").tobytes())
+        self._files[1].write(rows.astype("<i8").tobytes())
         self.n_tokens += len(tokens)
         self.n_windows += len(lengths)
+
+    def _append_source(self, source: str) -> int:
+        """Return the offset of a source in its file; it is written unless it was the last one."""
+        if not source:
+            return _NO_SOURCE
+        if source != self._source:
+            line = f"{source}\n".encode()
+            self._source, self._source_start = source, self.n_source_bytes
+            self._files[2].write(line)
+            self.n_source_bytes += len(line)
+        return self._source_start
 
     def flush(self) -> None:
         """Write everything appended so far to the disk."""
@@ -89,8 +109,31 @@ class TokenLog:
     def read(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return all tokens, memory-mapped, and the offset of each window's first token."""
         self.flush()
-        tokens, windows = self._paths
-        return np.memmap(tokens, "<i4", "r"), np.fromfile(windows, "<i8")
+        tokens, windows, _ = self._paths
+        return np.memmap(tokens, "<i4", "r"), np.fromfile(windows, "<i8")[::2].copy()
+
+    def read_sources(self) -> Sources:
+        """Return the source of every window."""
+        self.flush()
+        _, windows, sources = self._paths
+        return Sources(np.fromfile(windows, "<i8")[1::2].copy(), sources)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Title and author of the text of every window, read from disk when they are asked for."""
+
+    offsets: NDArray[np.int64]
+    path: Path
+
+    def __getitem__(self, window: int) -> str:
+        """Return the source of a window; empty if its document names none."""
+        start = int(self.offsets[window])
+        if start == _NO_SOURCE:
+            return ""
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.readline().decode().rstrip("\n")
 
 
 @dataclass(frozen=True)
@@ -102,6 +145,8 @@ class BuildState:
     """Tokens in the :class:`TokenLog`."""
     n_windows: int
     """Windows in the :class:`TokenLog`."""
+    n_source_bytes: int
+    """Length of its file of sources."""
     n_counted: int
     """Tokens that were counted: whose prefix was new."""
     tag_totals: tuple[int, ...]
@@ -115,13 +160,12 @@ class BuildState:
         position = stored["position"]
         share = float(position["share"])
         counts = {name: int(value) for name, value in position.items() if name != "share"}
-        n_tokens, n_windows, n_counted = (
-            int(stored[name]) for name in ("n_tokens", "n_windows", "n_counted")
-        )
+        names = ("n_tokens", "n_windows", "n_source_bytes", "n_counted")
+        lengths = {name: int(stored[name]) for name in names}
         tag_totals = tuple(int(total) for total in stored["tag_totals"])
         ends_shard = bool(stored["ends_shard"])
         position = Position(**counts, share=share)
-        return cls(position, n_tokens, n_windows, n_counted, tag_totals, ends_shard)
+        return cls(position, **lengths, tag_totals=tag_totals, ends_shard=ends_shard)
 
 
 def save_checkpoint(

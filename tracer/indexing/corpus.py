@@ -6,7 +6,8 @@ document per line) or Parquet (a column of strings). Text and JSONL can be compr
 ``"tags"``: for each token the candidate labels that apply to it, each a string or
 ``[label, group, value]`` (see :class:`Tag`). The first line can be
 ``{"tag_groups": {"about": "about ", …}}``: the groups in order of priority, each with the prefix of
-a label that joins several of its tags.
+a label that joins several of its tags. ``"title"`` and ``"author"`` name the source of the text,
+which is shown with examples from it.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ class Document:
     tokens: tuple[int, ...] | None = None
     tags: tuple[tuple[Tag, ...], ...] | None = None
     """Tags of each of its tokens, including the beginning-of-text token only if it is given."""
+    source: str = ""
+    """Title and author of the text; empty if the file does not say."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,14 @@ def _json_document(corpus: Corpus, location: str, share: float, raw: Any) -> Doc
         )
     tags = raw.get("tags")
     by_token = None if tags is None else _tags(corpus, location, tags)
-    return Document(location, share, text, tokens, by_token)
+    return Document(location, share, text, tokens, by_token, _source(raw))
+
+
+def _source(raw: Mapping[str, Any]) -> str:
+    """Return title and author in one line; a value that is not text is passed over."""
+    names = (raw.get("title"), raw.get("author"))
+    texts = (" ".join(name.split()) for name in names if isinstance(name, str))
+    return ", ".join(text for text in texts if text and _is_encodable(text))
 
 
 def _is_encodable(text: str) -> bool:

@@ -33,14 +33,17 @@ class Gatherer:
         self._device = torch.device("cpu") if model.device.type == "mps" else model.device
         self._model, self._n_tags, self._width = model, n_tags, window_width(context)
         self.layers = [self._empty(layer, tokens) for layer, tokens in enumerate(promoted)]
+        self.occurrences = torch.zeros(3, model.vocab_size, dtype=torch.int64, device=self._device)
+        """``(3, vocab)`` counted tokens that are each token: in even windows, in odd ones, and
+        those after which the model predicts it. Windows are numbered through the corpus."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors of the statistics, by layer and name."""
+        """Return all tensors of the statistics, by name, and by layer if they are of one."""
         return {
             f"{number}.{name}": tensor
             for number, layer in enumerate(self.layers)
             for name, tensor in layer.tensors()
-        }
+        } | {"occurrences": self.occurrences}
 
     def end_shard(self) -> None:
         """Add the sums of the shard to those of the shards before it."""
@@ -55,6 +58,7 @@ class Gatherer:
                 if name != "promoted":
                     tensor.copy_(torch.tensor(shard[f"{number}.{name}"]))
             layer.merge(other)
+        self.occurrences += torch.tensor(shard["occurrences"]).to(self._device)
 
     @torch.no_grad()
     def add(self, batch: TokenBatch) -> None:
@@ -75,6 +79,7 @@ class Gatherer:
                 "or the data type is too narrow; try dtype float32"
             )
         tokens = self._tokens(batch, best.indices[mask])
+        self._count_tokens(batch, tokens)
         for layer, (name, statistics) in enumerate(zip(names, self.layers, strict=True)):
             active = self._model.transcoders[layer].activations(inputs.pop(name)[mask])
             statistics.add(active.to(self._device), tokens)
@@ -82,6 +87,16 @@ class Gatherer:
     def _empty(self, layer: int, promoted: Int[Tensor, "features shown"]) -> LayerStatistics:
         device = self._device
         return LayerStatistics(layer, promoted.to(device), self._n_tags, self._width, device)
+
+    def _count_tokens(self, batch: TokenBatch, tokens: BatchTokens) -> None:
+        """Count how often each token occurs, in even and odd windows, and is predicted."""
+        lengths = batch.real.sum(1)
+        odd = ((batch.first_window + np.arange(len(lengths))) % 2).repeat(lengths)
+        n_vocab = self.occurrences.shape[1]
+        occurs = torch.from_numpy(odd * n_vocab).to(self._device) + tokens.tokens
+        predicted = 2 * n_vocab + tokens.predicted
+        places = torch.cat([occurs[tokens.counted], predicted[tokens.counted]])
+        self.occurrences.view(-1).index_add_(0, places, torch.ones_like(places))
 
     def _tokens(self, batch: TokenBatch, predicted: Tensor) -> BatchTokens:
         lengths = batch.real.sum(1)

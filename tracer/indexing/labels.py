@@ -9,7 +9,13 @@ tags, a feature is labelled by
 
 Then, for any corpus: 3. the tokens it promotes most, if the model then predicts one of them. And if
 the corpus has no tags: 4. the one, two or three tokens it fires on. All other features have no
-label. Rules 1 to 3 count every observation; rule 4 measures its share on a random sample.
+label.
+
+Rules 1 to 3 count every observation. Rule 3 takes its words from the weights, not from the text, so
+all of the text measures it. Rule 4 chooses its words on every second window and is measured on the
+others, on a random sample: their share of the activation, and recall, the share of the words'
+occurrences on which the feature fires. Rule 3 states its recall, too: how often the feature fires
+where the model predicts its words. It has no minimum, because many features promote one word.
 """
 
 from __future__ import annotations
@@ -44,7 +50,8 @@ class LabelRule:
     precision: float = 0.8
     """Minimum share of the feature's activation that the label covers."""
     recall: float = 0.4
-    """Minimum share of a tag's tokens on which the feature fires (rule 1)."""
+    """Minimum share of a tag's tokens, or of the named tokens' occurrences, on which the feature
+    fires (rules 1 and 4)."""
     fewest: int = 5
     """Minimum number of observations for rules 3 and 4: one observation proves nothing."""
 
@@ -127,24 +134,53 @@ def output_labels(
     return labels
 
 
+def output_recall(
+    predicted: Array, promoted: Array, predicted_counts: Array, predictions: Array, feature: int
+) -> float:
+    """Return on which share of the predictions of a feature's named tokens it fires (rule 3).
+
+    ``predicted_counts``: by feature and promoted token, on how many tokens it fires and the model
+    predicts that one. ``predictions (vocab,)``: how often the model predicts each token.
+    """
+    named = (-predicted[feature]).argsort(kind="stable")[:_JOINED]
+    named = named[predicted[feature, named] > 0]
+    total = predictions[promoted[feature, named]].sum()
+    return min(float(predicted_counts[feature, named].sum() / max(total, 1)), 1.0)
+
+
 def token_label(
-    rule: LabelRule, tokens: Array, values: Array, count: int, name: Callable[[int], str]
-) -> tuple[str, float] | None:
+    rule: LabelRule,
+    tokens: Array,
+    values: Array,
+    held_out: Array,
+    count: int,
+    occurrences: Array,
+    name: Callable[[int], str],
+) -> tuple[str, float, float] | None:
     """Label a feature by the tokens it fires on, if one to three of them cover it (rule 4).
 
-    ``tokens``, ``values``: its sample. ``count``: on how many tokens it fires altogether.
+    ``tokens``, ``values``: its sample; ``held_out``: which of it is from text that the words are
+    not chosen on, but measured. ``count``: on how many tokens it fires altogether. ``occurrences
+    (vocab,)``: how often each token is in the held-out text. Returns label, precision and recall.
     """
-    if count < rule.fewest:
+    if count < rule.fewest or held_out.all() or not held_out.any():
         return None
-    distinct, place = np.unique(tokens, return_inverse=True)
-    mass = np.bincount(place, weights=values.astype(np.float64))
+    distinct, place = np.unique(tokens[~held_out], return_inverse=True)
+    mass = np.bincount(place, weights=values[~held_out].astype(np.float64))
     order = (-mass).argsort(kind="stable")[:_JOINED]
     reached = mass[order].cumsum() / mass.sum()
-    for n in range(1, len(order) + 1):
-        if reached[n - 1] >= rule.precision:
-            names = [f"“{name(int(distinct[k]))}”" for k in order[:n]]
-            return " / ".join(dict.fromkeys(names)), min(float(reached[n - 1]), 1.0)
-    return None
+    n = int((reached < rule.precision).sum()) + 1
+    if n > len(order):
+        return None
+    named = distinct[order[:n]]
+    fits = np.isin(tokens, named) & held_out
+    precision = min(float(values[fits].sum() / values[held_out].sum()), 1.0)
+    firings = fits.sum() * count / len(tokens)
+    recall = min(float(firings / max(occurrences[named].sum(), 1)), 1.0)
+    if precision < rule.precision or recall < rule.recall:
+        return None
+    names = [f"“{name(int(token))}”" for token in named]
+    return " / ".join(dict.fromkeys(names)), precision, recall
 
 
 def with_examples(label: str, strongest: Sequence[str]) -> str:

@@ -52,7 +52,7 @@ def index_memory(
     width = window_width(min(context, model.bridge.n_context))
     strongest = N_STRONGEST * (12 + _FLOAT * width) + 4
     sample = N_SAMPLED * 8 + N_SAMPLED_WINDOWS * _FLOAT * width + 8
-    counts = 32 + 4 * (N_BINS + 1) + N_SHOWN * (4 + 4 + 16)
+    counts = 32 + 4 * (N_BINS + 1) + N_SHOWN * (4 + 4 + 4 + 16)
     layers = model.transcoders.layers
     kept = sum(layer.n_features for layer in layers) * (strongest + sample + counts + 12 * n_tags)
     largest = max(layer.n_features for layer in layers)
@@ -62,6 +62,7 @@ def index_memory(
     dictionary = batch_tokens * largest * (6 if n_tags else 4) * _FLOAT
     dictionary += largest * d_model * (item + _FLOAT)  # an encoder read from disk, or in float32
     effects = model.vocab_size * d_model * _FLOAT + 3 * BYTES_AT_ONCE
+    kept += 3 * 8 * model.vocab_size  # how often each token occurs and is predicted
     passing = max(effects, inputs + max(logits, dictionary)) + 40 * N_PREFIXES
     return IndexMemory(kept=kept, passing=int(passing * _MARGIN))
 

@@ -29,6 +29,8 @@ class TokenBatch:
 
     first: int
     """Offset of the first token in the corpus."""
+    first_window: int
+    """Number of the first window in the corpus, of those that run."""
     ids: Array
     """``(windows, positions)`` token ids, padded on the right."""
     real: NDArray[np.bool_]
@@ -81,7 +83,7 @@ class Planner:
         self.n_counted = state.n_counted
         self.tag_totals = np.array(state.tag_totals, np.int64)
         with output.disk_errors():
-            self.log = TokenLog(output.work, state.n_tokens, state.n_windows)
+            self.log = TokenLog(output.work, state.n_tokens, state.n_windows, state.n_source_bytes)
 
     def state(self) -> BuildState:
         """Return the state of the build after the last batch."""
@@ -89,6 +91,7 @@ class Planner:
             replace(self.reader.position),
             self.log.n_tokens,
             self.log.n_windows,
+            self.log.n_source_bytes,
             self.n_counted,
             tuple(self.tag_totals.tolist()),
             self.at_shard_end,
@@ -133,10 +136,13 @@ class Planner:
         counted = np.concatenate([is_new for is_new in new if is_new.any()])
         ids, real = padded(windows)
         rows, numbers = _tag_pairs(windows, counted)
-        batch = TokenBatch(self.log.n_tokens, ids, real, counted, rows, numbers)
+        first = self.log.n_tokens, self.log.n_windows
+        batch = TokenBatch(*first, ids, real, counted, rows, numbers)
         self.tag_totals += np.bincount(numbers, minlength=len(self.tag_totals))
         with self._output.disk_errors():
-            self.log.append(ids[real].astype(np.int32), (len(window.ids) for window in windows))
+            lengths = (len(window.ids) for window in windows)
+            sources = (window.source for window in windows)
+            self.log.append(ids[real].astype(np.int32), lengths, sources)
         self.n_counted += int(counted.sum())
         return batch
 

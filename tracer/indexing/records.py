@@ -6,7 +6,7 @@ import gzip
 import json
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tracer.indexing import labels
+from tracer.indexing.checkpoint import Sources
+from tracer.indexing.corpus import Tag
 from tracer.indexing.slots import REACH
-from tracer.indexing.statistics import LayerStatistics
+from tracer.indexing.statistics import N_STRONGEST, LayerStatistics
 from tracer.model.model import Model
 
 Array = NDArray[Any]
 _QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
-_EXAMPLES_PER_HALF: Final = 4
 _DIGITS: Final = 4
 
 
@@ -38,12 +39,34 @@ class CorpusTokens:
     """``(windows,)`` offset of each window's first token."""
     n_counted: int
     """Tokens whose prefix was new. Frequencies are shares of these."""
+    sources: Sources
+    occurrences: Array
+    """``(3, vocab)`` counted tokens that are each token: in even windows, in odd ones, and those
+    after which the model predicts it."""
+
+    def source(self, offset: int) -> str:
+        """Return title and author of the text of the token at ``offset``; empty if unknown."""
+        return self.sources[int(self.window(offset))]
+
+    def window(self, offsets: Any) -> Any:
+        """Return the numbers of the windows that tokens belong to."""
+        return np.searchsorted(self.windows, offsets, side="right") - 1
 
     def context(self, offset: int) -> tuple[int, int]:
         """Return the range of tokens that is shown with the token at ``offset``: start, stop."""
         number = int(np.searchsorted(self.windows, offset, side="right"))
         stop = int(self.windows[number]) if number < len(self.windows) else len(self.tokens)
         return max(int(self.windows[number - 1]), offset - REACH), min(stop, offset + REACH + 1)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How much of the stored text is written."""
+
+    examples: int = N_STRONGEST
+    """Strongest examples; above and below the median there are a third as many each."""
+    around: int = REACH
+    """Tokens on either side of an example's own, at most."""
 
 
 class LayerWriter:
@@ -57,9 +80,11 @@ class LayerWriter:
         suppressed: Int[Tensor, "features shown"],
         corpus: CorpusTokens,
         names: dict[int, str],
+        shown: Shown = Shown(),
     ) -> None:
         """``names`` caches the text of tokens, across layers."""
         self._model, self._layer, self._corpus, self._names = model, layer, corpus, names
+        self._shown = shown
         self.arrays: dict[str, Array] = {
             name: tensor.cpu().numpy() for name, tensor in statistics.tensors()
         } | {"totals": statistics.totals.numpy(), "predicted": statistics.predicted.numpy()}
@@ -81,14 +106,50 @@ class LayerWriter:
         """Number of features that fire at least once."""
         return int((self.arrays["counts"] > 0).sum())
 
-    def token_labels(self, rule: labels.LabelRule) -> labels.Labels:
-        """Return labels by the tokens that features fire on (rule 4)."""
-        by_feature: labels.Labels = {}
+    def find_labels(
+        self,
+        rule: labels.LabelRule,
+        tags: Sequence[Tag],
+        groups: Mapping[str, str],
+        tag_totals: Array,
+    ) -> tuple[labels.Labels, dict[int, float]]:
+        """Return the labels of the features, of several by the first rule that applies, and the
+        recall of the labels that do not come from tags."""
+        arrays = self.arrays
+        totals, counts = arrays["totals"], arrays["counts"]
+        sums = arrays["tag_sums"], arrays["tag_counts"]
+        by_tag = labels.tag_labels(rule, tags, groups, tag_totals, *sums, totals)
+        predicted, promoted = arrays["predicted"], arrays["promoted"]
+        by_output = labels.output_labels(rule, predicted, promoted, totals, counts, self.name)
+        by_token = {} if tags else self._token_labels(rule)
+        tagged = {
+            feature: (labels.with_examples(text, self.strongest_names(feature)), share)
+            for feature, (text, share) in by_tag.items()
+        }
+        recalls: dict[int, float] = {}
+        if not tags:
+            recalls = {feature: recall for feature, (_, _, recall) in by_token.items()}
+            shown = predicted, promoted, arrays["predicted_counts"], self._corpus.occurrences[2]
+            recalls |= {feature: labels.output_recall(*shown, feature) for feature in by_output}
+        untagged = {feature: (text, share) for feature, (text, share, _) in by_token.items()}
+        merged = (untagged | by_output | tagged).items()
+        return {f: (labels.shortened(text), share) for f, (text, share) in merged}, recalls
+
+    def _token_labels(self, rule: labels.LabelRule) -> dict[int, tuple[str, float, float]]:
+        """Return labels by the tokens that features fire on, with precision and recall (rule 4)."""
+        by_feature = {}
         for feature, count in enumerate(self.arrays["counts"].tolist()):
             offsets, values = self._observations("sample", feature)
             if len(offsets):
-                tokens = self._corpus.tokens[offsets]
-                label = labels.token_label(rule, tokens, values, count, self.name)
+                label = labels.token_label(
+                    rule,
+                    self._corpus.tokens[offsets],
+                    values,
+                    self._corpus.window(offsets) % 2 == 1,
+                    count,
+                    self._corpus.occurrences[1],
+                    self.name,
+                )
                 if label is not None:
                     by_feature[feature] = label
         return by_feature
@@ -143,10 +204,9 @@ class LayerWriter:
     def _groups(self, feature: int, count: int, digits: int) -> list[dict[str, Any]]:
         if not count:
             return []
-        offsets, _ = self._observations("strongest", feature)
-        examples = [
-            self._example("strongest", feature, slot, digits) for slot in range(len(offsets))
-        ]
+        offsets, values = self._observations("strongest", feature)
+        slots = sorted((-values).argsort(kind="stable")[: self._shown.examples].tolist())
+        examples = [self._example("strongest", feature, slot, digits) for slot in slots]
         groups = [{"quantile_name": "Top activations", "examples": examples}]
         if count > 2 * self.arrays["strongest.values"].shape[1]:
             for name, slots in self._halves(feature, set(offsets.tolist())):
@@ -169,18 +229,24 @@ class LayerWriter:
             ("Lower half", [slot for slot in slots if values[slot] < middle]),
         ):
             if half:
-                step = max(1, len(half) // _EXAMPLES_PER_HALF)
-                yield name, half[step // 2 :: step][:_EXAMPLES_PER_HALF]
+                most = max(1, self._shown.examples // 3)
+                step = max(1, len(half) // most)
+                yield name, half[step // 2 :: step][:most]
 
     def _example(self, kind: str, feature: int, slot: int, digits: int) -> dict[str, Any]:
         offset = int(self.arrays[f"{kind}.offsets"][feature, slot])
         start, stop = self._corpus.context(offset)
         values = self.arrays[f"{kind}.windows"][feature, slot, : stop - start]
+        first = max(start, offset - self._shown.around)
+        stop = min(stop, offset + self._shown.around + 1)
+        values, start = values[first - start : stop - start], first
+        source = self._corpus.source(offset)
         return {
             "tokens": [self.token(t) for t in self._corpus.tokens[start:stop].tolist()],
             "tokens_acts_list": [round(value, digits) for value in values.tolist()],
             "train_token_ind": offset - start,
             "is_repeated_datapoint": False,
+            **({"source": source} if source else {}),
         }
 
 

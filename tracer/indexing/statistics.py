@@ -133,6 +133,8 @@ class LayerStatistics:
         """Log2 of the width of a histogram bin; the first bin begins at zero."""
         self.predicted = RunningSum(promoted.shape, device)
         """Sum of its activations where the model predicts each of the promoted tokens."""
+        self.predicted_counts = torch.zeros(promoted.shape, dtype=torch.int32, device=device)
+        """Tokens on which it fires and the model predicts each of the promoted tokens."""
         self.tag_sums = torch.zeros(n_tags, n_features, device=device)
         """Sum of its activations on tokens with each tag."""
         self.shard_tag_sums = torch.zeros(n_tags, n_features, device=device)
@@ -194,6 +196,7 @@ class LayerStatistics:
         self.histograms += shard.histograms
         self.totals.add_shard(shard.totals)
         self.predicted.add_shard(shard.predicted)
+        self.predicted_counts += shard.predicted_counts
         self.tag_sums += shard.shard_tag_sums
         self.tag_counts += shard.tag_counts
         for own, other in ((self.strongest, shard.strongest), (self.sample, shard.sample)):
@@ -228,6 +231,8 @@ class LayerStatistics:
         entry, shown = (self.promoted[features] == predicted[:, None]).nonzero(as_tuple=True)
         flat = features[entry] * self.promoted.shape[1] + shown
         self.predicted.add(flat, values[entry])
+        ones = torch.ones_like(flat, dtype=torch.int32)
+        self.predicted_counts.view(-1).index_add_(0, flat, ones)
 
     def _add_tags(self, activations: Float[Tensor, "tokens features"], batch: BatchTokens) -> None:
         if not len(batch.tag_rows):

@@ -29,6 +29,8 @@ class Window(NamedTuple):
     """Share of the corpus that has been read up to here, 0 to 1."""
     first: bool
     """Whether it is the document's first window."""
+    source: str = ""
+    """Title and author of the document."""
 
 
 @dataclass
@@ -114,6 +116,7 @@ class WindowReader:
                 None if tags is None else (NO_TAGS, *tags[start : start + step]),
                 document.share,
                 start == 1,
+                document.source,
             )
             for start in range(1, len(ids), step)
         ]

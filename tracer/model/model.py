@@ -306,8 +306,8 @@ def load(
 
     ``name`` is one of:
 
-    - ``"atlas"``, the embedded model; its ``transcoders`` are ``"per-layer"`` (default) or
-      ``"cross-layer"``;
+    - ``"atlas"`` or ``"novels"``, the embedded models (the second reads any English); their
+      ``transcoders`` are ``"per-layer"`` (default) or ``"cross-layer"``;
     - a name of :func:`tracer.catalog.registry.registry` such as ``"gemma-2-2b"``, with one of its
       sets as ``transcoders`` (the first by default);
     - ``org/name[@revision]`` on the Hugging Face Hub, or the folder of a Hugging Face model.

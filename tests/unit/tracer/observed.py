@@ -68,6 +68,8 @@ class Firing:
     """The window's tokens, the activations on them, and the position."""
     predicted: list[int] = field(default_factory=list)
     """The most likely next token."""
+    windows: list[int] = field(default_factory=list)
+    """The number of the window, of those with a new prefix."""
     least: float = 0.0
 
     def greedy(self, count: int = 12) -> list[int]:
@@ -86,29 +88,39 @@ def observe(model: Model, texts: list[str]) -> tuple[list[list[Firing]], int]:
     seen: set[tuple[int, ...]] = set()
     firings = [[Firing() for _ in range(layer.n_features)] for layer in model.transcoders.layers]
     names = [model.read_hook(layer) for layer in range(model.n_layers)]
+    for number, (ids, new) in enumerate(new_windows(model, texts)):
+        seen |= {ids[: p + 1] for p in new}
+        logits, inputs = model.bridge.capture(torch.tensor(ids), names)
+        predicted = logits.argmax(-1).tolist()
+        for layer, name in enumerate(names):
+            active = model.transcoders[layer].activations(inputs[name])
+            active[0] = 0
+            for feature, column in enumerate(active.T.tolist()):
+                firing = firings[layer][feature]
+                firing.least = min(firing.least, *column)
+                for position in new:
+                    if column[position] > 0:
+                        firing.values.append(column[position])
+                        firing.tokens.append(ids[position])
+                        firing.shown.append((ids, column, position))
+                        firing.predicted.append(predicted[position])
+                        firing.windows.append(number)
+    return firings, len(seen)
+
+
+def new_windows(model: Model, texts: list[str]) -> list[tuple[tuple[int, ...], list[int]]]:
+    """Return the windows with a new prefix: their token ids, and the positions where one ends."""
+    seen: set[tuple[int, ...]] = set()
+    windows = []
     for text in texts:
         own = model.bridge.tokenizer(text, add_special_tokens=False)["input_ids"]
         for start in range(0, len(own), CONTEXT - 1):
             ids = (BOS, *own[start : start + CONTEXT - 1])
             new = [p for p in range(1, len(ids)) if ids[: p + 1] not in seen]
-            if not new:
-                continue
             seen |= {ids[: p + 1] for p in new}
-            logits, inputs = model.bridge.capture(torch.tensor(ids), names)
-            predicted = logits.argmax(-1).tolist()
-            for layer, name in enumerate(names):
-                active = model.transcoders[layer].activations(inputs[name])
-                active[0] = 0
-                for feature, column in enumerate(active.T.tolist()):
-                    firing = firings[layer][feature]
-                    firing.least = min(firing.least, *column)
-                    for position in new:
-                        if column[position] > 0:
-                            firing.values.append(column[position])
-                            firing.tokens.append(ids[position])
-                            firing.shown.append((ids, column, position))
-                            firing.predicted.append(predicted[position])
-    return firings, len(seen)
+            if new:
+                windows.append((ids, new))
+    return windows
 
 
 def logit_effects(model: Model, layer: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from observed import (
 import tracer
 from tracer.errors import Cancelled, CorpusError, FeatureIndexError, MemoryLimitError
 from tracer.features.cards import FeatureIndex
-from tracer.indexing import build_index, index_memory
+from tracer.indexing import LabelRule, build_index, index_memory
 from tracer.model.model import Model
 from tracer.types import FeatureId
 
@@ -278,7 +278,8 @@ def test_an_existing_index_is_replaced_only_at_the_end(
 
 
 def test_a_built_index_is_found_and_read(model: Model, corpus: Path, tmp_path: Path) -> None:
-    summary = build_index(model, corpus, tmp_path / "features", context=CONTEXT)
+    easy = LabelRule(precision=0.3, recall=0.01)
+    summary = build_index(model, corpus, tmp_path / "features", context=CONTEXT, label=easy)
     index = FeatureIndex.open(tmp_path)
     assert len(FeatureIndex.open(tmp_path / "features")) == len(index) == summary.features
     assert len(index.labels) == summary.labelled > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from observed import CONTEXT, documents, file_bytes, save_text
+from observed import CONTEXT, documents, file_bytes, new_windows, read_index, save_text
 from pytest import MonkeyPatch
 
 from tracer.__main__ import main
@@ -37,6 +38,7 @@ class NearWorkers:
         self.calls: dict[str, int] = {}
         self.open: list[NearWorker] = []
         self.sizes: list[int] = []
+        self.first_windows: list[int] = []
         self.count = N_WORKERS
 
     def start(self, setup: ShardSetup) -> NearWorker:
@@ -62,6 +64,7 @@ class NearWorker:
         assert self.batches is None, "one shard at a time"
         self.batches = copy.deepcopy(batches)
         self.workers.sizes.append(sum(batch.n_tokens for batch in batches))
+        self.workers.first_windows.append(batches[0].first_window)
 
     def progress(self) -> int:
         self.workers.lose("progress")
@@ -150,18 +153,62 @@ def test_shards_merge_to_the_bytes_of_one_process(
     assert all(0 <= done <= total for done, total in reports)
 
 
-def test_the_statistics_themselves_are_equal_to_the_last_bit(
-    model: Model, corpus: Path, tmp_path: Path, monkeypatch: MonkeyPatch
-) -> None:
-    """The files round the sums; the sums are compared before that."""
-    ended: list[dict[str, torch.Tensor]] = []
+@pytest.fixture
+def ended(monkeypatch: MonkeyPatch) -> list[dict[str, torch.Tensor]]:
+    """Collects the statistics of every build, as they are when its index is written."""
+    statistics: list[dict[str, torch.Tensor]] = []
     write = sys.modules["tracer.indexing.build"]._Build.write
 
     def watch(self: Any, *args: Any) -> Any:
-        ended.append({name: t.clone() for name, t in self._gatherer.tensors().items()})
+        statistics.append({name: t.clone() for name, t in self._gatherer.tensors().items()})
         return write(self, *args)
 
     monkeypatch.setattr("tracer.indexing.build._Build.write", watch)
+    return statistics
+
+
+def test_sources_labels_and_counts_of_both_halves_of_the_text_merge(
+    model: Model, tmp_path: Path, ended: list[dict[str, torch.Tensor]]
+) -> None:
+    """Even and odd windows are those of the corpus, wherever a shard begins."""
+    texts = documents(60, words=8, longest=12)
+    rows = [{"text": text, "title": f"Book {n // 5}"} for n, text in enumerate(texts)]
+    corpus = tmp_path / "texts.jsonl"
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def build(folder: str, workers: NearWorkers | None = None) -> dict[str, bytes]:
+        build_index(model, corpus, tmp_path / folder, workers=workers, **OPTIONS)
+        return file_bytes(tmp_path / folder)
+
+    workers = NearWorkers(model, lambda call, number: call == "fetch" and number == 2)
+    alone, shared = build("alone"), build("shared", workers)
+    assert shared == alone
+    assert {first % 2 for first in workers.first_windows} == {0, 1}
+
+    expected = torch.zeros(3, model.vocab_size, dtype=torch.int64)
+    for number, (ids, new) in enumerate(new_windows(model, texts)):
+        likeliest = model.bridge.capture(torch.tensor(ids), ())[0].argmax(-1).tolist()
+        for position in new:
+            expected[number % 2, ids[position]] += 1
+            expected[2, likeliest[position]] += 1
+    for statistics in ended:
+        assert torch.equal(statistics["occurrences"], expected)
+    assert len(ended) == 2 and any(t.any() for n, t in ended[0].items() if "predicted_c" in n)
+
+    layers = json.loads(gzip.decompress(shared["labels.json.gz"])).values()
+    labels = [label for by_feature in layers for label in by_feature.values()]
+    assert {label["label"].startswith("say ") for label in labels} == {False, True}
+    assert all("recall" in label for label in labels)
+    index = read_index(tmp_path / "shared")
+    groups = [g for layer in index for record in layer for g in record["examples_quantiles"]]
+    sources = {example["source"] for group in groups for example in group["examples"]}
+    assert len(sources) > 5
+
+
+def test_the_statistics_themselves_are_equal_to_the_last_bit(
+    model: Model, corpus: Path, tmp_path: Path, ended: list[dict[str, torch.Tensor]]
+) -> None:
+    """The files round the sums; the sums are compared before that."""
     build_index(model, corpus, tmp_path / "alone", **OPTIONS)
     build_index(model, corpus, tmp_path / "shared", workers=NearWorkers(model), **OPTIONS)
     build_index(model, corpus, tmp_path / "one", **{**OPTIONS, "shard_tokens": 10**6})
