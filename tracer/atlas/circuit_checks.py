@@ -1,8 +1,7 @@
-"""Are atlas's graphs faithful, and does one supernode carry the language of the answer?"""
+"""Does one supernode carry the language of atlas's answer?"""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -10,58 +9,17 @@ from typing import Final
 from tracer.atlas.corpus import OPPOSITE
 from tracer.atlas.facts import LANGUAGES, Opposites, opposites
 from tracer.attribution.trace import trace
-from tracer.catalog.embedded import ATLAS, gallery
 from tracer.features.cards import FeatureIndex, Label
 from tracer.graph.pruning import prune
-from tracer.interventions.faithfulness import EffectCheck, check_target, switched_off
 from tracer.interventions.run import Outcome, run_scenarios
 from tracer.interventions.scenario import Edit, Scenario, edit_all
 from tracer.model.model import Model
 from tracer.types import FeatureId, NodeId
 
-STRONGEST: Final = 30
-"""Number of features of a pruned graph that are switched off, the most influential ones."""
 REMOVED_SCALE: Final = -1.0
 """Multiple of its activation that the removed supernode is set to."""
 _EVERY: Final = 3
 """One pair of opposites in so many is tested."""
-
-
-@dataclass(frozen=True)
-class Faithfulness:
-    """Correlation (Pearson's r) of predicted and measured effects on the answer's logit.
-
-    One feature of a prompt is switched off at a time, with attention and norms frozen.
-    """
-
-    by_title: dict[str, float]
-    """Title of the first prompt of each group of the gallery -> its correlation."""
-    faithfulness_median: float
-    """Median over all prompts of the gallery."""
-    faithfulness_lowest: float
-
-
-def check_prompt(model: Model, prompt: str, limit: int = STRONGEST) -> EffectCheck:
-    """Switch the most influential features of the pruned graph off, one at a time."""
-    pruned = prune(trace(model, prompt))
-    index = pruned.graph.index
-    nodes = [node for node in pruned.nodes if node.kind == "feature"]
-    nodes.sort(key=lambda node: -pruned.influence[index.row(node)])
-    groups = {str(node): [node] for node in nodes[:limit]}
-    run = run_scenarios(model, prompt, switched_off(groups))
-    return check_target(pruned.graph, groups, run, 0)
-
-
-def gallery_faithfulness(model: Model, name: str = ATLAS) -> Faithfulness:
-    """Check every prompt in the gallery of the embedded model called ``name``."""
-    entries = gallery(name)
-    correlations = {entry: check_prompt(model, entry.prompt).correlation for entry in entries}
-    first = {entry.group: entry for entry in reversed(entries)}
-    return Faithfulness(
-        by_title={e.title: r for e, r in correlations.items() if first[e.group] == e},
-        faithfulness_median=statistics.median(correlations.values()),
-        faithfulness_lowest=min(correlations.values()),
-    )
 
 
 @dataclass(frozen=True)

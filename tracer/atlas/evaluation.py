@@ -15,15 +15,11 @@ import torch
 from torch import Tensor
 
 from tracer.atlas.activations import activations, answers, batches
-from tracer.atlas.circuit_checks import (
-    Faithfulness,
-    LanguageSwaps,
-    gallery_faithfulness,
-    language_swaps,
-)
+from tracer.atlas.circuit_checks import LanguageSwaps, language_swaps
 from tracer.atlas.corpus import OPPOSITE, Sentence, sentences
 from tracer.atlas.facts import LANGUAGES, city_splits, opposites
 from tracer.atlas.state_swaps import position_of, state_carriers, swap_success
+from tracer.interventions.gallery_checks import Faithfulness, gallery_faithfulness
 from tracer.model.model import Model
 from tracer.training.replacement import replacement_hooks
 

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tracer.atlas.circuit_checks import Faithfulness, gallery_faithfulness
 from tracer.catalog.embedded import EMBEDDED_SETS, NOVELS
 from tracer.errors import CorpusError, ModelError
+from tracer.interventions.gallery_checks import Faithfulness, gallery_faithfulness
 from tracer.novels.books import Book, Split, read_books
 from tracer.novels.build import check_gallery, open_built
 from tracer.novels.language_model import mean_loss

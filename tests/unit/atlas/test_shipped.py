@@ -10,12 +10,7 @@ import torch
 
 import tracer
 from tracer.atlas.build import build
-from tracer.atlas.circuit_checks import (
-    Faithfulness,
-    LanguageSwaps,
-    gallery_faithfulness,
-    language_swaps,
-)
+from tracer.atlas.circuit_checks import LanguageSwaps, language_swaps
 from tracer.atlas.evaluation import (
     LABELS,
     Evaluation,
@@ -35,6 +30,7 @@ from tracer.atlas.state_swaps import (
     swap_success,
 )
 from tracer.features.cards import FeatureIndex
+from tracer.interventions.gallery_checks import Faithfulness, gallery_faithfulness
 from tracer.model.model import Model
 from tracer.types import NodeId
 
