@@ -60,9 +60,9 @@ class IndexRecipe:
     """The options of :func:`build_index`."""
 
     limit_tokens: int = 800_000
-    examples: int = 4
+    examples: int = 3
     """Fewer and shorter than the default: the index is part of every copy of the project."""
-    around: int = 12
+    around: int = 9
     label: LabelRule = field(default_factory=LabelRule)
 
 
