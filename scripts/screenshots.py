@@ -86,6 +86,8 @@ def addresses(url: str, keys: dict[str, str]) -> Iterator[tuple[str, str]]:
     yield "trace-selected", with_query(url, prompt=PROMPT, node=TEXAS)
     yield "trace-pinned", with_query(url, prompt=PROMPT, marks=MARKS)
     yield "heads", with_query(url, prompt=PROMPT, view="heads", head="4:0:8:7")
+    yield "novels-girl", with_query(url, prompt="The girl was so happy that", model="novels")
+    yield "novels-darcy", with_query(url, prompt="Elizabeth looked at Mr.", model="novels")
     for name, key in keys.items():
         yield f"graph-{name}", with_query(url, graph=key, nodes="1", edges="1")
     yield "interventions", with_query(f"{url}/interventions", prompt=PROMPT, scenarios=scenarios())

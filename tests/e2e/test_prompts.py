@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import App, settled, unfold, with_query
+from graph_actions import expect_graph
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -81,3 +82,15 @@ def test_an_event_right_after_a_click_does_not_bring_the_old_prompt_back(
     expect(page.get_by_text("For a bug report")).to_be_visible()
     settled(page)
     expect(page.get_by_label(BOX)).not_to_have_value(PROMPT)
+
+
+def test_a_text_atlas_has_no_words_for_is_traced_with_the_model_of_english(
+    app: App, page: Page
+) -> None:
+    page.goto(with_query(f"{app.url}/trace", prompt="The girl was so happy that"))
+    page.get_by_role("button", name="Trace it with novels").click()
+    expect_graph(page, "she")
+    expect(page.get_by_role("button", name="The boy → he")).to_be_visible()  # its own gallery
+    page.locator(".neighbours .entry").first.click()
+    expect(page.get_by_text("Natásha").first).to_be_visible()  # an example, from War and Peace
+    expect(page.get_by_test_id("stException")).to_have_count(0)
