@@ -112,7 +112,7 @@ class _Run:
         self._waiting: deque[Shard] = deque()
         self._idle: list[ShardWorker] = []
         self._running: dict[int, ShardWorker] = {}
-        self._finished: dict[int, Callable[[], Arrays]] = {}
+        self._finished: dict[int, tuple[Callable[[], Arrays], ShardWorker]] = {}
         self._losses: Counter[int] = Counter()
 
     def assign(self) -> bool:
@@ -142,16 +142,20 @@ class _Run:
                 self._lost(number, error)
                 continue
             if fetch is not None:
-                self._finished[number] = fetch
+                self._finished[number] = fetch, worker
                 self._idle.append(self._running.pop(number))
 
     def merge(self, merge: Callable[[Shard, Arrays], None]) -> None:
         """Merge the finished shards whose turn it is."""
         while self._planned and self._planned[0].number in self._finished:
             shard = self._planned[0]
+            fetch, worker = self._finished.pop(shard.number)
             try:
-                arrays = self._finished.pop(shard.number)()
-            except WorkerLost as error:  # with the memory in which the result was
+                arrays = fetch()
+            except WorkerLost as error:  # during the shard, or later, with the result
+                if worker in self._idle:
+                    self._idle.remove(worker)
+                    self._end(worker)
                 self._lost(shard.number, error)
                 return
             merge(shard, arrays)
@@ -170,16 +174,19 @@ class _Run:
     def close(self) -> None:
         """End the workers."""
         for worker in (*self._idle, *self._running.values()):
-            with suppress(WorkerLost):  # it has ended
-                worker.close()
+            self._end(worker)
+
+    @staticmethod
+    def _end(worker: ShardWorker) -> None:
+        with suppress(WorkerLost):  # it has ended, or is only out of reach
+            worker.close()
 
     def _lost(self, number: int, error: WorkerLost) -> None:
         """Put a shard back; raises :class:`TracerError` if that has not helped before."""
         logger.warning("the worker of shard %d was lost (%s): it is run again", number, error)
         worker = self._running.pop(number, None)
         if worker is not None:
-            with suppress(WorkerLost):  # it may only be out of reach
-                worker.close()
+            self._end(worker)
         self._losses[number] += 1
         if self._losses[number] >= ATTEMPTS:
             raise TracerError(

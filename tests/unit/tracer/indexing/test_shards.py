@@ -232,6 +232,41 @@ def test_a_lost_worker_loses_nothing(
     assert workers.calls[what] > 2 and not workers.open
 
 
+class DyingWorkers(NearWorkers):
+    """The first one dies in its second shard: it answers at once, and every answer is lost."""
+
+    def start(self, setup: ShardSetup) -> NearWorker:
+        worker = super().start(setup)
+        if self.calls["start"] == 1:
+            self.kill_in_its_second_shard(worker)
+        return worker
+
+    def kill_in_its_second_shard(self, worker: NearWorker) -> None:
+        submit, self.given = worker.submit, 0
+
+        def gone() -> Arrays:
+            raise WorkerLost("the process has ended")
+
+        def submit_and_die(batches: tuple[TokenBatch, ...]) -> None:
+            self.given += 1
+            if self.given == 1:
+                submit(batches)
+            else:
+                worker.finished = lambda timeout: gone  # type: ignore[method-assign]
+
+        worker.submit = submit_and_die  # type: ignore[method-assign]
+
+
+def test_a_dead_worker_gets_no_other_shard_when_its_death_shows_in_an_answer(
+    model: Model, corpus: Path, tmp_path: Path, alone: Alone
+) -> None:
+    workers, folder = DyingWorkers(model), tmp_path / "shared"
+    assert build_index(model, corpus, folder, workers=workers, **OPTIONS) == alone.summary
+    assert file_bytes(folder) == alone.files
+    assert workers.calls["start"] > N_WORKERS, "another one took its place"
+    assert not workers.open
+
+
 def test_workers_that_are_always_lost_end_the_build_and_what_is_merged_is_kept(
     model: Model, corpus: Path, tmp_path: Path, alone: Alone
 ) -> None:
