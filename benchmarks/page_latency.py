@@ -240,7 +240,7 @@ def measure_prompts(page: Page) -> list[float]:
     """Type every prompt and send it with the keyboard."""
     times = []
     for prompt in PROMPTS:
-        box = page.locator(".st-key-prompt-box textarea, .st-key-prompt-box input")
+        box = page.locator(".st-key-prompt-bar textarea")
         before = page.evaluate(
             "() => document.querySelector('.st-key-workspace .graph').dataset.shown"
         )

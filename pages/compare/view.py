@@ -28,9 +28,9 @@ from pages.shared.model_choices import sets_of
 from pages.shared.navigation import page_script
 from pages.shared.session import (
     heard,
+    hidden_text_box,
     mirror_to_url,
     read_session,
-    set_text_widget,
     set_widget,
     update_session,
     visitor_id,
@@ -186,13 +186,14 @@ def _choices(session: Session) -> None:
     with st.expander("Explain a specific next token", expanded=_has_targets(session)):
         sides = st.columns(2, gap="medium")
         for column, side in zip(sides, ("left", "right"), strict=True):
-            set_text_widget(f"target {side}", getattr(session.compared, f"{side}_target"))
+            box = hidden_text_box(f"target {side}", getattr(session.compared, f"{side}_target"))
             column.text_input(
                 f"{side.capitalize()} target token",
-                key=f"target {side}",
+                box.text,
+                key=box.key,
                 placeholder="for example: Sacramento",
-                on_change=heard(f"target {side}", _changed),
-                args=(f"{side}_target", f"target {side}"),
+                on_change=_changed,
+                args=(f"{side}_target", box.key),
                 help="Empty: the most likely next tokens.",
             )
 

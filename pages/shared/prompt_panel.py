@@ -12,7 +12,14 @@ from charts.palette import palette
 from charts.text import plural
 from pages.shared import chat_panel, forecast, many_prompts, resources, token_chips
 from pages.shared.explaining import LOGIT_MASS, MOST_FEATURES, Kind
-from pages.shared.session import heard, read_session, set_text_widget, set_widget, update_session
+from pages.shared.session import (
+    heard,
+    hidden_text_box,
+    read_session,
+    set_widget,
+    typed_text,
+    update_session,
+)
 from pages.shared.session_state import Session
 from pages.shared.token_bytes import with_bytes
 from tracer.errors import TracerError
@@ -47,24 +54,24 @@ def _explained(session: Session) -> None:
         on_change=heard("explain kind", _changed),
     )
     if explain.kind in ("token", "contrast"):
-        set_text_widget("explain first", explain.first)
+        box = hidden_text_box("explain first", explain.first)
         st.text_input(
             "Token",
-            key="explain first",
-            on_change=heard("explain first", _changed),
+            value=box.text,
+            key=box.key,
+            on_change=_changed,
             help="Most tokens begin with a space: “ Austin”.",
         )
     if explain.kind == "contrast":
-        set_text_widget("explain second", explain.second)
-        st.text_input(
-            "Against the token", key="explain second", on_change=heard("explain second", _changed)
-        )
+        box = hidden_text_box("explain second", explain.second)
+        st.text_input("Against the token", value=box.text, key=box.key, on_change=_changed)
     if explain.kind == "feature":
-        set_text_widget("explain first", explain.first)
+        box = hidden_text_box("explain first", explain.first)
         st.text_input(
             "Feature",
-            key="explain first",
-            on_change=heard("explain first", _changed),
+            value=box.text,
+            key=box.key,
+            on_change=_changed,
             placeholder="L3/417 @ 7",
             help="Layer, number, and the position of the token it fires at; without a position, "
             "the last one.",
@@ -99,8 +106,8 @@ def _changed() -> None:
     explain = replace(
         before,
         kind=state["explain kind"],
-        first=str(state.get("explain first", before.first) or ""),
-        second=str(state.get("explain second", before.second) or ""),
+        first=typed_text("explain first", before.first),
+        second=typed_text("explain second", before.second),
         max_features=int(state.get("explain features") or 0),
         logit_mass=round(float(state.get("explain mass", LOGIT_MASS)), 3),
     )

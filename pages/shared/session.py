@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import streamlit as st
@@ -22,6 +22,8 @@ _KEY: Final = "session"
 _VISITOR: Final = "visitor"
 PROBLEMS: Final = "link problems"
 """Where the sentences about the visitor's link are, until they are closed."""
+_AGAIN: Final = ", once more"
+_VERSION: Final = ", version"
 _ECHO_SECONDS: Final = 3.0
 """An event that the browser sends this long after a value was replaced may still have the old."""
 _connections: Final[dict[str, str]] = {}
@@ -98,24 +100,54 @@ def set_widget(key: str, value: Any) -> None:
 
 
 def set_text_widget(key: str, text: str) -> None:
-    """Like :func:`set_widget`, for a box the visitor may be typing into.
+    """Like :func:`set_widget`, for a visible box that the visitor may be typing into.
 
-    Sets the text only where it differs, and once more in the next run.
+    Sets the text only where it differs, and once more in the next run if this one does not reach
+    its end (:func:`mirror_to_url`): later, it would wipe out what is being typed.
     """
-    again = f"{key}, once more"
-    differs = _note_replaced(key, text)
+    again = f"{key}{_AGAIN}"
+    differs = key not in st.session_state or st.session_state[key] != text
     if differs or st.session_state.get(again):
-        st.session_state[key] = text
+        set_widget(key, text)
     st.session_state[again] = differs
+
+
+class TextBox(NamedTuple):
+    """How to draw a text box: its key, and the text it starts with."""
+
+    key: str
+    text: str
+
+
+def hidden_text_box(name: str, text: str) -> TextBox:
+    """Return the box called ``name``, showing ``text``, for a place that opens later: a popover.
+
+    A text that is set reaches only boxes that are on the screen in that run. So this one starts
+    with its text, and is another box, with another key, when the page replaces the text. (Streamlit
+    shows the old and the new one together until the run ends, so this is not for visible boxes.)
+    """
+    version, first = st.session_state.get(f"{name}{_VERSION}", (0, text))
+    if st.session_state.get(_box_key(name, version), first) != text:
+        version, first = version + 1, text
+    st.session_state[f"{name}{_VERSION}"] = (version, first)
+    return TextBox(_box_key(name, version), first)
+
+
+def typed_text(name: str, otherwise: str) -> str:
+    """Return what the hidden box ``name`` shows, or ``otherwise`` if it is not on the page."""
+    version, _ = st.session_state.get(f"{name}{_VERSION}", (0, ""))
+    return str(st.session_state.get(_box_key(name, version), otherwise) or "")
+
+
+def _box_key(name: str, version: int) -> str:
+    return f"{name} {version}" if version else name
 
 
 def heard(key: str, callback: Callable[..., None]) -> Callable[..., None]:
     """Return ``callback`` for the widget with this key, deaf to echoes.
 
     The browser sends the values of all widgets with every event. One that it sends before a value
-    set here has reached it has the replaced value, which looks as if the visitor had put it back:
-    a click on the next prompt, and the graph's report of its size right after it, would end at the
-    first prompt again.
+    set here has reached it has the replaced value, which looks as if the visitor had put it back.
     """
 
     def call(*args: Any, **kwargs: Any) -> None:
@@ -125,12 +157,10 @@ def heard(key: str, callback: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def _note_replaced(key: str, value: Any) -> bool:
-    """Remember what the widget showed if that is not ``value``; return whether it is not."""
-    differs = key not in st.session_state or bool(st.session_state[key] != value)
-    if differs and key in st.session_state and not _is_echo(key):
+def _note_replaced(key: str, value: Any) -> None:
+    """Remember what the widget showed if that is not ``value``."""
+    if key in st.session_state and st.session_state[key] != value and not _is_echo(key):
         st.session_state[f"{key}, replaced"] = (st.session_state[key], monotonic())
-    return differs
 
 
 def _is_echo(key: str) -> bool:
@@ -141,7 +171,9 @@ def _is_echo(key: str) -> bool:
 
 
 def mirror_to_url() -> None:
-    """Update the address bar, so that it can be copied as a link."""
+    """Update the address bar, so that it can be copied as a link. Every page ends with it."""
+    for key in [key for key in st.session_state if str(key).endswith(_AGAIN)]:
+        st.session_state[key] = False  # the browser has the text
     query = to_query(read_session())
     if st.query_params.to_dict() != query:
         st.query_params.from_dict(query)

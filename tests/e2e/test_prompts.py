@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import App, settled, unfold, with_query
-from graph_actions import expect_graph
+from graph_actions import click_node, expect_graph
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -30,10 +30,13 @@ def test_a_prompt_of_two_lines_is_traced_with_the_button(app: App, page: Page) -
 
 def test_a_contrast_is_explained_and_the_tokens_have_their_ids(app: App, page: Page) -> None:
     page.goto(with_query(f"{app.url}/trace", prompt=PROMPT, target="contrast", of=" Austin"))
-    expect(page.get_by_text("nodes shown")).to_be_visible()
-    settled(page)
+    expect_graph(page, "Austin")
+    for node in ("feature-1-7-887", "feature-2-7-859"):  # the page is drawn again and again
+        click_node(page, node)
+        settled(page)
     against = page.get_by_role("textbox", name="Against the token")
     unfold(page.get_by_role("button", name="Options"), against)
+    expect(page.get_by_role("textbox", name="Token", exact=True)).to_have_value(" Austin")
     against.fill(" Sacramento")
     against.press("Enter")
     expect(page.get_by_text("explains “Austin” against “Sacramento”")).to_be_visible()

@@ -193,43 +193,111 @@ def test_an_error_becomes_a_sentence_and_names_keep_their_case(message: str, sho
     assert sentence(ValueError(message)) == shown
 
 
+def _chosen() -> None:
+    import streamlit as st
+
+    from pages.shared.session import heard, set_widget
+
+    state = st.session_state
+    state.setdefault("size", "small")
+
+    def chosen() -> None:
+        state["size"] = state["size box"]
+
+    def step() -> None:
+        state["size"] = "medium"
+
+    set_widget("size box", state["size"])
+    sizes = ["small", "medium", "large"]
+    st.selectbox("Size", sizes, key="size box", on_change=heard("size box", chosen))
+    st.button("Next", on_click=step)
+
+
+def test_a_value_that_the_page_has_just_replaced_does_not_come_back() -> None:
+    app = AppTest.from_function(_chosen).run()
+    app.button[0].click().run()
+    assert app.selectbox[0].value == "medium"
+    app.selectbox[0].set_value("small").run()  # sent before the browser had heard of "medium"
+    assert app.session_state["size"] == "medium" and app.selectbox[0].value == "medium"
+    app.selectbox[0].set_value("small").run()  # and another event
+    assert app.session_state["size"] == "medium" and app.selectbox[0].value == "medium"
+    app.selectbox[0].set_value("large").run()
+    assert app.session_state["size"] == "large"
+
+
+def test_the_replaced_value_can_be_chosen_again_a_little_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = AppTest.from_function(_chosen).run()
+    app.button[0].click().run()
+    later = session_module.monotonic() + 4
+    monkeypatch.setattr(session_module, "monotonic", lambda: later)
+    app.selectbox[0].set_value("small").run()
+    assert app.session_state["size"] == "small"
+
+
 def _boxed() -> None:
     import streamlit as st
 
-    from pages.shared.session import heard, set_text_widget
+    from pages.shared.session import hidden_text_box, typed_text
 
     state = st.session_state
     state.setdefault("text", "first")
 
     def typed() -> None:
-        state["text"] = state["box"]
+        state["text"] = typed_text("box", "")
 
     def step() -> None:
         state["text"] = "second"
 
-    set_text_widget("box", state["text"])
-    st.text_input("Box", key="box", on_change=heard("box", typed))
+    if not state.get("hidden"):
+        box = hidden_text_box("box", state["text"])
+        st.text_input("Box", box.text, key=box.key, on_change=typed)
     st.button("Next", on_click=step)
+    st.write(typed_text("box", "elsewhere"))
 
 
-def test_a_text_that_the_page_has_just_replaced_does_not_come_back() -> None:
+def test_a_box_whose_text_the_page_replaces_is_another_box() -> None:
     app = AppTest.from_function(_boxed).run()
+    assert app.text_input[0].key == "box" and app.text_input[0].value == "first"
+    app.text_input[0].set_value("typed").run()
+    assert app.session_state["text"] == "typed" and app.text_input[0].key == "box"
     app.button[0].click().run()
     assert app.text_input[0].value == "second"
-    app.text_input[0].set_value("first").run()  # sent before the browser had heard of "second"
-    assert app.session_state["text"] == "second" and app.text_input[0].value == "second"
-    app.text_input[0].set_value("first").run()  # and another event
-    assert app.session_state["text"] == "second" and app.text_input[0].value == "second"
-    app.text_input[0].set_value("third").run()
-    assert app.session_state["text"] == "third"
-
-
-def test_the_replaced_text_can_be_typed_again_a_little_later(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    app = AppTest.from_function(_boxed).run()
-    app.button[0].click().run()
-    later = session_module.monotonic() + 4
-    monkeypatch.setattr(session_module, "monotonic", lambda: later)
+    assert app.text_input[0].key == "box 1"  # what the browser still sends from "box" is ignored
     app.text_input[0].set_value("first").run()
-    assert app.session_state["text"] == "first"
+    assert app.session_state["text"] == "first" and app.text_input[0].key == "box 1"
+
+
+def test_a_box_shows_its_text_in_every_run_and_when_it_is_drawn_again() -> None:
+    app = AppTest.from_function(_boxed).run().run().run()
+    assert app.text_input[0].proto.default == "first"  # a popover that opens now shows it
+    app.text_input[0].set_value("typed").run()
+    app.session_state["hidden"] = True
+    app.run().run()
+    assert app.markdown[0].value == "elsewhere"
+    app.session_state["hidden"] = False
+    app.run()
+    assert app.text_input[0].value == "typed"
+
+
+def _typed_into() -> None:
+    import streamlit as st
+
+    from pages.shared.session import mirror_to_url, set_text_widget
+
+    set_text_widget("box", "of the page")
+    st.text_input("Box", key="box")
+    if st.session_state.get("ends"):
+        mirror_to_url()
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_text_is_sent_again_only_after_a_run_that_did_not_end(ends: bool) -> None:
+    app = AppTest.from_function(_typed_into)
+    app.session_state["ends"] = ends
+    app.run()
+    assert app.text_input[0].proto.set_value
+    app.run()
+    assert app.text_input[0].proto.set_value is not ends
+    assert app.text_input[0].value == "of the page"
