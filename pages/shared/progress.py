@@ -11,11 +11,13 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import StopException
 
 from cache import Job
-from pages.shared import session
+from pages.shared import later, session
 from pages.shared.escape import plain
 
 PATIENCE: Final = 0.8
 """Seconds to wait before progress is shown; a small model that is loaded answers faster."""
+AT_ONCE: Final = 0.1
+"""Seconds to wait before the rest of the page is drawn."""
 POLL: Final = 1.0
 """Seconds between two updates of a running job's progress."""
 _WAITS: Final = "waits"
@@ -80,6 +82,9 @@ def _wait(jobs: tuple[Job[Any], ...], slot: str, finish: bool, show: Callable[[]
     place, until = st.empty(), time.monotonic() + PATIENCE
     try:
         for job in jobs:
+            if job.wait(AT_ONCE):
+                continue
+            later.draw_the_rest()
             if job.wait(max(0.0, until - time.monotonic())):
                 continue
             while not job.wait(POLL / 2):

@@ -9,6 +9,7 @@ import streamlit as st
 from cache import Job, ModelChoice, StoreError, TraceRequest
 from pages.shared import (
     forecast,
+    later,
     many_prompts,
     progress,
     prompt_panel,
@@ -50,7 +51,7 @@ def traced() -> Job[AttributionGraph] | None:
     session = read_session()
     if session.graph:
         return stored_graph.opened(session.graph)
-    _bar()
+    later.draw_later(st.container(), _bar)
     request = session.request
     if st.session_state.get(_CANCELLED) == request:
         _cancelled()
@@ -64,6 +65,8 @@ def traced() -> Job[AttributionGraph] | None:
         st.error(plain(sentence(error)))
         return None
     visits.only_this(job, "trace")
+    if not job.wait(progress.AT_ONCE):
+        later.draw_the_rest()
     if not job.wait(progress.PATIENCE):
         _progress(job, request)
         return None

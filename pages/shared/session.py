@@ -103,7 +103,7 @@ def set_text_widget(key: str, text: str) -> None:
     """Like :func:`set_widget`, for a visible box that the visitor may be typing into.
 
     Sets the text only where it differs, and once more in the next run if this one does not reach
-    its end (:func:`mirror_to_url`): later, it would wipe out what is being typed.
+    its end (:func:`note_the_end`): later, it would wipe out what is being typed.
     """
     again = f"{key}{_AGAIN}"
     differs = key not in st.session_state or st.session_state[key] != text
@@ -170,10 +170,14 @@ def _is_echo(key: str) -> bool:
     return is_recent and bool(st.session_state.get(key) == replaced)
 
 
-def mirror_to_url() -> None:
-    """Update the address bar, so that it can be copied as a link. Every page ends with it."""
+def note_the_end() -> None:
+    """Note that everything this run has drawn reaches the browser. A run ends with it."""
     for key in [key for key in st.session_state if str(key).endswith(_AGAIN)]:
-        st.session_state[key] = False  # the browser has the text
+        st.session_state[key] = False
+
+
+def mirror_to_url() -> None:
+    """Update the address bar, so that it can be copied as a link."""
     query = to_query(read_session())
     if st.query_params.to_dict() != query:
         st.query_params.from_dict(query)

@@ -12,8 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from pages.shared import progress  # noqa: E402
+from pages.shared import later, progress  # noqa: E402
 from pages.shared.navigation import page_script  # noqa: E402
+from pages.shared.session import note_the_end  # noqa: E402
 from pages.shell import sidebar, style, tour  # noqa: E402
 
 IMAGES = Path(__file__).with_name("images")
@@ -41,10 +42,14 @@ page = st.navigation(
     ],
     position="top",
 )
+later.begin()
 style.draw()
-sidebar.draw(trace, models, acts=page.title in ("Trace", "Interventions", "Compare", "Features"))
+acts = page.title in ("Trace", "Interventions", "Compare", "Features")
+later.draw_later(st.sidebar, lambda: sidebar.draw(trace, models, acts))
 sidebar.link_problems()
 page.run()
+later.draw_the_rest()
 with st.sidebar:  # what is on the page itself would be below the sidebar, and hidden by it
     tour.draw()
 progress.cancel_abandoned()
+note_the_end()

@@ -24,27 +24,26 @@ _LISTED: Final = 4
 
 
 def draw(trace_page: st.Page, models_page: st.Page, acts: bool) -> None:
-    """Draw the sidebar.
+    """Draw what is in the sidebar.
 
     The prompts are shown only where a click on one ``acts``: on the pages that show a prompt.
     """
     session = read_session()
-    with st.sidebar:
-        graph = _open_graph(session)
-        if graph is not None and resources.is_imported(graph):
-            _imported(graph)
-        elif acts:
-            _prompts(session)
-        else:
-            st.page_link(trace_page, label="Trace a prompt", icon=":material/account_tree:")
-        if graph is None or not resources.is_imported(graph):
-            st.markdown("#### Model")
-            if acts:
-                _choose_embedded(session)
-                _choose_transcoders(session)
-            _machine()
-        st.page_link(models_page, label="All models", icon=":material/deployed_code:")
-        _work()
+    graph = _open_graph(session)
+    if graph is not None and resources.is_imported(graph):
+        _imported(graph)
+    elif acts:
+        _prompts(session)
+    else:
+        st.page_link(trace_page, label="Trace a prompt", icon=":material/account_tree:")
+    if graph is None or not resources.is_imported(graph):
+        st.markdown("#### Model")
+        if acts:
+            _choose_embedded(session)
+            _choose_transcoders(session)
+        _machine()
+    st.page_link(models_page, label="All models", icon=":material/deployed_code:")
+    _work()
 
 
 def _open_graph(session: Session) -> AttributionGraph | None:

@@ -14,15 +14,17 @@ from tracer.features.cards import FeatureCard
 _TOKENS: Final = 6
 
 
-def draw(card: FeatureCard, activation: float, palette: Palette) -> None:
-    """Draw a feature card; ``activation`` is the feature's activation in this prompt."""
-    for number, group in enumerate(feature_card.groups_of(card)):
-        html = feature_card.group_html(card, group, palette)
-        if number == 0:
-            st.markdown(f"**{plain(group.name)}**")
-            st.html(html)
-        else:
-            with st.expander(plain(group.name)):
-                st.html(html)
+def draw_strongest(card: FeatureCard, palette: Palette) -> None:
+    """Draw the first group of examples, those with the highest activations."""
+    for group in feature_card.groups_of(card)[:1]:
+        st.markdown(f"**{plain(group.name)}**")
+        st.html(feature_card.group_html(card, group, palette))
+
+
+def draw_rest(card: FeatureCard, activation: float, palette: Palette) -> None:
+    """Draw everything else; ``activation`` is the feature's activation in this prompt."""
+    for group in feature_card.groups_of(card)[1:]:
+        with st.expander(plain(group.name)):
+            st.html(feature_card.group_html(card, group, palette))
     feature_card.draw_tokens(card, palette, _TOKENS)
     feature_card.draw_distribution(card, palette, activation, " :gray[the line marks this prompt]")

@@ -15,6 +15,7 @@ from pages.shared import (
     feature_examples,
     kinds,
     label_box,
+    later,
     own_text,
     resources,
     selection,
@@ -109,9 +110,16 @@ def _node(key: str, view: GraphView, node: NodeId, session: Session, palette: Pa
         *generic_panel.qk_lists(view, node),
     ]
     draw_neighbours("trace", lists, "", selection.graph_event)
-    carried_by.draw(key, view, node, session, palette)
-    if node.kind != "feature":
-        return
+    carried = st.container()
+    if node.kind == "feature":
+        _card(node, source, graph, palette)
+    later.draw_later(carried, lambda: carried_by.draw(key, view, node, session, palette))
+
+
+def _card(
+    node: NodeId, source: resources.FeatureSource | None, graph: AttributionGraph, palette: Palette
+) -> None:
+    """Draw the strongest examples of a feature now, and the rest of its card later."""
     if source is None:
         st.caption(
             "No examples: this graph was imported without its model and transcoders. "
@@ -120,9 +128,15 @@ def _node(key: str, view: GraphView, node: NodeId, session: Session, palette: Pa
         return
     card = feature_examples.card(source, node.feature)
     if card is not None:
-        feature_panel.draw(card, float(graph.activations[graph.index.row(node)]), palette)
-    if isinstance(source, ModelChoice):
-        own_text.draw(node.feature, source, card, palette)
+        feature_panel.draw_strongest(card, palette)
+
+    def rest() -> None:
+        if card is not None:
+            feature_panel.draw_rest(card, float(graph.activations[graph.index.row(node)]), palette)
+        if isinstance(source, ModelChoice):
+            own_text.draw(node.feature, source, card, palette)
+
+    later.draw_later(st.container(), rest)
 
 
 def _head(view: GraphView, node: NodeId) -> None:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from cache import ModelChoice
 from charts.palette import palette
-from pages.shared import feature_examples, prompt_bar, resources
+from pages.shared import feature_examples, later, prompt_bar, resources
 from pages.shared.annotations_sync import sync_annotations
 from pages.shared.graph_view import session_view
 from pages.shared.session import mirror_to_url, read_session, visitor_id
@@ -42,11 +42,19 @@ def _graph_and_panel(key: str, graph: AttributionGraph) -> None:
     view = session_view(session, pruned)
     with st.container(key="workspace"):
         left, right = st.columns([2.3, 1], gap="medium")
-    with left:
+
+    def graph_and_pins() -> None:
         graph_area.draw(key, view, session)
         source = resources.feature_source(graph, session.choice)
         if source is not None:
             feature_examples.fetch_names(view, key, source)
         pins.draw(key, view, session)
+
+    # The browser marks a selected node by itself: what a click has to wait for is the panel.
+    if view.selected is None:
+        with left:
+            graph_and_pins()
+    else:
+        later.draw_later(left, graph_and_pins)
     with right:
         node_panel.draw(key, view, session, theme)

@@ -284,12 +284,12 @@ def test_a_box_shows_its_text_in_every_run_and_when_it_is_drawn_again() -> None:
 def _typed_into() -> None:
     import streamlit as st
 
-    from pages.shared.session import mirror_to_url, set_text_widget
+    from pages.shared.session import note_the_end, set_text_widget
 
     set_text_widget("box", "of the page")
     st.text_input("Box", key="box")
     if st.session_state.get("ends"):
-        mirror_to_url()
+        note_the_end()
 
 
 @pytest.mark.parametrize("ends", [False, True])

@@ -170,7 +170,8 @@ def test_only_the_running_and_the_latest_request_of_a_moved_slider_are_worked_on
     monkeypatch.setattr(waiting, "bar", move_the_slider)
     app.switch_page(INTERVENTIONS).run()
     assert not app.exception and not app.error
-    assert len(waiting_jobs) == 2
+    ran = [j for j in waiting_jobs if j.state == "cancelled" or hasattr(j.result(), "baseline")]
+    assert len(ran) == 2  # next to the estimate for the prompt's options
     assert started[:2] == [0.0, -3.0]
     assert "−3× about Texas" in text_of(app)
 

@@ -1,0 +1,49 @@
+"""Parts of a page that are drawn after those a visitor is waiting for.
+
+The browser draws a page in the order in which its parts arrive. After a click on a node, its panel
+comes first, and the prompts in the sidebar, which stay as they are, come last. Where a part is on
+the page depends on its container alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.scriptrunner_utils.script_run_context import ThreadState
+
+_PARTS: Final = "parts drawn later"
+
+
+class _Part(NamedTuple):
+    place: DeltaGenerator
+    draw: Callable[[], None]
+    page: str
+
+
+def begin() -> None:
+    """Forget what an interrupted run has left undrawn. A run starts with it."""
+    st.session_state[_PARTS] = []
+
+
+def draw_later(place: DeltaGenerator, draw: Callable[[], None]) -> None:
+    """Draw a part into ``place`` at the end of the run, or before a wait that would be noticed.
+
+    Of several parts, the one asked for last is drawn first.
+    """
+    part = _Part(place, draw, ThreadState.get().active_script_hash)
+    st.session_state.setdefault(_PARTS, []).append(part)
+
+
+def draw_the_rest() -> None:
+    """Draw all parts that have not been drawn yet."""
+    parts: list[_Part] = st.session_state.get(_PARTS, [])
+    context = get_script_run_ctx()
+    while parts and context is not None:
+        part = parts.pop()
+        # An element's identity has its page in it: as another element it would lose its state.
+        with context.run_with_active_hash(part.page), part.place:
+            part.draw()
