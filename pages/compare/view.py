@@ -22,7 +22,7 @@ from charts.palette import Palette, palette
 from charts.text import node_name, percent, plural, token_text
 from pages.shared import kinds, progress, prompt_bar, resources, stored_graph
 from pages.shared.escape import plain, sentence
-from pages.shared.graph_component import draw_graph
+from pages.shared.graph_component import draw_chart, draw_graph
 from pages.shared.graph_payloads import drawing_payload
 from pages.shared.model_choices import sets_of
 from pages.shared.navigation import page_script
@@ -52,7 +52,6 @@ from tracer.interventions.transfer import difference_edits
 from tracer.types import FeatureId
 
 _SIZE: Final = "compare size"
-_STATIC: Final = {"displayModeBar": False, "staticPlot": False}
 _ALIGNMENTS: Final[dict[Alignment, str]] = {
     "token": "by token",
     "end": "from the end",
@@ -93,7 +92,7 @@ def draw() -> None:
     _send(comparison, not by_name and not imported)
     st.markdown("#### Largest differences in influence")
     figure = difference_figure(comparison, name, theme)
-    st.plotly_chart(figure, key="differences", theme=None, config=_STATIC)
+    draw_chart(figure, "differences")
     _table(comparison, name)
 
 

@@ -20,6 +20,7 @@ from charts.text import percent, token_text
 from pages.interventions import heads
 from pages.shared import resources
 from pages.shared.escape import plain, sentence
+from pages.shared.graph_component import draw_chart
 from pages.shared.session import heard, read_session, set_widget
 from pages.shared.session_actions import arrange_scenario, change_scenario
 from tracer.errors import TracerError
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from tracer.interventions.run import Outcome, ScenarioRun
 
 _PER_ROW: Final = 3
-_STATIC: Final = {"displayModeBar": False, "staticPlot": False}
 MAX_STRENGTH: Final = 6.0
 Tracked = tuple[int, str] | None
 """Id and text of the token whose probability is shown in every column."""
@@ -72,7 +72,7 @@ def _baseline(
     st.markdown("##### Baseline")
     st.caption("The model without edits.")
     figure = outcome_figure(baseline, None, tokens, theme)
-    st.plotly_chart(figure, key="baseline", theme=None, config=_STATIC)
+    draw_chart(figure, "baseline")
     if tracked is not None:
         share = percent(baseline.probability(tracked[0]))
         st.caption(plain(f"Probability of {token_text(tracked[1])}: {share}"))
@@ -98,7 +98,7 @@ def _column(
         st.error(plain(sentence(outcome)))
     else:
         figure = outcome_figure(run.baseline, outcome, tokens, theme)
-        st.plotly_chart(figure, key=f"column {number}", theme=None, config=_STATIC)
+        draw_chart(figure, f"column {number}")
         st.markdown(plain(outcome_sentence(run.baseline, outcome)))
         facts = f"KL divergence {outcome.kl:.3f} nats"
         if tracked is not None:
@@ -136,7 +136,7 @@ def _watched(
     if groups:
         st.caption("Remaining activation of pinned features")
         figure = activation_figure(groups, baseline, outcome, theme)
-        st.plotly_chart(figure, key=f"pins {number}", theme=None, config=_STATIC)
+        draw_chart(figure, f"pins {number}")
 
 
 def _buttons(number: int, scenario: Scenario, groups: tuple[EditGroup, ...], n_layers: int) -> None:

@@ -17,7 +17,7 @@ from charts.text import token_text
 from pages.interventions import editor
 from pages.shared import selection
 from pages.shared.escape import plain, sentence
-from pages.shared.graph_component import draw_flow
+from pages.shared.graph_component import draw_chart, draw_flow
 from pages.shared.session import read_session
 from tracer.errors import TracerError
 from tracer.interventions.faithfulness import check_groups, check_target, switched_off
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 Run = Callable[..., "ScenarioRun | None"]
 """Runs scenarios on the session's prompt; draws the error and returns None if that fails. The
 second argument names the place on the page that waits for them."""
-_STATIC: Final = {"displayModeBar": False, "staticPlot": False}
 _STEPS: Final = 10
 _CHECKED: Final = 30
 """Most influential features that are switched off one by one."""
@@ -83,7 +82,7 @@ def sweep(groups: tuple[Group, ...], run: Run, theme: Palette) -> None:
     )
     tokens = [(token, known[token]) for token in chosen if token in known]
     figure = dose_figure(strengths, outcomes, tokens, theme)
-    st.plotly_chart(figure, key="sweep", theme=None, config=_STATIC)
+    draw_chart(figure, "sweep")
 
 
 def check_faithfulness(view: GraphView, run: Run, theme: Palette) -> None:
@@ -146,9 +145,9 @@ def _effects(
         return
     left, right = st.columns(2, gap="medium")
     with left:
-        st.plotly_chart(ranked_figure(check, theme), key="ranked", theme=None, config=_STATIC)
+        draw_chart(ranked_figure(check, theme), "ranked")
     with right:
-        st.plotly_chart(scatter_figure(check, theme), key="truth", theme=None, config=_STATIC)
+        draw_chart(scatter_figure(check, theme), "truth")
         st.markdown(plain(check_sentence(check)))
 
 
@@ -195,5 +194,5 @@ def _flow(view: GraphView, run: Run, freeze_norms: bool, theme: Palette) -> None
     if len(check.names) > 2:
         with st.columns(2, gap="medium")[0]:
             figure = scatter_figure(check, theme)
-            st.plotly_chart(figure, key="flow truth", theme=None, config=_STATIC)
+            draw_chart(figure, "flow truth")
             st.markdown(plain(check_sentence(check)))

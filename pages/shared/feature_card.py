@@ -14,9 +14,9 @@ import streamlit as st
 from charts.distributions import histogram_figure
 from charts.palette import Palette
 from pages.shared.escape import chips_html, example_html, plain
+from pages.shared.graph_component import draw_chart
 from tracer.features.cards import ExampleGroup, FeatureCard
 
-STATIC: Final = {"displayModeBar": False, "staticPlot": False}
 _AROUND: Final = 24
 """Tokens shown on either side of an example's strongest one on a page; half in the panel."""
 
@@ -59,7 +59,7 @@ def draw_distribution(
     )
     marked = None if math.isnan(activation) else activation
     figure = histogram_figure(card.histogram, card.histogram_top, palette, marked)
-    st.plotly_chart(figure, key="histogram", theme=None, config=STATIC)
+    draw_chart(figure, "histogram")
 
 
 def draw_tokens(card: FeatureCard, palette: Palette, limit: int | None = None) -> None:

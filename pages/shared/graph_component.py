@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import plotly
+import plotly.graph_objects as go
 import streamlit as st
 
 _BROWSER: Final = Path(__file__).with_name("browser")
@@ -52,7 +53,7 @@ def _component(name: str) -> Callable[..., Any]:
         script, style = f"{graph_script()}\n{script}", graph_style()
     elif name == "loader":
         script = f"{PLOTLY_JS.read_text(encoding='utf-8')}\n{script}"
-    elif name == "remote":  # it may come to the page before the graph does
+    elif name in ("chart", "remote"):  # they may come to the page before the graph does
         script = f"{page_script_part('1_shared.js')}\n{script}"
     elif (_BROWSER / f"{name}.css").is_file():
         style = page_script_part(f"{name}.css")
@@ -113,8 +114,25 @@ def draw_graph(name: str, payload: bytes, chosen: Mapping[str, Any], on_event: O
 
     _component("graph")(key=key, data=payload, on_event_change=_listener(key, heard))
     _component("remote")(key=f"remote {name}", data={"name": name, **chosen})
-    if st.session_state.get(_NEEDS_LOADER):
-        _component("loader")(key=_NEEDS_LOADER)
+
+
+def draw_chart(
+    figure: go.Figure, key: str, on_point: Callable[[float], None] | None = None
+) -> None:
+    """Draw a Plotly figure as wide as its place; its height is in its layout.
+
+    ``on_point`` is called with the x of a point or bar that was clicked.
+    """
+
+    def heard(event: dict[str, Any]) -> None:
+        x = event.get("x")
+        if event["type"] == "loader":
+            st.session_state[_NEEDS_LOADER] = True
+        elif on_point is not None and isinstance(x, int | float):
+            on_point(float(x))
+
+    data = {"figure": figure.to_json(), "plotly": PLOTLY_PATH}
+    _component("chart")(key=key, data=data, on_event_change=_listener(key, heard))
 
 
 def draw_beads(name: str, node: str, edges: Sequence[Mapping[str, str]]) -> None:
@@ -126,6 +144,12 @@ def draw_beads(name: str, node: str, edges: Sequence[Mapping[str, str]]) -> None
     """
     data = {"name": name, "beads": {"node": node, "edges": list(edges)}}
     _component("remote")(key=f"beads {name}", data=data)
+
+
+def draw_loader() -> None:
+    """Send plotly.js to a browser that could not load it. Every run ends with it."""
+    if st.session_state.get(_NEEDS_LOADER):
+        _component("loader")(key=_NEEDS_LOADER)
 
 
 def _listener(key: str, on_event: OnEvent) -> Callable[[], None]:

@@ -13,6 +13,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from pages.shared import later, progress  # noqa: E402
+from pages.shared.graph_component import draw_loader  # noqa: E402
 from pages.shared.navigation import page_script  # noqa: E402
 from pages.shared.session import note_the_end  # noqa: E402
 from pages.shell import sidebar, style, tour  # noqa: E402
@@ -49,6 +50,7 @@ later.draw_later(st.sidebar, lambda: sidebar.draw(trace, models, acts))
 sidebar.link_problems()
 page.run()
 later.draw_the_rest()
+draw_loader()
 with st.sidebar:  # what is on the page itself would be below the sidebar, and hidden by it
     tour.draw()
 progress.cancel_abandoned()

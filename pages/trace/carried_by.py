@@ -26,7 +26,7 @@ from charts.palette import Palette
 from charts.text import percent, place, signed, token_text
 from pages.shared import progress, resources, selection
 from pages.shared.escape import plain, sentence
-from pages.shared.graph_component import draw_beads, draw_neighbours
+from pages.shared.graph_component import draw_beads, draw_chart, draw_neighbours
 from pages.shared.heads_state import HeadsShown, Versus
 from pages.shared.session import heard, read_session, set_widget, update_session, visitor_id
 from pages.shared.session_state import Session
@@ -36,7 +36,6 @@ from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
 from tracer.types import FeatureId, NodeId
 
-_STATIC: Final = {"displayModeBar": False}
 _COMPLETE: Final = "everything it reads"
 _SCORE: Final = "nothing"
 _REST: Final = "all other tokens"
@@ -167,21 +166,12 @@ def draw_head(key: str, view: GraphView, session: Session, palette: Palette) -> 
         _title(look)
         _choices(look, shown)
         figure = strip_figure(look, palette)
-        st.plotly_chart(
-            figure,
-            key="strip",
-            theme=None,
-            config=_STATIC,
-            on_select=_key_clicked,
-            selection_mode="points",
-        )
+        draw_chart(figure, "strip", _key_clicked)
         st.caption(_sentence(look))
         _why(look, graph, _names(session), palette)
         _test(key, look, session)
         with st.popover("Attention from every token", type="tertiary"):
-            st.plotly_chart(
-                pattern_figure(look, palette), key="pattern", theme=None, config=_STATIC
-            )
+            draw_chart(pattern_figure(look, palette), "pattern")
 
 
 def _title(look: HeadLook) -> None:
@@ -249,11 +239,9 @@ def _versus_chosen(others: dict[str, Versus]) -> None:
         update_session(heads=replace(read_session().heads, versus=others[name]))
 
 
-def _key_clicked() -> None:
+def _key_clicked(position: float) -> None:
     """Explain the token whose bar was clicked."""
-    points = (st.session_state.get("strip") or {}).get("selection", {}).get("points", [])
-    position = points[0].get("x") if points else None
-    if isinstance(position, int | float) and position >= 0:
+    if position >= 0:
         shown = read_session().heads
         versus = None if shown.versus == int(position) else shown.versus
         update_session(heads=replace(shown, key=int(position), versus=versus))
@@ -302,7 +290,7 @@ def _why(
 
     pairs = [(named(pair.query), named(pair.key), pair.weight) for pair in look.pairs]
     st.markdown("**Top pairs** :gray[query × key, parts of the score]")
-    st.plotly_chart(pairs_figure(pairs, palette), key="pairs", theme=None, config=_STATIC)
+    draw_chart(pairs_figure(pairs, palette), "pairs")
     st.caption(
         plain(" · ".join(f"{query} × {key} {signed(w)}" for query, key, w in pairs[:3])),
     )

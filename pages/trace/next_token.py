@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import streamlit as st
 
 from cache import InterveneRequest
@@ -13,13 +11,12 @@ from charts.palette import Palette
 from charts.text import change_sentence, percent, plural, signed, token_text
 from pages.shared import progress, resources
 from pages.shared.escape import plain, sentence
+from pages.shared.graph_component import draw_chart
 from pages.shared.session import update_session, visitor_id
 from pages.shared.session_state import Session
 from tracer.errors import TracerError
 from tracer.graph.graph import AttributionGraph
 from tracer.types import Intervention
-
-STATIC: Final = {"displayModeBar": False, "staticPlot": False}
 
 
 def draw(view: GraphView, session: Session, palette: Palette) -> None:
@@ -29,7 +26,7 @@ def draw(view: GraphView, session: Session, palette: Palette) -> None:
     if not edits or resources.is_imported(graph):
         st.markdown(f"##### Next token {_likeliest(graph)}")
         figure = token_figure(graph.next_tokens, palette)
-        st.plotly_chart(figure, key="next tokens", theme=None, config=STATIC)
+        draw_chart(figure, "next tokens")
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         heading = f"##### Next token, {plural(len(edits), 'feature')} edited"
@@ -53,9 +50,7 @@ def draw(view: GraphView, session: Session, palette: Palette) -> None:
     except TracerError as error:
         st.error(plain(sentence(error)))
         return
-    st.plotly_chart(
-        comparison_figure(result.compare(), palette), key="comparison", theme=None, config=STATIC
-    )
+    draw_chart(comparison_figure(result.compare(), palette), "comparison")
     first = result.baseline[0]
     moved = float(result.edited_logits[first.token_id]) - first.logit
     st.caption(
