@@ -67,7 +67,7 @@ def traced() -> Job[AttributionGraph] | None:
     visits.only_this(job, "trace")
     if not job.wait(progress.AT_ONCE):
         later.draw_the_rest()
-    if not job.wait(progress.PATIENCE):
+    if not job.wait(progress.PATIENCE - progress.AT_ONCE):
         _progress(job, request)
         return None
     try:
