@@ -11,7 +11,8 @@ Starts the app with an empty store and measures the gallery's model, a made grap
 - *drawn*: from the arrival of the graph's data until it is painted;
 - *threshold*: from a key on the slider until the graph of the new threshold is painted;
 - *cached prompt*, *new prompt*: from the key until the prompt's graph is painted;
-- *gallery*: the same from a click in the sidebar on a cached prompt.
+- *gallery*: the same from a click in the sidebar on a cached prompt;
+- *opening*: from the request for the page, with an empty browser cache, until its graph is painted.
 
 The browser's own clock measures all of it. Medians of one run: quote them with the machine.
 """
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
@@ -194,6 +195,21 @@ def until_graph(page: Page) -> None:
     page.wait_for_timeout(600)
 
 
+def measure_opening(browser: Browser, address: str, rounds: int) -> list[float]:
+    """Open the page with an empty cache each time; the first round is not counted."""
+    times = []
+    for _ in range(rounds + 1):
+        context = browser.new_context(viewport={"width": 1440, "height": 900})
+        page = context.new_page()
+        page.set_default_timeout(180_000)
+        page.add_init_script("localStorage.setItem('circuit-tour', 'closed')")
+        page.goto(address)
+        page.locator(".st-key-workspace .graph[data-shown]").wait_for()
+        times.append(float(page.evaluate("() => performance.now()")))
+        context.close()
+    return times[1:]
+
+
 def measure_clicks(page: Page, rounds: int, has_cards: bool) -> dict[str, list[float]]:
     """Click the most influential features, one after the other.
 
@@ -288,6 +304,9 @@ def main() -> None:
             addresses = {"atlas": app.url}
             for name, key in keys.items():
                 addresses[name] = f"{app.url}/?{urllib.parse.urlencode({'graph': key})}"
+            if not chosen.only_heads:
+                opening = measure_opening(browser, app.url, min(chosen.rounds, 5))
+                rows.append(("atlas: opening", opening))
             for name, address in addresses.items():
                 page = browser.new_page(viewport={"width": 1440, "height": 900})
                 page.set_default_timeout(180_000)
