@@ -101,6 +101,7 @@ def _imported(graph: AttributionGraph) -> None:
 
 def link_problems() -> None:
     """Say what of the visitor's link could not be shown, until it is closed."""
+    read_session()  # the first run reads the link here
     problems: tuple[str, ...] = st.session_state.get(PROBLEMS, ())
     if not problems:
         return

@@ -42,7 +42,7 @@ def test_a_feature_is_found_opened_named_and_keeps_its_name(app: App, page: Page
     link = page.url
     page.goto(link)  # a reload
     expect(page.get_by_role("heading", name="<b>Lone Star</b>")).to_be_visible()
-    expect(page.get_by_text("your label")).to_be_visible()
+    expect(page.get_by_text("L1/887 · your label")).to_be_visible()
     settled(page)
 
     page.goto(with_query(f"{app.url}/trace", prompt=PROMPT, node="feature-1-7-887"))

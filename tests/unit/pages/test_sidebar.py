@@ -123,3 +123,11 @@ def test_the_rest_of_a_bad_link_is_used() -> None:
 
 def test_the_tour_has_five_steps() -> None:
     assert len(STEPS) == 5 and all(title and text for title, text in STEPS)
+
+
+def test_a_link_that_is_cut_off_is_said_in_the_first_run() -> None:
+    app = AppTest.from_file(str(ROOT / "pages" / "shell" / "main.py"), default_timeout=60)
+    app.query_params["graph"], app.query_params["marks"] = GONE, "[" * 3000
+    app.run()
+    assert not app.exception
+    assert any("may have been cut off" in warning.value for warning in app.warning)
