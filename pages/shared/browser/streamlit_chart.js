@@ -18,11 +18,12 @@ class Chart {
     const { data, layout } = JSON.parse(figure);
     this.plot.style.height = `${layout.height ?? 300}px`;
     const Plotly = await loadPlotly(plotly, () => this.send({ type: 'loader' }));
-    if (this.figure !== figure) return;    // overtaken by a newer figure, or gone, meanwhile
+    if (this.figure !== figure) return;    // overtaken by a newer figure, or gone
     this.width = Math.floor(this.plot.clientWidth);
     const isFirst = !this.plot.data;
     await Plotly.react(this.plot, data, { ...layout, width: this.width || undefined },
       { displayModeBar: false });
+    if (this.figure === null) return;    // it left the page while it was drawn
     if (isFirst) {
       this.plot.on('plotly_click', ({ points: [point] }) => {
         if (typeof point?.x === 'number') this.send({ type: 'point', x: point.x });
