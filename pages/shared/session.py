@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from time import monotonic
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
@@ -24,6 +25,8 @@ PROBLEMS: Final = "link problems"
 """Where the sentences about the visitor's link are, until they are closed."""
 _AGAIN: Final = ", once more"
 _VERSION: Final = ", version"
+_SEEN_SECONDS: Final = 1.0
+"""After this time, even a busy browser has drawn what a run has sent."""
 _ECHO_SECONDS: Final = 3.0
 """An event that the browser sends this long after a value was replaced may still have the old."""
 _connections: Final[dict[str, str]] = {}
@@ -102,14 +105,17 @@ def set_widget(key: str, value: Any) -> None:
 def set_text_widget(key: str, text: str) -> None:
     """Like :func:`set_widget`, for a visible box that the visitor may be typing into.
 
-    Sets the text only where it differs, and once more in the next run if this one does not reach
-    its end (:func:`note_the_end`): later, it would wipe out what is being typed.
+    Sets the text where it differs, and again in the next run if this one does not reach its end
+    (:func:`note_the_end`) or has only just done so: a busy browser draws two runs at once, and then
+    sees only the second. Later, it would wipe out what is being typed.
     """
     again = f"{key}{_AGAIN}"
     differs = key not in st.session_state or st.session_state[key] != text
-    if differs or st.session_state.get(again):
+    until = st.session_state.get(again, 0.0)
+    if differs or monotonic() < until:
         set_widget(key, text)
-    st.session_state[again] = differs
+    if differs:
+        st.session_state[again] = inf
 
 
 class TextBox(NamedTuple):
@@ -171,9 +177,9 @@ def _is_echo(key: str) -> bool:
 
 
 def note_the_end() -> None:
-    """Note that everything this run has drawn reaches the browser. A run ends with it."""
+    """Note that everything this run has drawn is on its way to the browser. A run ends with it."""
     for key in [key for key in st.session_state if str(key).endswith(_AGAIN)]:
-        st.session_state[key] = False
+        st.session_state[key] = min(st.session_state[key], monotonic() + _SEEN_SECONDS)
 
 
 def mirror_to_url() -> None:

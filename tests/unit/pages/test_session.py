@@ -292,12 +292,20 @@ def _typed_into() -> None:
         note_the_end()
 
 
-@pytest.mark.parametrize("ends", [False, True])
-def test_a_text_is_sent_again_only_after_a_run_that_did_not_end(ends: bool) -> None:
+@pytest.mark.parametrize(
+    ("ends", "seconds", "again"),
+    [(False, 0, True), (False, 60, True), (True, 0, True), (True, 2, False)],
+)
+def test_a_text_is_sent_again_until_the_browser_has_it(
+    monkeypatch: pytest.MonkeyPatch, ends: bool, seconds: float, again: bool
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(session_module, "monotonic", lambda: now)
     app = AppTest.from_function(_typed_into)
     app.session_state["ends"] = ends
     app.run()
     assert app.text_input[0].proto.set_value
+    now += seconds
     app.run()
-    assert app.text_input[0].proto.set_value is not ends
+    assert app.text_input[0].proto.set_value is again
     assert app.text_input[0].value == "of the page"
