@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import socket
@@ -28,6 +29,7 @@ from urllib.parse import urlencode
 import psutil
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from streamlit.runtime.state.session_state import STREAMLIT_INTERNAL_KEY_PREFIX
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
@@ -76,7 +78,7 @@ class Visitor:
     def __init__(self, port: int) -> None:
         self._port = port
         self._socket: ClientConnection | None = None
-        self._buttons: dict[str, str] = {}
+        self._prompts = ""
         self.errors = 0
         self.has_graph = False
         """Whether the last link led to a graph."""
@@ -101,8 +103,10 @@ class Visitor:
     async def click(self, prompt: str) -> float:
         """Click a prompt in the sidebar and return the seconds until the script has run."""
         message = BackMsg()
+        event = {"event": "event", "value": {"type": "prompt", "prompt": prompt}}
         pressed = message.rerun_script.widget_states.widgets.add()
-        pressed.id, pressed.trigger_value = self._buttons[prompt], True
+        pressed.id = f"{STREAMLIT_INTERNAL_KEY_PREFIX}_{self._prompts}__events"
+        pressed.json_trigger_value = json.dumps([event])
         return await self._run(message)
 
     async def _run(self, message: BackMsg) -> float:
@@ -116,12 +120,11 @@ class Visitor:
             kind = answer.WhichOneof("type")
             element = answer.delta.new_element.WhichOneof("type") if kind == "delta" else None
             self.errors += element == "exception"
-            if element == "button":
-                identity = answer.delta.new_element.button.id
-                self._buttons[identity.rpartition("gallery ")[2]] = identity
-            elif element == "bidi_component":
-                name = answer.delta.new_element.bidi_component.component_name
-                self.has_graph |= name == "circuit_graph"
+            if element == "bidi_component":
+                component = answer.delta.new_element.bidi_component
+                self.has_graph |= component.component_name == "circuit_graph"
+                if component.component_name == "circuit_prompts":
+                    self._prompts = component.id
             if kind == "script_finished":
                 return time.perf_counter() - begun
 

@@ -50,12 +50,12 @@ def _component(name: str) -> Callable[..., Any]:
     """Register a component once for the whole process."""
     script, style = page_script_part(f"streamlit_{name}.js"), ""
     if name == "graph":
-        script, style = f"{graph_script()}\n{script}", graph_style()
+        script = f"{graph_script()}\n{script}"
     elif name == "loader":
         script = f"{PLOTLY_JS.read_text(encoding='utf-8')}\n{script}"
-    elif name in ("chart", "remote"):  # they may come to the page before the graph does
+    elif name in ("chart", "prompts", "remote"):  # they may come before the graph does
         script = f"{page_script_part('1_shared.js')}\n{script}"
-    elif (_BROWSER / f"{name}.css").is_file():
+    if (_BROWSER / f"{name}.css").is_file():
         style = page_script_part(f"{name}.css")
     mount: Callable[..., Any] = st.components.v2.component(
         f"circuit_{name}", html="<!---->", css=style, js=script, isolate_styles=False
@@ -133,6 +133,23 @@ def draw_chart(
 
     data = {"figure": figure.to_json(), "plotly": PLOTLY_PATH}
     _component("chart")(key=key, data=data, on_event_change=_listener(key, heard))
+
+
+def draw_prompts(
+    groups: Sequence[Mapping[str, Any]], current: str | None, on_prompt: Callable[[str], None]
+) -> None:
+    """Draw prompts to choose from in groups that fold, and mark the current one.
+
+    Each group has a ``name`` and ``prompts`` with ``title`` and ``prompt``. ``on_prompt`` is called
+    with the prompt that was clicked.
+    """
+
+    def heard(event: dict[str, Any]) -> None:
+        if isinstance(event.get("prompt"), str):
+            on_prompt(event["prompt"])
+
+    data = {"groups": list(groups), "current": current}
+    _component("prompts")(key="prompts", data=data, on_event_change=_listener("prompts", heard))
 
 
 def draw_beads(name: str, node: str, edges: Sequence[Mapping[str, str]]) -> None:

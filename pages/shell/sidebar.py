@@ -12,6 +12,7 @@ from cache import Backend, Job, ModelChoice, StoreError
 from charts.text import percent, truncate
 from pages.shared import diagnostics, progress, resources
 from pages.shared.escape import plain, sentence
+from pages.shared.graph_component import draw_prompts
 from pages.shared.model_choices import sets_of, short
 from pages.shared.session import PROBLEMS, read_session, update_session
 from pages.shared.session_state import Session
@@ -63,20 +64,17 @@ def _prompts(session: Session) -> None:
         st.caption("These were written for atlas. Type your own at the top of the page.")
     else:
         st.caption("Choose one, or type your own at the top of the page.")
-    for group, entries in groupby(entries_of_model, key=lambda entry: entry.group):
-        prompts = list(entries)
-        current = not session.graph and any(e.prompt == session.prompt for e in prompts)
-        first = group == entries_of_model[0].group
-        with st.expander(group, expanded=current or first), st.container(gap=None):
-            for entry in prompts:
-                chosen = current and entry.prompt == session.prompt
-                st.button(
-                    plain(entry.title),
-                    key=f"gallery {entry.prompt}",
-                    type="primary" if chosen else "tertiary",
-                    on_click=update_session,
-                    kwargs={"prompt": entry.prompt},
-                )
+    groups = [
+        {"name": name, "prompts": [{"title": e.title, "prompt": e.prompt} for e in entries]}
+        for name, entries in groupby(entries_of_model, key=lambda entry: entry.group)
+    ]
+    draw_prompts(groups, None if session.graph else session.prompt, _prompt_chosen)
+
+
+def _prompt_chosen(prompt: str) -> None:
+    """Open a prompt of the list; ignore anything else that a browser may send."""
+    if any(entry.prompt == prompt for entry in gallery(read_session().choice.model)):
+        update_session(prompt=prompt)
 
 
 def _imported(graph: AttributionGraph) -> None:

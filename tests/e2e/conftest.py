@@ -5,12 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
-import subprocess
 import sys
-import time
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,10 +22,10 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
+from servers import App, ServerForks, free_port
 
 from cache import TraceRequest, open_backend
 
-ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -59,55 +55,8 @@ expect.set_options(timeout=PATIENCE)
 
 def browser_path() -> str | None:
     """Return the system's browser, or None for Playwright's own."""
-    names = ("chromium", "chromium-browser", "google-chrome")
+    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
     return next(filter(None, map(shutil.which, names)), None)
-
-
-class App:
-    """A running server."""
-
-    def __init__(
-        self, store: Path, environment: dict[str, str] | None = None, base_path: str = ""
-    ) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://localhost:{self.port}{base_path}"
-        command = [sys.executable, "-m", "streamlit", "run", "app.py"]
-        options = ["--server.port", str(self.port), "--server.showEmailPrompt", "false"]
-        if base_path:
-            options += ["--server.baseUrlPath", base_path.strip("/")]
-        self.log = store.with_suffix(".log")
-        chosen = {"CIRCUIT_OFFLINE": "1", "CIRCUIT_STORE": str(store)} | (environment or {})
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, *options],
-                cwd=ROOT,
-                env=os.environ | chosen,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        self._wait_until_healthy()
-
-    def _wait_until_healthy(self) -> None:
-        for _ in range(900):
-            if self.process.poll() is not None:
-                break
-            try:
-                with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=1):
-                    return
-            except OSError:
-                time.sleep(0.1)
-        self.stop()
-        pytest.fail(f"the server did not start:\n{self.log.read_text()}")
-
-    def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(10)
 
 
 def with_query(url: str, **parameters: object) -> str:
@@ -119,11 +68,18 @@ def with_query(url: str, **parameters: object) -> str:
     return f"{url}?{urllib.parse.urlencode(texts)}"
 
 
+_SETTLED = """() => {
+  const app = document.querySelector('[data-testid=stApp]');
+  return app?.dataset.testScriptState === 'notRunning' && !document.querySelector('[data-stale=true]');
+}"""  # noqa: E501
+
+
 def settled(page: Page) -> None:
-    """Wait until the server has nothing more to send."""
-    running = "data-test-script-state"
-    expect(page.get_by_test_id("stApp")).to_have_attribute(running, "notRunning")
-    expect(page.locator("[data-stale=true]")).to_have_count(0)
+    """Wait until the server has nothing more to send.
+
+    (``expect`` describes the complete page for its message every time it has to look again.)
+    """
+    page.wait_for_function(_SETTLED)
 
 
 def unfold(button: Locator, inside: Locator) -> None:
@@ -170,6 +126,23 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
+def forks() -> Iterator[ServerForks | None]:
+    """What starts servers quickly; None where a process with these libraries cannot be forked."""
+    if sys.platform != "linux":
+        yield None
+        return
+    forks = ServerForks()
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="session")
+def usual_port() -> int:
+    """The port of one server after the other: a browser keeps what it has loaded from it."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
 def traced_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the prompts that most tests begin with, so that servers need not trace them."""
     store = tmp_path_factory.mktemp("traced") / "store"
@@ -185,12 +158,14 @@ def app(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     traced_store: Path,
+    forks: ServerForks | None,
+    usual_port: int,
 ) -> Iterator[App]:
     """One server for a module's tests. Its library is empty if the module says EMPTY_LIBRARY."""
     store = tmp_path_factory.mktemp("server") / "store"
     if not getattr(request.module, "EMPTY_LIBRARY", False):
         shutil.copytree(traced_store, store)
-    server = App(store)
+    server = App(store, forks=forks, port=usual_port)
     yield server
     server.stop()
 
@@ -206,15 +181,26 @@ def visitor(browser: Browser, tour: bool = False) -> BrowserContext:
     return context
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A new visitor's page, which must send requests to its own server only."""
+@pytest.fixture(scope="session")
+def profile(browser: Browser) -> Iterator[BrowserContext]:
+    """One visitor's browser for all tests, so that it loads the parts of the page once."""
     context = visitor(browser)
-    opened = context.new_page()
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(profile: BrowserContext) -> Iterator[Page]:
+    """A page of a visitor of whom nothing is kept; it must send requests to its own server only."""
+    opened = profile.new_page()
     requests: list[str] = []
     opened.on("request", lambda request: requests.append(request.url))
     yield opened
-    context.close()
+    if opened.url.startswith("http"):
+        opened.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+    for left in profile.pages:
+        left.close()
+    profile.clear_cookies()
     external = [
         url for url in requests if not url.startswith(("http://localhost:", "data:", "blob:"))
     ]

@@ -10,6 +10,7 @@ from conftest import NO_ANIMATION, PATIENCE, App, settled, unfold, with_query
 from graph_actions import click_node, expect_graph, graph, point, state
 from large_graphs import large_graph
 from playwright.sync_api import Browser, Page, expect
+from servers import ServerForks
 
 from cache import open_backend
 
@@ -20,7 +21,9 @@ ALL = {"nodes": "1", "edges": "1"}
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[App, dict[int, str]]]:
+def large(
+    tmp_path_factory: pytest.TempPathFactory, forks: ServerForks | None
+) -> Iterator[tuple[App, dict[int, str]]]:
     """A server with graphs of 8, 60 and 300 tokens, and their keys."""
     store = tmp_path_factory.mktemp("large") / "store"
     backend = open_backend(store)
@@ -29,7 +32,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[App, dict[
         for tokens, features in ((8, 600), (60, 400), (300, 600))
     }
     backend.close()
-    app = App(store)
+    app = App(store, forks=forks)
     yield app, keys
     app.stop()
 

@@ -7,7 +7,8 @@ import re
 import pytest
 from conftest import App, settled
 from graph_actions import click_node, expect_graph, state
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
+from servers import ServerForks
 
 pytestmark = pytest.mark.browser
 FLAGSHIP = "The capital of the state containing Dallas is"
@@ -144,7 +145,7 @@ def test_other_transcoders_draw_another_graph(app: App, page: Page) -> None:
     ],
 )
 def test_a_deep_link_to_a_cold_server_works(
-    browser: Browser,
+    forks: ServerForks | None,
     tmp_path_factory: pytest.TempPathFactory,
     page: Page,
     path: str,
@@ -152,7 +153,7 @@ def test_a_deep_link_to_a_cold_server_works(
     sidebar: str,
 ) -> None:
     """On the first visit to a server, pages must load through the main script, with the sidebar."""
-    server = App(tmp_path_factory.mktemp("cold") / "store")
+    server = App(tmp_path_factory.mktemp("cold") / "store", forks=forks)
     try:
         page.goto(server.url + path)
         text = page.get_by_test_id("stMain").get_by_text(re.compile(expected))  # minds the case

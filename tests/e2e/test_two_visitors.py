@@ -11,6 +11,7 @@ import pytest
 from conftest import PATIENCE, App, settled, unfold, visitor, with_query
 from graph_actions import expect_graph
 from playwright.sync_api import Browser, Page, expect
+from servers import ServerForks
 
 pytestmark = pytest.mark.browser
 
@@ -29,9 +30,10 @@ def long_prompt(number: int, repeats: int = REPEATS) -> str:
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+def app(tmp_path_factory: pytest.TempPathFactory, forks: ServerForks | None) -> Iterator[App]:
     """A server that logs how long each request waited."""
-    server = App(tmp_path_factory.mktemp("server") / "store", {"CIRCUIT_LOG": "json"})
+    store = tmp_path_factory.mktemp("server") / "store"
+    server = App(store, {"CIRCUIT_LOG": "json"}, forks=forks)
     yield server
     server.stop()
 

@@ -11,6 +11,12 @@ from streamlit.testing.v1 import AppTest
 from tracer.types import NodeId
 
 
+def has_component(app: AppTest, name: str) -> bool:
+    """Return whether the page has a component ``name``."""
+    elements = app.get("bidi_component")
+    return any(element.proto.component_name == f"circuit_{name}" for element in elements)
+
+
 def component_data(app: AppTest, name: str) -> dict[str, Any]:
     """Return the data sent to the component ``name``, such as ``"neighbours"``."""
     for element in app.get("bidi_component"):

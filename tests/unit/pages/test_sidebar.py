@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+from page_components import has_component
 from streamlit.testing.v1 import AppTest
 
 from pages.shared import resources
@@ -71,7 +72,7 @@ def published() -> bytes:
 def test_prompts_are_offered_only_where_they_act(page: str, acts: bool) -> None:
     app = opened(page, graph=GONE)
     assert ("#### Prompts" in sidebar_text(app)) is acts
-    assert any(button.key.startswith("gallery ") for button in app.sidebar.button) is acts
+    assert has_component(app, "prompts") is acts
 
 
 def test_an_imported_graph_shows_its_own_model_and_never_atlas() -> None:
@@ -80,7 +81,7 @@ def test_an_imported_graph_shows_its_own_model_and_never_atlas() -> None:
     text = sidebar_text(app)
     assert "gemma-2-2b" in text and "someone/clt" in text and "circuit-tracer" in text
     assert "atlas" not in text.lower() and "Embedded model" not in text
-    assert not any(button.key.startswith("gallery ") for button in app.sidebar.button)
+    assert not has_component(app, "prompts")
     app.button(key="sidebar close graph").click().run()
     assert app.session_state["session"].graph == "" and "#### Prompts" in sidebar_text(app)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import streamlit as st
 import torch
+from page_components import component_data
 from small_novels import SMALL, save_books
 from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Button, ButtonGroup
@@ -58,8 +59,8 @@ def opened(**query: str) -> AppTest:
 
 def listed(app: AppTest) -> list[str]:
     """The prompts of the sidebar."""
-    prefix = "gallery "
-    return [b.key.removeprefix(prefix) for b in app.sidebar.button if b.key.startswith(prefix)]
+    groups = component_data(app, "prompts")["groups"]
+    return [entry["prompt"] for group in groups for entry in group["prompts"]]
 
 
 def choices(app: AppTest) -> list[str]:

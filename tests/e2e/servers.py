@@ -1,0 +1,188 @@
+"""Start and stop the app as a user does: ``streamlit run app.py``.
+
+A server takes five seconds of a core to import its libraries, before it has read a line of ours.
+:class:`ServerForks` pays for that once: it forks servers from a process that has done so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Final, Protocol
+
+import pytest
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+_IMPORTED: Final = "import pandas, plotly.graph_objects, pyarrow, torch, transformer_lens"
+_FORK: Final = f"""
+import json, os, signal, sys
+{_IMPORTED}
+from streamlit.web.cli import main
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a server that has ended
+for line in sys.stdin:
+    server = json.loads(line)
+    process = os.fork()
+    if process:
+        print(process, flush=True)
+        continue
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    log = os.open(server["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.environ.update(server["environment"])
+    sys.argv = ["streamlit", *server["arguments"]]
+    sys.exit(main())
+"""
+
+
+class Process(Protocol):
+    """A server's process."""
+
+    def poll(self) -> int | None:
+        """Return None while it runs."""
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+
+    def kill(self) -> None:
+        """End it."""
+
+    def wait(self, timeout: float) -> int:
+        """Wait until it has ended, or raise ``subprocess.TimeoutExpired``."""
+
+
+class _Fork:
+    """A process that is the child of another one of ours."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def poll(self) -> int | None:
+        try:
+            os.kill(self._number, 0)
+        except ProcessLookupError:
+            return 0
+        return None
+
+    def terminate(self) -> None:
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._send(signal.SIGKILL)
+
+    def wait(self, timeout: float) -> int:
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("streamlit", timeout)
+            time.sleep(0.02)
+        return 0
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self._number, number)
+
+
+class ServerForks:
+    """A process that has imported the libraries, and forks a server whenever it is asked to.
+
+    Not for servers whose libraries read the environment when they are imported, as
+    ``huggingface_hub`` does.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _FORK],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self, arguments: list[str], environment: dict[str, str], log: Path) -> Process:
+        """Start a server as :func:`start_server` does."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        asked = {"arguments": arguments, "environment": environment, "log": str(log)}
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        return _Fork(int(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        """End the process. Its servers go on."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
+
+
+def start_server(arguments: list[str], environment: dict[str, str], log: Path) -> Process:
+    """Start Streamlit with these arguments, and variables beside those of this process."""
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "streamlit", *arguments],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def free_port() -> int:
+    """Return a port that no server uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+class App:
+    """A running server. With ``forks`` it starts in a second; otherwise as a user starts it."""
+
+    def __init__(
+        self,
+        store: Path,
+        environment: dict[str, str] | None = None,
+        base_path: str = "",
+        forks: ServerForks | None = None,
+        port: int | None = None,
+    ) -> None:
+        self.port = port or free_port()
+        self.url = f"http://localhost:{self.port}{base_path}"
+        arguments = ["run", "app.py", "--server.port", str(self.port)]
+        arguments += ["--server.showEmailPrompt", "false"]
+        if base_path:
+            arguments += ["--server.baseUrlPath", base_path.strip("/")]
+        self.log = store.with_suffix(".log")
+        chosen = {"CIRCUIT_OFFLINE": "1", "CIRCUIT_STORE": str(store)} | (environment or {})
+        start = forks.start if forks else start_server
+        self.process = start(arguments, chosen, self.log)
+        self._wait_until_healthy()
+
+    def _wait_until_healthy(self) -> None:
+        for _ in range(900):
+            if self.process.poll() is not None:
+                break
+            try:
+                with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=1):
+                    return
+            except OSError:
+                time.sleep(0.1)
+        self.stop()
+        pytest.fail(f"the server did not start:\n{self.log.read_text()}")
+
+    def stop(self) -> None:
+        """Stop the server and wait until it has ended."""
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
