@@ -53,7 +53,7 @@ def _component(name: str) -> Callable[..., Any]:
         script = f"{graph_script()}\n{script}"
     elif name == "loader":
         script = f"{PLOTLY_JS.read_text(encoding='utf-8')}\n{script}"
-    elif name in ("chart", "prompts", "remote"):  # they may come before the graph does
+    elif name in ("chart", "head", "prompts", "remote"):  # they may come before the graph does
         script = f"{page_script_part('1_shared.js')}\n{script}"
     if (_BROWSER / f"{name}.css").is_file():
         style = page_script_part(f"{name}.css")
@@ -61,6 +61,17 @@ def _component(name: str) -> Callable[..., Any]:
         f"circuit_{name}", html="<!---->", css=style, js=script, isolate_styles=False
     )
     return mount
+
+
+def draw_node_head(data: Mapping[str, Any], on_event: OnEvent) -> None:
+    """Draw a node's name, the buttons next to it, and the facts below it.
+
+    ``data`` has the texts ``id``, ``name``, ``facts``, ``help``, ``source`` and ``link`` (an
+    address), and says whether the node is ``pinned`` and one can go ``back`` or ``forward``.
+    ``on_event`` is called with ``{"type": "step", "by": …}``, or what a graph would send.
+    """
+    key = "node head"
+    _component("head")(key=key, data=dict(data), on_event_change=_listener(key, on_event))
 
 
 def draw_neighbours(

@@ -109,6 +109,14 @@ def graph_event(event: dict[str, Any]) -> None:
             pin_all(nodes)
 
 
+def head_event(event: dict[str, Any]) -> None:
+    """Go back or forward through what was selected, or carry out what the graph would."""
+    if event["type"] != "step":
+        graph_event(event)
+    elif event.get("by") in (-1, 1):
+        step(event["by"])
+
+
 def flow_event(event: dict[str, Any]) -> None:
     """Keep where a box of the flow diagram was dropped, or carry out what the graph would."""
     name, x, y = event.get("name"), event.get("x"), event.get("y")

@@ -22,10 +22,9 @@ from pages.shared import (
     stored_graph,
 )
 from pages.shared.escape import plain
-from pages.shared.graph_component import draw_neighbours
+from pages.shared.graph_component import draw_neighbours, draw_node_head
 from pages.shared.navigation import page_script
 from pages.shared.session import read_session, update_session
-from pages.shared.session_actions import toggle_pin
 from pages.shared.session_state import Session
 from pages.trace import carried_by, feature_panel, generic_panel, next_token
 from tracer.catalog.embedded import gallery
@@ -88,14 +87,11 @@ def _where_to_start(view: GraphView, session: Session) -> None:
 
 def _node(key: str, view: GraphView, node: NodeId, session: Session, palette: Palette) -> None:
     graph = view.pruned.graph
-    _head(view, node)
     imported = resources.is_imported(graph)
     source = resources.feature_source(graph, session.choice)
-    facts = plain(" · ".join(_facts(view, node, source)))
-    about = "\n\n".join((INFLUENCE, *kinds.score_notes(view.pruned)))
-    st.caption(facts, help=None if node.kind == "logit" else about)
+    _head(view, node, source)
     if node.kind == "feature":
-        _identity(node, source, graph)
+        _name_and_page(node, graph)
     if not view.pruned.node_mask[graph.index.row(node)]:
         st.caption("Below the node threshold; shown because it is selected.")
     if node.kind == "feature" and not imported:
@@ -139,50 +135,35 @@ def _card(
     later.draw_later(st.container(), rest)
 
 
-def _head(view: GraphView, node: NodeId) -> None:
-    """Draw the name, and buttons to go back and forward, to pin and to close."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="node head"):
-        st.markdown(f"#### {plain(view.name(node))}", width="stretch")
-        for label, by, title in (("←", -1, "Back"), ("→", 1, "Forward")):
-            st.button(
-                label,
-                key=f"trail {by}",
-                on_click=selection.step,
-                args=(by,),
-                disabled=not selection.can_step(by),
-                type="tertiary",
-                help=f"{title} through the nodes you selected",
-            )
-        is_pinned = node in view.pinned
-        st.button(
-            "Unpin" if is_pinned else "Pin",
-            key=f"pin {node} {is_pinned}",
-            on_click=toggle_pin,
-            args=(node,),
-            help="Pinned nodes stay visible at any threshold, have their own diagram, and can be "
-            "grouped into supernodes.",
-        )
-        st.button(
-            "✕", key="deselect", on_click=selection.select, args=(None,), type="tertiary",
-            help="Show the full graph (Esc)",
-        )  # fmt: skip
+def _head(view: GraphView, node: NodeId, source: resources.FeatureSource | None) -> None:
+    """Draw the node's name, what can be done with it, and the facts about it."""
+    about = "\n\n".join((INFLUENCE, *kinds.score_notes(view.pruned)))
+    data = {
+        "id": str(node),
+        "name": view.name(node),
+        "pinned": node in view.pinned,
+        "back": selection.can_step(-1),
+        "forward": selection.can_step(1),
+        "facts": " · ".join(_facts(view, node, source)),
+        "help": "" if node.kind == "logit" else about,
+        "source": "",
+        "link": "",
+    }
+    if node.kind == "feature":
+        named = resources.full_name(source, node.feature, view.pruned.graph).source
+        data["source"] = SOURCES[named].capitalize()
+        data["link"] = label_box.published_page(node.feature, source)
+    draw_node_head(data, selection.head_event)
 
 
-def _identity(
-    node: NodeId, source: resources.FeatureSource | None, graph: AttributionGraph
-) -> None:
-    """Say where the name is from; let the visitor change it, or read on elsewhere."""
-    named = resources.full_name(source, node.feature, graph).source
+def _name_and_page(node: NodeId, graph: AttributionGraph) -> None:
+    """Let the visitor change the feature's name, or read on elsewhere."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="identity"):
-        st.caption(SOURCES[named].capitalize(), width="content")
         with st.popover("Rename", key=f"rename {node.feature}", type="tertiary"):
             label_box.draw(node.feature, graph)
         if st.button("Feature page", key="feature page", type="tertiary"):
             update_session(finding=replace(read_session().finding, feature=node.feature))
             st.switch_page(page_script("features"))
-        url = label_box.published_page(node.feature, source)
-        if url:
-            st.markdown(f"[Neuronpedia]({url})", width="content")
 
 
 def _facts(view: GraphView, node: NodeId, source: resources.FeatureSource | None) -> list[str]:
