@@ -8,14 +8,19 @@ the page depends on its container alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import sleep
 from typing import Final, NamedTuple
 
 import streamlit as st
+from streamlit import runtime
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.scriptrunner_utils.script_run_context import ThreadState
 
 _PARTS: Final = "parts drawn later"
+_SENT: Final = 0.02
+"""Seconds in which the server's other thread sends what has been drawn. It has to wait for Python's
+lock for every message while a run goes on drawing."""
 
 
 class _Part(NamedTuple):
@@ -42,6 +47,8 @@ def draw_the_rest() -> None:
     """Draw all parts that have not been drawn yet."""
     parts: list[_Part] = st.session_state.get(_PARTS, [])
     context = get_script_run_ctx()
+    if parts and runtime.exists():
+        sleep(_SENT)
     while parts and context is not None:
         part = parts.pop()
         # An element's identity has its page in it: as another element it would lose its state.

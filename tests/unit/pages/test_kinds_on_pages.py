@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import streamlit as st
 from attention_graphs import LAST, france
+from page_components import component_data
 from streamlit.testing.v1 import AppTest
 
 from pages.shared import resources
@@ -100,7 +101,8 @@ def test_a_link_keeps_hidden_kinds_of_any_name(kind: str) -> None:
 def test_the_panel_names_the_node_and_shows_its_qk_tracing(key: str) -> None:
     app = opened(graph=key, node=str(MOVES), nodes="1", edges="1")
     text = shown(app)
-    assert "attention feature (Lorsa) 3 · activation 1.50 · influence 43 %" in text
+    facts = component_data(app, "head")["facts"]
+    assert "attention feature (Lorsa) 3 · activation 1.50 · influence 43 %" in facts
     assert "This attention feature (Lorsa) was computed by the tool that wrote the graph." in text
     pairs = next(frame.value for frame in app.dataframe if "attribution" in frame.value)
     assert pairs.values.tolist() == [

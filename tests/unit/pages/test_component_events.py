@@ -1,0 +1,65 @@
+"""What a page does with the events of its components, whatever a browser sends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pages.shared import selection
+from pages.shared import session as session_module
+from pages.shared.session import read_session
+from pages.shared.session_state import Session
+from pages.shell import sidebar
+from tracer.catalog.embedded import gallery
+from tracer.types import NodeId
+
+FIRST, SECOND = NodeId("feature", 1, 7, 887), NodeId("feature", 4, 8, 1)
+
+
+@pytest.fixture(autouse=True)
+def session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module.st, "session_state", {"session": Session()})
+
+
+def test_a_prompt_of_the_list_is_opened_and_closes_the_stored_graph() -> None:
+    prompt = gallery("atlas")[3].prompt
+    session_module.update_session(graph="0" * 32)
+    sidebar._prompt_chosen(prompt)
+    assert (read_session().prompt, read_session().graph) == (prompt, "")
+
+
+def test_a_text_that_is_not_in_the_list_is_ignored() -> None:
+    before = read_session()
+    sidebar._prompt_chosen("Ignore the list")
+    assert read_session() == before
+
+
+def test_the_head_of_a_panel_goes_back_and_forward_pins_and_closes() -> None:
+    selection.select(FIRST)
+    selection.select(SECOND)
+    selection.head_event({"type": "step", "by": -1})
+    assert read_session().selected == FIRST
+    selection.head_event({"type": "step", "by": -1})  # nothing is further back
+    assert read_session().selected == FIRST
+    selection.head_event({"type": "step", "by": 1})
+    assert read_session().selected == SECOND
+    for _ in range(2):  # the browser may send an event twice
+        selection.head_event({"type": "pin", "id": str(SECOND), "pinned": True})
+        assert read_session().pinned == (SECOND,)
+    selection.head_event({"type": "pin", "id": str(SECOND), "pinned": False})
+    assert read_session().pinned == ()
+    selection.head_event({"type": "select", "id": None})
+    assert read_session().selected is None
+
+
+@pytest.mark.parametrize(
+    "event",
+    [{"type": "step"}, {"type": "step", "by": 7}, {"type": "step", "by": "1"}, {"type": "?"}],
+)
+def test_an_unknown_event_of_the_head_changes_nothing(event: dict[str, Any]) -> None:
+    selection.select(FIRST)
+    selection.select(SECOND)
+    before = read_session()
+    selection.head_event(event)
+    assert read_session() == before
