@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -65,11 +66,16 @@ Imports = Mapping[str, frozenset[str]]
 """What every module imports, both as dotted names."""
 
 
-def imported_names(source: str, package: str = "") -> Iterator[str]:
-    """Yield everything that ``source`` imports, wherever in the file, relative names resolved.
+@cache
+def imported_names(source: str, package: str = "") -> tuple[str, ...]:
+    """Return everything that ``source`` imports, wherever in the file, relative names resolved.
 
-    ``from a import b`` yields ``a.b``, whether ``b`` is a module or a name inside ``a``.
+    ``from a import b`` gives ``a.b``, whether ``b`` is a module or a name inside ``a``.
     """
+    return tuple(_imported_names(source, package))
+
+
+def _imported_names(source: str, package: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -10,12 +10,19 @@ from hub_server import HubServer
 from neuronpedia_server import NeuronpediaServer
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_hub() -> Iterator[None]:
+    """Repeat a request that the hub did not answer without the seconds in between."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tracer.hub.answers.WAITS", (0.0, 0.0))
+        yield
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     """A hub on this machine with an empty cache, for this process and those it starts.
 
-    Give it repositories with ``hub.add(repo, folder_or_contents)``. Nobody is logged in, and
-    nothing waits between two tries.
+    Give it repositories with ``hub.add(repo, folder_or_contents)``. Nobody is logged in.
     """
     from huggingface_hub import close_session, constants
 
@@ -42,7 +49,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("tracer.hub.answers.WAITS", (0.0, 0.0))
         close_session()
         yield server
         close_session()

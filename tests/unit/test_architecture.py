@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from import_graph import (
@@ -75,6 +78,12 @@ def violations(path: str, source: str) -> list[str]:
     return found
 
 
+@cache
+def project_imports() -> Mapping[str, frozenset[str]]:
+    """Return the imports of the project; to parse every file takes a second."""
+    return MappingProxyType(read_imports())
+
+
 def files() -> list[str]:
     return [file.relative_to(ROOT).as_posix() for file in project_files()]
 
@@ -113,11 +122,11 @@ def test_every_room_has_files(room: str) -> None:
 
 
 def test_rooms_import_only_rooms_below_them() -> None:
-    assert upward(read_imports()) == []
+    assert upward(project_imports()) == []
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    assert circles(read_imports()) == []
+    assert circles(project_imports()) == []
 
 
 def test_only_ground_modules_are_directly_in_tracer() -> None:
@@ -135,12 +144,12 @@ def test_only_ground_modules_are_directly_in_tracer() -> None:
     ],
 )
 def test_a_reversed_import_breaks_the_order(module: str, target: str) -> None:
-    imports = {**read_imports(), module: frozenset({target})}
+    imports = {**project_imports(), module: frozenset({target})}
     assert [line for line in upward(imports) if line.startswith(f"{module} imports {target}")]
 
 
 def test_a_circle_inside_a_room_is_found() -> None:
-    imports = read_imports()
+    imports = dict(project_imports())
     imports["tracer.graph.nodes"] |= {"tracer.graph.graph"}
     modules = ("graph", "graph_file", "influence", "nodes", "order", "stored_generic")
     assert tuple(f"tracer.graph.{name}" for name in modules) in circles(imports)

@@ -6,12 +6,15 @@ import doctest
 import importlib
 import inspect
 import os
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from import_graph import ROOT, module_name, project_files
 
 import tracer
+from tracer import load
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 EXEMPT = {
@@ -38,6 +41,12 @@ def modules_with_examples() -> list[str]:
     ]
 
 
+@cache
+def loaded(*arguments: Any, **options: Any) -> tracer.Model:
+    """Load a model once for the examples of all modules: they only read it."""
+    return load(*arguments, **options)
+
+
 @pytest.mark.parametrize("name", modules_with_examples())
 def test_the_examples_of_a_module_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -47,6 +56,8 @@ def test_the_examples_of_a_module_run(
     report: list[str] = []
     runner = doctest.DocTestRunner(optionflags=FLAGS)
     module = importlib.import_module(name)
+    if name not in ("tracer", tracer.load.__module__):  # whose examples are about loading
+        monkeypatch.setattr(tracer, "load", loaded)
     for example in doctest.DocTestFinder(exclude_empty=True).find(module, name):
         runner.run(example, out=report.append)
     assert runner.failures == 0, "".join(report)

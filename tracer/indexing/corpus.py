@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -280,11 +281,20 @@ def _tags(corpus: Corpus, location: str, raw: Any) -> tuple[tuple[Tag, ...], ...
 
 
 def _tag(entry: Any) -> Tag:
-    parts = [entry] if isinstance(entry, str) else entry
-    if not isinstance(parts, list) or len(parts) not in (1, 3):
+    if isinstance(entry, str):
+        return _checked_tag(entry)
+    if not isinstance(entry, list):
         raise ValueError(entry)
-    if not parts[0] or not all(isinstance(part, str) and _is_encodable(part) for part in parts):
-        raise ValueError(entry)
+    return _checked_tag(*entry)
+
+
+@lru_cache(maxsize=2**16)
+def _checked_tag(*parts: Any) -> Tag:
+    """Return the tag of the parts; few different ones make up the tags of a corpus."""
+    if len(parts) not in (1, 3) or not parts[0]:
+        raise ValueError(parts)
+    if not all(isinstance(part, str) and _is_encodable(part) for part in parts):
+        raise ValueError(parts)
     return Tag(*parts)
 
 

@@ -142,14 +142,16 @@ def joined_text(tokenizer: Any, token_ids: Iterable[int]) -> str:
 
 def token_of(tokenizer: Any, text: str, model: str) -> int:
     """Return the id of the one token that is ``text``; raises :class:`TargetError`."""
-    vocabulary = tokenizer.get_vocab()
-    for piece in (text.replace(" ", "▁"), text.replace(" ", "Ġ"), text, *_pieces_of(text)):
-        if piece in vocabulary:
-            return int(vocabulary[piece])
     try:
-        ids = tokenizer(checked_text(text, "the target"), add_special_tokens=False)["input_ids"]
+        checked_text(text, "the target")
     except PromptError as error:
         raise TargetError(str(error)) from error
+    id_of = tokenizer.backend_tokenizer.token_to_id  # get_vocab copies the vocabulary
+    for piece in (text.replace(" ", "▁"), text.replace(" ", "Ġ"), text, *_pieces_of(text)):
+        token = id_of(piece)
+        if token is not None:
+            return int(token)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     unk = _unknown_ids(tokenizer)
     if len(ids) == 1 and ids[0] not in unk:
         return int(ids[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,8 +37,14 @@ def tokenizer() -> object:
 
 
 SMALL = LanguageModelConfig(
-    n_layers=2, d_model=32, d_mlp=64, n_heads=2, epochs=1, batch_size=4, micro_batch=2, warm_up=5
+    n_layers=2, d_model=32, d_mlp=64, n_heads=2, epochs=0.8, batch_size=4, micro_batch=2, warm_up=5
 )
+
+
+@pytest.fixture(scope="module")
+def trained(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A small model after a training that nothing interrupted."""
+    return train(tokenizer, books(), SMALL, tmp_path_factory.mktemp("once"), lambda line: None, 10)
 
 
 def test_held_out_blocks_are_in_no_training_passage() -> None:
@@ -73,7 +80,7 @@ def test_any_text_can_be_encoded_and_comes_back(tokenizer: object) -> None:
 
 
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
-    tokenizer: object, tmp_path: Path
+    tokenizer: Any, trained: Any, tmp_path: Path
 ) -> None:
     class Killed(Exception):
         pass
@@ -86,20 +93,18 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
         if steps == 3:  # two reports of twenty steps after the first line
             raise Killed
 
-    once = train(tokenizer, books(), SMALL, tmp_path / "once", lambda line: None, 10)  # type: ignore[arg-type]
     with pytest.raises(Killed):
-        train(tokenizer, books(), SMALL, tmp_path / "twice", stop, 10)  # type: ignore[arg-type]
-    again = train(tokenizer, books(), SMALL, tmp_path / "twice", lambda line: None, 10)  # type: ignore[arg-type]
-    for (name, a), (_, b) in zip(once.named_parameters(), again.named_parameters(), strict=True):
+        train(tokenizer, books(), SMALL, tmp_path, stop, 10)
+    again = train(tokenizer, books(), SMALL, tmp_path, lambda line: None, 10)
+    for (name, a), (_, b) in zip(trained.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(a, b), name
 
 
-def test_it_learns(tokenizer: object, tmp_path: Path) -> None:
-    model = train(tokenizer, books(), SMALL, tmp_path, lambda line: None)  # type: ignore[arg-type]
+def test_it_learns(tokenizer: Any, trained: Any) -> None:
     held_out = [tokenize(text, tokenizer) for text in books(3000)[0].passages("validation")]
     rows = windows(held_out, 1, N_CONTEXT)
-    untrained = new_model(tokenizer, SMALL).eval()  # type: ignore[arg-type]
-    assert mean_loss(model, rows) < 0.6 * mean_loss(untrained, rows)
+    untrained = new_model(tokenizer, SMALL).eval()
+    assert mean_loss(trained, rows) < 0.6 * mean_loss(untrained, rows)
 
 
 def test_a_file_that_is_no_corpus_is_refused(tmp_path: Path) -> None:

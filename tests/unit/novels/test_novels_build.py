@@ -15,7 +15,9 @@ from tracer import paths
 from tracer.catalog.embedded import gallery, installed
 from tracer.errors import CorpusError, ModelError
 from tracer.features.cards import FeatureIndex
+from tracer.interventions import gallery_checks
 from tracer.novels import build as building
+from tracer.novels import pronoun_swaps
 from tracer.novels.__main__ import main
 from tracer.novels.books import read_books
 from tracer.novels.build import build
@@ -129,7 +131,12 @@ def test_without_weights_the_model_is_not_offered(
         tracer.load("novels")
 
 
-def test_the_evaluation_has_every_figure(corpus: Path, built: Path) -> None:
+def test_the_evaluation_has_every_figure(
+    corpus: Path, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = gallery("novels")[:3]
+    monkeypatch.setattr(gallery_checks, "gallery", lambda name: few)
+    monkeypatch.setattr(pronoun_swaps, "NOUNS", pronoun_swaps.NOUNS[:2])
     result = evaluate(corpus, built)
     assert result.ngram_loss is not None and 0 < result.ngram_loss < result.loss
     assert set(result.sets) == set(result.swaps) == {"per-layer", "cross-layer"}

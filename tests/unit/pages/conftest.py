@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import streamlit as st
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from pages.shared import resources
 
 MAIN = Path(__file__).resolve().parents[3] / "pages" / "shell" / "main.py"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def once_in_a_process() -> Iterator[None]:
+    """Do once what the app does once in the life of a server, and a test with every new app.
+
+    Streamlit reads the metadata of every installed package, the app collects garbage.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for place, name in (
+            (manifest_scanner, "scan_component_manifests"),
+            (resources, "collect_once"),
+        ):
+            patch.setattr(place, name, cache(getattr(place, name)))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,13 @@ def empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     st.cache_resource.clear()
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Show progress soon, and often: every wait of this file is longer than that."""
+    monkeypatch.setattr(waiting, "PATIENCE", 0.1)
+    monkeypatch.setattr(waiting, "POLL", 0.1)
+
+
 def visitor() -> AppTest:
     """A new visitor, who has not opened a page yet."""
     return AppTest.from_file(str(MAIN), default_timeout=120)
@@ -91,16 +98,18 @@ def test_a_slow_failure_is_reported_once_and_not_retried_by_a_redraw(
     empty_store: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
+    gate = threading.Event()
 
     def load(self: TracerEngine, choice: object, progress: object) -> None:
         opened.append(str(choice))
-        time.sleep(3 * waiting.PATIENCE)
+        assert gate.wait(60)
         raise ModelError(f"layer 3 is missing, found at try {len(opened)}")
 
     monkeypatch.setattr(TracerEngine, "load", load)
     app = visitor().run()
     assert not app.error and not app.exception
     assert len(app.get("progress")) == 1
+    gate.set()
     finish_queue()
     app.run()  # as the page does by itself once the work has ended
     assert [error.value for error in app.error] == ["Layer 3 is missing, found at try 1\\."]
@@ -111,26 +120,28 @@ def test_a_slow_failure_is_reported_once_and_not_retried_by_a_redraw(
 def test_a_slow_scenario_shows_its_progress_and_its_outcome_in_one_run(
     empty_store: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenarios, bars = TracerEngine.scenarios, []
+    scenarios, bar, gate = TracerEngine.scenarios, waiting.bar, threading.Event()
 
     def slow(self: TracerEngine, model: Any, request: ScenarioRequest, progress: Progress) -> Any:
         progress(1, 3, "scenarios")
-        time.sleep(3 * waiting.PATIENCE)
+        assert gate.wait(60), "its progress was never shown"
         return scenarios(self, model, request, progress)
 
-    bar = waiting.bar
-    monkeypatch.setattr(
-        waiting, "bar", lambda job, what="": (bars.append(job.progress), bar(job, what))
-    )
+    def shown(job: Job[Any], what: str = "") -> None:
+        bar(job, what)
+        if job.progress == (1, 3, "scenarios"):
+            gate.set()
+
+    monkeypatch.setattr(waiting, "bar", shown)
     monkeypatch.setattr(TracerEngine, "scenarios", slow)
     app = visitor()
     app.query_params["scenarios"] = json.dumps([OFF])
     app.run()
     finish_queue()  # the trace, watched by a fragment
-    bars.clear()
+    assert not gate.is_set()
     app.switch_page(INTERVENTIONS).run()
     assert not app.exception and not app.error
-    assert (1, 3, "scenarios") in bars
+    assert gate.is_set()
     assert any("Baseline" in heading.value for heading in app.markdown)
     assert not app.get("progress")
 

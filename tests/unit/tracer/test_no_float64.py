@@ -42,12 +42,12 @@ class NoFloat64(TorchDispatchMode):
         return result
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(scope="module", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["float32", "bfloat16"])
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def opened(request: pytest.FixtureRequest, open_tiny: Callable[..., Model], kind: str) -> Model:
     """A tiny Gemma 2 (soft caps, norms on both sides) with weights in either data type."""
     model = open_tiny("gemma2", kind=kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,12 @@ Open = Callable[..., Model]
 
 @pytest.fixture(scope="module")
 def open_rounded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Open]:
-    """Save a model whose weights bfloat16 can represent; return how to open it."""
+    """Save a model whose weights bfloat16 can represent; return how to open it.
 
+    What is saved and opened is kept: the tests only run it.
+    """
+
+    @cache
     def save(architecture: str, **options: Any) -> Open:
         root = tmp_path_factory.mktemp(architecture)
         folder = tiny.save_model(root / "model", architecture)
@@ -38,6 +43,7 @@ def open_rounded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Open
             }
             save_file(rounded, path, {"format": "pt"})
 
+        @cache
         def open_one(**how: Any) -> Model:
             return tracer.load(str(folder), str(transcoders), device="cpu", **how)
 

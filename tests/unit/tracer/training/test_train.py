@@ -63,8 +63,9 @@ def test_stopping_and_resuming_changes_no_bit(
     train: Train, tmp_path: Path, architecture: str, kind: str
 ) -> None:
     options = {"architecture": architecture, "kind": kind, "memory_limit": 8_000_000}
+    options["tokens"] = 2500
     whole = train("whole", **options)
-    for stop in (700, 2500, 4600):  # twice in the first phase, once while training end to end
+    for stop in (350, 1250, 2300):  # twice in the first phase, once while training end to end
 
         def cancel(done: int, total: int, what: str, stop: int = stop) -> None:
             if done >= stop and what.startswith("training"):
