@@ -25,7 +25,7 @@ PROBLEMS: Final = "link problems"
 """Where the sentences about the visitor's link are, until they are closed."""
 _AGAIN: Final = ", once more"
 _VERSION: Final = ", version"
-_SEEN_SECONDS: Final = 1.0
+_SEEN_SECONDS: Final = 3.0
 """After this time, even a busy browser has drawn what a run has sent."""
 _ECHO_SECONDS: Final = 3.0
 """An event that the browser sends this long after a value was replaced may still have the old."""

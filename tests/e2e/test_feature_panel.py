@@ -19,7 +19,7 @@ def test_the_panel_shows_the_feature_its_neighbours_and_examples(app: App, page:
     expect_graph(page, "Austin")
     click_node(page, TEXAS)
     expect(page.get_by_role("heading", name="about Texas")).to_be_visible()
-    facts = page.get_by_test_id("stCaptionContainer").filter(has_text="layer 1 at “Dallas”")
+    facts = page.locator(".node-head .facts").first
     expect(facts).to_contain_text(re.compile(r"L1/887 · activation 2\.\d+ .* influence \d+ %"))
     expect(page.locator(".st-key-histogram .js-plotly-plot .bars .point").first).to_be_attached()
     expect(page.get_by_text("active on 0.5 % of tokens")).to_be_visible()

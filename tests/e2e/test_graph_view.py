@@ -291,5 +291,6 @@ def test_below_a_base_path_the_graph_loads_plotly_from_the_server(
         expect(page.locator(".st-key-plotly-loader")).to_have_count(0)
         click_node(page, TEXAS)
         expect(page.get_by_role("heading", name="about Texas")).to_be_visible()
+        page.goto("about:blank")  # or it would look for its server
     finally:
         server.stop()

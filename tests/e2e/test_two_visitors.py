@@ -99,17 +99,19 @@ def test_a_short_prompt_waits_for_at_most_one_of_thirty_long_ones(
 def test_one_cancel_leaves_the_run_of_the_other_visitor_alone(
     app: App, two: tuple[Page, Page]
 ) -> None:
-    """Both want the last of four long traces; one has it in a list, the other cancels it."""
+    """Both want the last of fourteen long traces; one has it in a list, the other cancels it.
+
+    The text is typed before the list begins: the traces must not have ended before the click.
+    """
     patient, hasty = two
     for page in two:
         page.goto(with_query(app.url, prompt=OAKLAND, transcoders="cross-layer"))
         expect_graph(page, "Sacramento")
-    prompts = [long_prompt(number, 6) for number in range(100, 104)]
+    prompts = [long_prompt(number, 6) for number in range(100, 114)]
     shared = prompts[-1]
     before = len(ended(app.log))
-    trace_in_turn(patient, prompts)
-    patient.keyboard.press("Escape")
     hasty.get_by_label(BOX).fill(shared)
+    trace_in_turn(patient, prompts)
     hasty.get_by_role("button", name="Trace", exact=True).click()
     cancel = hasty.get_by_role("button", name="Cancel", exact=True)
     agree = hasty.get_by_role("button", name="Trace it")  # a slow machine asks first
@@ -119,12 +121,13 @@ def test_one_cancel_leaves_the_run_of_the_other_visitor_alone(
     cancel.click()
     expect(hasty.get_by_label(BOX)).to_have_value(OAKLAND)
     expect_graph(hasty, "Sacramento")
-    expect(patient.get_by_text("Prompt 1 of 4.")).to_be_visible(timeout=3 * PATIENCE)
+    patient.keyboard.press("Escape")
+    expect(patient.get_by_text("Prompt 1 of 14.")).to_be_visible(timeout=3 * PATIENCE)
     patient.get_by_role("button", name="◀").click()
-    expect(patient.get_by_text("Prompt 4 of 4.")).to_be_visible()
+    expect(patient.get_by_text("Prompt 14 of 14.")).to_be_visible()
     expect(patient.get_by_label(BOX)).to_have_value(shared)
     expect_graph(patient, "Austin")
     later = ended(app.log)[before:]
     traces = [line["sessions"] for line in later if "direct effects" in line["phases"]]
-    assert len(traces) == 4 and traces[1:] == traces[:-1], "each ran once, for the same visitor"
+    assert len(traces) == 14 and traces[1:] == traces[:-1], "each ran once, for the same visitor"
     assert len(traces[0]) == 1 and {line["message"] for line in later} == {"done"}
