@@ -294,7 +294,7 @@ def _typed_into() -> None:
 
 @pytest.mark.parametrize(
     ("ends", "seconds", "again"),
-    [(False, 0, True), (False, 60, True), (True, 0, True), (True, 2, False)],
+    [(False, 0, True), (False, 60, True), (True, 0, True), (True, 4, False)],
 )
 def test_a_text_is_sent_again_until_the_browser_has_it(
     monkeypatch: pytest.MonkeyPatch, ends: bool, seconds: float, again: bool
