@@ -65,7 +65,7 @@ def replacement(transcoders: str) -> tuple[float, float]:
 def swaps(transcoders: str) -> tuple[float, float]:
     if transcoders == "per-layer":
         return evaluation().swap, evaluation().swap_control
-    return swap_success(atlas(transcoders), state_carriers(atlas(transcoders)), n_pairs=40)
+    return swap_success(atlas(transcoders), state_carriers(atlas(transcoders)))
 
 
 @cache
