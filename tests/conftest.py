@@ -10,7 +10,7 @@ import tempfile
 os.environ["CIRCUIT_HOME"] = tempfile.mkdtemp(prefix="circuit-home-")
 atexit.register(shutil.rmtree, os.environ["CIRCUIT_HOME"], ignore_errors=True)
 os.environ.pop("CIRCUIT_MODELS", None)
-# Nobody's network is asked: a connection to this port is refused at once.
+# The tests reach no hub: this port refuses every connection at once.
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 # Should what keeps transformer-lens from installing packages ever fail, a test says so; torch is
 # not replaced under the person who runs it.

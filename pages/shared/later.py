@@ -19,8 +19,8 @@ from streamlit.runtime.scriptrunner_utils.script_run_context import ThreadState
 
 _PARTS: Final = "parts drawn later"
 _SENT: Final = 0.02
-"""Seconds in which the server's other thread sends what has been drawn. It has to wait for Python's
-lock for every message while a run goes on drawing."""
+"""Seconds in which the server's other thread sends what has been drawn. While a run is drawing, it
+waits for the interpreter lock before every message."""
 
 
 class _Part(NamedTuple):

@@ -77,7 +77,7 @@ _SETTLED = """() => {
 def settled(page: Page) -> None:
     """Wait until the server has nothing more to send.
 
-    (``expect`` describes the complete page for its message every time it has to look again.)
+    (``expect`` would describe the complete page, for its error message, at every try.)
     """
     page.wait_for_function(_SETTLED)
 
@@ -127,7 +127,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[ServerForks | None]:
-    """What starts servers quickly; None where a process with these libraries cannot be forked."""
+    """A process that starts servers quickly; None on systems where forking is not safe."""
     if sys.platform != "linux":
         yield None
         return
@@ -138,7 +138,7 @@ def forks() -> Iterator[ServerForks | None]:
 
 @pytest.fixture(scope="session")
 def usual_port() -> int:
-    """The port of one server after the other: a browser keeps what it has loaded from it."""
+    """The port that the modules' servers use in turn, so that the browser can reuse its cache."""
     return free_port()
 
 
@@ -183,7 +183,7 @@ def visitor(browser: Browser, tour: bool = False) -> BrowserContext:
 
 @pytest.fixture(scope="session")
 def profile(browser: Browser) -> Iterator[BrowserContext]:
-    """One visitor's browser for all tests, so that it loads the parts of the page once."""
+    """One browser profile for all tests, so that scripts are loaded and cached once."""
     context = visitor(browser)
     yield context
     context.close()
@@ -191,7 +191,7 @@ def profile(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(profile: BrowserContext) -> Iterator[Page]:
-    """A page of a visitor of whom nothing is kept; it must send requests to its own server only."""
+    """A page whose storage is cleared afterwards; it must send requests to its own server only."""
     opened = profile.new_page()
     requests: list[str] = []
     opened.on("request", lambda request: requests.append(request.url))

@@ -1,7 +1,7 @@
 """Start and stop the app as a user does: ``streamlit run app.py``.
 
-A server takes five seconds of a core to import its libraries, before it has read a line of ours.
-:class:`ServerForks` pays for that once: it forks servers from a process that has done so.
+A server spends five CPU seconds on importing its libraries. :class:`ServerForks` does so once, and
+forks the servers from that process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FORK: Final = f"""
 import json, os, signal, sys
 {_IMPORTED}
 from streamlit.web.cli import main
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a server that has ended
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended servers need no wait()
 for line in sys.stdin:
     server = json.loads(line)
     process = os.fork()
@@ -60,7 +60,7 @@ class Process(Protocol):
 
 
 class _Fork:
-    """A process that is the child of another one of ours."""
+    """A server forked by :class:`ServerForks`, which is not a child of this process."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -92,10 +92,10 @@ class _Fork:
 
 
 class ServerForks:
-    """A process that has imported the libraries, and forks a server whenever it is asked to.
+    """A process that has imported the libraries and forks servers on request.
 
-    Not for servers whose libraries read the environment when they are imported, as
-    ``huggingface_hub`` does.
+    Do not use it for servers with other variables for ``huggingface_hub``, which reads them when it
+    is imported.
     """
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class ServerForks:
         return _Fork(int(self._process.stdout.readline()))
 
     def close(self) -> None:
-        """End the process. Its servers go on."""
+        """End the process. Its servers keep running."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(10)
@@ -124,7 +124,7 @@ class ServerForks:
 
 
 def start_server(arguments: list[str], environment: dict[str, str], log: Path) -> Process:
-    """Start Streamlit with these arguments, and variables beside those of this process."""
+    """Start Streamlit with these arguments and additional environment variables."""
     with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "streamlit", *arguments],

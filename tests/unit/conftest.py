@@ -22,7 +22,7 @@ def no_waiting_for_the_hub() -> Iterator[None]:
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     """A hub on this machine with an empty cache, for this process and those it starts.
 
-    Give it repositories with ``hub.add(repo, folder_or_contents)``. Nobody is logged in.
+    Give it repositories with ``hub.add(repo, folder_or_contents)``. No token is stored.
     """
     from huggingface_hub import close_session, constants
 

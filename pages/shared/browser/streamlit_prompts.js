@@ -1,5 +1,5 @@
-// The sidebar's prompts, in groups that fold. One component and not a button each: Streamlit spends
-// milliseconds on every element of the page in every run, whatever the run is for.
+// The sidebar's prompts, in groups that fold. They are one component rather than a button each,
+// because Streamlit spends milliseconds on every element of the page in every run.
 
 const OPEN = (shared.openGroups ??= new Map());    // group -> whether the visitor has it open
 
