@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections.abc import Iterator
 from typing import Any, Final
 
 from cachetools import LRUCache
@@ -17,6 +18,7 @@ from charts.graph_view import GraphView, Side
 from charts.palette import Palette
 from pages.shared import resources
 from pages.shared.graph_component import draw_panels_ahead
+from pages.shared.session import read_session
 from pages.shared.session_state import Session
 from pages.trace import feature_panel, panel_data
 from tracer.errors import TracerError
@@ -38,7 +40,10 @@ def draw(key: str, view: GraphView, session: Session, palette: Palette) -> None:
     with _lock:
         found = _built.get(parts)
     if found is None:
-        panels = panels_of(view, session, palette)
+        panels = {}
+        for node, panel in panels_of(view, session, palette):
+            panels[node] = panel
+            read_session()  # Streamlit ends the run here if the visitor has clicked meanwhile
         text = json.dumps(panels, separators=(",", ":"), ensure_ascii=False).encode()
         found = hashlib.sha256(text).hexdigest()[:DIGEST_LENGTH].encode() + text
         with _lock:
@@ -46,17 +51,18 @@ def draw(key: str, view: GraphView, session: Session, palette: Palette) -> None:
     draw_panels_ahead(found)
 
 
-def panels_of(view: GraphView, session: Session, palette: Palette) -> dict[str, Any]:
-    """Return what the panel shows of the most influential drawn nodes, by their ids."""
+def panels_of(
+    view: GraphView, session: Session, palette: Palette
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the ids of the most influential drawn nodes, each with what the panel shows of it."""
     graph = view.pruned.graph
     source = resources.feature_source(graph, session.choice)
     inputs, outputs = view.sides(_LISTED, panel_data.MOST_NEIGHBOURS)
     nodes = [graph.index.node(row) for row in view.rows]
     nodes.sort(key=view.influence, reverse=True)
-    panels = {}
     for node in nodes[:_MOST]:
         row = graph.index.row(node)
-        panels[str(node)] = {
+        panel = {
             **panel_data.head(view, node, source),
             "lists": [
                 _list(panel_data.INPUTS, inputs.get(row), view),
@@ -64,7 +70,7 @@ def panels_of(view: GraphView, session: Session, palette: Palette) -> dict[str, 
             ],
             "examples": examples(node, source, palette),
         }
-    return panels
+        yield str(node), panel
 
 
 def _list(texts: tuple[str, str], side: Side | None, view: GraphView) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def test_only_the_most_influential_panels_of_a_large_graph_are_sent(
     view = shown(app)
     index = view.pruned.graph.index
     monkeypatch.setattr(panels_ahead, "_MOST", 5)
-    panels = panels_ahead.panels_of(view, Session(), LIGHT)
+    panels = dict(panels_ahead.panels_of(view, Session(), LIGHT))
     order = sorted((index.node(row) for row in view.rows), key=view.influence, reverse=True)
     assert list(panels) == [str(node) for node in order[:5]]
 
@@ -85,5 +85,5 @@ def test_examples_that_cannot_be_read_are_left_to_the_panel(
         raise TracerError("the index is damaged")
 
     monkeypatch.setattr(resources, "card", damaged)
-    panels = panels_ahead.panels_of(shown(app), Session(), LIGHT)
+    panels = dict(panels_ahead.panels_of(shown(app), Session(), LIGHT))
     assert panels and all(panel["examples"] is None for panel in panels.values())
