@@ -8,16 +8,15 @@ the page depends on its container alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from time import sleep
 from typing import Final, NamedTuple
 
-import streamlit as st
 from streamlit import runtime
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.scriptrunner_utils.script_run_context import ThreadState
 
-_PARTS: Final = "parts drawn later"
 _SENT: Final = 0.02
 """Seconds in which the server's other thread sends what has been drawn. While a run is drawing, it
 waits for the interpreter lock before every message."""
@@ -29,9 +28,15 @@ class _Part(NamedTuple):
     page: str
 
 
+_parts: Final[ContextVar[list[_Part]]] = ContextVar("parts drawn later")
+"""What this run, which has its own thread, has not drawn yet. It is not in the session state:
+Streamlit starts the run of a click before the one that it interrupts has ended. Both share that
+state, and while the first still tidies it up, entries of the second are lost."""
+
+
 def begin() -> None:
-    """Forget what an interrupted run has left undrawn. A run starts with it."""
-    st.session_state[_PARTS] = []
+    """Start with no parts. A run begins with it."""
+    _parts.set([])
 
 
 def draw_later(place: DeltaGenerator, draw: Callable[[], None], last: bool = False) -> None:
@@ -40,13 +45,13 @@ def draw_later(place: DeltaGenerator, draw: Callable[[], None], last: bool = Fal
     Of several parts, the one asked for last is drawn first; but one with ``last`` after all others.
     """
     part = _Part(place, draw, ThreadState.get().active_script_hash)
-    parts: list[_Part] = st.session_state.setdefault(_PARTS, [])
+    parts = _undrawn()
     parts.insert(0 if last else len(parts), part)
 
 
 def draw_the_rest() -> None:
     """Draw all parts that have not been drawn yet."""
-    parts: list[_Part] = st.session_state.get(_PARTS, [])
+    parts = _undrawn()
     context = get_script_run_ctx()
     if parts and runtime.exists():
         sleep(_SENT)
@@ -55,3 +60,11 @@ def draw_the_rest() -> None:
         # An element's identity has its page in it: as another element it would lose its state.
         with context.run_with_active_hash(part.page), part.place:
             part.draw()
+
+
+def _undrawn() -> list[_Part]:
+    parts = _parts.get(None)
+    if parts is None:
+        parts = []
+        _parts.set(parts)
+    return parts

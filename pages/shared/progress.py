@@ -96,7 +96,7 @@ def _wait(jobs: tuple[Job[Any], ...], slot: str, finish: bool, show: Callable[[]
                 cancel(job)
         raise
     place.empty()
-    del waits[slot]
+    waits.pop(slot, None)  # the run of an earlier click, which is still ending, may have done so
 
 
 def cancel_abandoned() -> None:
@@ -107,7 +107,7 @@ def cancel_abandoned() -> None:
             for job in wait.jobs:
                 cancel(job)
         if not wait.finish or not any(map(is_active, wait.jobs)):
-            del waits[slot]
+            waits.pop(slot, None)
 
 
 @st.fragment(run_every=POLL)

@@ -7,9 +7,10 @@ import os
 import shutil
 import sys
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import evidence
 import pytest
 from playwright.sync_api import (
     Browser,
@@ -51,6 +52,26 @@ TRACED = (
 )
 
 expect.set_options(timeout=PATIENCE)
+
+_EVIDENCE = pytest.StashKey[Path]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _evidence(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The folder in which failed tests save what their pages showed."""
+    pytestconfig.stash[_EVIDENCE] = tmp_path_factory.mktemp("evidence")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to a failure what the pages showed, before they are closed."""
+    report = yield
+    if report.failed and call.when == "call" and isinstance(item, pytest.Function):
+        folder = item.config.stash[_EVIDENCE]
+        report.sections += evidence.collect(item.name, item.funcargs, folder)
+    return report
 
 
 def browser_path() -> str | None:
@@ -175,6 +196,7 @@ def visitor(browser: Browser, tour: bool = False) -> BrowserContext:
     size: ViewportSize = {"width": 1440, "height": 1000}
     context = browser.new_context(viewport=size, reduced_motion="reduce")
     context.set_default_timeout(PATIENCE)
+    evidence.listen(context)
     context.add_init_script(NO_ANIMATION)
     if not tour:
         context.add_init_script("localStorage.setItem('circuit-tour', 'closed')")

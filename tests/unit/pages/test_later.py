@@ -53,6 +53,37 @@ def test_what_an_interrupted_run_left_is_not_drawn_by_the_next() -> None:
     assert app.session_state["drawn"] == ["panel", "prompt", "sidebar", "last"]
 
 
+def _overtaking_page() -> None:
+    from threading import Thread
+
+    import streamlit as st
+    from streamlit.runtime.scriptrunner import add_script_run_ctx
+
+    from pages.shared import later
+
+    def overtaken() -> None:
+        later.begin()
+        later.draw_later(place, lambda: st.write("old panel"))
+        later.draw_the_rest()
+
+    later.begin()
+    later.draw_later(st.sidebar, lambda: st.write("sidebar"))
+    place = st.container()
+    thread = Thread(target=overtaken)
+    add_script_run_ctx(thread)
+    thread.start()
+    thread.join()
+    later.draw_the_rest()
+
+
+def test_the_run_of_an_earlier_click_takes_nothing_from_that_of_the_next() -> None:
+    """Streamlit starts a run for a click before the run that it interrupts has ended."""
+    app = AppTest.from_function(_overtaking_page).run()
+    assert not app.exception
+    assert [text.value for text in app.sidebar.markdown] == ["sidebar"]
+    assert [text.value for text in app.main.markdown] == ["old panel"]
+
+
 def _waiting_page() -> None:
     import streamlit as st
 

@@ -279,6 +279,23 @@ def test_a_stopped_script_cancels_what_it_waited_for(
     assert (scenario.state, trace.state) == ("cancelled", "queued")
 
 
+def test_a_wait_ends_well_when_the_run_of_an_earlier_click_ends_in_its_midst(
+    session_state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both runs wait in the same place, and Streamlit lets them overlap."""
+    job = wanted_job()
+
+    def wait(seconds: float | None = None) -> bool:
+        if job.state == "queued":
+            job.cancel(session_module.visitor_id())
+            waiting.wait_for(job, "carried by")
+        return True
+
+    monkeypatch.setattr(job, "wait", wait)
+    waiting.wait_for(job, "carried by")
+    assert job.state == "cancelled"
+
+
 def test_cancelling_leaves_other_visitors_work_alone(
     session_state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
