@@ -223,7 +223,7 @@ def _plan(choice: ModelChoice) -> ToDownload | None:
     """Return the Hub's answer about the download; None if it was not asked or has not answered."""
     key = _question(choice)
     job: Job[ToDownload] | None = st.session_state.get(key)
-    if job is None or not job.wait(progress.PATIENCE):
+    if job is None or not progress.ends_within(job, progress.PATIENCE):
         return None
     try:
         return job.result()

@@ -28,7 +28,7 @@ def card(source: resources.FeatureSource, feature: FeatureId) -> FeatureCard | N
         if known is not None:
             return known
         job = resources.backend().library.explain(source, [feature], str(feature))
-        if job is not None and not job.wait(_WAIT):
+        if job is not None and not progress.ends_within(job, _WAIT):
             st.caption("Loading examples …")
             _redraw_when_done(job)
             return None

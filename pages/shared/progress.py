@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import StopException
+from streamlit.runtime.scriptrunner_utils.script_run_context import get_run_yield_check
 
 from cache import Job
 from pages.shared import later, session
@@ -20,6 +21,8 @@ AT_ONCE: Final = 0.1
 """Seconds to wait before the rest of the page is drawn."""
 POLL: Final = 1.0
 """Seconds between two updates of a running job's progress."""
+_GLANCE: Final = 0.03
+"""Seconds between two looks for a click that interrupts a wait."""
 _WAITS: Final = "waits"
 
 
@@ -45,6 +48,17 @@ def cancel(job: Job[Any]) -> None:
     for departed in session.departed_visitors():
         job.cancel(departed)
     job.cancel(session.visitor_id())
+
+
+def ends_within(job: Job[Any], seconds: float) -> bool:
+    """Wait for a job and return whether it has ended. A click interrupts the wait."""
+    check, until = get_run_yield_check(), time.monotonic() + seconds
+    while not job.wait(max(0.0, min(_GLANCE, until - time.monotonic()))):
+        if check is not None:
+            check()
+        if time.monotonic() >= until:
+            return False
+    return True
 
 
 def wait_for(job: Job[Any], slot: str, what: str = "", *, finish: bool = False) -> None:
@@ -82,12 +96,12 @@ def _wait(jobs: tuple[Job[Any], ...], slot: str, finish: bool, show: Callable[[]
     place, until = st.empty(), time.monotonic() + PATIENCE
     try:
         for job in jobs:
-            if job.wait(AT_ONCE):
+            if ends_within(job, AT_ONCE):
                 continue
             later.draw_the_rest()
-            if job.wait(max(0.0, until - time.monotonic())):
+            if ends_within(job, until - time.monotonic()):
                 continue
-            while not job.wait(POLL / 2):
+            while not ends_within(job, POLL / 2):
                 with place:
                     show()
     except StopException:  # the visitor closed the page: no other run follows

@@ -65,9 +65,9 @@ def traced() -> Job[AttributionGraph] | None:
         st.error(plain(sentence(error)))
         return None
     visits.only_this(job, "trace")
-    if not job.wait(progress.AT_ONCE):
+    if not progress.ends_within(job, progress.AT_ONCE):
         later.draw_the_rest()
-    if not job.wait(progress.PATIENCE - progress.AT_ONCE):
+    if not progress.ends_within(job, progress.PATIENCE - progress.AT_ONCE):
         _progress(job, request)
         return None
     try:

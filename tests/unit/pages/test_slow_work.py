@@ -279,6 +279,36 @@ def test_a_stopped_script_cancels_what_it_waited_for(
     assert (scenario.state, trace.state) == ("cancelled", "queued")
 
 
+def _waiting_page() -> None:
+    import time
+
+    import streamlit as st
+    from streamlit.runtime.scriptrunner import RerunData, get_script_run_ctx
+
+    from pages.shared import progress
+
+    class Endless:
+        """A job during which the visitor clicks."""
+
+        def wait(self, seconds: float) -> bool:
+            if "since" not in st.session_state:
+                st.session_state["since"] = time.monotonic()
+                context = get_script_run_ctx()
+                context.script_requests.request_rerun(RerunData(context.query_string))
+            time.sleep(seconds)
+            return False
+
+    if "since" not in st.session_state:
+        progress.ends_within(Endless(), 5)
+    st.session_state["took"] = time.monotonic() - st.session_state["since"]
+
+
+def test_a_click_interrupts_a_wait_at_once() -> None:
+    app = AppTest.from_function(_waiting_page, default_timeout=20).run()
+    assert not app.exception
+    assert app.session_state["took"] < 2
+
+
 def test_a_wait_ends_well_when_the_run_of_an_earlier_click_ends_in_its_midst(
     session_state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
