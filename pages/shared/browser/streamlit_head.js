@@ -23,7 +23,9 @@ class Head {
     this.button(line, '✕', HELP.close, () => ({ type: 'select', id: null }));
     const facts = make(this.root, 'div', 'facts');
     this.facts = make(facts, 'span');
-    this.help = make(facts, 'button', 'help', '?');
+    const end = make(facts, 'span', 'end');    // the "?" stays on the line of the last number
+    this.last = make(end, 'span');
+    this.help = make(end, 'button', 'help', '?');
     this.help.type = 'button';
     this.help.onclick = () => this.help.focus();
     this.source = make(this.root, 'div', 'facts');
@@ -45,7 +47,9 @@ class Head {
     this.back.disabled = !data.back;
     this.forward.disabled = !data.forward;
     this.pin.textContent = data.pinned ? 'Unpin' : 'Pin';
-    this.facts.textContent = data.facts;
+    const end = data.facts.lastIndexOf(' ', data.facts.lastIndexOf(' ') - 1) + 1;
+    this.facts.textContent = data.facts.slice(0, end);
+    this.last.textContent = data.facts.slice(end);
     this.help.hidden = !data.help;
     this.help.dataset.tip = data.help;
     this.help.setAttribute('aria-label', data.help);
