@@ -155,9 +155,13 @@ def test_the_scores_of_the_pinned_subgraph_follow_the_pins(app: App, page: Page)
     assert replacement(scores.inner_text()) > replacement(before)
 
 
-def test_the_link_keeps_the_pins_and_another_prompt_drops_them(app: App, page: Page) -> None:
-    page.goto(with_query(app.url, prompt="calc: 36+59="))
+def test_a_link_has_no_invalid_pins_and_keeps_valid_ones_until_another_prompt_drops_them(
+    app: App, page: Page
+) -> None:
+    page.goto(with_query(app.url, prompt="calc: 36+59=", marks='{"pinned":["<b>"]}'))
     expect_graph(page, "95")
+    expect(page.get_by_text("Pin what matters")).to_be_visible()
+    expect(page.get_by_test_id("stException")).to_have_count(0)
     page.keyboard.press("Tab")
     graph(page).focus()
     page.keyboard.press("ArrowDown")
@@ -170,9 +174,3 @@ def test_the_link_keeps_the_pins_and_another_prompt_drops_them(app: App, page: P
     expect(pinned(page)).to_have_count(1)
     page.get_by_role("button", name="17 + 25 = 42").click()
     expect(pinned(page)).to_have_count(0)
-
-
-def test_invalid_annotations_in_a_link_are_dropped(app: App, page: Page) -> None:
-    page.goto(with_query(app.url, prompt="calc: 80+40=", marks='{"pinned":["<b>"]}'))
-    expect(page.get_by_text("Pin what matters")).to_be_visible()
-    expect(page.get_by_test_id("stException")).to_have_count(0)
