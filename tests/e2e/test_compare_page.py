@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 def counts(page: Page) -> str:
     """Return the sentence that counts shared features, once it is drawn."""
     sentence = page.get_by_text(re.compile(r"\d+ features? in both graphs, \d+ only left"))
-    expect(sentence).to_be_visible()
+    sentence.wait_for()
     settled(page)
     return sentence.inner_text()
 

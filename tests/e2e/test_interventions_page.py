@@ -26,14 +26,14 @@ MARKS = {
 def open_page(app: App, page: Page) -> None:
     """Open the page; other tests may have left runs in the history of the prompt."""
     page.goto(f"{app.url}/interventions")
-    expect(page.get_by_text("Suggested scenarios")).to_be_visible()
+    page.get_by_text("Suggested scenarios").wait_for()
     settled(page)
 
 
 def column(page: Page, number: int) -> Locator:
     """Return the column with the figure of scenario ``number``."""
     figure = page.locator(f".st-key-column-{number} .js-plotly-plot")
-    expect(figure.locator(".bars .point").first).to_be_attached()
+    figure.locator(".bars .point").first.wait_for(state="attached")
     settled(page)
     return page.get_by_test_id("stColumn").filter(has=figure)
 
