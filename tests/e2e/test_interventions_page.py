@@ -139,7 +139,7 @@ def test_a_missing_feature_fails_only_in_its_own_column(app: App, page: Page) ->
     expect(column(page, 1).get_by_text(re.compile(r"Austin 99\.9 % → 0\.1 %"))).to_be_visible()
 
 
-def test_a_run_is_swept_and_its_columns_are_edited_until_another_prompt_clears_them(
+def test_a_run_is_swept_its_columns_are_edited_another_prompt_clears_them_and_a_feature_is_found(
     app: App, page: Page
 ) -> None:
     open_page(app, page)
@@ -179,12 +179,9 @@ def test_a_run_is_swept_and_its_columns_are_edited_until_another_prompt_clears_t
     ).to_have_count(1)
     expect(page.locator(".st-key-column-0")).to_have_count(0)
     assert "/interventions" in page.url
+    settled(page)
 
-
-def test_a_feature_is_found_by_its_number_and_set_from_a_position_onward(
-    app: App, page: Page
-) -> None:
-    open_page(app, page)
+    # a feature is found by its number and set from a position onward
     page.get_by_text("Add edits").click()
     page.get_by_role("tab", name="All features").click()
     box = page.get_by_label("Search all features by label or number")
