@@ -219,7 +219,8 @@ def measure_clicks(page: Page, rounds: int, has_cards: bool) -> dict[str, list[f
     nodes = page.evaluate(_NODES)[:rounds]
     before = len(page.evaluate(_LIT))
     for node in nodes:
-        waiting = "[data-testid=stHtml] span[title^=activation]" if has_cards else "body"
+        mine = f".examples[data-of='{node['id']}'] span[title^=activation]"
+        waiting = mine if has_cards else "body"
         page.evaluate("() => { measure.pressed = 0; }")
         page.mouse.move(node["x"], node["y"])
         page.wait_for_timeout(250)

@@ -52,7 +52,7 @@ class FeatureLabels:
             return _of_published(where)
         if isinstance(where, ModelChoice):
             try:
-                return _of_source(self._library.source(where))
+                return _of_source(self._library.recent_source(where))
             except TracerError:  # the model is gone, its labels are not
                 return f"{where.model}/{where.transcoders}"
         provenance = where.provenance

@@ -7,10 +7,13 @@ whatever asks the network is a :class:`Job`.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic
 from weakref import WeakKeyDictionary
+
+from cachetools import TTLCache
 
 from cache.engine import AUTO, M, usable_cores
 from cache.job_queue import JobQueue
@@ -37,6 +40,8 @@ Resolve = Callable[[str, str], ModelSource]
 _READERS_KEPT: Final = 4
 _JOBS_KEPT: Final = 32
 """Ended downloads, and ended fetches of examples, that a page can still ask about."""
+_RECENT: Final = 0.5
+"""Seconds for which names and cards are looked up without looking at the model's files again."""
 _GLANCE: Final = 0.05
 """Seconds that a page waits for a measurement of the accelerator."""
 
@@ -67,6 +72,8 @@ class ModelLibrary(Generic[M]):
         self._seen: Machine | None = None
         self._devices: tuple[Device, ...] = ()
         self._readers: BoundedCache[object, FeatureReader] = BoundedCache(_READERS_KEPT)
+        self._sources: TTLCache[ModelChoice, ModelSource] = TTLCache(_READERS_KEPT, _RECENT)
+        self._lock = threading.Lock()
 
     def close(self, timeout: float | None = None) -> None:
         """Cancel downloads and everything else; the files that have arrived are kept."""
@@ -87,6 +94,20 @@ class ModelLibrary(Generic[M]):
                 f"the files of {choice.model} cannot be read ({one_line(error)}): check the folder "
                 "and its permissions"
             ) from error
+
+    def recent_source(self, choice: ModelChoice) -> ModelSource:
+        """Return :meth:`source`, which may be half a second old.
+
+        For names and cards, which a page looks up one by one. Whatever is computed, or kept under
+        a digest of the files, looks at them anew.
+        """
+        with self._lock:
+            source = self._sources.get(choice)
+        if source is None:
+            source = self.source(choice)
+            with self._lock:
+                self._sources[choice] = source
+        return source
 
     def machine(self) -> Machine:
         """Return the current memory and disk, and the accelerator once it has been measured."""
@@ -215,7 +236,7 @@ class ModelLibrary(Generic[M]):
         """
         if isinstance(choice, Published):
             return self._published(choice)
-        source = self.source(choice)
+        source = self.recent_source(choice)
         try:
             return self._reader(source, identity(source, choice))
         except OSError as error:

@@ -44,6 +44,16 @@ class Neighbour(NamedTuple):
     """Whether the graph draws the edge: it is above the edge threshold and no filter hides it."""
 
 
+class Side(NamedTuple):
+    """One side of a node, its inputs or its outputs."""
+
+    strongest: list[Neighbour]
+    total: int
+    """How many neighbours the side has."""
+    drawn: int
+    """To how many of them the graph draws the edge."""
+
+
 @dataclass(frozen=True)
 class GraphFilter:
     """What a visitor hides of the kept nodes and edges."""
@@ -235,6 +245,37 @@ class GraphView:
             share = abs(weight) / total if total else 0.0
             neighbours.append(Neighbour(node, self.name(node), weight, share, bool(is_drawn)))
         return tuple(neighbours)
+
+    def sides(self, limit: int, most: int) -> tuple[Mapping[int, Side], Mapping[int, Side]]:
+        """Return the strongest inputs and outputs of every drawn node, each by the node's row.
+
+        The first ``limit`` of what :meth:`inputs` and :meth:`outputs` return for ``most``, and how
+        many those are, in one pass over the edges. A node without edges is missing.
+        """
+        graph, index = self.pruned.graph, self.pruned.graph.index
+        drawn = np.zeros(graph.n_nodes, np.bool_)
+        drawn[list(self.rows)] = True
+        size = np.abs(graph.weights)
+        between = np.flatnonzero(drawn[graph.rows] & drawn[graph.sources])
+        between = between[np.argsort(-size[between], kind="stable")]
+        weights = graph.weights[between].tolist()
+        are_shown = np.isin(between, self.edges).tolist()
+        found = []
+        for ends, others in ((graph.rows, graph.sources), (graph.sources, graph.rows)):
+            totals = np.bincount(ends, size, graph.n_nodes)
+            sides: dict[int, Side] = {}
+            pairs = zip(ends[between].tolist(), others[between].tolist(), strict=True)
+            for (row, other), weight, is_shown in zip(pairs, weights, are_shown, strict=True):
+                side = sides.setdefault(row, Side([], 0, 0))
+                if side.total == most:
+                    continue
+                if side.total < limit:
+                    node, share = index.node(other), abs(weight) / float(totals[row] or 1)
+                    entry = Neighbour(node, self.name(node), weight, share, is_shown)
+                    side.strongest.append(entry)
+                sides[row] = side._replace(total=side.total + 1, drawn=side.drawn + is_shown)
+            found.append(sides)
+        return found[0], found[1]
 
     def most_influential(self, limit: int = 8) -> tuple[NodeId, ...]:
         """Return the kept features with the most influence, strongest first.

@@ -7,13 +7,14 @@ narrow column.
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import streamlit as st
 
 from charts.distributions import histogram_figure
 from charts.palette import Palette
 from pages.shared.escape import chips_html, example_html, plain
+from pages.shared.example_parts import example_parts
 from pages.shared.graph_component import draw_chart
 from tracer.features.cards import ExampleGroup, FeatureCard
 
@@ -42,9 +43,23 @@ def group_html(
     card: FeatureCard, group: ExampleGroup, palette: Palette, around: int = _AROUND // 2
 ) -> str:
     """Return the examples of a group, shaded by activation."""
-    strongest = max(max(example.activations) for example in group.examples)
-    most = card.act_max or strongest
+    most = _strongest(card, group)
     return "".join(example_html(example, most, palette, around) for example in group.examples)
+
+
+def group_data(card: FeatureCard, group: ExampleGroup, palette: Palette) -> dict[str, Any]:
+    """Return the examples of a group in the form that ``draw_examples`` takes."""
+    return {
+        "name": group.name,
+        "largest": round(_strongest(card, group), 4),
+        "colour": palette.selected,
+        "examples": [example_parts(example, _AROUND // 2) for example in group.examples],
+    }
+
+
+def _strongest(card: FeatureCard, group: ExampleGroup) -> float:
+    strongest = max(max(example.activations) for example in group.examples)
+    return float(card.act_max or strongest)
 
 
 def draw_distribution(

@@ -53,10 +53,14 @@ def _component(name: str) -> Callable[..., Any]:
         script = f"{graph_script()}\n{script}"
     elif name == "loader":
         script = f"{PLOTLY_JS.read_text(encoding='utf-8')}\n{script}"
-    elif name in ("chart", "head", "prompts", "remote"):  # they may come before the graph does
+    elif name in ("chart", "prompts", "remote"):  # they may come before the graph does
         script = f"{page_script_part('1_shared.js')}\n{script}"
+    elif name in ("ahead", "head", "neighbours"):
+        script = f"{page_script_part('1_shared.js')}\n{page_script_part('panel.js')}\n{script}"
     if (_BROWSER / f"{name}.css").is_file():
         style = page_script_part(f"{name}.css")
+    if name == "neighbours":
+        style += page_script_part("examples.css")
     mount: Callable[..., Any] = st.components.v2.component(
         f"circuit_{name}", html="<!---->", css=style, js=script, isolate_styles=False
     )
@@ -66,9 +70,11 @@ def _component(name: str) -> Callable[..., Any]:
 def draw_node_head(data: Mapping[str, Any], on_event: OnEvent) -> None:
     """Draw a node's name, the buttons next to it, and the facts below it.
 
-    ``data`` has the texts ``id``, ``name``, ``facts``, ``help``, ``source`` and ``link`` (an
-    address), and says whether the node is ``pinned`` and one can go ``back`` or ``forward``.
-    ``on_event`` is called with ``{"type": "step", "by": …}``, or what a graph would send.
+    ``data`` has the texts ``id`` (empty for no node), ``name``, ``facts``, ``help``, ``source`` and
+    ``link`` (an address), says whether the node is ``pinned``, one can go ``back`` or ``forward``,
+    and what is above the head ``keeps`` its place when a node is clicked, and has the ``serial`` of
+    the last event heard and the number of ``widgets`` below the head. ``on_event`` is called with
+    ``{"type": "step", "by": …}``, or what a graph would send.
     """
     key = "node head"
     _component("head")(key=key, data=dict(data), on_event_change=_listener(key, on_event))
@@ -80,17 +86,29 @@ def draw_neighbours(
     empty: str,
     on_event: OnEvent,
     name: str | None = None,
+    **more: Any,
 ) -> None:
     """Draw lists of a node's neighbours next to the graph of that name.
 
     Each list has ``title``, ``note`` and ``rows`` with ``id``, ``name``, ``where``, ``weight`` and
     ``share``, strongest first. A click selects the node in the graph, or is an event if the graph
     has no node of that id. ``name`` tells the lists of one page apart; it is the graph's name by
-    default.
+    default. The lists of a node's panel have ``more``: the ``node``, its ``examples`` as
+    ``pages.shared.feature_card.group_data`` returns them, and the ``serial`` of the last event
+    heard.
     """
     key = f"neighbours {name or graph}"
-    data = {"graph": graph, "lists": list(lists), "empty": empty}
+    data = {"graph": graph, "lists": list(lists), "empty": empty, "serial": None, **more}
     _component("neighbours")(key=key, data=data, on_event_change=_listener(key, on_event))
+
+
+def draw_panels_ahead(panels: bytes) -> None:
+    """Send panels that the browser shows as soon as their node is clicked on the Trace page.
+
+    ``panels`` is a digest of 16 characters and then JSON: by node id, what the head, the lists and
+    the examples show.
+    """
+    _component("ahead")(key="panels ahead", data=panels)
 
 
 def draw_flow(

@@ -49,7 +49,7 @@ def published_page(feature: FeatureId, source: resources.FeatureSource | None) -
         place = source.neuronpedia
         return neuronpedia_page(*place, feature) if place else ""
     try:
-        place = resources.backend().library.source(source).neuronpedia if source else None
+        place = resources.backend().library.recent_source(source).neuronpedia if source else None
     except TracerError:
         return ""
     return neuronpedia_page(*place, feature) if place else ""

@@ -34,13 +34,14 @@ def begin() -> None:
     st.session_state[_PARTS] = []
 
 
-def draw_later(place: DeltaGenerator, draw: Callable[[], None]) -> None:
+def draw_later(place: DeltaGenerator, draw: Callable[[], None], last: bool = False) -> None:
     """Draw a part into ``place`` at the end of the run, or before a wait that would be noticed.
 
-    Of several parts, the one asked for last is drawn first.
+    Of several parts, the one asked for last is drawn first; but one with ``last`` after all others.
     """
     part = _Part(place, draw, ThreadState.get().active_script_hash)
-    st.session_state.setdefault(_PARTS, []).append(part)
+    parts: list[_Part] = st.session_state.setdefault(_PARTS, [])
+    parts.insert(0 if last else len(parts), part)
 
 
 def draw_the_rest() -> None:

@@ -15,6 +15,7 @@ from charts.flow_figure import COLOURS
 from charts.graph_payload import graph_payload
 from charts.graph_view import GraphView
 from charts.text import token_text
+from pages.shared.example_parts import example_parts
 from pages.shared.graph_component import PLOTLY_JS, graph_script, graph_style, page_script_part
 from pages.shared.supernode_colours import colour_of
 from tracer.features.cards import FeatureCard
@@ -68,7 +69,8 @@ def share_html(
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{html.escape(name)}</title>",
-        f"<style>{page_script_part('share.css')}\n{graph_style()}</style></head><body>",
+        f"<style>{page_script_part('share.css')}\n{page_script_part('examples.css')}\n{graph_style()}",
+        "</style></head><body>",
         f"<header><h1>{html.escape(graph.prompt)}</h1>",
         f'<span class="answer">{html.escape(first)}</span>',
         f'<span class="muted">{html.escape(name if title else "")}</span>',
@@ -106,18 +108,12 @@ def _card(card: FeatureCard) -> dict[str, Any]:
         "groups": [
             {
                 "name": group.name,
-                "examples": [_example(example) for example in group.examples[:_EXAMPLES]],
+                "examples": [
+                    example_parts(example, _TOKENS_AROUND) for example in group.examples[:_EXAMPLES]
+                ],
             }
             for group in groups
         ],
         "promoted": [token_text(token) for token in card.promoted[:6]],
         "suppressed": [token_text(token) for token in card.suppressed[:6]],
     }
-
-
-def _example(example: Any) -> list[list[Any]]:
-    """Tokens around the peak, each with its activation."""
-    peak = max(range(len(example.tokens)), key=lambda i: example.activations[i])
-    part = slice(max(0, peak - _TOKENS_AROUND), peak + _TOKENS_AROUND + 1)
-    pairs = zip(example.tokens[part], example.activations[part], strict=True)
-    return [[token, round(float(activation), 3)] for token, activation in pairs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import streamlit as st
 
@@ -14,11 +14,10 @@ from tracer.features.cards import FeatureCard
 _TOKENS: Final = 6
 
 
-def draw_strongest(card: FeatureCard, palette: Palette) -> None:
-    """Draw the first group of examples, those with the highest activations."""
-    for group in feature_card.groups_of(card)[:1]:
-        st.markdown(f"**{plain(group.name)}**")
-        st.html(feature_card.group_html(card, group, palette))
+def strongest(card: FeatureCard, palette: Palette) -> dict[str, Any] | None:
+    """Return the group of examples with the highest activations, for ``draw_examples``."""
+    groups = feature_card.groups_of(card)
+    return feature_card.group_data(card, groups[0], palette) if groups else None
 
 
 def draw_rest(card: FeatureCard, activation: float, palette: Palette) -> None:

@@ -8,12 +8,12 @@ from typing import Any, Final
 import streamlit as st
 
 from cache import ModelChoice
-from charts.graph_view import GraphView, Neighbour, generic_facts
+from charts.graph_view import GraphView
 from charts.palette import Palette
-from charts.text import activation_text, percent, place, plural, target_number, times
+from charts.text import place, times
 from pages.shared import (
+    feature_card,
     feature_examples,
-    kinds,
     label_box,
     later,
     own_text,
@@ -26,18 +26,19 @@ from pages.shared.graph_component import draw_neighbours, draw_node_head
 from pages.shared.navigation import page_script
 from pages.shared.session import read_session, update_session
 from pages.shared.session_state import Session
-from pages.trace import carried_by, feature_panel, generic_panel, next_token
+from pages.trace import (
+    carried_by,
+    feature_panel,
+    generic_panel,
+    next_token,
+    panel_data,
+    panels_ahead,
+)
 from tracer.catalog.embedded import gallery
-from tracer.features.names import SOURCES
 from tracer.graph.graph import AttributionGraph
-from tracer.types import COMPUTED_KINDS, NodeId
+from tracer.types import NodeId
 
 _STRENGTHS: Final = (0.0, -1.0, -2.0, -4.0)
-_MOST_NEIGHBOURS: Final = 400
-INFLUENCE: Final = (
-    "Influence: share of all paths from the graph to its target tokens that pass through this "
-    "node, weighted by the size of the direct effects along them."
-)
 ERROR_NODE: Final = (
     "An error node is the part of the MLP's output at this layer and token that the features do "
     "not reconstruct. Its effects are known, its inputs are not."
@@ -45,25 +46,53 @@ ERROR_NODE: Final = (
 
 
 def draw(key: str, view: GraphView, session: Session, palette: Palette) -> None:
-    """Draw the selected node or, without one, the next token and where to start."""
-    if view.selected is None:
-        carried_by.draw_head(key, view, session, palette)
-    if view.selected is None or session.edits:
-        next_token.draw(view, session, palette)
-    if view.selected is None:
-        _where_to_start(view, session)
-    else:
-        _node(key, view, view.selected, session, palette)
+    """Draw the selected node or, without one, the next token and where to start.
+
+    Head and lists are on the page at all times and in the same places: the browser fills them as
+    soon as a node is clicked.
+    """
+    node, graph = view.selected, view.pruned.graph
+    source = resources.feature_source(graph, session.choice)
+    with st.container():
+        if node is None:
+            carried_by.draw_head(key, view, session, palette)
+        if node is None or session.edits:
+            next_token.draw(view, session, palette)
+        if node is None:
+            _what_to_look_for(session)
+    draw_node_head(_head(view, source, session), selection.head_event)
+    if node is not None:
+        with st.container():
+            _widgets(view, node, session)
+    lists = _most_influential(view) if node is None else _neighbours(view, node)
+    examples = panels_ahead.examples(node, source, palette) if node is not None else None
+    draw_neighbours(
+        "trace",
+        lists,
+        "",
+        selection.graph_event,
+        node=str(node or ""),
+        examples=examples,
+        serial=selection.serial(),
+    )
+    if node is None:
+        return
+    carried = st.container()
+    if node.kind == "feature":
+        _card(node, source, graph, palette, bool(examples))
+    later.draw_later(carried, lambda: carried_by.draw(key, view, node, session, palette))
 
 
-def _where_to_start(view: GraphView, session: Session) -> None:
-    """Draw what to look for, and the most influential features."""
+def _what_to_look_for(session: Session) -> None:
     note = next(
         (entry.note for entry in gallery(session.choice.model) if entry.prompt == session.prompt),
         None,
     )
     if note is not None and not session.graph:
         st.markdown(f"##### What to look for\n{plain(note)}")
+
+
+def _most_influential(view: GraphView) -> list[dict[str, Any]]:
     rows = [
         {
             "id": str(node),
@@ -74,7 +103,7 @@ def _where_to_start(view: GraphView, session: Session) -> None:
         }
         for node in view.most_influential(8)
     ]
-    lists = [
+    return [
         {
             "title": "Most influential features",
             "note": "share of the paths to the targets",
@@ -82,40 +111,44 @@ def _where_to_start(view: GraphView, session: Session) -> None:
             "rows": rows,
         }
     ]
-    draw_neighbours("trace", lists, "", selection.graph_event)
 
 
-def _node(key: str, view: GraphView, node: NodeId, session: Session, palette: Palette) -> None:
+def _neighbours(view: GraphView, node: NodeId) -> list[dict[str, Any]]:
+    sides = (
+        (panel_data.INPUTS, view.inputs(node, panel_data.MOST_NEIGHBOURS)),
+        (panel_data.OUTPUTS, view.outputs(node, panel_data.MOST_NEIGHBOURS)),
+    )
+    lists = []
+    for (title, note), neighbours in sides:
+        drawn = sum(neighbour.is_drawn for neighbour in neighbours)
+        count = panel_data.count_text(title, len(neighbours), drawn, view)
+        rows = panel_data.rows(neighbours, view)
+        lists.append({"title": title, "note": note, "count": count, "rows": rows})
+    return [*lists, *generic_panel.qk_lists(view, node)]
+
+
+def _widgets(view: GraphView, node: NodeId, session: Session) -> None:
+    """Draw what can be done with a node, and what is special about it."""
     graph = view.pruned.graph
-    imported = resources.is_imported(graph)
-    source = resources.feature_source(graph, session.choice)
-    _head(view, node, source)
     if node.kind == "feature":
         _name_and_page(node, graph)
     if not view.pruned.node_mask[graph.index.row(node)]:
         st.caption("Below the node threshold; shown because it is selected.")
-    if node.kind == "feature" and not imported:
+    if node.kind == "feature" and not resources.is_imported(graph):
         _switch(node, session)
     if node.kind == "error":
         st.caption(ERROR_NODE)
     generic_panel.draw(view, node)
-    inputs, outputs = view.inputs(node, _MOST_NEIGHBOURS), view.outputs(node, _MOST_NEIGHBOURS)
-    lists = [
-        _list("Strongest inputs", "direct effects on it", inputs, view),
-        _list("Strongest outputs", "its direct effects", outputs, view),
-        *generic_panel.qk_lists(view, node),
-    ]
-    draw_neighbours("trace", lists, "", selection.graph_event)
-    carried = st.container()
-    if node.kind == "feature":
-        _card(node, source, graph, palette)
-    later.draw_later(carried, lambda: carried_by.draw(key, view, node, session, palette))
 
 
 def _card(
-    node: NodeId, source: resources.FeatureSource | None, graph: AttributionGraph, palette: Palette
+    node: NodeId,
+    source: resources.FeatureSource | None,
+    graph: AttributionGraph,
+    palette: Palette,
+    has_examples: bool,
 ) -> None:
-    """Draw the strongest examples of a feature now, and the rest of its card later."""
+    """Draw a feature's card below its strongest examples, or why there is none."""
     if source is None:
         st.caption(
             "No examples: this graph was imported without its model and transcoders. "
@@ -123,8 +156,8 @@ def _card(
         )
         return
     card = feature_examples.card(source, node.feature)
-    if card is not None:
-        feature_panel.draw_strongest(card, palette)
+    if card is not None and not has_examples and feature_card.groups_of(card):
+        st.rerun()  # they have been fetched meanwhile
 
     def rest() -> None:
         if card is not None:
@@ -135,25 +168,25 @@ def _card(
     later.draw_later(st.container(), rest)
 
 
-def _head(view: GraphView, node: NodeId, source: resources.FeatureSource | None) -> None:
-    """Draw the node's name, what can be done with it, and the facts about it."""
-    about = "\n\n".join((INFLUENCE, *kinds.score_notes(view.pruned)))
-    data = {
-        "id": str(node),
-        "name": view.name(node),
-        "pinned": node in view.pinned,
+def _head(
+    view: GraphView, source: resources.FeatureSource | None, session: Session
+) -> dict[str, Any]:
+    """Return the node's name, what can be done with it, and the facts about it."""
+    node = view.selected
+    data: dict[str, Any] = {
+        "id": "",
+        "name": "",
+        "pinned": False,
         "back": selection.can_step(-1),
         "forward": selection.can_step(1),
-        "facts": " · ".join(_facts(view, node, source)),
-        "help": "" if node.kind == "logit" else about,
-        "source": "",
-        "link": "",
+        "keeps": bool(session.edits),
+        "widgets": 0,
+        "serial": selection.serial(),
     }
-    if node.kind == "feature":
-        named = resources.full_name(source, node.feature, view.pruned.graph).source
-        data["source"] = SOURCES[named].capitalize()
-        data["link"] = label_box.published_page(node.feature, source)
-    draw_node_head(data, selection.head_event)
+    if node is None:
+        return data
+    name = {"id": str(node), "name": view.name(node), "pinned": node in view.pinned}
+    return data | name | panel_data.head(view, node, source)
 
 
 def _name_and_page(node: NodeId, graph: AttributionGraph) -> None:
@@ -164,58 +197,6 @@ def _name_and_page(node: NodeId, graph: AttributionGraph) -> None:
         if st.button("Feature page", key="feature page", type="tertiary"):
             update_session(finding=replace(read_session().finding, feature=node.feature))
             st.switch_page(page_script("features"))
-
-
-def _facts(view: GraphView, node: NodeId, source: resources.FeatureSource | None) -> list[str]:
-    graph = view.pruned.graph
-    facts = [place(graph, node)]
-    if node.kind == "feature":
-        activation = float(graph.activations[graph.index.row(node)])
-        facts += [str(node.feature), f"activation {activation_text(activation)}"]
-        density = resources.density(source, node.feature)
-        if density is not None:
-            facts.append(f"active on {percent(density)} of tokens")
-        covered = resources.label_precision(source, node.feature)
-        if covered is not None:
-            facts.append(f"label covers {percent(covered)} of its activation")
-    if node.kind not in COMPUTED_KINDS:
-        facts.append(generic_facts(graph, node))
-    if node.kind == "logit":
-        probability = graph.targets[target_number(graph, node)].probability
-        facts.append(f"probability {percent(probability)}")
-    else:
-        facts.append(f"influence {percent(view.influence(node))}")
-    return facts
-
-
-def _list(
-    title: str, note: str, neighbours: tuple[Neighbour, ...], view: GraphView
-) -> dict[str, Any]:
-    graph = view.pruned.graph
-    rows = [
-        {
-            "id": str(entry.node),
-            "name": entry.name,
-            "where": place(graph, entry.node),
-            "weight": round(entry.weight, 5),
-            "share": round(entry.share, 4),
-        }
-        for entry in neighbours
-    ]
-    return {"title": title, "note": note, "count": _count(title, neighbours, view), "rows": rows}
-
-
-def _count(title: str, neighbours: tuple[Neighbour, ...], view: GraphView) -> str:
-    """Say how many edges the list has and the graph draws; empty where it draws all of them."""
-    drawn = sum(neighbour.is_drawn for neighbour in neighbours)
-    if drawn == len(neighbours):
-        return ""
-    noun = title.rpartition(" ")[2].rstrip("s")
-    why = " that are negative" if view.filter.negative_only else ""
-    threshold = f"{view.pruned.thresholds.edge:g}"
-    return (
-        f"{plural(len(neighbours), noun)}, {drawn}{why} drawn at an edge threshold of {threshold}"
-    )
 
 
 def _switch(node: NodeId, session: Session) -> None:

@@ -10,7 +10,7 @@ from pages.shared import feature_examples, later, prompt_bar, resources
 from pages.shared.annotations_sync import sync_annotations
 from pages.shared.graph_view import session_view
 from pages.shared.session import mirror_to_url, read_session, visitor_id
-from pages.trace import graph_area, node_panel, pins
+from pages.trace import graph_area, node_panel, panels_ahead, pins
 from tracer.graph.graph import AttributionGraph
 
 
@@ -42,6 +42,9 @@ def _graph_and_panel(key: str, graph: AttributionGraph) -> None:
     view = session_view(session, pruned)
     with st.container(key="workspace"):
         left, right = st.columns([2.3, 1], gap="medium")
+    if not (session.as_table or session.heads.as_view):
+        place = st.container()
+        later.draw_later(place, lambda: panels_ahead.draw(key, view, session, theme), last=True)
 
     def graph_and_pins() -> None:
         graph_area.draw(key, view, session)

@@ -12,6 +12,62 @@ from playwright.sync_api import Page, expect
 pytestmark = pytest.mark.browser
 PROMPT = "The capital of the state containing Dallas is"
 TEXAS = "feature-1-7-887"
+_PANEL = """() => [...document.querySelectorAll('.st-key-node-head, .st-key-neighbours-trace')]
+    .map(part => [part.innerText, part.getBoundingClientRect().bottom])"""
+_HOLD = """() => {
+    const graph = circuitGraphs.graphs.get('trace'), send = graph.send, held = [];
+    graph.send = event => held.push(event);
+    window.sendHeld = count => held.splice(0, count).forEach(send);
+    window.release = () => { graph.send = send; sendHeld(held.length); };
+}"""
+
+
+def test_a_click_fills_the_panel_before_the_server_hears_of_it(app: App, page: Page) -> None:
+    page.goto(with_query(app.url, prompt=PROMPT))
+    expect_graph(page, "Austin")
+    settled(page)
+    answer = page.evaluate("""() => {
+        const graph = circuitGraphs.graphs.get('trace');
+        return graph.side.id[graph.rank.find(i => graph.side.kind[i] === 'logit')];
+    }""")
+    title, column = page.locator(".node-head h4"), page.locator("[data-ahead]")
+    for node, name in ((TEXAS, "about Texas"), (answer, "Austin"), (TEXAS, "about Texas")):
+        page.evaluate(_HOLD)
+        click_node(page, node)
+        expect(title).to_have_text(name)
+        expect(column).to_be_attached()
+        ahead = page.evaluate(_PANEL)
+        page.evaluate("() => release()")
+        expect(column).to_have_count(0)
+        settled(page)
+        answered = page.evaluate(_PANEL)
+        assert [text for text, _ in ahead] == [text for text, _ in answered]
+        assert [end for _, end in ahead] == pytest.approx([end for _, end in answered], abs=3)
+    expect(
+        page.locator(f".examples[data-of={TEXAS}] span[title^=activation]").first
+    ).to_be_visible()
+
+
+def test_an_answer_to_an_earlier_click_does_not_replace_the_panel(app: App, page: Page) -> None:
+    page.goto(with_query(app.url, prompt=PROMPT))
+    expect_graph(page, "Austin")
+    settled(page)
+    page.evaluate(_HOLD)
+    title = page.locator(".node-head h4")
+    click_node(page, TEXAS)
+    expect(title).to_have_text("about Texas")
+    page.locator(".neighbours .entry").first.click()
+    expect(title).not_to_have_text("about Texas")
+    second = state(page)["selected"]
+    name = title.inner_text()
+    page.evaluate("() => sendHeld(1)")  # the server hears of the first click alone
+    page.wait_for_url(re.compile(f"node={TEXAS}"))
+    settled(page)
+    assert (title.inner_text(), state(page)["selected"]) == (name, second)
+    page.evaluate("() => release()")
+    page.wait_for_url(re.compile(f"node={second}"))
+    settled(page)
+    assert (title.inner_text(), state(page)["selected"]) == (name, second)
 
 
 def test_the_panel_shows_the_feature_its_neighbours_and_examples(app: App, page: Page) -> None:
@@ -46,7 +102,7 @@ def test_the_panel_shows_the_feature_its_neighbours_and_examples(app: App, page:
     # the examples by quantile; hovering a token shows its activation
     groups = page.get_by_text(re.compile("^(Top activations|Upper half|Lower half)$"))
     expect(groups).to_have_count(3)
-    shaded = page.locator("[data-testid=stHtml] span[title^=activation]")
+    shaded = page.locator(".examples span[title^=activation]")
     expect(shaded.first).to_have_attribute("title", re.compile(r"activation \d+\.\d\d"))
 
 

@@ -48,7 +48,7 @@ def test_a_feature_is_clicked_switched_off_and_reset(app: App, page: Page) -> No
     click_node(page, "feature-1-7-887")
     expect(page.get_by_role("heading", name="about Texas")).to_be_visible()
     expect(page.get_by_text("Top activations", exact=True)).to_be_visible()
-    examples = page.locator("[data-testid=stHtml] span[title^=activation]")
+    examples = page.locator(".examples span[title^=activation]")
     expect(examples.first).to_be_visible()
     text = " ".join(examples.all_text_contents())
     assert re.search("Laredo|Houston|Dallas|Texas", text)

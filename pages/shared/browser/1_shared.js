@@ -63,6 +63,20 @@ const percent = share => {
   return value > 0 && value < 0.05 ? '<0.1 %' : `${value.toFixed(value < 9.95 ? 1 : 0)} %`;
 };
 
+// An example of a feature: its text, shaded where the feature is active.
+function drawExample(parent, example, largest, colour) {
+  const line = make(parent, 'div', 'example');
+  if (example.before) line.append('…');
+  for (const [text, activation] of example.parts) {
+    if (activation === 0) { line.append(text); continue; }
+    const token = make(line, 'span', 'on', text), share = Math.min(1, activation / largest);
+    token.title = `activation ${activation.toFixed(2)}`;
+    token.style.background = `color-mix(in srgb, ${colour} ${12 + 60 * share}%, transparent)`;
+  }
+  if (example.after) line.append('…');
+  if (example.source) make(line, 'div', 'source', example.source);
+}
+
 // Anything on the page with `data-node` belongs to a node: hovering it lights the node, and the
 // other way round. One listener for the whole page.
 if (!shared.listening) {

@@ -10,6 +10,7 @@ Object.assign(Graph.prototype, {
     requestAnimationFrame(() => requestAnimationFrame(() => requestAnimationFrame(() => {
       shared.lit = performance.now() - pressed;
       shared.timings.push(['lit', shared.lit, shared.paint]);
+      shared.showAhead?.(this);
     })));
     this.speak(i);
     this.tell({ type: 'select', id: i === null ? null : this.side.id[i] }, delay);

@@ -116,15 +116,7 @@ function drawCard(card) {
     part.open = group === card.groups[0];
     make(part, 'summary', '', group.name);
     for (const example of group.examples) {
-      const line = make(part, 'p', 'example');
-      for (const [text, activation] of example) {
-        const token = make(line, 'span', '', text);
-        if (activation > 0) {
-          token.className = 'on';
-          token.title = `activation ${activation.toFixed(2)}`;
-          token.style.setProperty('--shade', 0.12 + 0.6 * Math.min(1, activation / card.largest));
-        }
-      }
+      drawExample(part, example, card.largest, 'var(--shade-colour)');
     }
   }
   for (const [title, tokens, sign] of [['Promotes', card.promoted, 'positive'],

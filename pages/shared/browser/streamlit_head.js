@@ -12,6 +12,7 @@ const HELP = {
 class Head {
   constructor(parent) {
     this.root = make(parent, 'div', 'node-head');
+    this.shown = { id: '' };
     const line = make(this.root, 'div', 'line');
     this.name = make(line, 'h4');
     this.back = this.button(line, '←', HELP.back, () => ({ type: 'step', by: -1 }));
@@ -38,6 +39,8 @@ class Head {
 
   show(data) {
     this.shown = data;
+    this.root.hidden = !data.id;
+    if (!data.id) return;
     this.name.textContent = data.name;
     this.back.disabled = !data.back;
     this.forward.disabled = !data.forward;
@@ -58,5 +61,6 @@ class Head {
 export default function ({ data, parentElement, setTriggerValue }) {
   const head = (parentElement.circuitHead ??= new Head(parentElement));
   head.send = event => setTriggerValue('event', event);
-  head.show(data);
+  panel.parts.head = head;
+  showNews(head, data);
 }

@@ -1,58 +1,70 @@
-// A node's inputs and outputs as two lists with bars. A click walks to the node at the other end:
-// the graph answers at once, and Python hears of it from the graph.
+// A node's inputs and outputs as two lists with bars, and examples below them. A click walks to the
+// node at the other end: the graph answers at once, and Python hears of it from the graph.
 
 const FIRST = 6;
 const open = (globalThis.circuitOpenLists ??= new Set());    // lists that were unfolded, by title
 
-const add = (parent, tag, className, text) => {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  parent.append(node);
-  return node;
-};
+class Lists {
+  constructor(parent) { this.root = make(parent, 'div', 'neighbours'); }
 
-const percent = share => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
-const signed = value => (value < 0 ? '−' : '+') + Number(Math.abs(value).toPrecision(3));
+  show(data) {
+    this.shown = data;
+    this.root.replaceChildren();
+    for (const list of data.lists) this.drawList(list);
+    if (data.empty) make(this.root, 'div', 'none', data.empty);
+    if (data.examples) this.drawExamples(data.examples);
+  }
 
-export default function ({ data, parentElement, setTriggerValue }) {
-  let root = parentElement.querySelector('.neighbours');
-  root ??= add(parentElement, 'div', 'neighbours');
-  const draw = () => {
-    root.replaceChildren();
-    for (const list of data.lists) drawList(root, list);
-    if (data.empty) add(root, 'div', 'none', data.empty);
-  };
-  const drawList = (parent, list) => {
+  drawList(list) {
     if (!list.rows.length) return;
     const isOpen = open.has(list.title), strongest = Math.abs(list.rows[0].weight) || 1;
-    const head = add(parent, 'div', 'head');
-    add(head, 'b', '', list.title);
-    add(head, 'span', '', list.note);
-    if (list.count) add(parent, 'div', 'count', list.count);
+    const head = make(this.root, 'div', 'head');
+    make(head, 'b', '', list.title);
+    make(head, 'span', '', list.note);
+    if (list.count) make(this.root, 'div', 'count', list.count);
     for (const entry of isOpen ? list.rows : list.rows.slice(0, FIRST)) {
-      const row = add(parent, 'button', 'entry');
-      row.dataset.node = entry.id;
-      const isShare = list.unit === 'percent';
-      row.title = isShare ? `${entry.name}, ${entry.where}` : `${entry.name}, ${entry.where}: `
-        + `${signed(entry.weight)}, ${percent(entry.share)} of this side`;
-      const sign = isShare ? 'share' : entry.weight > 0 ? 'positive' : 'negative';
-      const bar = add(add(row, 'span', 'bar'), 'i', sign);
-      bar.style.width = `${Math.max(3, 100 * Math.abs(entry.weight) / strongest)}%`;
-      add(row, 'span', 'weight', isShare ? percent(entry.weight) : signed(entry.weight));
-      add(row, 'span', 'name', entry.name);
-      add(row, 'span', 'where', entry.where);
-      row.onclick = () => {
-        const graph = globalThis.circuitGraphs?.graphs.get(data.graph);
-        globalThis.circuitGraphs && (globalThis.circuitGraphs.clickedAt = performance.now());
-        if (!graph?.selectId(entry.id)) setTriggerValue('event', { type: 'select', id: entry.id });
+      this.drawRow(entry, list.unit === 'percent', strongest);
+    }
+    const total = list.total ?? list.rows.length;
+    if (total > FIRST) {
+      const more = make(this.root, 'button', 'more', isOpen ? 'Show fewer' : `Show all ${total}`);
+      more.onclick = () => {
+        isOpen ? open.delete(list.title) : open.add(list.title);
+        this.show(this.shown);
       };
     }
-    if (list.rows.length > FIRST) {
-      const more = add(parent, 'button', 'more',
-        isOpen ? 'Show fewer' : `Show all ${list.rows.length}`);
-      more.onclick = () => { isOpen ? open.delete(list.title) : open.add(list.title); draw(); };
-    }
-  };
-  draw();
+  }
+
+  drawExamples({ name, examples, largest, colour }) {
+    const part = make(this.root, 'div', 'examples');
+    part.dataset.of = this.shown.node;
+    make(part, 'b', '', name);
+    for (const example of examples) drawExample(part, example, largest, colour);
+  }
+
+  drawRow(entry, isShare, strongest) {
+    const row = make(this.root, 'button', 'entry');
+    row.dataset.node = entry.id;
+    row.title = isShare ? `${entry.name}, ${entry.where}` : `${entry.name}, ${entry.where}: `
+      + `${signed(entry.weight)}, ${percent(entry.share)} of this side`;
+    const sign = isShare ? 'share' : entry.weight > 0 ? 'positive' : 'negative';
+    const bar = make(make(row, 'span', 'bar'), 'i', sign);
+    bar.style.width = `${Math.max(3, 100 * Math.abs(entry.weight) / strongest)}%`;
+    make(row, 'span', 'weight', isShare ? percent(entry.weight) : signed(entry.weight));
+    make(row, 'span', 'name', entry.name);
+    make(row, 'span', 'where', entry.where);
+    row.onclick = () => {
+      shared.clickedAt = performance.now();
+      const graph = shared.graphs.get(this.shown.graph);
+      if (!graph?.selectId(entry.id)) this.send({ type: 'select', id: entry.id });
+    };
+  }
+}
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  const lists = (parentElement.circuitLists ??= new Lists(parentElement));
+  lists.send = event => setTriggerValue('event', event);
+  if (data.serial === null) { lists.show(data); return; }    // no part of a node's panel
+  panel.parts.lists = lists;
+  if (showNews(lists, data)) answered(lists);
 }

@@ -193,6 +193,7 @@ def test_a_model_folder_that_cannot_be_read_fails_the_job(unreadable: Backend, n
 
 LIBRARY: dict[str, Callable[[ModelLibrary], Any]] = {
     "source": lambda library: library.source(ModelChoice()),
+    "recent_source": lambda library: library.recent_source(ModelChoice()),
     "machine": lambda library: library.machine(),
     "devices": lambda library: library.devices(),
     "set_device": lambda library: library.set_device("cpu"),

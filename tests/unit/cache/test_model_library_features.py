@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -256,3 +257,29 @@ def test_a_set_that_is_only_on_neuronpedia_is_read_and_fetched(
     assert other is not None and other.result(10) == 0
     monkeypatch.setenv("CIRCUIT_OFFLINE", "1")
     assert library.explain(where, [FeatureId(0, 2)], "b") is None
+
+
+def test_names_are_looked_up_without_looking_at_the_files_each_time(
+    library: ModelLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    real = library._resolve
+
+    def counted(model: str, transcoders: str) -> ModelSource:
+        looks.append(model)
+        return real(model, transcoders)
+
+    monkeypatch.setattr(library, "_resolve", counted)
+    first = library.recent_source(ModelChoice())
+    assert all(library.recent_source(ModelChoice()) == first for _ in range(5))
+    assert library.features(ModelChoice()) is library.features(ModelChoice())
+    assert looks == ["atlas"]
+    assert library.source(ModelChoice()) == first and len(looks) == 2  # the files themselves
+    library._sources.expire(time.monotonic() + 1)
+    library.recent_source(ModelChoice())
+    assert len(looks) == 3  # half a second later
+    with pytest.raises(NotDownloadedError):
+        library.recent_source(THERE)
+    with pytest.raises(NotDownloadedError):
+        library.recent_source(THERE)
+    assert len(looks) == 5  # what was missing may be there now

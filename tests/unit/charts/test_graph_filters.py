@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from example_graphs import AUSTIN, NAMES, TEXAS, crowded_graph, dallas_graph, token
 
-from charts.graph_view import GraphFilter, GraphView, decode_click, shown_sentence
+from charts.graph_view import GraphFilter, GraphView, Side, decode_click, shown_sentence
 from tracer.graph.pruning import prune
 from tracer.types import FeatureId, NodeId
 
@@ -104,6 +104,34 @@ def test_a_neighbour_below_the_edge_threshold_is_listed_but_not_drawn() -> None:
         inputs = view.inputs(node, None)
         assert {n.node for n in inputs if n.is_drawn} == drawn_sources
     assert any(not n.is_drawn for node in drawn(view) for n in view.inputs(node, None))
+
+
+def test_both_sides_of_all_nodes_are_those_of_each_node() -> None:
+    pruned = prune(dallas_graph(), 1.0, 0.5)
+    shown = GraphFilter(negative_only=True)
+    for view in (
+        GraphView(pruned, NAMES),
+        dallas(filter=shown),
+        GraphView(prune(crowded_graph(), 0.9, 0.98)),
+    ):
+        index = view.pruned.graph.index
+        for limit, most in ((2, 5), (6, 400), (1, 1)):
+            inputs, outputs = view.sides(limit, most)
+            assert inputs and outputs
+            for node in drawn(view):
+                row = index.row(node)
+                for sides, expected in (
+                    (inputs, view.inputs(node, most)),
+                    (outputs, view.outputs(node, most)),
+                ):
+                    side = sides.get(row, Side([], 0, 0))
+                    shares = [n.share for n in expected[:limit]]
+                    assert [n.share for n in side.strongest] == pytest.approx(shares)
+                    assert [n._replace(share=0) for n in side.strongest] == [
+                        n._replace(share=0) for n in expected[:limit]
+                    ]
+                    assert side.total == len(expected)
+                    assert side.drawn == sum(n.is_drawn for n in expected)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ def _page() -> None:
 
     later.draw_later(st.sidebar, lambda: part("sidebar"))
     later.draw_later(top, lambda: part("prompt"))
+    later.draw_later(top, lambda: part("last"), last=True)
     if state.get("leaves"):
         st.stop()
     part("panel")
@@ -37,8 +38,8 @@ def _page() -> None:
 def test_what_was_asked_for_last_is_drawn_first_and_once() -> None:
     app = AppTest.from_function(_page).run()
     assert not app.exception
-    assert app.session_state["drawn"] == ["panel", "prompt", "sidebar"]
-    assert [text.value for text in app.main.markdown] == ["prompt", "panel"]
+    assert app.session_state["drawn"] == ["panel", "prompt", "sidebar", "last"]
+    assert [text.value for text in app.main.markdown] == ["prompt", "last", "panel"]
     assert [text.value for text in app.sidebar.markdown] == ["sidebar"]
 
 
@@ -49,7 +50,7 @@ def test_what_an_interrupted_run_left_is_not_drawn_by_the_next() -> None:
     assert "drawn" not in app.session_state
     app.session_state["leaves"] = False
     app.run()
-    assert app.session_state["drawn"] == ["panel", "prompt", "sidebar"]
+    assert app.session_state["drawn"] == ["panel", "prompt", "sidebar", "last"]
 
 
 def _waiting_page() -> None:
