@@ -138,6 +138,7 @@ def test_a_supernode_is_renamed_expanded_and_its_box_stays_where_it_is_dragged(
     page.mouse.up()
     page.wait_for_url(re.compile("%22at%22"))
     settled(page)
+    box.scroll_into_view_if_needed()  # waits until no redraw replaces the box
     moved = box.bounding_box()
     assert moved is not None and abs(moved["x"] - before["x"] - 100) < 3
     page.reload()
