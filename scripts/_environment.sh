@@ -1,6 +1,7 @@
 # Sourced by run and test: a Python that is new enough, in a virtual environment, with what is needed.
 #
-#   use_environment <requirements file>    sets $python; makes .venv unless one is already in use
+#   use_environment <requirements file> [options of pip install]
+#                                          sets $python; makes .venv unless one is already in use
 
 fail() {
     echo "error: $*" >&2
@@ -29,6 +30,7 @@ find_python() {
 
 use_environment() {
     local requirements=$1 found stamp wanted
+    shift
     found=$(find_python)
     if in_virtual_environment "$found"; then
         python=$found
@@ -47,7 +49,7 @@ use_environment() {
         return
     fi
     echo "Installing $requirements"
-    "$python" -m pip install --quiet --disable-pip-version-check -r "$requirements" ||
+    "$python" -m pip install --quiet --disable-pip-version-check "$@" -r "$requirements" ||
         fail "the packages of $requirements could not be installed: see the lines above"
     if [[ "$python" == "$PWD/.venv/bin/python" ]]; then
         echo "$wanted" >"$stamp"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -43,8 +42,12 @@ def graph(page: Page, name: str = "trace") -> Locator:
 
 
 def expect_fitted(page: Page, name: str = "trace") -> None:
-    """Wait until the graph is laid out for its size, which the browser reports once."""
-    expect(graph(page, name)).to_have_attribute("data-shown", re.compile("."))
+    """Wait until the graph is laid out for its size, which the browser reports once.
+
+    (``expect`` would describe the complete page at every try, see :func:`settled`.)
+    """
+    shown = f".st-key-graph-{name} .graph[data-shown]:not([data-shown=''])"
+    page.locator(shown).wait_for(state="attached")
     page.wait_for_function(_FITS, arg=name)
     settled(page)
 
@@ -52,7 +55,7 @@ def expect_fitted(page: Page, name: str = "trace") -> None:
 def expect_graph(page: Page, answer: str, name: str = "trace") -> None:
     """Wait for a graph with ``answer`` among the tokens it explains."""
     drawn = graph(page, name)
-    expect(drawn.locator("[data-role=answers] text", has_text=answer).first).to_be_visible()
+    drawn.locator("[data-role=answers] text", has_text=answer).first.wait_for()
     expect_fitted(page, name)
     expect(page.get_by_test_id("stException")).to_have_count(0)
 

@@ -15,12 +15,14 @@ pytestmark = pytest.mark.browser
 def counts(page: Page) -> str:
     """Return the sentence that counts shared features, once it is drawn."""
     sentence = page.get_by_text(re.compile(r"\d+ features? in both graphs, \d+ only left"))
-    expect(sentence).to_be_visible()
+    sentence.wait_for()
     settled(page)
     return sentence.inner_text()
 
 
-def test_testing_the_differences_turns_austin_into_sacramento(app: App, page: Page) -> None:
+def test_a_click_lights_edges_of_both_graphs_and_the_differences_turn_austin_into_sacramento(
+    app: App, page: Page
+) -> None:
     page.goto(f"{app.url}/compare")
     counts(page)
     merged = graph(page, "compare")
@@ -30,6 +32,24 @@ def test_testing_the_differences_turns_austin_into_sacramento(app: App, page: Pa
     expect(answers.get_by_text(re.compile("Sacramento 99.9 %"))).to_be_visible()
     expect(page.locator(".st-key-differences .js-plotly-plot .point").first).to_be_visible()
     expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+
+    # a click lights edges in both graphs, and Escape clears it
+    expect_fitted(page, "compare")
+    node = page.evaluate(
+        """() => {
+            const graph = circuitGraphs.graphs.get('compare'), side = graph.side;
+            const colours = i => new Set([...graph.inputs[i], ...graph.outputs[i]]
+                .map(edge => side.edge_colour[edge]));
+            return side.id[graph.rank.find(i => side.kind[i] === 'feature' && side.chip_of[i] < 0
+                && colours(i).size > 1)];
+        }"""
+    )
+    click_node(page, node, name="compare")
+    lit = state(page, "compare")
+    assert lit["selected"] == node and lit["curves"] > 2
+    assert len(lit["strokes"]) > 1  # edges of both graphs, each in its colour
+    page.keyboard.press("Escape")
+    assert state(page, "compare")["selected"] is None
 
     page.get_by_role("button", name="Test the differences in Interventions").click()
     page.wait_for_url(re.compile("/interventions"))
@@ -72,26 +92,3 @@ def test_a_target_can_be_chosen_and_an_invalid_one_is_reported(app: App, page: P
     expect(page.get_by_test_id("stAlert")).to_contain_text("Left: ")
     expect(page.get_by_test_id("stAlert")).to_contain_text("Zanzibar Road")
     expect(page.get_by_test_id("stException")).to_have_count(0)
-
-
-def test_a_click_lights_a_nodes_edges_in_both_graphs_and_escape_clears_it(
-    app: App, page: Page
-) -> None:
-    page.goto(f"{app.url}/compare")
-    counts(page)
-    expect_fitted(page, "compare")
-    node = page.evaluate(
-        """() => {
-            const graph = circuitGraphs.graphs.get('compare'), side = graph.side;
-            const colours = i => new Set([...graph.inputs[i], ...graph.outputs[i]]
-                .map(edge => side.edge_colour[edge]));
-            return side.id[graph.rank.find(i => side.kind[i] === 'feature' && side.chip_of[i] < 0
-                && colours(i).size > 1)];
-        }"""
-    )
-    click_node(page, node, name="compare")
-    lit = state(page, "compare")
-    assert lit["selected"] == node and lit["curves"] > 2
-    assert len(lit["strokes"]) > 1  # edges of both graphs, each in its colour
-    page.keyboard.press("Escape")
-    assert state(page, "compare")["selected"] is None

@@ -20,7 +20,9 @@ def click_row(page: Page, row: int) -> None:
     page.mouse.click(box["x"] + 60, box["y"] + 35 * row + 52)
 
 
-def test_a_feature_is_found_opened_named_and_keeps_its_name(app: App, page: Page) -> None:
+def test_a_feature_is_found_opened_named_traced_where_it_fires_and_keeps_its_name(
+    app: App, page: Page
+) -> None:
     page.goto(with_query(f"{app.url}/features", prompt=PROMPT))
     expect(page.get_by_text("Click one to open it")).to_be_visible()
     settled(page)
@@ -45,14 +47,22 @@ def test_a_feature_is_found_opened_named_and_keeps_its_name(app: App, page: Page
     expect(page.get_by_text("L1/887 · your label")).to_be_visible()
     settled(page)
 
+    # a prompt is traced where the feature fires
+    expect(page.get_by_text("Trace a prompt where it fires")).to_be_visible()
+    settled(page)
+    page.get_by_role("button", name="people from Dallas").click()
+    expect(page.get_by_text("nodes shown")).to_be_visible()
+    assert "people+from+Dallas" in page.url
+    settled(page)
+
     page.goto(with_query(f"{app.url}/trace", prompt=PROMPT, node="feature-1-7-887"))
     expect(page.get_by_text("<b>Lone Star</b>").first).to_be_visible()
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
 def test_the_dictionary_is_searched_and_a_neighbour_opened(app: App, page: Page) -> None:
-    page.goto(with_query(f"{app.url}/features", prompt=PROMPT, by="promoted", find=" Austin"))
-    page.goto(f"{page.url}&in=dictionary")
+    search = {"in": "dictionary", "by": "promoted", "find": " Austin"}
+    page.goto(with_query(f"{app.url}/features", prompt=PROMPT, **search))
     expect(page.get_by_text("Click one to open it")).to_be_visible()
     settled(page)
     click_row(page, 0)
@@ -73,12 +83,3 @@ def test_the_dictionary_is_searched_and_a_neighbour_opened(app: App, page: Page)
     settled(page)
     expect(page.get_by_test_id("stException")).to_have_count(0)
     page.go_back()
-
-
-def test_a_prompt_is_traced_where_the_feature_fires(app: App, page: Page) -> None:
-    page.goto(with_query(f"{app.url}/features", prompt=PROMPT, feature="L1/887"))
-    expect(page.get_by_text("Trace a prompt where it fires")).to_be_visible()
-    settled(page)
-    page.get_by_role("button", name="people from Dallas").click()
-    expect(page.get_by_text("nodes shown")).to_be_visible()
-    assert "people+from+Dallas" in page.url

@@ -277,9 +277,9 @@ def test_a_tap_selects_and_a_long_press_pins(app: App, browser: Browser) -> None
 
 
 def test_below_a_base_path_the_graph_loads_plotly_from_the_server(
-    tmp_path_factory: pytest.TempPathFactory, page: Page
+    tmp_path_factory: pytest.TempPathFactory, forks: ServerForks | None, page: Page
 ) -> None:
-    server = App(tmp_path_factory.mktemp("base") / "store", base_path="/tools/circuits")
+    server = App(tmp_path_factory.mktemp("base") / "store", None, "/tools/circuits", forks)
     try:
         scripts: list[str] = []
         page.on("request", lambda request: scripts.append(request.url))

@@ -26,27 +26,27 @@ MARKS = {
 def open_page(app: App, page: Page) -> None:
     """Open the page; other tests may have left runs in the history of the prompt."""
     page.goto(f"{app.url}/interventions")
-    expect(page.get_by_text("Suggested scenarios")).to_be_visible()
+    page.get_by_text("Suggested scenarios").wait_for()
     settled(page)
 
 
 def column(page: Page, number: int) -> Locator:
     """Return the column with the figure of scenario ``number``."""
     figure = page.locator(f".st-key-column-{number} .js-plotly-plot")
-    expect(figure.locator(".bars .point").first).to_be_attached()
+    figure.locator(".bars .point").first.wait_for(state="attached")
     settled(page)
     return page.get_by_test_id("stColumn").filter(has=figure)
 
 
 def press(page: Page, label: str, key: str, times: int) -> None:
-    """Move a slider with the keyboard, a step at a time."""
+    """Move a slider with the keyboard; the server is told where it comes to rest."""
     slider = page.get_by_role("slider", name=label)
     for _ in range(times):
         before = slider.input_value()
         slider.press(key)
         expect(slider).not_to_have_value(before)
-        page.wait_for_timeout(300)  # the browser sends the value with a delay
-        settled(page)
+    page.wait_for_timeout(300)  # the browser sends the value with a delay
+    settled(page)
 
 
 def choose(page: Page, label: str, option: str) -> None:
@@ -128,10 +128,28 @@ def test_a_suggestion_replaces_the_state_and_a_link_restores_it(app: App, page: 
     expect(column(page, 0).get_by_text("top token: Sacramento")).to_be_visible()
 
 
-def test_columns_are_duplicated_renamed_moved_and_removed(app: App, page: Page) -> None:
+def test_a_missing_feature_fails_only_in_its_own_column(app: App, page: Page) -> None:
+    good = (
+        '{"name":"good","edits":[{"feature":[1,887],"start":7,"stop":8,"operation":"scale",'
+        '"value":-2}],"freeze_attention":true,"constrained_layers":null}'
+    )
+    bad = good.replace("good", "bad").replace("887", "99999")
+    page.goto(f"{app.url}/interventions?scenarios=[{bad},{good}]")
+    expect(page.get_by_test_id("stAlert").get_by_text("99999")).to_be_visible()
+    expect(column(page, 1).get_by_text(re.compile(r"Austin 99\.9 % → 0\.1 %"))).to_be_visible()
+
+
+def test_a_run_is_swept_its_columns_are_edited_another_prompt_clears_them_and_a_feature_is_found(
+    app: App, page: Page
+) -> None:
     open_page(app, page)
     page.get_by_role("button", name="Steer against “about Texas”", exact=True).click()
     expect(column(page, 0)).to_be_visible()
+    sweep = page.locator(".st-key-sweep .js-plotly-plot")
+    expect(sweep.locator(".scatterlayer .trace").first).to_be_attached()
+    expect(sweep.locator(".annotation-text").first).to_contain_text("→")  # where the top flips
+    expect(sweep.locator(".legendtext").first).to_have_text("Austin")
+
     page.get_by_role("button", name="Duplicate").click()
     column(page, 1).get_by_role("button", name="Rename").click()
     box = page.get_by_label("Name", exact=True)
@@ -148,55 +166,66 @@ def test_columns_are_duplicated_renamed_moved_and_removed(app: App, page: Page) 
     expect(page.get_by_role("heading", name="Free attention")).to_have_count(0)
     expect(column(page, 0).get_by_role("heading", name="about Texas")).to_be_visible()
 
-
-def test_a_sweep_draws_a_curve_and_marks_where_the_top_token_flips(app: App, page: Page) -> None:
-    open_page(app, page)
-    page.get_by_role("button", name="Steer against “about Texas”", exact=True).click()
-    sweep = page.locator(".st-key-sweep .js-plotly-plot")
-    expect(sweep.locator(".scatterlayer .trace").first).to_be_attached()
-    expect(sweep.locator(".annotation-text").first).to_contain_text("→")
-    expect(sweep.locator(".legendtext").first).to_have_text("Austin")
-
-
-def test_a_prompt_in_the_sidebar_stays_on_the_page_and_clears_the_columns(
-    app: App, page: Page
-) -> None:
-    open_page(app, page)
-    page.get_by_role("button", name="Steer against “about Texas”", exact=True).click()
-    expect(column(page, 0)).to_be_visible()
-    page.get_by_role("button", name="Oakland → California → Sacramento").click()
-    expect(
-        page.get_by_role("button", name=re.compile("Steer against “about California"))
-    ).to_have_count(1)
-    expect(page.locator(".st-key-column-0")).to_have_count(0)
-    assert "/interventions" in page.url
-
-
-def test_a_missing_feature_fails_only_in_its_own_column(app: App, page: Page) -> None:
-    good = (
-        '{"name":"good","edits":[{"feature":[1,887],"start":7,"stop":8,"operation":"scale",'
-        '"value":-2}],"freeze_attention":true,"constrained_layers":null}'
-    )
-    bad = good.replace("good", "bad").replace("887", "99999")
-    page.goto(f"{app.url}/interventions?scenarios=[{bad},{good}]")
-    expect(page.get_by_test_id("stAlert").get_by_text("99999")).to_be_visible()
-    expect(column(page, 1).get_by_text(re.compile(r"Austin 99\.9 % → 0\.1 %"))).to_be_visible()
-
-
-def test_an_empty_box_keeps_the_prompt_and_the_columns(app: App, page: Page) -> None:
-    """A click that arrives before the page is first drawn looks the same."""
-    open_page(app, page)
-    page.get_by_role("button", name="Steer against “about Texas”", exact=True).click()
-    expect(column(page, 0)).to_be_visible()
+    # an empty box keeps the prompt: a click before the page is first drawn looks the same
     box = page.get_by_label("Prompt (the graph explains its next token)")
     box.fill("")
     box.press("Control+Enter")
     expect(box).to_have_value("The capital of the state containing Dallas is")
     expect(column(page, 0)).to_be_visible()
 
+    page.get_by_role("button", name="Oakland → California → Sacramento").click()
+    expect(
+        page.get_by_role("button", name=re.compile("Steer against “about California"))
+    ).to_have_count(1)
+    expect(page.locator(".st-key-column-0")).to_have_count(0)
+    assert "/interventions" in page.url
+    settled(page)
 
-def test_pins_are_watched_and_a_token_is_tracked(app: App, page: Page) -> None:
+    # a feature is found by its number and set from a position onward
+    page.get_by_text("Add edits").click()
+    page.get_by_role("tab", name="All features").click()
+    box = page.get_by_label("Search all features by label or number")
+    box.fill("Atlantis")
+    box.press("Enter")
+    expect(page.get_by_text("No feature label matches this search.")).to_be_visible()
+    box.fill("L1/887")
+    box.press("Enter")
+    picked = page.get_by_role("combobox", name="Feature", exact=True)
+    expect(picked).to_have_value("about Texas · L1/887")
+    settled(page)
+    where = page.locator(".st-key-where-found")
+    where.get_by_role("radio", name="this position onward").click()
+    settled(page)
+    page.get_by_role("button", name="Add feature").click()
+    expect(column(page, 0).get_by_text("set: about Texas at “is …”")).to_be_visible()
+
+
+def test_a_run_is_exported_restored_and_changed_and_pins_and_a_token_are_followed(
+    app: App, page: Page
+) -> None:
     page.goto(with_query(f"{app.url}/interventions", scenarios=[OFF], marks=MARKS))
+    expect(column(page, 0)).to_be_visible()
+    table = downloaded(page, page.get_by_role("button", name="Download as CSV"))
+    text = table.read_text(encoding="utf-8")
+    assert "Texas off, Austin," in text and "baseline, Austin," in text
+    script = downloaded(page, page.get_by_role("button", name="Download as Python script"))
+    assert "tracer.run_scenarios" in script.read_text(encoding="utf-8")
+
+    page.get_by_text("Run these scenarios on other prompts").click()
+    page.get_by_text("Run on these prompts").click()
+    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+
+    column(page, 0).get_by_role("button", name="Remove").click()
+    expect(page.locator(".st-key-column-0")).to_have_count(0)
+    settled(page)
+    page.get_by_text(re.compile("Earlier runs on this prompt")).click()
+    latest = page.locator("p", has_text=re.compile("^Texas off ")).first
+    expect(latest).to_be_visible()
+    page.get_by_role("button", name="Restore").first.click()
+    expect(column(page, 0).get_by_text("off: about Texas at “Dallas”")).to_be_visible()
+
+    # pins are watched, and a token is tracked
     watched = page.locator(".st-key-pins-0 .js-plotly-plot")
     expect(watched.get_by_text("Texas", exact=True)).to_be_visible()
     track = page.get_by_role("textbox", name="Track token")
@@ -226,69 +255,21 @@ def test_pins_are_watched_and_a_token_is_tracked(app: App, page: Page) -> None:
     page.wait_for_url(re.compile("freeze_norms%22%3Atrue"))
 
 
-def test_a_feature_is_found_by_its_number_and_set_from_a_position_onward(
+def test_the_graph_is_checked_against_the_model_and_supernodes_are_switched_off(
     app: App, page: Page
 ) -> None:
-    open_page(app, page)
-    page.get_by_text("Add edits").click()
-    page.get_by_role("tab", name="All features").click()
-    box = page.get_by_label("Search all features by label or number")
-    box.fill("Atlantis")
-    box.press("Enter")
-    expect(page.get_by_text("No feature label matches this search.")).to_be_visible()
-    box.fill("L1/887")
-    box.press("Enter")
-    picked = page.get_by_role("combobox", name="Feature", exact=True)
-    expect(picked).to_have_value("about Texas · L1/887")
-    settled(page)
-    where = page.locator(".st-key-where-found")
-    where.get_by_role("radio", name="this position onward").click()
-    settled(page)
-    page.get_by_role("button", name="Add feature").click()
-    expect(column(page, 0).get_by_text("set: about Texas at “is …”")).to_be_visible()
-
-
-def test_the_graph_is_checked_against_the_model(app: App, page: Page) -> None:
-    page.goto(with_query(f"{app.url}/interventions", marks=MARKS | {"pinned": []}))
+    page.goto(with_query(f"{app.url}/interventions", marks=MARKS))
     page.get_by_text("Run check").click()
     ranked = page.locator(".st-key-ranked .js-plotly-plot")
-    expect(ranked.locator(".bars .point")).to_have_count(3)
+    expect(ranked.locator(".bars .point")).to_have_count(4)  # the pin and the supernode's three
+    measured = page.locator(".st-key-flow-Measured .flow")
+    expect(measured.get_by_text("Texas", exact=True)).to_be_visible()
+    expect(measured.get_by_text("off", exact=True)).to_be_visible()
+    expect(measured.get_by_text(re.compile(r"activation \d+ %"))).to_be_visible()
+
     page.get_by_role("radio", name="most influential features").click()
     expect(ranked.locator(".bars .point").nth(15)).to_be_attached()
     fit = page.get_by_text(re.compile(r"Correlation r = 0\.9\d, slope")).first
     expect(fit).to_be_visible()
     page.get_by_role("radio", name="attention only").click()
     expect(page.get_by_text(re.compile(r"Correlation r = −?-?0\.[0-4]")).first).to_be_visible()
-
-
-def test_supernodes_are_switched_off_in_a_flow_diagram(app: App, page: Page) -> None:
-    page.goto(with_query(f"{app.url}/interventions", marks=MARKS))
-    page.get_by_text("Run check").click()
-    measured = page.locator(".st-key-flow-Measured .flow")
-    expect(measured.get_by_text("Texas", exact=True)).to_be_visible()
-    expect(measured.get_by_text("off", exact=True)).to_be_visible()
-    expect(measured.get_by_text(re.compile(r"activation \d+ %"))).to_be_visible()
-
-
-def test_a_run_is_exported_run_on_other_prompts_and_restored(app: App, page: Page) -> None:
-    page.goto(with_query(f"{app.url}/interventions", scenarios=[OFF]))
-    expect(column(page, 0)).to_be_visible()
-    table = downloaded(page, page.get_by_role("button", name="Download as CSV"))
-    text = table.read_text(encoding="utf-8")
-    assert "Texas off, Austin," in text and "baseline, Austin," in text
-    script = downloaded(page, page.get_by_role("button", name="Download as Python script"))
-    assert "tracer.run_scenarios" in script.read_text(encoding="utf-8")
-
-    page.get_by_text("Run these scenarios on other prompts").click()
-    page.get_by_text("Run on these prompts").click()
-    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
-    expect(page.get_by_test_id("stException")).to_have_count(0)
-
-    column(page, 0).get_by_role("button", name="Remove").click()
-    expect(page.locator(".st-key-column-0")).to_have_count(0)
-    settled(page)
-    page.get_by_text(re.compile("Earlier runs on this prompt")).click()
-    latest = page.locator("p", has_text=re.compile("^Texas off ")).first
-    expect(latest).to_be_visible()
-    page.get_by_role("button", name="Restore").first.click()
-    expect(column(page, 0).get_by_text("off: about Texas at “Dallas”")).to_be_visible()

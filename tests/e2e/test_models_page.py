@@ -118,26 +118,24 @@ def test_a_model_is_downloaded_used_labelled_and_unloaded(networked: App, page: 
     expect(page.get_by_role("button", name="Unload")).to_have_count(0)
 
 
-def test_a_gated_model_explains_how_to_get_access(networked: App, page: Page) -> None:
+def test_a_model_says_why_it_cannot_be_used_and_an_own_one_is_added_and_removed(
+    networked: App, page: Page, tmp_path: Path
+) -> None:
     page.goto(with_query(f"{networked.url}/models", look="closed"))
     expect(page.get_by_text("Gated (Lab)")).to_be_visible()
     page.get_by_role("button", name="Download").click()
     expect(page.get_by_test_id("stAlert").get_by_text("lab/closed")).to_be_visible()
     expect(page.get_by_role("button", name="Download")).to_be_visible()
+    settled(page)
 
-
-def test_a_model_that_does_not_fit_says_by_how_much(networked: App, page: Page) -> None:
-    page.goto(with_query(f"{networked.url}/models", look="huge"))
+    look_at(page, "huge")
     expect(page.get_by_text("Does not fit: 4,000,000 GB needed")).to_be_visible()
     expect(page.get_by_text("too large for this machine").first).to_be_visible()
 
-
-def test_an_own_model_is_added_and_removed(networked: App, page: Page, tmp_path: Path) -> None:
     model, transcoders = (
         tiny.save_model(tmp_path / "m"),
         tiny.save_transcoders(tmp_path / "own-set"),
     )
-    page.goto(f"{networked.url}/models")
     page.get_by_text("Add your own model").click()
     page.get_by_role("textbox", name="Name", exact=True).fill("mine")
     page.get_by_role("textbox", name="Model", exact=True).fill("/no/where")

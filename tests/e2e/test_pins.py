@@ -27,6 +27,11 @@ def pinned(page: Page) -> Locator:
     return page.locator("[class*='st-key-unpin-pinned']")
 
 
+def replacement(scores: str) -> float:
+    """Return the replacement score in the sentence about the pinned subgraph."""
+    return float(scores.split()[1].replace("%", "").strip("<"))
+
+
 def group_all(page: Page, name: str) -> None:
     """Make a supernode of all pinned nodes."""
     box = page.get_by_role("textbox", name="Name", exact=True)
@@ -36,17 +41,23 @@ def group_all(page: Page, name: str) -> None:
     settled(page)
 
 
-def test_nodes_are_pinned_grouped_and_saved_with_the_trace(
+def test_nodes_are_pinned_scored_grouped_and_saved_with_the_trace(
     app: App, browser: Browser, page: Page
 ) -> None:
     open_prompt(app, page, node=CALIFORNIA)
     page.get_by_role("button", name="Pin", exact=True).click()
     expect(page.get_by_role("button", name="Unpin", exact=True).first).to_be_visible()
     expect(pinned(page)).to_have_count(1)
+    scores = page.get_by_text(re.compile(r"replacement \S+ % of \d+ % · completeness \S+ % of"))
+    expect(scores).to_be_visible()
+    before = scores.inner_text()
     for number, node in enumerate(OTHERS):
         click_node(page, node, ["Shift"])
         expect(pinned(page)).to_have_count(2 + number)
+        expect(scores).not_to_have_text(before)
         settled(page)
+        assert replacement(scores.inner_text()) > replacement(before)
+        before = scores.inner_text()
     assert state(page)["selected"] == CALIFORNIA  # shift-click pins and selects nothing
 
     group_all(page, "California & co")
@@ -127,6 +138,7 @@ def test_a_supernode_is_renamed_expanded_and_its_box_stays_where_it_is_dragged(
     page.mouse.up()
     page.wait_for_url(re.compile("%22at%22"))
     settled(page)
+    box.scroll_into_view_if_needed()  # waits until no redraw replaces the box
     moved = box.bounding_box()
     assert moved is not None and abs(moved["x"] - before["x"] - 100) < 3
     page.reload()
@@ -141,23 +153,13 @@ def test_a_supernode_is_renamed_expanded_and_its_box_stays_where_it_is_dragged(
     expect(flow.locator(".box")).to_have_count(3)  # two features and the answer
 
 
-def test_the_scores_of_the_pinned_subgraph_follow_the_pins(app: App, page: Page) -> None:
-    open_prompt(app, page, marks={"pinned": [CALIFORNIA], "supernodes": []})
-    scores = page.get_by_text(re.compile(r"replacement \S+ % of \d+ % · completeness \S+ % of"))
-    expect(scores).to_be_visible()
-    before = scores.inner_text()
-    click_node(page, "feature-0-7-171", ["Shift"])
-    expect(scores).not_to_have_text(before)
-
-    def replacement(text: str) -> float:
-        return float(text.split()[1].replace("%", "").strip("<"))
-
-    assert replacement(scores.inner_text()) > replacement(before)
-
-
-def test_the_link_keeps_the_pins_and_another_prompt_drops_them(app: App, page: Page) -> None:
-    page.goto(with_query(app.url, prompt="calc: 36+59="))
+def test_a_link_has_no_invalid_pins_and_keeps_valid_ones_until_another_prompt_drops_them(
+    app: App, page: Page
+) -> None:
+    page.goto(with_query(app.url, prompt="calc: 36+59=", marks='{"pinned":["<b>"]}'))
     expect_graph(page, "95")
+    expect(page.get_by_text("Pin what matters")).to_be_visible()
+    expect(page.get_by_test_id("stException")).to_have_count(0)
     page.keyboard.press("Tab")
     graph(page).focus()
     page.keyboard.press("ArrowDown")
@@ -170,9 +172,3 @@ def test_the_link_keeps_the_pins_and_another_prompt_drops_them(app: App, page: P
     expect(pinned(page)).to_have_count(1)
     page.get_by_role("button", name="17 + 25 = 42").click()
     expect(pinned(page)).to_have_count(0)
-
-
-def test_invalid_annotations_in_a_link_are_dropped(app: App, page: Page) -> None:
-    page.goto(with_query(app.url, prompt="calc: 80+40=", marks='{"pinned":["<b>"]}'))
-    expect(page.get_by_text("Pin what matters")).to_be_visible()
-    expect(page.get_by_test_id("stException")).to_have_count(0)

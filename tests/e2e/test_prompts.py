@@ -45,26 +45,7 @@ def test_a_contrast_is_explained_and_the_tokens_have_their_ids(app: App, page: P
     assert "against=+Sacramento" in page.url
 
 
-def test_many_prompts_are_traced_and_clicked_through(app: App, page: Page) -> None:
-    page.goto(with_query(f"{app.url}/trace", prompt=PROMPT))
-    expect(page.get_by_text("nodes shown")).to_be_visible()
-    settled(page)
-    more = page.get_by_text("Many prompts")
-    unfold(page.get_by_role("button", name="Options"), more)
-    more.click()
-    lines = page.get_by_role("textbox", name="One prompt per line")
-    lines.fill("The capital of Texas is\nThe opposite of hot is")
-    page.get_by_role("button", name="Trace them in turn").click()
-    expect(page.get_by_text("Prompt 1 of 2.")).to_be_visible()
-    settled(page)
-    page.keyboard.press("Escape")
-    page.get_by_role("button", name="▶").click()
-    expect(page.get_by_text("Prompt 2 of 2.")).to_be_visible()
-    expect(page.get_by_label(BOX)).to_have_value("The opposite of hot is")
-    expect(page.get_by_text("nodes shown")).to_be_visible()
-
-
-def test_an_event_right_after_a_click_does_not_bring_the_old_prompt_back(
+def test_an_event_after_a_click_does_not_bring_the_old_prompt_back_and_many_prompts_are_traced(
     app: App, page: Page
 ) -> None:
     page.goto(with_query(f"{app.url}/trace", prompt=PROMPT))
@@ -84,6 +65,20 @@ def test_an_event_right_after_a_click_does_not_bring_the_old_prompt_back(
     expect(page.get_by_text("For a bug report")).to_be_visible()
     settled(page)
     expect(page.get_by_label(BOX)).not_to_have_value(PROMPT)
+
+    more = page.get_by_text("Many prompts")
+    unfold(page.get_by_role("button", name="Options"), more)
+    more.click()
+    lines = page.get_by_role("textbox", name="One prompt per line")
+    lines.fill("The capital of Texas is\nThe opposite of hot is")
+    page.get_by_role("button", name="Trace them in turn").click()
+    expect(page.get_by_text("Prompt 1 of 2.")).to_be_visible()
+    settled(page)
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="▶").click()
+    expect(page.get_by_text("Prompt 2 of 2.")).to_be_visible()
+    expect(page.get_by_label(BOX)).to_have_value("The opposite of hot is")
+    expect(page.get_by_text("nodes shown")).to_be_visible()
 
 
 def test_a_text_atlas_has_no_words_for_is_traced_with_the_model_of_english(

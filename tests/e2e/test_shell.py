@@ -31,20 +31,20 @@ def test_the_tour_is_shown_once_and_closed_for_good(app: App, browser: Browser) 
     context.close()
 
 
-@pytest.mark.parametrize("path", ["trace", "interventions", "compare", "features", "library"])
-def test_a_bad_link_is_one_sentence_on_every_page(app: App, page: Page, path: str) -> None:
+def test_a_bad_link_is_one_sentence_on_every_page_and_the_library_has_no_prompts(
+    app: App, page: Page
+) -> None:
     deep = "[" * 3000
-    page.goto(with_query(f"{app.url}/{path}", graph="f" * 32, marks=deep, scenarios=deep))
-    expect(page.get_by_text("cannot be read, it may have been cut off").first).to_be_visible()
-    settled(page)
-    expect(page.get_by_test_id("stException")).to_have_count(0)
-    page.get_by_role("button", name="Close", exact=True).click()
-    expect(page.get_by_text("it may have been cut off")).to_have_count(0)
+    for path in ("trace", "interventions", "compare", "features", "library"):
+        page.goto(with_query(f"{app.url}/{path}", graph="f" * 32, marks=deep, scenarios=deep))
+        problem = page.get_by_text("cannot be read, it may have been cut off").first
+        expect(problem, f"on the page {path}").to_be_visible()
+        settled(page)
+        expect(page.get_by_test_id("stException")).to_have_count(0)
+        page.get_by_role("button", name="Close", exact=True).click()
+        expect(page.get_by_text("it may have been cut off")).to_have_count(0)
 
-
-def test_prompts_are_in_the_sidebar_only_where_they_act(app: App, page: Page) -> None:
-    page.goto(with_query(f"{app.url}/library", graph="f" * 32))
-    settled(page)
+    # prompts are in the sidebar only where they act, which is not in the library
     expect(page.get_by_role("heading", name="Prompts")).to_have_count(0)
     page.get_by_role("link", name="Trace a prompt").click()
     expect(page.get_by_role("heading", name="Prompts")).to_be_visible()

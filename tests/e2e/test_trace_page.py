@@ -12,6 +12,14 @@ from servers import ServerForks
 
 pytestmark = pytest.mark.browser
 FLAGSHIP = "The capital of the state containing Dallas is"
+BAD_PROMPTS = {
+    "The capital of Zürich is": "Zürich",
+    "<script>alert(1)</script>": "<script>alert(1)</script>",
+    "The opposite of 🦊 is": "🦊",
+    "of " * 80: "64",
+    "   ": "empty",
+}
+"""Prompts that cannot be traced, and what the sentence about each of them names."""
 
 
 def bars(page: Page, key: str) -> Locator:
@@ -65,8 +73,11 @@ def test_a_feature_is_clicked_switched_off_and_reset(app: App, page: Page) -> No
     expect(bars(page, "next-tokens").filter(has_text="Austin")).not_to_have_count(0)
 
 
-def test_an_input_in_the_panel_selects_that_node(app: App, page: Page) -> None:
+def test_the_thresholds_and_the_transcoders_change_the_graph_and_an_input_selects_its_node(
+    app: App, page: Page
+) -> None:
     page.goto(f"{app.url}/?prompt={FLAGSHIP}&node=feature-2-7-859")
+    expect_graph(page, "Austin")
     expect(page.get_by_text("Strongest inputs", exact=True)).to_be_visible()
     page.locator(".neighbours .entry", has_text=re.compile("about Texas.*layer 1")).first.click()
     facts = page.locator(".node-head .facts").first
@@ -75,12 +86,17 @@ def test_an_input_in_the_panel_selects_that_node(app: App, page: Page) -> None:
     page.get_by_role("button", name="✕").click()
     expect(page.get_by_text("Most influential features")).to_be_visible()
     assert state(page)["selected"] is None
+    settled(page)
 
-
-def test_thresholds_change_what_is_shown(app: App, page: Page) -> None:
-    page.goto(app.url)
-    expect_graph(page, "Austin")
     shown = page.get_by_text(re.compile(r"\d+ of \d+ nodes shown"))
+    before = shown.inner_text()
+    page.get_by_role("radio", name="cross-layer").or_(
+        page.get_by_role("button", name="cross-layer")
+    ).first.click()
+    expect(shown).not_to_have_text(before)
+    expect_graph(page, "Austin")
+    page.wait_for_url(re.compile("transcoders=cross-layer"))
+
     before = shown.inner_text()
     page.get_by_role("button", name="Thresholds").click()
     slider = page.get_by_role("slider", name="Node threshold")
@@ -91,45 +107,21 @@ def test_thresholds_change_what_is_shown(app: App, page: Page) -> None:
     page.wait_for_url(re.compile("nodes=0.6"))
 
 
-@pytest.mark.parametrize(
-    ("prompt", "expected"),
-    [
-        ("The capital of Zürich is", "Zürich"),
-        ("<script>alert(1)</script>", "<script>alert(1)</script>"),
-        ("The opposite of 🦊 is", "🦊"),
-        ("of " * 80, "64"),
-        ("   ", "empty"),
-    ],
-)
-def test_a_bad_prompt_is_one_sentence_with_a_way_back(
-    app: App, page: Page, prompt: str, expected: str
-) -> None:
+def test_a_bad_prompt_is_one_sentence_with_a_way_back(app: App, page: Page) -> None:
     dialogs: list[str] = []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     page.goto(app.url)
     expect_graph(page, "Austin")
-    write_prompt(page, prompt)
-    alert = page.get_by_test_id("stAlert")
-    expect(alert).to_contain_text(expected)
-    expect(page.get_by_test_id("stException")).to_have_count(0)
-    page.get_by_role("button", name=re.compile("Back to")).click()
-    expect_graph(page, "Austin")
+    for prompt, expected in BAD_PROMPTS.items():
+        write_prompt(page, prompt)
+        alert = page.get_by_test_id("stAlert")
+        expect(alert, f"for {prompt!r}").to_contain_text(expected)
+        expect(page.get_by_test_id("stException")).to_have_count(0)
+        page.get_by_role("button", name=re.compile("Back to")).click()
+        expect_graph(page, "Austin")
     write_prompt(page, "calc: 17+25=")
     expect_graph(page, "42")
     assert not dialogs
-
-
-def test_other_transcoders_draw_another_graph(app: App, page: Page) -> None:
-    page.goto(app.url)
-    expect_graph(page, "Austin")
-    shown = page.get_by_text(re.compile(r"\d+ of \d+ nodes shown"))
-    before = shown.inner_text()
-    page.get_by_role("radio", name="cross-layer").or_(
-        page.get_by_role("button", name="cross-layer")
-    ).first.click()
-    expect(shown).not_to_have_text(before)
-    expect_graph(page, "Austin")
-    page.wait_for_url(re.compile("transcoders=cross-layer"))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -117,23 +116,20 @@ def test_the_seed_decides(train: Train, tmp_path: Path) -> None:
     assert weights(tmp_path / "a" / "set") != weights(tmp_path / "c" / "set")
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("l0", 8.0), ("features", 40), ("tokens", 6000), ("seed", 4), ("kind", "cross-layer")],
-)
-def test_resuming_with_another_option_names_it(
-    train: Train, tmp_path: Path, option: str, value: Any
-) -> None:
+def test_resuming_with_another_option_names_it(train: Train, tmp_path: Path) -> None:
     def cancel(done: int, total: int, what: str) -> None:
         if what.startswith("training"):
             raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
         train(progress=cancel)
-    before = {"kind": "per-layer", "seed": 0, **OPTIONS}[option]
-    with pytest.raises(TrainingError, match=f"with {option} {before}, not {value}: resume it with"):
-        train(**{option: value})
-    assert (tmp_path / "set.partial" / "checkpoint.json").exists()
+    others = {"l0": 8.0, "features": 40, "tokens": 6000, "seed": 4, "kind": "cross-layer"}
+    for option, value in others.items():
+        before = {"kind": "per-layer", "seed": 0, **OPTIONS}[option]
+        expected = f"with {option} {before}, not {value}: resume it with"
+        with pytest.raises(TrainingError, match=expected):
+            train(**{option: value})
+        assert (tmp_path / "set.partial" / "checkpoint.json").exists(), option
 
 
 def test_topk_writes_its_k(train: Train, bare: Callable[..., Model], tmp_path: Path) -> None:
