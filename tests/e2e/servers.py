@@ -20,7 +20,10 @@ from typing import Final, Protocol
 import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-_IMPORTED: Final = "import pandas, plotly.graph_objects, pyarrow, torch, transformer_lens"
+_IMPORTED: Final = (
+    "import pandas, plotly.graph_objects, pyarrow, torch, transformer_lens.model_bridge, "
+    "uvicorn.protocols.websockets.websockets_sansio_impl"
+)
 _FORK: Final = f"""
 import json, os, signal, sys
 {_IMPORTED}
