@@ -5,7 +5,9 @@ The index is downloaded once; a record is a few kilobytes out of a file of gigab
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +26,8 @@ from tracer.features.disk_cache import CardCache
 from tracer.hub.cache import known_commit, snapshot
 from tracer.types import FeatureId
 
+_RECENT: Final = 0.2
+"""Seconds for which an index that is not on this disk is not looked for again."""
 _NO_LABELS: Final[Mapping[FeatureId, Label]] = MappingProxyType({})
 
 
@@ -129,6 +133,8 @@ class UnpinnedHubFeatures:
         self._reference, self._folder = reference, cache_folder
         self._lock = threading.Lock()
         self._pinned: HubFeatures | None = None
+        self._looked = -math.inf
+        """When this disk was last looked at. Names of a graph are asked for hundreds at a time."""
 
     @property
     def labels(self) -> Mapping[FeatureId, Label]:
@@ -153,7 +159,9 @@ class UnpinnedHubFeatures:
     def _pin(self, network: bool) -> HubFeatures | None:
         repo, revision = self._reference.repo, self._reference.revision or "main"
         with self._lock:
-            if self._pinned is None:
+            recent = time.monotonic() - self._looked < _RECENT
+            if self._pinned is None and (network or not recent):
+                self._looked = time.monotonic()
                 commit = known_commit(repo, revision)
                 if network and commit is None:
                     commit = hub.look_up(self._reference).commit
