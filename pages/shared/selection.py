@@ -82,7 +82,21 @@ def chosen(view: GraphView, session: Session) -> dict[str, Any]:
 
 
 def graph_event(event: dict[str, Any]) -> None:
-    """Carry out what a visitor did in the graph; ignore anything else a browser might send."""
+    """Carry out what a visitor did in the graph; ignore anything else a browser might send.
+
+    Of two events that come before the next run, Streamlit passes on the second alone. So each one
+    has those ``before`` it that the browser has no answer to.
+    """
+    before = event.get("before")
+    for earlier in before if isinstance(before, list) else ():
+        if isinstance(earlier, dict) and isinstance(earlier.get("type"), str):
+            number = earlier.get("serial")
+            if isinstance(number, int | float) and number > serial():
+                _carry_out(earlier)
+    _carry_out(event)
+
+
+def _carry_out(event: dict[str, Any]) -> None:
     number = event.get("serial")
     if isinstance(number, int | float):
         heard(float(number))

@@ -41,6 +41,20 @@ def group_all(page: Page, name: str) -> None:
     settled(page)
 
 
+def test_nodes_pinned_at_the_same_moment_are_all_pinned(app: App, page: Page) -> None:
+    open_prompt(app, page)
+    page.evaluate(
+        """ids => {
+            const graph = circuitGraphs.graphs.get('trace');
+            ids.forEach(id => graph.pin(graph.index.get(id)));
+        }""",
+        [CALIFORNIA, *OTHERS],
+    )
+    expect(pinned(page)).to_have_count(3)
+    settled(page)
+    assert set(state(page)["pinned"]) == {CALIFORNIA, *OTHERS}
+
+
 def test_nodes_are_pinned_scored_grouped_and_saved_with_the_trace(
     app: App, browser: Browser, page: Page
 ) -> None:

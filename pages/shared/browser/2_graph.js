@@ -1,6 +1,8 @@
 // One attribution graph. Plotly draws the resting figure once; a click, a hover or a key is answered
 // on an overlay above it, without asking Plotly or the server to draw anything again.
 
+const MOST_REPEATED = 20;
+
 class Graph {
   constructor(parent, send) {
     this.name = '';
@@ -29,6 +31,7 @@ class Graph {
     this.beads = [];            // on the selected node's edges, as they were painted
     this.groups = [];           // supernodes: { colour, nodes }
     this.serial = 0;
+    this.unheard = [];          // events that the server has not answered yet
     this.makeToolbar();
     this.listenToPointer();
     this.root.onkeydown = event => this.key(event);
@@ -63,6 +66,7 @@ class Graph {
       const left = shared.views.get(this.name);
       this.view = isFirst && left?.graph === content.graph ? left.view : null;
       this.graph = content.graph;
+      this.unheard = [];
     }
     this.use(content.side);
     this.fixedHeight = content.fixed_height ?? 0;
@@ -134,15 +138,20 @@ class Graph {
   // until it has heard of that.
   obey(state) {
     shared.wanted.set(this.name, state);
+    this.unheard = this.unheard.filter(event => event.serial > state.serial);
     if (!this.side || state.serial < this.serial) return;
     this.choose(state);
     this.paint();
   }
 
+  // Of two messages that come before the server's next run, it hears the second alone. So each one
+  // repeats those that have not been answered.
   tell(event, delay = 0) {
     this.serial = Date.now() + performance.now() % 1;
     clearTimeout(this.telling);
-    const message = { ...event, serial: this.serial };
+    const own = { ...event, serial: this.serial };
+    const message = { ...own, before: this.unheard };
+    this.unheard = [...this.unheard, own].slice(-MOST_REPEATED);
     if (delay) this.telling = setTimeout(() => this.send(message), delay);
     else this.send(message);
   }

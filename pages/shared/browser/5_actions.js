@@ -1,5 +1,7 @@
 // What a visitor does with nodes: select, pin, search, open a folded cell, group by lasso.
 
+const AFTER_LIT = 40;    // milliseconds: two frames are painted before Streamlit is told of a click
+
 Object.assign(Graph.prototype, {
   select(i, delay = 0) {
     if (i === this.selected) return;
@@ -13,7 +15,7 @@ Object.assign(Graph.prototype, {
       shared.showAhead?.(this);
     })));
     this.speak(i);
-    this.tell({ type: 'select', id: i === null ? null : this.side.id[i] }, delay);
+    this.tell({ type: 'select', id: i === null ? null : this.side.id[i] }, delay || AFTER_LIT);
   },
 
   selectId(id) {

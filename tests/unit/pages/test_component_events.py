@@ -63,3 +63,32 @@ def test_an_unknown_event_of_the_head_changes_nothing(event: dict[str, Any]) -> 
     before = read_session()
     selection.head_event(event)
     assert read_session() == before
+
+
+def pin(node: NodeId, serial: float, *before: object) -> dict[str, Any]:
+    return {
+        "type": "pin",
+        "id": str(node),
+        "pinned": True,
+        "serial": serial,
+        "before": list(before),
+    }
+
+
+def test_an_event_brings_those_that_were_lost_on_the_way_and_none_is_carried_out_twice() -> None:
+    group = {"type": "group", "ids": [str(FIRST)], "name": "Texas", "serial": 3.0}
+    selection.graph_event(pin(SECOND, 4.0, pin(FIRST, 2.0), group))
+    assert read_session().pinned == (SECOND,)
+    assert [each.name for each in read_session().supernodes] == ["Texas"]
+    assert selection.serial() == 4
+    selection.graph_event({"type": "select", "id": None, "serial": 5.0, "before": [group]})
+    assert len(read_session().supernodes) == 1
+
+
+@pytest.mark.parametrize(
+    "before", ["pin", {"type": "pin"}, [None, 3, "pin"], [{"serial": 9.0}], [{"type": "pin"}]]
+)
+def test_earlier_events_that_are_none_change_nothing(before: object) -> None:
+    selection.graph_event(pin(FIRST, 1.0) | {"before": before})
+    assert read_session().pinned == (FIRST,)
+    assert selection.serial() == 1
