@@ -75,7 +75,9 @@ class Graph {
     const layout = { ...content.figure.layout, width, height, hovermode: false, autosize: false };
     this.setRanges(layout, width);
     const config = { displayModeBar: false, scrollZoom: true, doubleClick: false, showTips: false };
-    await (isFirst ? Plotly.newPlot : Plotly.react)(this.plot, content.figure.data, layout, config);
+    // The names of tokens and layers are drawn on the overlay, where they stay in view.
+    const data = content.figure.data.filter(trace => trace.name !== 'axis');
+    await (isFirst ? Plotly.newPlot : Plotly.react)(this.plot, data, layout, config);
     if (isFirst) {
       this.plot.on('plotly_relayouting', () => { this.remember(); this.paint(); });
       this.plot.on('plotly_relayout', () => { this.remember(); this.markRoles(); this.paint(); });

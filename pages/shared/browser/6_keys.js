@@ -108,7 +108,7 @@ Object.assign(Graph.prototype, {
     traces.forEach((trace, i) => {
       const role = this.plot.data[i]?.name;
       const isName = role === 'labels' && this.root.matches('.has-selection, .is-close');
-      if (role === 'axis' || isName) trace.remove();
+      if (isName) trace.remove();
       else if (this.selected !== null && role !== 'answers') trace.setAttribute('opacity', '0.28');
     });
     if (this.selected === null) return;
