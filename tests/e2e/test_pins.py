@@ -42,17 +42,19 @@ def group_all(page: Page, name: str) -> None:
 
 
 def test_nodes_pinned_at_the_same_moment_are_all_pinned(app: App, page: Page) -> None:
-    open_prompt(app, page)
-    page.evaluate(
-        """ids => {
-            const graph = circuitGraphs.graphs.get('trace');
-            ids.forEach(id => graph.pin(graph.index.get(id)));
-        }""",
-        [CALIFORNIA, *OTHERS],
+    page.goto(with_query(app.url, prompt="The capital of the state containing Tucson is"))
+    expect_graph(page, "Phoenix")
+    ids = page.evaluate(
+        """() => {
+            const graph = circuitGraphs.graphs.get('trace'), { side } = graph;
+            const nodes = graph.rank.filter(i => side.kind[i] === 'feature').slice(0, 3);
+            nodes.forEach(i => graph.pin(i));
+            return nodes.map(i => side.id[i]);
+        }"""
     )
     expect(pinned(page)).to_have_count(3)
     settled(page)
-    assert set(state(page)["pinned"]) == {CALIFORNIA, *OTHERS}
+    assert set(state(page)["pinned"]) == set(ids)
 
 
 def test_nodes_are_pinned_scored_grouped_and_saved_with_the_trace(
