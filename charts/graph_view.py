@@ -51,7 +51,7 @@ class Side(NamedTuple):
     total: int
     """How many neighbours the side has."""
     drawn: int
-    """To how many of them the graph draws the edge."""
+    """How many of those edges the graph draws."""
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,10 @@ def draw(key: str, view: GraphView, groups: Mapping[str, Group], widget: str) ->
     }
 
     def heard(event: dict[str, Any]) -> None:
-        node = node_of(event.get("id"))
-        if event["type"] in ("select", "pin") and node is not None:
-            _choose(node, groups, widget)
-        number = event.get("serial")
-        if isinstance(number, int | float):
-            selection.heard(float(number))
+        for each in selection.not_heard(event):
+            node = node_of(each.get("id"))
+            if each["type"] in ("select", "pin") and node is not None:
+                _choose(node, groups, widget)
 
     draw_graph("interventions", payload, shown, heard)
 

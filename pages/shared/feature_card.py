@@ -48,7 +48,7 @@ def group_html(
 
 
 def group_data(card: FeatureCard, group: ExampleGroup, palette: Palette) -> dict[str, Any]:
-    """Return the examples of a group in the form that ``draw_examples`` takes."""
+    """Return the examples of a group in the form that ``draw_neighbours`` takes."""
     return {
         "name": group.name,
         "largest": round(_strongest(card, group), 4),

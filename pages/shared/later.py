@@ -29,9 +29,9 @@ class _Part(NamedTuple):
 
 
 _parts: Final[ContextVar[list[_Part]]] = ContextVar("parts drawn later")
-"""What this run, which has its own thread, has not drawn yet. It is not in the session state:
-Streamlit starts the run of a click before the one that it interrupts has ended. Both share that
-state, and while the first still tidies it up, entries of the second are lost."""
+"""What this run, which has its own thread, has not drawn yet. It is not in the session state. With
+Streamlit's fast reruns, which are off here by default, the run of a click starts before the one it
+interrupts has ended. Both share that state, and entries of the second can get lost."""
 
 
 def begin() -> None:

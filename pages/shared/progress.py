@@ -110,7 +110,7 @@ def _wait(jobs: tuple[Job[Any], ...], slot: str, finish: bool, show: Callable[[]
                 cancel(job)
         raise
     place.empty()
-    waits.pop(slot, None)  # the run of an earlier click, which is still ending, may have done so
+    waits.pop(slot, None)  # with fast reruns, an earlier run that is still ending may have done so
 
 
 def cancel_abandoned() -> None:

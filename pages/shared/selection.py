@@ -81,25 +81,35 @@ def chosen(view: GraphView, session: Session) -> dict[str, Any]:
     }
 
 
-def graph_event(event: dict[str, Any]) -> None:
-    """Carry out what a visitor did in the graph; ignore anything else a browser might send.
+def not_heard(event: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the events of a graph's message that have not been heard yet, and remember them.
 
-    Of two events that come before the next run, Streamlit passes on the second alone. So each one
-    has those ``before`` it that the browser has no answer to.
+    Of two messages that come before the next run, Streamlit passes on the second alone. So each one
+    has the events ``before`` it that the browser has no answer to.
     """
     before = event.get("before")
-    for earlier in before if isinstance(before, list) else ():
-        if isinstance(earlier, dict) and isinstance(earlier.get("type"), str):
-            number = earlier.get("serial")
-            if isinstance(number, int | float) and number > serial():
-                _carry_out(earlier)
-    _carry_out(event)
+    events = []
+    for each in (*(before if isinstance(before, list) else ()), event):
+        if not isinstance(each, dict) or not isinstance(each.get("type"), str):
+            continue
+        number = each.get("serial")
+        if isinstance(number, int | float):
+            if each is not event and number <= serial():
+                continue
+            heard(float(number))
+        elif each is not event:
+            continue
+        events.append(each)
+    return events
+
+
+def graph_event(event: dict[str, Any]) -> None:
+    """Carry out what a visitor did in the graph; ignore anything else a browser might send."""
+    for each in not_heard(event):
+        _carry_out(each)
 
 
 def _carry_out(event: dict[str, Any]) -> None:
-    number = event.get("serial")
-    if isinstance(number, int | float):
-        heard(float(number))
     kind = event["type"]
     if kind == "size":
         sizes = [event.get("width"), event.get("height")]

@@ -15,7 +15,7 @@ _TOKENS: Final = 6
 
 
 def strongest(card: FeatureCard, palette: Palette) -> dict[str, Any] | None:
-    """Return the group of examples with the highest activations, for ``draw_examples``."""
+    """Return the group of examples with the highest activations, for ``draw_neighbours``."""
     groups = feature_card.groups_of(card)
     return feature_card.group_data(card, groups[0], palette) if groups else None
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import streamlit as st
 
 from cache import ModelChoice
-from charts.graph_view import GraphView
+from charts.graph_view import GraphView, Side
 from charts.palette import Palette
 from charts.text import place, times
 from pages.shared import (
@@ -114,16 +114,15 @@ def _most_influential(view: GraphView) -> list[dict[str, Any]]:
 
 
 def _neighbours(view: GraphView, node: NodeId) -> list[dict[str, Any]]:
-    sides = (
-        (panel_data.INPUTS, view.inputs(node, panel_data.MOST_NEIGHBOURS)),
-        (panel_data.OUTPUTS, view.outputs(node, panel_data.MOST_NEIGHBOURS)),
-    )
+    most = panel_data.MOST_NEIGHBOURS
     lists = []
-    for (title, note), neighbours in sides:
+    for texts, neighbours in (
+        (panel_data.INPUTS, view.inputs(node, most)),
+        (panel_data.OUTPUTS, view.outputs(node, most)),
+    ):
         drawn = sum(neighbour.is_drawn for neighbour in neighbours)
-        count = panel_data.count_text(title, len(neighbours), drawn, view)
-        rows = panel_data.rows(neighbours, view)
-        lists.append({"title": title, "note": note, "count": count, "rows": rows})
+        side = Side(list(neighbours), len(neighbours), drawn)
+        lists.append(panel_data.neighbours(*texts, side, view))
     return [*lists, *generic_panel.qk_lists(view, node)]
 
 

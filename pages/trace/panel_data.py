@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
-from charts.graph_view import GraphView, Neighbour, generic_facts
+from charts.graph_view import GraphView, Side, generic_facts
 from charts.text import activation_text, percent, place, plural, target_number
 from pages.shared import kinds, label_box, resources
 from tracer.features.names import SOURCES
 from tracer.types import COMPUTED_KINDS, NodeId
 
 MOST_NEIGHBOURS: Final = 400
-"""As many neighbours a list has at most on each side of a node."""
+"""The most neighbours in a list."""
 INPUTS: Final = ("Strongest inputs", "direct effects on it")
 OUTPUTS: Final = ("Strongest outputs", "its direct effects")
 _INFLUENCE: Final = (
@@ -28,7 +27,7 @@ def head(view: GraphView, node: NodeId, source: resources.FeatureSource | None) 
     """
     data: dict[str, Any] = {
         "facts": " · ".join(_facts(view, node, source)),
-        "help": "" if node.kind == "logit" else influence_help(view),
+        "help": "" if node.kind == "logit" else _influence_help(view),
         "source": "",
         "link": "",
         "widgets": 0,
@@ -41,14 +40,14 @@ def head(view: GraphView, node: NodeId, source: resources.FeatureSource | None) 
     return data
 
 
-def influence_help(view: GraphView) -> str:
+def _influence_help(view: GraphView) -> str:
     """Say what influence is, and what its numbers count in this graph."""
     return "\n\n".join((_INFLUENCE, *kinds.score_notes(view.pruned)))
 
 
-def rows(neighbours: Sequence[Neighbour], view: GraphView) -> list[dict[str, Any]]:
-    """Return neighbours as rows of a list."""
-    return [
+def neighbours(title: str, note: str, side: Side, view: GraphView) -> dict[str, Any]:
+    """Return one side of a node as a list for ``draw_neighbours``."""
+    rows = [
         {
             "id": str(entry.node),
             "name": entry.name,
@@ -56,18 +55,22 @@ def rows(neighbours: Sequence[Neighbour], view: GraphView) -> list[dict[str, Any
             "weight": round(entry.weight, 5),
             "share": round(entry.share, 4),
         }
-        for entry in neighbours
+        for entry in side.strongest
     ]
+    count = _count_text(title, side, view)
+    return {"title": title, "note": note, "count": count, "total": side.total, "rows": rows}
 
 
-def count_text(title: str, count: int, drawn: int, view: GraphView) -> str:
+def _count_text(title: str, side: Side, view: GraphView) -> str:
     """Say how many edges a list has and the graph draws; empty where it draws all of them."""
-    if drawn == count:
+    if side.drawn == side.total:
         return ""
     noun = title.rpartition(" ")[2].rstrip("s")
     why = " that are negative" if view.filter.negative_only else ""
     threshold = f"{view.pruned.thresholds.edge:g}"
-    return f"{plural(count, noun)}, {drawn}{why} drawn at an edge threshold of {threshold}"
+    return (
+        f"{plural(side.total, noun)}, {side.drawn}{why} drawn at an edge threshold of {threshold}"
+    )
 
 
 def _facts(view: GraphView, node: NodeId, source: resources.FeatureSource | None) -> list[str]:

@@ -1,6 +1,6 @@
 """Panels of a graph's nodes, sent ahead of the click: the browser shows them without waiting.
 
-What a visitor sees for a moment is what the server draws for that node, from the same functions.
+They come from the same functions as the server's answer to the click, which then takes their place.
 """
 
 from __future__ import annotations
@@ -60,28 +60,18 @@ def panels_of(
     inputs, outputs = view.sides(_LISTED, panel_data.MOST_NEIGHBOURS)
     nodes = [graph.index.node(row) for row in view.rows]
     nodes.sort(key=view.influence, reverse=True)
+    none = Side([], 0, 0)
     for node in nodes[:_MOST]:
         row = graph.index.row(node)
         panel = {
             **panel_data.head(view, node, source),
             "lists": [
-                _list(panel_data.INPUTS, inputs.get(row), view),
-                _list(panel_data.OUTPUTS, outputs.get(row), view),
+                panel_data.neighbours(*panel_data.INPUTS, inputs.get(row, none), view),
+                panel_data.neighbours(*panel_data.OUTPUTS, outputs.get(row, none), view),
             ],
             "examples": examples(node, source, palette),
         }
         yield str(node), panel
-
-
-def _list(texts: tuple[str, str], side: Side | None, view: GraphView) -> dict[str, Any]:
-    side, (title, note) = side or Side([], 0, 0), texts
-    return {
-        "title": title,
-        "note": note,
-        "count": panel_data.count_text(title, side.total, side.drawn, view),
-        "total": side.total,
-        "rows": panel_data.rows(side.strongest, view),
-    }
 
 
 def examples(

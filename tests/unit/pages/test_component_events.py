@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from example_graphs import NAMES, dallas_graph
 
+from charts.graph_view import GraphView
+from pages.interventions import graph_picker
 from pages.shared import selection
 from pages.shared import session as session_module
 from pages.shared.session import read_session
 from pages.shared.session_state import Session
 from pages.shell import sidebar
 from tracer.catalog.embedded import gallery
+from tracer.graph.pruning import prune
 from tracer.types import NodeId
 
 FIRST, SECOND = NodeId("feature", 1, 7, 887), NodeId("feature", 4, 8, 1)
@@ -92,3 +97,18 @@ def test_earlier_events_that_are_none_change_nothing(before: object) -> None:
     selection.graph_event(pin(FIRST, 1.0) | {"before": before})
     assert read_session().pinned == (FIRST,)
     assert selection.serial() == 1
+
+
+def test_the_graph_of_the_interventions_page_hears_lost_events_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handlers: list[Callable[[dict[str, Any]], None]] = []
+    chosen: list[NodeId] = []
+    monkeypatch.setattr(graph_picker, "view_payload", lambda *_: b"")
+    monkeypatch.setattr(graph_picker, "draw_graph", lambda *given: handlers.append(given[-1]))
+    monkeypatch.setattr(graph_picker, "_choose", lambda node, *_: chosen.append(node))
+    graph_picker.draw("key", GraphView(prune(dallas_graph(), 1.0, 1.0), NAMES), {}, "widget")
+    handlers[0](pin(SECOND, 2.0, pin(FIRST, 1.0)))
+    assert chosen == [FIRST, SECOND]
+    handlers[0](pin(FIRST, 3.0, pin(SECOND, 2.0)))
+    assert chosen == [FIRST, SECOND, FIRST]
