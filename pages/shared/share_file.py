@@ -52,7 +52,7 @@ def share_html(
         "colours": COLOURS,
         "notes": notes,
         "next_tokens": [
-            [token_text(entry.token), round(entry.probability, 5)]
+            [token_text(entry.token), float(f"{entry.probability:.4g}")]
             for entry in graph.next_tokens[:8]
         ],
         "cards": {

@@ -13,6 +13,8 @@ from conftest import App, downloaded, settled, unfold, with_query
 from graph_actions import graph
 from playwright.sync_api import Page, expect
 
+from charts.text import percent
+
 pytestmark = pytest.mark.browser
 EMPTY_LIBRARY = True
 
@@ -191,4 +193,19 @@ def test_a_graph_is_shared_as_one_file_that_opens_without_a_server(
         page.locator("#panel").get_by_role("heading", name="large <b>things</b>")
     ).to_be_visible()
     expect(page.locator("#panel").get_by_text("Outputs (1)")).to_be_visible()
+    for share in (
+        0.0,
+        1e-7,
+        0.0004,
+        0.0007,
+        0.03,
+        0.0423,
+        0.0994,
+        0.0996,
+        0.5,
+        0.9951,
+        0.9999,
+        1.0,
+    ):
+        assert page.evaluate("share => percent(share)", share) == percent(share)
     assert errors == []

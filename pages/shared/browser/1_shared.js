@@ -58,9 +58,12 @@ const isDark = element => {
 };
 
 const signed = value => (value < 0 ? '−' : '+') + Number(Math.abs(value).toPrecision(3));
+// As `charts.text.percent` does: never rounded to 0 % or 100 %.
 const percent = share => {
   const value = 100 * share;
-  return value > 0 && value < 0.05 ? '<0.1 %' : `${value.toFixed(value < 9.95 ? 1 : 0)} %`;
+  if (value > 0 && value < 0.05) return '<0.1 %';
+  if (value < 9.95) return `${value.toFixed(1).replace('.0', '')} %`;
+  return value >= 99.5 && value < 100 ? `${Math.min(value, 99.9).toFixed(1)} %` : `${value.toFixed(0)} %`;
 };
 
 // An example of a feature: its text, shaded where the feature is active.

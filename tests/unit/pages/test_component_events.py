@@ -86,8 +86,9 @@ def test_an_event_brings_those_that_were_lost_on_the_way_and_none_is_carried_out
     assert read_session().pinned == (SECOND,)
     assert [each.name for each in read_session().supernodes] == ["Texas"]
     assert selection.serial() == 4
-    selection.graph_event({"type": "select", "id": None, "serial": 5.0, "before": [group]})
-    assert len(read_session().supernodes) == 1
+    selection.graph_event(pin(SECOND, 5.0) | {"pinned": False})
+    selection.graph_event(pin(FIRST, 6.0, pin(SECOND, 4.0)) | {"type": "select"})
+    assert read_session().pinned == ()
 
 
 @pytest.mark.parametrize(

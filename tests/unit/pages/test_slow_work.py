@@ -290,15 +290,18 @@ def _waiting_page() -> None:
     class Endless:
         """A job during which the visitor clicks."""
 
+        clicked = False
+
         def wait(self, seconds: float) -> bool:
-            if "since" not in st.session_state:
-                st.session_state["since"] = time.monotonic()
+            if not self.clicked:  # not in the session state: to look at it would end the run
+                self.clicked = True
                 context = get_script_run_ctx()
                 context.script_requests.request_rerun(RerunData(context.query_string))
             time.sleep(seconds)
             return False
 
     if "since" not in st.session_state:
+        st.session_state["since"] = time.monotonic()
         progress.ends_within(Endless(), 5)
     st.session_state["took"] = time.monotonic() - st.session_state["since"]
 
