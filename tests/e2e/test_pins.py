@@ -46,9 +46,14 @@ def test_nodes_pinned_at_the_same_moment_are_all_pinned(app: App, page: Page) ->
     expect_graph(page, "Phoenix")
     ids = page.evaluate(
         """() => {
+            const dateNow = Date.now, now = performance.now, moment = Date.now();
+            Date.now = () => moment;
+            performance.now = () => 0;
             const graph = circuitGraphs.graphs.get('trace'), { side } = graph;
             const nodes = graph.rank.filter(i => side.kind[i] === 'feature').slice(0, 3);
             nodes.forEach(i => graph.pin(i));
+            Date.now = dateNow;
+            performance.now = now;
             return nodes.map(i => side.id[i]);
         }"""
     )

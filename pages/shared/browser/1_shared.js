@@ -9,6 +9,7 @@ const shared = (globalThis.circuitGraphs ??= {
   views: new Map(),     // name -> zoom of a graph whose page was left
   wanted: new Map(),    // name -> state that came before its graph was drawn
   beads: new Map(),     // name -> edges into the selected node that one attention head carries
+  serial: 0,            // the number of the last event of any graph
   timings: [],          // what the benchmarks read
 });
 

@@ -147,9 +147,9 @@ class Graph {
   }
 
   // Of two messages that come before the server's next run, it hears the second alone. So each one
-  // repeats those that have not been answered.
+  // repeats those that have not been answered. Events of the same millisecond have growing numbers.
   tell(event, delay = 0) {
-    this.serial = Date.now() + performance.now() % 1;
+    this.serial = shared.serial = Math.max(Date.now(), shared.serial + 0.01);
     clearTimeout(this.telling);
     const own = { ...event, serial: this.serial };
     const message = { ...own, before: this.unheard };
