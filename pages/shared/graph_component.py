@@ -53,7 +53,7 @@ def _component(name: str) -> Callable[..., Any]:
         script = f"{graph_script()}\n{script}"
     elif name == "loader":
         script = f"{PLOTLY_JS.read_text(encoding='utf-8')}\n{script}"
-    elif name in ("chart", "prompts", "remote"):  # they may come before the graph does
+    elif name in ("chart", "prompts", "remote", "first"):  # they may come before the graph does
         script = f"{page_script_part('1_shared.js')}\n{script}"
     elif name in ("ahead", "head", "neighbours"):
         script = f"{page_script_part('1_shared.js')}\n{page_script_part('panel.js')}\n{script}"
@@ -143,6 +143,14 @@ def draw_graph(name: str, payload: bytes, chosen: Mapping[str, Any], on_event: O
 
     _component("graph")(key=key, data=payload, on_event_change=_listener(key, heard))
     _component("remote")(key=f"remote {name}", data={"name": name, **chosen})
+
+
+def draw_graph_first(name: str, payload: bytes) -> None:
+    """Show a graph in the place of the Trace page's, before the run that draws it there.
+
+    ``payload`` is empty where nothing has changed. ``name`` tells the callers of a page apart.
+    """
+    _component("first")(key=f"graph first {name}", data=payload)
 
 
 def draw_chart(

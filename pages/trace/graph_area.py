@@ -8,7 +8,7 @@ from typing import Final
 import streamlit as st
 
 from charts.graph_table import edge_table, node_table
-from charts.graph_view import DENSE, GraphFilter, GraphView, shown_sentence
+from charts.graph_view import GraphFilter, GraphView, shown_sentence
 from charts.text import percent
 from pages.shared import graph_download, kinds, selection, stored_graph
 from pages.shared.escape import plain
@@ -16,8 +16,7 @@ from pages.shared.graph_component import draw_graph
 from pages.shared.graph_payloads import view_payload
 from pages.shared.session import heard, read_session, set_widget, update_session
 from pages.shared.session_state import Session
-from pages.trace import carried_by, heads_view
-from tracer.types import Thresholds
+from pages.trace import carried_by, graph_controls, heads_view
 
 REPLACEMENT: Final = (
     "Replacement score: share of the influence on the output that starts at prompt tokens rather "
@@ -34,10 +33,10 @@ def draw(key: str, view: GraphView, session: Session) -> None:
     """Draw the controls, the graph or its tables, and how much of the graph is shown."""
     with st.container(horizontal=True, vertical_alignment="center", key="graph tools", gap="small"):
         with st.popover("Thresholds", key="thresholds", type="tertiary"):
-            _thresholds(view, session)
+            graph_controls.thresholds(key)
         active = session.filter != GraphFilter()
         with st.popover("Filters •" if active else "Filters", key="filters", type="tertiary"):
-            _filters(view, session)
+            graph_controls.filters(key, view.pruned)
         set_widget("graph as", _shown(session))
         st.segmented_control(
             "Show as",
@@ -85,114 +84,6 @@ def _share(key: str, session: Session) -> None:
 def _scores(view: GraphView) -> str:
     replacement = percent(view.pruned.replacement_score)
     return f"Replacement {replacement} · completeness {percent(view.pruned.completeness_score)}"
-
-
-def _thresholds(view: GraphView, session: Session) -> None:
-    st.slider(
-        "Node threshold",
-        0.1,
-        1.0,
-        session.thresholds.node,
-        0.01,
-        key="node threshold",
-        on_change=_thresholds_moved,
-        help="Pruning keeps the most influential nodes that together carry this share of the "
-        "influence on the output.",
-    )
-    st.slider(
-        "Edge threshold",
-        0.5,
-        1.0,
-        session.thresholds.edge,
-        0.01,
-        key="edge threshold",
-        on_change=_thresholds_moved,
-        help="Among the edges between kept nodes, pruning keeps the strongest that together carry "
-        "this share of the influence.",
-    )
-
-
-def _thresholds_moved() -> None:
-    nodes, edges = st.session_state["node threshold"], st.session_state["edge threshold"]
-    update_session(thresholds=Thresholds(nodes, edges))
-
-
-def _filters(view: GraphView, session: Session) -> None:
-    shown, last = session.filter, view.pruned.graph.n_layers - 1
-    set_widget("filter errors", shown.errors)
-    st.toggle(
-        "Error nodes",
-        key="filter errors",
-        on_change=heard("filter errors", _filtered),
-        help="The part of an MLP's output that the features do not reconstruct. Error nodes have "
-        "no inputs.",
-    )
-    set_widget("filter dense", shown.max_density >= 1)
-    st.toggle(
-        "Dense features",
-        key="filter dense",
-        on_change=heard("filter dense", _filtered),
-        help=f"Features that are active on more than {percent(DENSE)} of all tokens say little "
-        "about one prompt. Only features with examples on this disk have a known density.",
-    )
-    set_widget("filter negative", shown.negative_only)
-    st.toggle(
-        "Only negative edges",
-        key="filter negative",
-        on_change=heard("filter negative", _filtered),
-        help="Edges that lower their target: inhibition.",
-    )
-    generic = kinds.filterable(view.pruned)
-    for entry in generic:
-        key = f"filter {entry.kind}"
-        set_widget(key, entry.kind not in shown.hidden_kinds)
-        st.toggle(
-            plain(f"{entry.name[:1].upper()}{entry.name[1:]} ({entry.total:,})"),
-            key=key,
-            on_change=heard(key, _kind_filtered),
-            args=(entry.kind, key),
-            help="Only the tool that wrote this graph computes these nodes. They keep their part "
-            "in influence and scores while they are hidden.",
-        )
-    if last > 0:
-        set_widget("filter layers", shown.layers or (0, last))
-        st.slider(
-            "Layers",
-            0,
-            last,
-            key="filter layers",
-            on_change=heard("filter layers", _filtered),
-            args=(last,),
-        )
-    if shown != GraphFilter():
-        st.button("Show everything", key="no filter", on_click=_unfiltered, type="tertiary")
-
-
-def _filtered(last: int | None = None) -> None:
-    state, before = st.session_state, read_session().filter
-    layers = before.layers
-    if last is not None:
-        low, high = state["filter layers"]
-        layers = None if (low, high) == (0, last) else (int(low), int(high))
-    update_session(
-        filter=replace(
-            before,
-            errors=bool(state["filter errors"]),
-            max_density=1.0 if state["filter dense"] else DENSE,
-            negative_only=bool(state["filter negative"]),
-            layers=layers,
-        )
-    )
-
-
-def _kind_filtered(kind: str, key: str) -> None:
-    before = read_session().filter
-    hidden = before.hidden_kinds - {kind} if st.session_state[key] else before.hidden_kinds | {kind}
-    update_session(filter=replace(before, hidden_kinds=hidden))
-
-
-def _unfiltered() -> None:
-    update_session(filter=GraphFilter())
 
 
 def _shown(session: Session) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from conftest import NO_ANIMATION, PATIENCE, App, settled, unfold, with_query
+from conftest import NO_ANIMATION, PATIENCE, App, downloaded, settled, unfold, with_query
 from graph_actions import click_node, expect_graph, graph, point, state
 from large_graphs import large_graph
 from playwright.sync_api import Browser, Page, expect
@@ -37,6 +37,26 @@ def large(
     app.stop()
 
 
+_OPACITIES = """() => [...document.querySelectorAll('.graph .scatterlayer > .trace')].map(
+    trace => getComputedStyle(trace).opacity)"""
+_ANSWER = """() => {    // where the likeliest answer's name is, and where it belongs
+    const graph = circuitGraphs.graphs.get('trace'), { side } = graph, map = graph.map();
+    const text = graph.root.querySelector('[data-role=answers] [font-weight=bold]');
+    const answer = graph.rank.find(i => side.kind[i] === 'logit');
+    return [[+text.getAttribute('x'), +text.getAttribute('y')],
+        [map.x(side.x[answer] + 7), map.y(side.y[answer]) + 3]];
+}"""
+_NOTE_SHOWN = """() => {
+    const graph = circuitGraphs.graphs.get('trace'), { show } = graph, { timings } = circuitGraphs;
+    const before = timings.length, drawn = ([what]) => what === 'drawn';
+    window.noted = { digests: [], drawn: () => timings.slice(before).filter(drawn).length };
+    graph.show = function (bytes) {
+        noted.digests.push(new TextDecoder().decode(bytes.subarray(0, 16)));
+        return show.call(this, bytes);
+    };
+}"""
+
+
 def test_zoom_selection_and_pins_survive_clicks_and_thresholds(app: App, page: Page) -> None:
     page.goto(with_query(app.url, prompt=PROMPT))
     expect_graph(page, "Austin")
@@ -44,6 +64,8 @@ def test_zoom_selection_and_pins_survive_clicks_and_thresholds(app: App, page: P
     graph(page).focus()
     page.keyboard.press("+")
     zoomed = state(page)["range"]
+    text, node = page.evaluate(_ANSWER)
+    assert text == pytest.approx(node, abs=1)  # the names follow the zoom
     click_node(page, TEXAS)
     lit = state(page)
     assert lit["selected"] == TEXAS and lit["curves"] > 5  # its own edges, before any answer
@@ -54,6 +76,12 @@ def test_zoom_selection_and_pins_survive_clicks_and_thresholds(app: App, page: P
     settled(page)
     before = state(page)
     assert before["range"] == zoomed and before["pinned"] == ["feature-2-7-859"]
+    picture = downloaded(page, page.get_by_title("Download this picture as SVG")).read_text()
+    assert re.search(r"<text[^>]*>Austin 99.9 %</text>", picture) and "about Texas" in picture
+    assert 'data-role="labels"' not in picture  # the selected node and its neighbours are named
+    faded = re.findall(r'class="trace [^>]*opacity: ([\d.]+);', picture)
+    assert faded == page.evaluate(_OPACITIES)
+    assert "0.28" in faded
 
     slider = page.get_by_role("slider", name="Node threshold")
     unfold(page.get_by_role("button", name="Thresholds"), slider)
@@ -200,8 +228,13 @@ def test_filters_say_what_they_hide_and_a_link_restores_them(app: App, page: Pag
     assert "errors" not in everything
     errors = page.get_by_text("Error nodes", exact=True)
     unfold(page.get_by_role("button", name="Filters"), errors)
+    page.evaluate(_NOTE_SHOWN)
     errors.click()
     expect(shown).to_contain_text(re.compile(r"\d+ errors"))
+    settled(page)
+    digests, drawn = page.evaluate("() => [noted.digests, noted.drawn()]")
+    assert len(digests) > 1 and set(digests) == {state(page)["digest"]}  # first it, then the page
+    assert drawn == 1
     page.get_by_text("Dense features", exact=True).click()
     page.wait_for_url(re.compile("hide=errors(,|%2C)dense"))
     low = page.get_by_role("slider", name="Layers").first

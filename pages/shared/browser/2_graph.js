@@ -14,6 +14,7 @@ class Graph {
     this.root.setAttribute('aria-label', 'Attribution graph. Down: strongest input. Up: strongest '
       + 'output. Left and right: the next strongest. P: pin. Slash: search. Escape: show all.');
     this.plot = make(this.root, 'div', 'plot');
+    this.texts = makeSvg(this.root, 'svg', { class: 'texts' });
     this.overlay = makeSvg(this.root, 'svg', { class: 'overlay' });
     this.tip = make(this.root, 'div', 'tip');
     this.list = make(this.root, 'div', 'list');
@@ -75,8 +76,7 @@ class Graph {
     const layout = { ...content.figure.layout, width, height, hovermode: false, autosize: false };
     this.setRanges(layout, width);
     const config = { displayModeBar: false, scrollZoom: true, doubleClick: false, showTips: false };
-    // The names of tokens and layers are drawn on the overlay, where they stay in view.
-    const data = content.figure.data.filter(trace => trace.name !== 'axis');
+    const data = this.takeTexts(content.figure.data);
     await (isFirst ? Plotly.newPlot : Plotly.react)(this.plot, data, layout, config);
     if (isFirst) {
       this.plot.on('plotly_relayouting', () => { this.remember(); this.paint(); });

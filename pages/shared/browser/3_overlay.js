@@ -45,6 +45,7 @@ Object.assign(Graph.prototype, {
       parts.push(this.ring(this.hovered, at(this.hovered), side.palette.selected));
     }
     this.overlay.innerHTML = parts.join('');
+    this.placeTexts(map);
     this.writeNames(named, map, at);
     this.writeAxes(map);
     this.drawOverview(map);

@@ -88,11 +88,19 @@ Object.assign(Graph.prototype, {
     const layer = document.createElementNS(SVG, 'g');
     layer.setAttribute('font-family', style.fontFamily);
     layer.setAttribute('fill', style.color);
+    const halo = `paint-order:stroke;stroke:${paper};stroke-width:3px`;
+    for (const group of this.texts.children) {
+      const { opacity } = getComputedStyle(group), copy = group.cloneNode(true);
+      if (opacity === '0') continue;
+      copy.setAttribute('opacity', opacity);
+      if (group.dataset.role !== 'chips') copy.setAttribute('style', halo);
+      layer.append(copy);
+    }
     for (const child of this.overlay.children) {
       const copy = child.cloneNode(true), drawn = getComputedStyle(child);
       if (copy.tagName === 'text') {
         copy.setAttribute('style', `font-size:${drawn.fontSize};font-weight:${drawn.fontWeight};`
-          + `fill:${drawn.fill};paint-order:stroke;stroke:${paper};stroke-width:3px`);
+          + `fill:${drawn.fill};${halo}`);
       } else if (copy.tagName === 'path') copy.setAttribute('fill', 'none');
       layer.append(copy);
     }
@@ -104,12 +112,9 @@ Object.assign(Graph.prototype, {
   },
 
   hideForPicture(picture) {    // what the style sheet hides or fades on the page
-    const traces = [...picture.querySelectorAll('.scatterlayer > .trace')];
-    traces.forEach((trace, i) => {
-      const role = this.plot.data[i]?.name;
-      const isName = role === 'labels' && this.root.matches('.has-selection, .is-close');
-      if (isName) trace.remove();
-      else if (this.selected !== null && role !== 'answers') trace.setAttribute('opacity', '0.28');
+    const onPage = this.plot.querySelectorAll('.scatterlayer > .trace');
+    picture.querySelectorAll('.scatterlayer > .trace').forEach((trace, i) => {
+      trace.style.opacity = getComputedStyle(onPage[i]).opacity;
     });
     if (this.selected === null) return;
     [...picture.querySelectorAll('.shapelayer path')].forEach((path, i) => {
