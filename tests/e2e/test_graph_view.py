@@ -46,15 +46,7 @@ _ANSWER = """() => {    // where the likeliest answer's name is, and where it be
     return [[+text.getAttribute('x'), +text.getAttribute('y')],
         [map.x(side.x[answer] + 7), map.y(side.y[answer]) + 3]];
 }"""
-_NOTE_SHOWN = """() => {
-    const graph = circuitGraphs.graphs.get('trace'), { show } = graph, { timings } = circuitGraphs;
-    const before = timings.length, drawn = ([what]) => what === 'drawn';
-    window.noted = { digests: [], drawn: () => timings.slice(before).filter(drawn).length };
-    graph.show = function (bytes) {
-        noted.digests.push(new TextDecoder().decode(bytes.subarray(0, 16)));
-        return show.call(this, bytes);
-    };
-}"""
+_DRAWN = "() => circuitGraphs.timings.filter(([what]) => what === 'drawn').length"
 
 
 def test_zoom_selection_and_pins_survive_clicks_and_thresholds(app: App, page: Page) -> None:
@@ -98,10 +90,9 @@ def test_zoom_selection_and_pins_survive_clicks_and_thresholds(app: App, page: P
     assert after["part"] == pytest.approx(before["part"], abs=0.01)  # fewer layers need less height
     expect(page.locator(".graph[data-same=yes]")).to_have_count(1)  # never made anew
 
-    drawn = "() => circuitGraphs.timings.filter(([what]) => what === 'drawn').length"
-    count = page.evaluate(drawn)
+    count = page.evaluate(_DRAWN)
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"count => ({drawn})() > count", arg=count)
+    page.wait_for_function(f"count => ({_DRAWN})() > count", arg=count)
     settled(page)
     dark = state(page)
     assert dark["selected"] == TEXAS and dark["part"] == pytest.approx(after["part"], abs=0.01)
@@ -221,6 +212,12 @@ def test_a_long_prompt_starts_at_its_end_and_can_be_scrolled(
 
 
 def test_filters_say_what_they_hide_and_a_link_restores_them(app: App, page: Page) -> None:
+    messages: list[bytes] = []
+
+    def note(frame: bytes | str) -> None:
+        messages.extend([frame] if isinstance(frame, bytes) else [])
+
+    page.on("websocket", lambda socket: socket.on("framereceived", note))
     page.goto(with_query(app.url, prompt=PROMPT, **ALL))
     expect_graph(page, "Austin")
     shown = page.get_by_text(re.compile(r"\d+ of \d+ nodes shown"))
@@ -228,13 +225,16 @@ def test_filters_say_what_they_hide_and_a_link_restores_them(app: App, page: Pag
     assert "errors" not in everything
     errors = page.get_by_text("Error nodes", exact=True)
     unfold(page.get_by_role("button", name="Filters"), errors)
-    page.evaluate(_NOTE_SHOWN)
+    messages.clear()
+    count = page.evaluate(_DRAWN)
     errors.click()
     expect(shown).to_contain_text(re.compile(r"\d+ errors"))
     settled(page)
-    digests, drawn = page.evaluate("() => [noted.digests, noted.drawn()]")
-    assert len(digests) > 1 and set(digests) == {state(page)["digest"]}  # first it, then the page
-    assert drawn == 1
+    digest = state(page)["digest"].split()[0].encode()
+    sent = [i for i, message in enumerate(messages) if digest in message]
+    page_sent = next(i for i, message in enumerate(messages) if b"nodes shown" in message)
+    assert sent[0] < page_sent and len(sent) == 2  # the graph comes first, then with its page
+    assert page.evaluate(_DRAWN) == count + 1
     page.get_by_text("Dense features", exact=True).click()
     page.wait_for_url(re.compile("hide=errors(,|%2C)dense"))
     low = page.get_by_role("slider", name="Layers").first
