@@ -49,6 +49,8 @@ def page_script_part(name: str) -> str:
 def _component(name: str) -> Callable[..., Any]:
     """Register a component once for the whole process."""
     script, style = page_script_part(f"streamlit_{name}.js"), ""
+    if name in ("chart", "graph"):
+        script = f"{page_script_part('mount.js')}\n{script}"
     if name == "graph":
         script = f"{graph_script()}\n{script}"
     elif name == "loader":

@@ -9,6 +9,7 @@ const shared = (globalThis.circuitGraphs ??= {
   views: new Map(),     // name -> zoom of a graph whose page was left
   wanted: new Map(),    // name -> state that came before its graph was drawn
   beads: new Map(),     // name -> edges into the selected node that one attention head carries
+  mounted: new WeakMap(),    // element -> what lives in it
   serial: 0,            // the number of the last event of any graph
   timings: [],          // what the benchmarks read
 });
@@ -58,6 +59,7 @@ const isDark = element => {
   return 0.3 * red + 0.6 * green + 0.1 * blue < 128;
 };
 
+const unbroken = text => text.replaceAll(' %', '\u00a0%');    // no line ends before the sign
 const signed = value => (value < 0 ? '−' : '+') + Number(Math.abs(value).toPrecision(3));
 // As `charts.text.percent` does: never rounded to 0 % or 100 %.
 const percent = share => {

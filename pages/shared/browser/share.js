@@ -45,7 +45,7 @@ function draw(id) {
   const side = graph.side;
   make(panel, 'h2', '', side.name[i]);
   const influence = side.kind[i] === 'logit' ? '' : ` · influence ${percent(side.influence[i])}`;
-  make(panel, 'p', 'muted', side.place[i] + influence);
+  make(panel, 'p', 'muted', unbroken(side.place[i] + influence));
   drawEdges('Inputs', graph.inputs[i], side.source);
   drawEdges('Outputs', graph.outputs[i], side.target);
   const card = page.cards[id];

@@ -1,8 +1,6 @@
 // A Plotly figure, drawn by the page's one copy of plotly.js. (Streamlit's own chart brings another
 // 4.7 MB, which a browser has to read before it shows the first bar.)
 
-const charts = (globalThis.circuitCharts ??= new WeakMap());
-
 class Chart {
   constructor(parent) {
     this.plot = make(parent, 'div', 'chart');
@@ -47,17 +45,6 @@ class Chart {
   }
 }
 
-export default function ({ data, parentElement, setTriggerValue }) {
-  let chart = charts.get(parentElement);
-  if (!chart) {
-    chart = new Chart(parentElement);
-    charts.set(parentElement, chart);
-  }
-  chart.send = event => setTriggerValue('event', event);
-  chart.show(data);
-  return () => {
-    if (charts.get(parentElement) !== chart) return;
-    chart.destroy();
-    charts.delete(parentElement);
-  };
+export default function (component) {
+  return keepAlive(component, element => new Chart(element));
 }

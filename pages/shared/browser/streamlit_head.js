@@ -48,7 +48,7 @@ class Head {
     this.forward.disabled = !data.forward;
     this.pin.textContent = data.pinned ? 'Unpin' : 'Pin';
     const end = data.facts.lastIndexOf(' ', data.facts.lastIndexOf(' ') - 1) + 1;
-    this.facts.textContent = data.facts.slice(0, end);
+    this.facts.textContent = unbroken(data.facts.slice(0, end));
     this.last.textContent = data.facts.slice(end);
     this.help.hidden = !data.help;
     this.help.dataset.tip = data.help;
