@@ -17,10 +17,10 @@ SMALL = BuildConfig(
         n_layers=2, d_model=32, d_mlp=64, n_heads=2, epochs=0.2, batch_size=4, micro_batch=4
     ),
     sets={
-        "per-layer": SetRecipe("per-layer", features=48, l0=9, tokens=4000, batch_tokens=128),
-        "cross-layer": SetRecipe("cross-layer", features=40, l0=9, tokens=4000, batch_tokens=128),
+        "per-layer": SetRecipe("per-layer", features=48, l0=9, tokens=2000, batch_tokens=128),
+        "cross-layer": SetRecipe("cross-layer", features=40, l0=9, tokens=2000, batch_tokens=128),
     },
-    index=IndexRecipe(limit_tokens=4000),
+    index=IndexRecipe(limit_tokens=2000),
 )
 
 

@@ -18,7 +18,7 @@ from tracer.types import FeatureId, NodeId
 
 REMOVED_SCALE: Final = -1.0
 """Multiple of its activation that the removed supernode is set to."""
-_EVERY: Final = 3
+EVERY: Final = 3
 """One pair of opposites in so many is tested."""
 
 
@@ -45,11 +45,14 @@ class _Question:
     supernode: dict[NodeId, float]
 
 
-def language_swaps(model: Model) -> LanguageSwaps:
-    """Set the prompt's own supernode to -1x, and add the other one with its own activations."""
+def language_swaps(model: Model, every: int = EVERY) -> LanguageSwaps:
+    """Set the prompt's own supernode to -1x, and add the other one with its own activations.
+
+    One pair of opposites in ``every`` is tested.
+    """
     labels = FeatureIndex.open(model.source.transcoder_folder).labels
     hits: dict[tuple[str, str], list[bool]] = {}
-    for pair in opposites()[::_EVERY]:
+    for pair in opposites()[::every]:
         questions = {
             language: _question(model, labels, number, pair)
             for number, language in enumerate(LANGUAGES)

@@ -37,14 +37,12 @@ def padded(
 ) -> Padded:
     """Return windows as one rectangle, each filled up with its own first token."""
     rows = [store.window(number) for number in windows]
-    longest = max(len(row) for row in rows)
-    ids = np.stack([np.pad(row, (0, longest - len(row)), constant_values=row[0]) for row in rows])
     lengths = np.array([[len(row)] for row in rows])
-    place = np.arange(longest)
+    place = np.arange(lengths.max())
+    ids = np.repeat(np.array([[row[0]] for row in rows], dtype=np.int64), len(place), axis=1)
+    ids[place < lengths] = np.concatenate(rows)
     carries = (place < lengths) & (place >= first_position)
-    return Padded(
-        torch.from_numpy(ids.astype(np.int64)).to(device), torch.from_numpy(carries).to(device)
-    )
+    return Padded(torch.from_numpy(ids).to(device), torch.from_numpy(carries).to(device))
 
 
 def by_length(

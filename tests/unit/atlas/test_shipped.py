@@ -47,7 +47,7 @@ def atlas(transcoders: str) -> Model:
 @cache
 def evaluation() -> Evaluation:
     """Everything, for the per-layer set: accuracies are the model's own, the same for both."""
-    return evaluate(atlas("per-layer"), lambda line: None)
+    return evaluate(atlas("per-layer"), lambda line: None, thin=2)
 
 
 @cache
@@ -57,7 +57,7 @@ def replacement(transcoders: str) -> tuple[float, float]:
         return evaluation().replacement_keeps_top, evaluation().active_per_token
     model = atlas(transcoders)
     questions = [question.prompt for family in test_questions().values() for question in family]
-    prompts = random.Random(3).sample(questions, 400)
+    prompts = random.Random(3).sample(questions, 200)
     return replacement_keeps_top(model, prompts), sparsity(model, prompts)[0]
 
 
@@ -65,7 +65,7 @@ def replacement(transcoders: str) -> tuple[float, float]:
 def swaps(transcoders: str) -> tuple[float, float]:
     if transcoders == "per-layer":
         return evaluation().swap, evaluation().swap_control
-    return swap_success(atlas(transcoders), state_carriers(atlas(transcoders)))
+    return swap_success(atlas(transcoders), state_carriers(atlas(transcoders)), n_pairs=40)
 
 
 @cache

@@ -98,6 +98,22 @@ def test_the_backend_returns_the_intervention_that_tracer_computes(
     assert results[True].kl > 0
 
 
+START_UNTIL_OPENMP_IS_LOADED = """
+import sys
+
+class End:
+    def find_spec(self, name, *_):
+        if name == "torch.nn" and "torch._C" in sys.modules:
+            sys.exit()
+
+sys.meta_path.insert(0, End())
+from cache.engine import TracerEngine
+TracerEngine("cpu").start()
+sys.exit("torch was not imported")
+"""
+"""Torch's libraries read their settings when they are loaded; its modules take seconds more."""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the OpenMP of Linux")
 @pytest.mark.parametrize(("chosen", "spins"), [(None, False), ("ACTIVE", True)])
 def test_threads_do_not_spin_while_they_wait_unless_asked(chosen: str | None, spins: bool) -> None:
@@ -105,7 +121,7 @@ def test_threads_do_not_spin_while_they_wait_unless_asked(chosen: str | None, sp
     environment["OMP_DISPLAY_ENV"] = "VERBOSE"
     if chosen is not None:
         environment["OMP_WAIT_POLICY"] = chosen
-    code = "from cache.engine import TracerEngine; TracerEngine('cpu').start()"
+    code = START_UNTIL_OPENMP_IS_LOADED
     result = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )

@@ -95,7 +95,7 @@ def test_a_run_takes_no_more_than_planned(
 ) -> None:
     model = open_tiny(architecture, kind=kind, skip=True)
     scenarios = mixed_scenarios(model)
-    for generate, watch in ((0, ()), (0, "all"), (5, ())):
+    for generate, watch in ((0, ()), (0, "all"), (2, ())):
         plan = planned(model, scenarios, generate, watch == "all")
         with PeakMemory() as memory:
             run_scenarios(model, tiny.IDS, scenarios, generate=generate, watch=watch)
