@@ -25,7 +25,7 @@ from tracer.interventions.edit_rows import (
 from tracer.interventions.feature_rows import FeatureRows, on_device
 from tracer.interventions.head_hooks import HeadHooks, layers_to_capture, pattern_hook
 from tracer.interventions.watching import Watch
-from tracer.model.hooks import Hook
+from tracer.model.bridge import Hook
 from tracer.model.model import Model
 
 

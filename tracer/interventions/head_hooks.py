@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tracer.errors import InterventionError
 from tracer.interventions.edit_rows import EditedRow
-from tracer.model.hooks import Hook
+from tracer.model.bridge import Hook
 from tracer.model.model import Model
 
 

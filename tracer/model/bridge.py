@@ -7,7 +7,7 @@ configuration flags or the architecture's name: the flags are wrong for some fam
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,6 @@ from transformers import AutoConfig
 from tracer.errors import ModelError, one_line
 from tracer.model.block import Block, Norm
 from tracer.model.failures import is_device_lost, is_out_of_memory, to_device
-from tracer.model.hooks import Hook, Hooks
 from tracer.model.precision import float32_products
 from tracer.model.upcast import Upcast
 
@@ -46,6 +45,9 @@ _BEFORE_UNEMBEDDING: Final = "unembed.hook_in"
 
 _MISSING_PARTS: Final = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
 """Errors of the library if a block lacks parts of the expected names and shapes."""
+
+Hook = Callable[[Tensor, Any], Tensor | None]
+
 
 _SHAPES_DIFFER: Final = (
     "its weights have other shapes than its config.json says; fetch both from the same place"
@@ -115,7 +117,6 @@ class Bridge:
             raise ModelError(f"the model in {folder} cannot be opened: {reason}") from error
         loader.check(folder)
         self._bridge.eval()
-        self._hooks = Hooks(self._bridge)
         for parameter in self._bridge.parameters():
             parameter.requires_grad_(False)
         others = [m for name, m in self._bridge.named_children() if name in _AROUND_THE_BLOCKS]
@@ -206,7 +207,7 @@ class Bridge:
 
     def has_hook(self, name: str) -> bool:
         """Return whether the architecture has a hook point of this name."""
-        return name in self._hooks.points
+        return name in self._bridge.hook_dict
 
     def unembedding(self) -> Float[Tensor, "d_model vocab"]:
         """Return one column per token: the direction whose dot product is its logit."""
@@ -268,8 +269,8 @@ class Bridge:
         ``hooks`` are forward hooks. With ``last_only``, only the last position is unembedded and
         ``pos`` is 1.
         """
-        with self._ready(hooks, last_only):
-            logits: Tensor = self._bridge.forward(token_ids)
+        with self._ready(hooks, last_only) as all_hooks:
+            logits: Tensor = self._bridge.run_with_hooks(token_ids, fwd_hooks=all_hooks)
         return logits.float()
 
     @torch.no_grad()
@@ -284,9 +285,10 @@ class Bridge:
 
         ``cache`` is None at first. The new one includes the keys and values of ``token_ids``.
         """
-        with self._ready(hooks, last_only):
-            logits, cache = self._bridge.forward(
+        with self._ready(hooks, last_only) as all_hooks:
+            logits, cache = self._bridge.run_with_hooks(
                 token_ids,
+                fwd_hooks=all_hooks,
                 return_type="logits_and_cache",
                 use_cache=True,
                 past_key_values=cache,
@@ -294,16 +296,15 @@ class Bridge:
         return logits.float(), cache
 
     @contextmanager
-    def _ready(self, hooks: Iterable[tuple[str, Hook]], last_only: bool) -> Iterator[None]:
+    def _ready(
+        self, hooks: Iterable[tuple[str, Hook]], last_only: bool
+    ) -> Iterator[list[tuple[str, Hook]]]:
         """Prepare a forward pass: weights on the device, the precision of products, all hooks."""
         if self._stranded:
             self._bring_back(self._stranded)
         last: list[tuple[str, Hook]] = [(_BEFORE_UNEMBEDDING, lambda value, hook: value[:, -1:])]
-        with (
-            float32_products(self.tf32),
-            self._hooks.added([*hooks, *(last if last_only else ())]),
-        ):
-            yield
+        with float32_products(self.tf32):
+            yield [*hooks, *(last if last_only else ())]
 
     def run(
         self, token_ids: Int[Tensor, " pos"], hooks: Iterable[tuple[str, Hook]] = ()
@@ -330,7 +331,7 @@ class Bridge:
             return hook
 
         names = list(names)
-        self._check_hook_points(names, self._hooks.points)
+        self._check_hook_points(names, self._bridge.hook_dict)
         logits = self.run_batch(token_ids, [(name, keep(name)) for name in names], last_only)
         self._check_hook_points(names, captured)
         return logits, captured
@@ -351,8 +352,8 @@ class Bridge:
         The model's weights are constants. They must be float32: bfloat16 weights are upcast only
         while their part runs, so a backward pass would not find them.
         """
-        with self._ready(hooks, last_only=False):
-            logits: Tensor = self._bridge.forward(token_ids)
+        with self._ready(hooks, last_only=False) as all_hooks:
+            logits: Tensor = self._bridge.run_with_hooks(token_ids, fwd_hooks=all_hooks)
         return logits
 
     @torch.no_grad()
@@ -375,10 +376,10 @@ class Bridge:
 
             return hook
 
-        self._check_hook_points(names, self._hooks.points)
+        self._check_hook_points(names, self._bridge.hook_dict)
         hooks = [(name, keep(name)) for name in names]
-        with self._ready(hooks, last_only=False), suppress(_AllCaptured):
-            self._bridge.forward(token_ids)
+        with self._ready(hooks, last_only=False) as all_hooks, suppress(_AllCaptured):
+            self._bridge.run_with_hooks(token_ids, fwd_hooks=all_hooks)
         self._check_hook_points(names, captured)
         return captured
 

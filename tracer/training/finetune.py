@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tracer.model.hooks import Hook
+from tracer.model.bridge import Hook
 from tracer.model.model import Model
 from tracer.training.codes import Gate
 from tracer.training.corpus_source import CorpusSource, Padded, by_length, padded

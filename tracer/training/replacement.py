@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracer.model.hooks import Hook
+from tracer.model.bridge import Hook
 from tracer.model.model import Model
 from tracer.training.codes import SparseCode
 from tracer.transcoders.lazy_rows import StoredRows
