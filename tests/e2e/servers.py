@@ -138,8 +138,22 @@ def start_server(arguments: list[str], environment: dict[str, str], log: Path) -
         )
 
 
-def free_port() -> int:
-    """Return a port that no server uses."""
+_ports: Final[dict[int, bool]] = {}
+"""Ports that servers have used, and whether one uses it now."""
+
+
+def take_port() -> int:
+    """Return the first port that no server uses any more, or else a new one.
+
+    (With few addresses, the browser can reuse the scripts that it has compiled.)
+    """
+    stopped = [port for port, is_used in _ports.items() if not is_used]
+    port = stopped[0] if stopped else _free_port()
+    _ports[port] = True
+    return port
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -155,9 +169,8 @@ class App:
         environment: dict[str, str] | None = None,
         base_path: str = "",
         forks: ServerForks | None = None,
-        port: int | None = None,
     ) -> None:
-        self.port = port or free_port()
+        self.port = take_port()
         self.url = f"http://localhost:{self.port}{base_path}"
         arguments = ["run", "app.py", "--server.port", str(self.port)]
         arguments += ["--server.showEmailPrompt", "false"]
@@ -189,3 +202,4 @@ class App:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(10)
+        _ports[self.port] = False
