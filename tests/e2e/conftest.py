@@ -123,7 +123,7 @@ def settled(page: Page) -> None:
 
     (``expect`` would describe the complete page, for its error message, at every try.)
     """
-    page.wait_for_function(_SETTLED)
+    page.wait_for_function(_SETTLED, polling=50)  # not at every frame, which would then be drawn
 
 
 def unfold(button: Locator, inside: Locator) -> None:
@@ -209,16 +209,19 @@ def traced_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def app(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    traced_store: Path,
-    forks: ServerForks | None,
-) -> Iterator[App]:
-    """One server for a module's tests. Its library is empty if the module says EMPTY_LIBRARY."""
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, traced_store: Path
+) -> Path:
+    """The store of a module's server. It is empty if the module says EMPTY_LIBRARY."""
     store = tmp_path_factory.mktemp("server") / "store"
     if not getattr(request.module, "EMPTY_LIBRARY", False):
         shutil.copytree(traced_store, store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def app(store: Path, forks: ServerForks | None) -> Iterator[App]:
+    """One server for a module's tests."""
     server = App(store, forks=forks)
     yield server
     server.stop()
