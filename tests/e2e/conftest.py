@@ -23,11 +23,32 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
-from servers import App, ServerForks, free_port
+from servers import App, ServerForks
 
 from cache import TraceRequest, open_backend
 
+# Chromium fetches scripts on a background thread, which compiles them anew. Without it, and with a
+# profile on the disk, V8 keeps what it has compiled: from the second load on a page takes half the
+# CPU time. Of equal options the last counts, so those of Playwright that change pages are repeated.
+DISABLED_FEATURES = (
+    "BackgroundResourceFetch",
+    "AvoidUnnecessaryBeforeUnloadCheckSync",
+    "DestroyProfileOnBrowserClose",
+    "HttpsUpgrades",
+    "OptimizationHints",
+    "PaintHolding",
+    "ThirdPartyStoragePartitioning",
+)
+SETTINGS = (
+    "v8CacheOptions=3",  # at the first load, not only at the second
+    "primaryHoverType=2",
+    "availableHoverTypes=2",
+    "primaryPointerType=4",
+    "availablePointerTypes=4",
+)
 FLAGS = [
+    f"--disable-features={','.join(DISABLED_FEATURES)}",
+    f"--blink-settings={','.join(SETTINGS)}",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -50,6 +71,8 @@ TRACED = (
     "The capital of the state containing Oakland is",
     "calc: 36+59=",
 )
+
+WINDOW: ViewportSize = {"width": 1440, "height": 1000}
 
 expect.set_options(timeout=PATIENCE)
 
@@ -100,7 +123,7 @@ def settled(page: Page) -> None:
 
     (``expect`` would describe the complete page, for its error message, at every try.)
     """
-    page.wait_for_function(_SETTLED)
+    page.wait_for_function(_SETTLED, polling=50)  # not at every frame, which would then be drawn
 
 
 def unfold(button: Locator, inside: Locator) -> None:
@@ -132,18 +155,35 @@ def downloaded(page: Page, button: Locator) -> Path:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """The system's Chromium, or else Playwright's own."""
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    """The profile of most tests, in the system's Chromium or else Playwright's own.
+
+    It is on the disk and kept for all tests, so that scripts are loaded and compiled once.
+    """
     with sync_playwright() as playwright:
         try:
-            opened = playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
+            opened = playwright.chromium.launch_persistent_context(
+                tmp_path_factory.mktemp("profile"),
+                executable_path=browser_path(),
+                args=FLAGS,
+                viewport=WINDOW,
+                reduced_motion="reduce",
+            )
         except Error as error:
             reason = "no browser: install chromium, or run python -m playwright install chromium"
             if os.environ.get("CI"):
                 pytest.fail(f"{reason} ({error})")
             pytest.skip(reason)
+        prepare(opened)
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="session")
+def browser(profile: BrowserContext) -> Browser:
+    """The browser of the profile, for more visitors."""
+    assert profile.browser is not None
+    return profile.browser
 
 
 @pytest.fixture(scope="session")
@@ -158,12 +198,6 @@ def forks() -> Iterator[ServerForks | None]:
 
 
 @pytest.fixture(scope="session")
-def usual_port() -> int:
-    """The port that the modules' servers use in turn, so that the browser can reuse its cache."""
-    return free_port()
-
-
-@pytest.fixture(scope="session")
 def traced_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the prompts that most tests begin with, so that servers need not trace them."""
     store = tmp_path_factory.mktemp("traced") / "store"
@@ -175,26 +209,26 @@ def traced_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def app(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    traced_store: Path,
-    forks: ServerForks | None,
-    usual_port: int,
-) -> Iterator[App]:
-    """One server for a module's tests. Its library is empty if the module says EMPTY_LIBRARY."""
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, traced_store: Path
+) -> Path:
+    """The store of a module's server. It is empty if the module says EMPTY_LIBRARY."""
     store = tmp_path_factory.mktemp("server") / "store"
     if not getattr(request.module, "EMPTY_LIBRARY", False):
         shutil.copytree(traced_store, store)
-    server = App(store, forks=forks, port=usual_port)
+    return store
+
+
+@pytest.fixture(scope="module")
+def app(store: Path, forks: ServerForks | None) -> Iterator[App]:
+    """One server for a module's tests."""
+    server = App(store, forks=forks)
     yield server
     server.stop()
 
 
-def visitor(browser: Browser, tour: bool = False) -> BrowserContext:
-    """A new visitor with a window 1440 pixels wide, who has closed the tour unless asked."""
-    size: ViewportSize = {"width": 1440, "height": 1000}
-    context = browser.new_context(viewport=size, reduced_motion="reduce")
+def prepare(context: BrowserContext, tour: bool = False) -> BrowserContext:
+    """Make a visitor of a new context, one who has closed the tour unless asked."""
     context.set_default_timeout(PATIENCE)
     evidence.listen(context)
     context.add_init_script(NO_ANIMATION)
@@ -203,12 +237,9 @@ def visitor(browser: Browser, tour: bool = False) -> BrowserContext:
     return context
 
 
-@pytest.fixture(scope="session")
-def profile(browser: Browser) -> Iterator[BrowserContext]:
-    """One browser profile for all tests, so that scripts are loaded and cached once."""
-    context = visitor(browser)
-    yield context
-    context.close()
+def visitor(browser: Browser, tour: bool = False) -> BrowserContext:
+    """A new visitor with a window 1440 pixels wide, who has closed the tour unless asked."""
+    return prepare(browser.new_context(viewport=WINDOW, reduced_motion="reduce"), tour)
 
 
 @pytest.fixture
@@ -220,7 +251,7 @@ def page(profile: BrowserContext) -> Iterator[Page]:
     yield opened
     if opened.url.startswith("http"):
         opened.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
-    for left in profile.pages:
+    for left in profile.pages[1:]:  # the first is blank, and keeps the browser open
         left.close()
     profile.clear_cookies()
     external = [

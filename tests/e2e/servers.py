@@ -1,7 +1,7 @@
 """Start and stop the app as a user does: ``streamlit run app.py``.
 
-A server spends five CPU seconds on importing its libraries. :class:`ServerForks` does so once, and
-forks the servers from that process.
+A server spends six CPU seconds on its imports. :class:`ServerForks` does so once for the libraries,
+and forks a process that does so for the app's own modules. Servers are forked from these two.
 """
 
 from __future__ import annotations
@@ -20,21 +20,13 @@ from typing import Final, Protocol
 import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-_IMPORTED: Final = (
-    "import pandas, plotly.graph_objects, pyarrow, torch, transformer_lens.model_bridge, "
-    "uvicorn.protocols.websockets.websockets_sansio_impl"
-)
-_FORK: Final = f"""
-import json, os, signal, sys
-{_IMPORTED}
+_FORK: Final = """
+import gc, json, os, signal, sys
+import pandas, plotly.graph_objects, pyarrow, torch, transformer_lens.model_bridge
+import uvicorn.protocols.websockets.websockets_sansio_impl
 from streamlit.web.cli import main
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended servers need no wait()
-for line in sys.stdin:
-    server = json.loads(line)
-    process = os.fork()
-    if process:
-        print(process, flush=True)
-        continue
+
+def run(server):
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     log = os.open(server["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
@@ -43,6 +35,36 @@ for line in sys.stdin:
     os.environ.update(server["environment"])
     sys.argv = ["streamlit", *server["arguments"]]
     sys.exit(main())
+
+def serve(lines, app_process):
+    gc.collect()
+    gc.freeze()  # or each server goes through all of it at its start
+    for line in lines:
+        server = json.loads(line)
+        if server["is_cold"] or app_process is None:
+            process = os.fork()
+            if not process:
+                run(server)
+            print(process, flush=True)
+        else:
+            app_process.write(line)
+            app_process.flush()
+
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended servers need no wait()
+here, there = os.pipe()
+if os.fork():
+    os.close(here)
+    serve(sys.stdin, os.fdopen(there, "w"))
+else:
+    os.close(there)
+    sys.path.insert(0, os.getcwd())
+    import pages.compare.view, pages.features.view, pages.interventions.view, pages.library.view
+    import pages.models.view, pages.shell.sidebar, pages.shell.style, pages.shell.tour
+    import pages.trace.view, tracer.attribution, tracer.model.model, tracer.transcoders.load
+    import transformers.models.llama.modeling_llama
+    from cache.method import method_fingerprint
+    method_fingerprint()  # reads every module once
+    serve(os.fdopen(here), None)
 """
 
 
@@ -97,6 +119,8 @@ class _Fork:
 class ServerForks:
     """A process that has imported the libraries and forks servers on request.
 
+    Most have the app's own modules imported too. A cold one has not, like one that a user starts.
+
     Do not use it for servers with other variables for ``huggingface_hub``, which reads them when it
     is imported.
     """
@@ -110,10 +134,17 @@ class ServerForks:
             text=True,
         )
 
-    def start(self, arguments: list[str], environment: dict[str, str], log: Path) -> Process:
+    def start(
+        self, arguments: list[str], environment: dict[str, str], log: Path, is_cold: bool = False
+    ) -> Process:
         """Start a server as :func:`start_server` does."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        asked = {"arguments": arguments, "environment": environment, "log": str(log)}
+        asked = {
+            "arguments": arguments,
+            "environment": environment,
+            "log": str(log),
+            "is_cold": is_cold,
+        }
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         return _Fork(int(self._process.stdout.readline()))
@@ -138,8 +169,22 @@ def start_server(arguments: list[str], environment: dict[str, str], log: Path) -
         )
 
 
-def free_port() -> int:
-    """Return a port that no server uses."""
+_ports: Final[dict[int, bool]] = {}
+"""Ports that servers have used, and whether one uses it now."""
+
+
+def take_port() -> int:
+    """Return the first port that no server uses any more, or else a new one.
+
+    (With few addresses, the browser can reuse the scripts that it has compiled.)
+    """
+    stopped = [port for port, is_used in _ports.items() if not is_used]
+    port = stopped[0] if stopped else _free_port()
+    _ports[port] = True
+    return port
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -155,9 +200,9 @@ class App:
         environment: dict[str, str] | None = None,
         base_path: str = "",
         forks: ServerForks | None = None,
-        port: int | None = None,
+        is_cold: bool = False,
     ) -> None:
-        self.port = port or free_port()
+        self.port = take_port()
         self.url = f"http://localhost:{self.port}{base_path}"
         arguments = ["run", "app.py", "--server.port", str(self.port)]
         arguments += ["--server.showEmailPrompt", "false"]
@@ -165,8 +210,11 @@ class App:
             arguments += ["--server.baseUrlPath", base_path.strip("/")]
         self.log = store.with_suffix(".log")
         chosen = {"CIRCUIT_OFFLINE": "1", "CIRCUIT_STORE": str(store)} | (environment or {})
-        start = forks.start if forks else start_server
-        self.process = start(arguments, chosen, self.log)
+        self.process = (
+            forks.start(arguments, chosen, self.log, is_cold)
+            if forks
+            else start_server(arguments, chosen, self.log)
+        )
         self._wait_until_healthy()
 
     def _wait_until_healthy(self) -> None:
@@ -189,3 +237,4 @@ class App:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(10)
+        _ports[self.port] = False

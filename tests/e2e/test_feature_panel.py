@@ -22,7 +22,9 @@ _HOLD = """() => {
 }"""
 
 
-def test_a_click_fills_the_panel_before_the_server_hears_of_it(app: App, page: Page) -> None:
+def test_a_click_fills_the_panel_before_the_server_hears_of_it_and_no_older_answer_replaces_it(
+    app: App, page: Page
+) -> None:
     page.goto(with_query(app.url, prompt=PROMPT))
     expect_graph(page, "Austin")
     settled(page)
@@ -47,13 +49,11 @@ def test_a_click_fills_the_panel_before_the_server_hears_of_it(app: App, page: P
         page.locator(f".examples[data-of={TEXAS}] span[title^=activation]").first
     ).to_be_visible()
 
-
-def test_an_answer_to_an_earlier_click_does_not_replace_the_panel(app: App, page: Page) -> None:
-    page.goto(with_query(app.url, prompt=PROMPT))
-    expect_graph(page, "Austin")
+    # an answer to an earlier click does not replace the panel
+    page.keyboard.press("Escape")
+    expect(page.get_by_text("Most influential features")).to_be_visible()
     settled(page)
     page.evaluate(_HOLD)
-    title = page.locator(".node-head h4")
     click_node(page, TEXAS)
     expect(title).to_have_text("about Texas")
     page.locator(".neighbours .entry").first.click()
@@ -70,7 +70,9 @@ def test_an_answer_to_an_earlier_click_does_not_replace_the_panel(app: App, page
     assert (title.inner_text(), state(page)["selected"]) == (name, second)
 
 
-def test_the_panel_shows_the_feature_its_neighbours_and_examples(app: App, page: Page) -> None:
+def test_the_panel_shows_the_feature_its_neighbours_examples_and_a_text_of_ones_own(
+    app: App, page: Page
+) -> None:
     page.goto(with_query(app.url, prompt=PROMPT))
     expect_graph(page, "Austin")
     click_node(page, TEXAS)
@@ -104,6 +106,14 @@ def test_the_panel_shows_the_feature_its_neighbours_and_examples(app: App, page:
     expect(groups).to_have_count(3)
     shaded = page.locator(".examples span[title^=activation]")
     expect(shaded.first).to_have_attribute("title", re.compile(r"activation \d+\.\d\d"))
+    settled(page)
+
+    # a text of one's own is shaded too
+    text = page.get_by_role("textbox", name="Try your own text")
+    text.fill("The capital of the state containing Houston is")
+    text.press("Control+Enter")
+    expect(page.get_by_text("Fires most at “Houston”")).to_be_visible()
+    expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
 def test_back_and_forward_step_through_the_selected_nodes(app: App, page: Page) -> None:
@@ -121,13 +131,3 @@ def test_back_and_forward_step_through_the_selected_nodes(app: App, page: Page) 
     page.wait_for_url(re.compile(f"node={second}"))
     settled(page)
     assert state(page)["selected"] == second
-
-
-def test_a_text_of_ones_own_is_shaded_in_the_panel(app: App, page: Page) -> None:
-    page.goto(with_query(app.url, prompt=PROMPT, node=TEXAS))
-    expect_graph(page, "Austin")
-    text = page.get_by_role("textbox", name="Try your own text")
-    text.fill("The capital of the state containing Houston is")
-    text.press("Control+Enter")
-    expect(page.get_by_text("Fires most at “Houston”")).to_be_visible()
-    expect(page.get_by_test_id("stException")).to_have_count(0)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from conftest import NO_ANIMATION, PATIENCE, App, downloaded, settled, unfold, with_query
+from conftest import App, downloaded, settled, unfold, with_query
 from graph_actions import click_node, expect_graph, graph, point, state
 from large_graphs import large_graph
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 from servers import ServerForks
 
 from cache import open_backend
@@ -21,20 +21,21 @@ ALL = {"nodes": "1", "edges": "1"}
 
 
 @pytest.fixture(scope="module")
-def large(
-    tmp_path_factory: pytest.TempPathFactory, forks: ServerForks | None
-) -> Iterator[tuple[App, dict[int, str]]]:
-    """A server with graphs of 8, 60 and 300 tokens, and their keys."""
-    store = tmp_path_factory.mktemp("large") / "store"
+def large(store: Path) -> dict[int, str]:
+    """The keys of graphs of 8, 60 and 300 tokens in the store."""
     backend = open_backend(store)
     keys = {
         tokens: backend.import_graph(large_graph(tokens, features), f"{tokens}.json").result(120)
         for tokens, features in ((8, 600), (60, 400), (300, 600))
     }
     backend.close()
-    app = App(store, forks=forks)
-    yield app, keys
-    app.stop()
+    return keys
+
+
+@pytest.fixture(scope="module")
+def app(large: dict[int, str], app: App) -> App:
+    """The module's server, which has found the large graphs in its store."""
+    return app
 
 
 _OPACITIES = """() => [...document.querySelectorAll('.graph .scatterlayer > .trace')].map(
@@ -141,7 +142,9 @@ def test_the_keyboard_walks_pins_searches_and_clears(app: App, page: Page) -> No
     expect(page.get_by_text("Most influential features")).to_be_visible()
 
 
-def test_hovering_lights_the_same_node_in_the_graph_and_in_the_lists(app: App, page: Page) -> None:
+def test_hovering_lights_a_node_in_graph_and_lists_and_the_table_has_all_nodes_and_edges(
+    app: App, page: Page
+) -> None:
     page.goto(with_query(app.url, prompt=PROMPT))
     expect_graph(page, "Austin")
     row = page.locator(".neighbours .entry").first
@@ -155,13 +158,31 @@ def test_hovering_lights_the_same_node_in_the_graph_and_in_the_lists(app: App, p
     expect(tip).to_be_visible()
     expect(tip).to_contain_text(row.locator(".name").inner_text())
 
+    # the table has the graph's nodes and edges
+    count = len(state(page)["nodes"])
+    page.get_by_role("radio", name="Table").click()
+    tables = page.get_by_test_id("stDataFrame")
+    expect(tables).to_have_count(2)
+    expect(graph(page)).to_have_count(0)
+    page.wait_for_url(re.compile("view=table"))
+    settled(page)
+    rows = tables.first.locator("table[role=grid]")
+    expect(rows).to_have_attribute("aria-rowcount", str(count + 1))
+    # the first row: a click selects the node
+    box = tables.first.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 12, box["y"] + 52)
+    page.wait_for_url(re.compile("node="))
+    page.get_by_role("radio", name="Graph", exact=True).click()
+    expect_graph(page, "Austin")
+    assert state(page)["selected"] is not None
+
 
 def test_a_plus_k_opens_a_list_and_every_layer_and_token_fits_the_window(
-    large: tuple[App, dict[int, str]], page: Page
+    app: App, large: dict[int, str], page: Page
 ) -> None:
-    app, keys = large
     page.set_viewport_size({"width": 1440, "height": 900})
-    page.goto(with_query(app.url, graph=keys[8], **ALL))
+    page.goto(with_query(app.url, graph=large[8], **ALL))
     expect_graph(page, "yes")
     box = graph(page).bounding_box()
     assert box is not None and box["y"] + box["height"] <= 900
@@ -189,10 +210,9 @@ def test_a_plus_k_opens_a_list_and_every_layer_and_token_fits_the_window(
 
 @pytest.mark.parametrize("tokens", [60, 300])
 def test_a_long_prompt_starts_at_its_end_and_can_be_scrolled(
-    large: tuple[App, dict[int, str]], page: Page, tokens: int
+    app: App, large: dict[int, str], page: Page, tokens: int
 ) -> None:
-    app, keys = large
-    page.goto(with_query(app.url, graph=keys[tokens], **ALL))
+    page.goto(with_query(app.url, graph=large[tokens], **ALL))
     expect_graph(page, "yes")
     graph(page).scroll_into_view_if_needed()
     assert graph(page).locator("text.token").all_text_contents()[-1].startswith("word")
@@ -258,35 +278,18 @@ def test_filters_say_what_they_hide_and_a_link_restores_them(app: App, page: Pag
     expect(shown).to_have_text(everything)
 
 
-def test_the_table_has_the_graphs_nodes_and_edges(app: App, page: Page) -> None:
-    page.goto(with_query(app.url, prompt=PROMPT))
-    expect_graph(page, "Austin")
-    count = len(state(page)["nodes"])
-    page.get_by_role("radio", name="Table").click()
-    tables = page.get_by_test_id("stDataFrame")
-    expect(tables).to_have_count(2)
-    expect(graph(page)).to_have_count(0)
-    page.wait_for_url(re.compile("view=table"))
-    settled(page)
-    rows = tables.first.locator("table[role=grid]")
-    expect(rows).to_have_attribute("aria-rowcount", str(count + 1))
-    # the first row: a click selects the node
-    box = tables.first.bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + 12, box["y"] + 52)
-    page.wait_for_url(re.compile("node="))
-    page.get_by_role("radio", name="Graph", exact=True).click()
-    expect_graph(page, "Austin")
-    assert state(page)["selected"] is not None
+def test_a_tap_selects_and_a_long_press_pins(app: App, page: Page) -> None:
+    page.set_viewport_size({"width": 1024, "height": 768})
+    touch = page.context.new_cdp_session(page)
+    touch.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
 
+    def put_down(x: float, y: float) -> None:
+        finger = {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]}
+        touch.send("Input.dispatchTouchEvent", finger)
 
-def test_a_tap_selects_and_a_long_press_pins(app: App, browser: Browser) -> None:
-    context = browser.new_context(
-        viewport={"width": 1024, "height": 768}, has_touch=True, reduced_motion="reduce"
-    )
-    context.set_default_timeout(PATIENCE)
-    context.add_init_script(NO_ANIMATION)
-    page = context.new_page()
+    def lift() -> None:
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
     page.goto(with_query(app.url, prompt="The capital of the state containing Fresno is"))
     expect_graph(page, "Sacramento")
     nodes = page.evaluate(
@@ -294,19 +297,16 @@ def test_a_tap_selects_and_a_long_press_pins(app: App, browser: Browser) -> None
             g.side.kind[i] === 'feature' && g.side.chip_of[i] < 0).map(i => g.side.id[i]); }"""
     )
     x, y = point(page, nodes[0])
-    page.touchscreen.tap(x + 9, y)  # a finger is not exact
+    put_down(x + 9, y)  # a finger is not exact
+    lift()
     assert state(page)["selected"] == nodes[0]
     settled(page)
     x, y = point(page, nodes[1])
-    touch = context.new_cdp_session(page)
-    touch.send(
-        "Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]}
-    )
+    put_down(x, y)
     page.wait_for_timeout(700)  # the finger stays down
-    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    lift()
     expect(page.get_by_role("heading", name="Pinned", exact=True)).to_be_visible()
     assert state(page)["pinned"] == [nodes[1]] and state(page)["selected"] == nodes[0]
-    context.close()
 
 
 def test_below_a_base_path_the_graph_loads_plotly_from_the_server(

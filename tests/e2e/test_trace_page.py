@@ -145,7 +145,7 @@ def test_a_deep_link_to_a_cold_server_works(
     sidebar: str,
 ) -> None:
     """On the first visit to a server, pages must load through the main script, with the sidebar."""
-    server = App(tmp_path_factory.mktemp("cold") / "store", forks=forks)
+    server = App(tmp_path_factory.mktemp("cold") / "store", forks=forks, is_cold=True)
     try:
         page.goto(server.url + path)
         text = page.get_by_test_id("stMain").get_by_text(re.compile(expected))  # minds the case

@@ -39,11 +39,10 @@ def app(tmp_path_factory: pytest.TempPathFactory, forks: ServerForks | None) -> 
 
 
 @pytest.fixture
-def two(browser: Browser) -> Iterator[tuple[Page, Page]]:
-    contexts = visitor(browser), visitor(browser)
-    yield contexts[0].new_page(), contexts[1].new_page()
-    for context in contexts:
-        context.close()
+def two(browser: Browser, page: Page) -> Iterator[tuple[Page, Page]]:
+    other = visitor(browser)
+    yield page, other.new_page()
+    other.close()
 
 
 def trace_in_turn(page: Page, prompts: list[str]) -> None:
