@@ -182,7 +182,8 @@ def _choices(session: Session) -> None:
     )
     if session.graph or session.compared.graph:
         return  # the targets of a stored graph are fixed
-    with st.expander("Explain a specific next token", expanded=_has_targets(session)):
+    expanded = _has_targets(session)
+    with st.expander("Explain a specific next token", expanded=expanded, key="compared targets"):
         sides = st.columns(2, gap="medium")
         for column, side in zip(sides, ("left", "right"), strict=True):
             box = hidden_text_box(f"target {side}", getattr(session.compared, f"{side}_target"))

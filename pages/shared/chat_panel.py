@@ -25,7 +25,7 @@ def draw(session: Session) -> None:
     questions = resources.backend().questions
     if not questions.has_chat_template(session.choice):
         return
-    with st.expander("Chat"):
+    with st.expander("Chat", key="write a chat"):
         count = int(st.session_state.setdefault(_COUNT, 1))
         messages = [_message(number) for number in range(count)]
         with st.container(horizontal=True, gap="small"):

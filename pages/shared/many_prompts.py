@@ -60,7 +60,7 @@ def _own(prompt: Prompt, explain: Explain) -> Explain:
 
 def draw_input() -> None:
     """Draw the box and the upload for many prompts."""
-    with st.expander("Many prompts"):
+    with st.expander("Many prompts", key="write many prompts"):
         st.text_area("One prompt per line", key=_TEXT, height=100)
         st.file_uploader(
             "Or a file: CSV or JSON lines with “prompt”, and optionally “label” and “target”",

@@ -25,6 +25,9 @@ PROBLEMS: Final = "link problems"
 """Where the sentences about the visitor's link are, until they are closed."""
 _AGAIN: Final = ", once more"
 _VERSION: Final = ", version"
+_HEARD: Final = ", heard"
+_MOVING_SECONDS: Final = 3.0
+"""For this time after an event, the browser may show what the server has not heard of yet."""
 _SEEN_SECONDS: Final = 3.0
 """After this time, even a busy browser has drawn what a run has sent."""
 _ECHO_SECONDS: Final = 3.0
@@ -96,8 +99,13 @@ def set_widget(key: str, value: Any) -> None:
 
     Repeated in every run: the browser remembers the last input to a widget of the same key, so a
     default is not enough, and an interrupted run may not have delivered its value. The widget's
-    callback must be wrapped in :func:`heard`.
+    callback must be wrapped in :func:`heard`. Not repeated while the visitor is moving the widget:
+    a slider would jump back to where it was when this run began.
     """
+    moved = st.session_state.get(f"{key}{_HEARD}", -inf)
+    shows = key in st.session_state and st.session_state[key] == value
+    if shows and monotonic() - moved < _MOVING_SECONDS:
+        return
     _note_replaced(key, value)
     st.session_state[key] = value
 
@@ -158,6 +166,7 @@ def heard(key: str, callback: Callable[..., None]) -> Callable[..., None]:
 
     def call(*args: Any, **kwargs: Any) -> None:
         if not _is_echo(key):
+            st.session_state[f"{key}{_HEARD}"] = monotonic()
             callback(*args, **kwargs)
 
     return call
@@ -167,6 +176,7 @@ def _note_replaced(key: str, value: Any) -> None:
     """Remember what the widget showed if that is not ``value``."""
     if key in st.session_state and st.session_state[key] != value and not _is_echo(key):
         st.session_state[f"{key}, replaced"] = (st.session_state[key], monotonic())
+        st.session_state.pop(f"{key}{_HEARD}", None)
 
 
 def _is_echo(key: str) -> bool:

@@ -37,11 +37,15 @@ def test_a_contrast_is_explained_and_the_tokens_have_their_ids(app: App, page: P
     against = page.get_by_role("textbox", name="Against the token")
     unfold(page.get_by_role("button", name="Options"), against)
     expect(page.get_by_role("textbox", name="Token", exact=True)).to_have_value(" Austin")
+    many = page.get_by_label("One prompt per line")
+    page.get_by_text("Many prompts", exact=True).click()
+    expect(many).to_be_visible()
     against.fill(" Sacramento")
     against.press("Enter")
     expect(page.get_by_text("explains “Austin” against “Sacramento”")).to_be_visible()
     expect(page.get_by_text("nodes shown")).to_be_visible()
     settled(page)
+    expect(many).to_be_visible()  # open, although what was above it has gone
     assert "against=+Sacramento" in page.url
 
 

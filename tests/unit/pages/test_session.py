@@ -225,6 +225,25 @@ def test_a_value_that_the_page_has_just_replaced_does_not_come_back() -> None:
     assert app.session_state["size"] == "large"
 
 
+def test_a_widget_that_is_being_moved_is_not_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(session_module, "monotonic", lambda: now)
+    app = AppTest.from_function(_chosen).run()
+    assert app.selectbox[0].proto.set_value
+    app.selectbox[0].set_value("large").run()  # the browser may be at the next value already
+    assert not app.selectbox[0].proto.set_value
+    assert app.selectbox[0].value == app.session_state["size"] == "large"
+    app.button[0].click().run()  # the page replaces the value, and says so in every run
+    assert app.selectbox[0].proto.set_value and app.selectbox[0].value == "medium"
+    app.run()
+    assert app.selectbox[0].proto.set_value and app.selectbox[0].value == "medium"
+    now += 4
+    app.selectbox[0].set_value("large").run()
+    now += 4
+    app.run()
+    assert app.selectbox[0].proto.set_value and app.selectbox[0].value == "large"
+
+
 def test_the_replaced_value_can_be_chosen_again_a_little_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
