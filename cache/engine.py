@@ -197,7 +197,7 @@ class TracerEngine:
             )
 
     def free_memory(self) -> None:
-        collect_once()
+        collect_once(again=True)
         torch = sys.modules.get("torch")
         if torch is None:
             return
@@ -243,14 +243,16 @@ class TracerEngine:
         return replace(machine, gpu=Gpu(choice.name, total, free))
 
 
-def collect_once() -> None:
+def collect_once(again: bool = False) -> None:
     """Collect garbage, and exempt what is alive from later collections.
 
     Streamlit collects after every run of a script. With torch imported and a model open that is
     most of the time of a click, and no other thread runs meanwhile. Reference counts free exempted
-    objects as before; those in cycles wait for the next call, which follows every dropped model.
+    objects as before; those in cycles wait for a call with ``again``, which looks at all objects
+    and follows every dropped model.
     """
-    gc.unfreeze()
+    if again:
+        gc.unfreeze()
     gc.collect()
     gc.freeze()
 
