@@ -92,7 +92,7 @@ Object.assign(Graph.prototype, {
     const points = [x0, y0, x0 - bow, y0 - bend, x1 - bow, y1 + bend, x1, y1].map(v => v.toFixed(1));
     return `<path d="M${points[0]},${points[1]}C${points.slice(2).join(',')}" stroke="${colour}"`
       + ` stroke-width="${(0.7 + 3 * share).toFixed(1)}"`
-      + ` stroke-opacity="${(0.14 + 0.78 * share).toFixed(2)}"${dash}/>`;
+      + ` stroke-opacity="${(0.26 + 0.66 * share).toFixed(2)}"${dash}/>`;
   },
 
   dot(i, [x, y], isMain) {
