@@ -106,6 +106,8 @@ def set_widget(key: str, value: Any) -> None:
     shows = key in st.session_state and st.session_state[key] == value
     if shows and monotonic() - moved < _MOVING_SECONDS:
         return
+    if not shows:
+        st.session_state.pop(f"{key}{_HEARD}", None)
     _note_replaced(key, value)
     st.session_state[key] = value
 
@@ -176,7 +178,6 @@ def _note_replaced(key: str, value: Any) -> None:
     """Remember what the widget showed if that is not ``value``."""
     if key in st.session_state and st.session_state[key] != value and not _is_echo(key):
         st.session_state[f"{key}, replaced"] = (st.session_state[key], monotonic())
-        st.session_state.pop(f"{key}{_HEARD}", None)
 
 
 def _is_echo(key: str) -> bool:

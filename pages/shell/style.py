@@ -13,7 +13,7 @@ _CSS = """
 /* Buttons in the first line of a page stay clear of the header. */
 .st-key-page-top, .st-key-prompt-bar, .st-key-link-problems { margin-top: 0.6rem; }
 /* An element that only carries data takes no room. */
-.st-key-beads-trace, .st-key-panels-ahead { display: none; }
+.st-key-beads-trace, .st-key-panels-ahead, [class*='st-key-graph-first-'] { display: none; }
 /* Lists of links: left-aligned and close together. */
 button[data-testid="stBaseButton-tertiary"] { min-height: 1.9rem; padding: 0.1rem 0; }
 button[data-testid="stBaseButton-tertiary"] p { text-align: left; }

@@ -27,8 +27,8 @@ from tracer.graph.pruning import PrunedGraph
 from tracer.types import Thresholds
 
 _SHOWN: Final = 0.03
-"""Seconds in which a browser that is not busy has begun to draw the graph. What is sent earlier is
-drawn together with it."""
+"""Seconds after which a browser that is not busy has begun to draw the graph. If the page were sent
+sooner, the browser would draw both at once, the graph last."""
 
 
 @st.fragment
